@@ -1,0 +1,25 @@
+"""fastsc: semantically continuous image classifiers, trained at the speed of the decoder."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastsc.jitter import ColorJitter
+    from fastsc.loss import ContinuityLoss
+
+__all__ = ["ColorJitter", "ContinuityLoss", "__version__"]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    # Lazy (PEP 562): `from fastsc.kernels import ds` runs this file and must pull in nothing above.
+    if name == "ColorJitter":
+        from fastsc.jitter import ColorJitter
+
+        return ColorJitter
+    if name == "ContinuityLoss":
+        from fastsc.loss import ContinuityLoss
+
+        return ContinuityLoss
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,10 @@
+"""Pure functions on arrays: paired views of images, and the distance of representations.
+
+Each has a plain torch reference and faster implementations behind one `impl=` argument. Nothing in
+this package imports the rest of the program.
+"""
+
+from fastsc.kernels.distance import ds
+from fastsc.kernels.views import pair_view
+
+__all__ = ["ds", "pair_view"]

@@ -1,0 +1,90 @@
+"""Colour arithmetic on float images, batched, with one factor an image.
+
+The oracle is `torchvision.transforms.v2.functional` on float images, applied image by image in the
+order brightness, contrast, saturation, hue, each result clamped to [0, 1]. Grey weights and the HSV
+formulas are torchvision's. torchvision takes one factor a call; here a factor is a tensor (N,), so
+a batch needs no loop. Everything is out of place and differentiable, in images and factors.
+
+Shapes: `image` is (N, 3, H, W) float, RGB on [0, 1]; a factor is (N,); `factors` is (N, 4) with the
+columns brightness, contrast, saturation, hue.
+"""
+
+import torch
+from torch import Tensor
+
+# ITU-R BT.601 as torchvision rounds it; the weights add up to 0.9999, so grey is not quite a
+# fixed point of saturation, there as here.
+GREY_WEIGHTS = (0.2989, 0.587, 0.114)
+
+# brightness, contrast, saturation, hue at which nothing changes
+IDENTITY = (1.0, 1.0, 1.0, 0.0)
+
+
+def _per_image(factor: Tensor) -> Tensor:
+    return factor.view(-1, 1, 1, 1)
+
+
+def grey(image: Tensor) -> Tensor:
+    """Luma of an RGB image: (N, 3, H, W) -> (N, 1, H, W)."""
+    red, green, blue = image.unbind(1)
+    wr, wg, wb = GREY_WEIGHTS
+    return (wr * red + wg * green + wb * blue).unsqueeze(1)
+
+
+def _blend(image: Tensor, other: Tensor, ratio: Tensor) -> Tensor:
+    ratio = _per_image(ratio)
+    return (ratio * image + (1 - ratio) * other).clamp(0, 1)
+
+
+def adjust_brightness(image: Tensor, factor: Tensor) -> Tensor:
+    """Scale by `factor` (N,), at least 0."""
+    return (image * _per_image(factor)).clamp(0, 1)
+
+
+def adjust_contrast(image: Tensor, factor: Tensor) -> Tensor:
+    """Blend with the mean grey of each image; `factor` (N,), at least 0."""
+    return _blend(image, grey(image).mean((2, 3), keepdim=True), factor)
+
+
+def adjust_saturation(image: Tensor, factor: Tensor) -> Tensor:
+    """Blend with each pixel's grey; `factor` (N,), at least 0."""
+    return _blend(image, grey(image), factor)
+
+
+def adjust_hue(image: Tensor, factor: Tensor) -> Tensor:
+    """Turn the HSV hue by `factor` (N,) full circles, in [-0.5, 0.5]; 0 leaves the image untouched.
+
+    With V = max, chroma C = max - min and the hue on a circle of six, the way back from HSV has the
+    closed form  V - C * clamp(min(k, 4 - k), 0, 1),  k = (n + hue) mod 6,  n = 5, 3, 1 for R, G, B
+    (equal to torchvision's table of v, p, q, t, without its gather).
+    """
+    red, green, blue = image.unbind(1)
+    value = image.amax(1)
+    chroma = value - image.amin(1)
+    # A grey pixel has no hue; a denominator of 1 keeps the division, and its gradient, finite.
+    width = torch.where(chroma == 0, 1.0, chroma)
+    hue = torch.where(
+        value == red,
+        (green - blue) / width,
+        torch.where(value == green, 2 + (blue - red) / width, 4 + (red - green) / width),
+    )
+    hue = hue + 6 * factor.view(-1, 1, 1)
+    channels = []
+    for n in (5, 3, 1):
+        k = torch.remainder(hue + n, 6)
+        channels.append(value - chroma * torch.minimum(k, 4 - k).clamp(0, 1))
+    turned = torch.stack(channels, 1)
+    return torch.where(_per_image(factor) == 0, image, turned)
+
+
+def color_jitter(image: Tensor, factors: Tensor) -> Tensor:
+    """Brightness, contrast, saturation and hue in that order, each clamped to [0, 1].
+
+    `image` (N, 3, H, W) float32 or float64 on [0, 1]; `factors` (N, 4). Returns the same shape and
+    dtype. Identity factors (1, 1, 1, 0) return the image's own values, bit for bit.
+    """
+    brightness, contrast, saturation, hue = factors.to(image.dtype).unbind(1)
+    image = adjust_brightness(image, brightness)
+    image = adjust_contrast(image, contrast)
+    image = adjust_saturation(image, saturation)
+    return adjust_hue(image, hue)

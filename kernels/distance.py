@@ -1,0 +1,153 @@
+"""DS: how far apart two batches of representations are."""
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# In place of a zero denominator; a real one so small says that the features have collapsed.
+_TINY = 1e-12
+_LN2 = 0.6931471805599453
+
+
+def _norm(x: Tensor) -> Tensor:
+    """Euclidean norm of each row, (N, D) -> (N,), with gradient 0 instead of NaN at 0."""
+    square = x.square().sum(1)
+    zero = square == 0
+    return torch.where(zero, 0.0, torch.where(zero, 1.0, square).sqrt())
+
+
+def l2(f: Tensor, g: Tensor) -> Tensor:
+    """mean_i ||f_i - g_i||, the plain reading of Wu et al. (arXiv 2011.09789)."""
+    return _norm(f - g).mean()
+
+
+def between_distance(f: Tensor) -> Tensor:
+    """mean_i ||f_i - f_j||, j = (i + 1) mod N: how far apart different images of a batch are.
+
+    `f` (N, D), N >= 2; low precision is computed in float32. A scalar, 0 for collapsed features.
+    """
+    if f.shape[0] < 2:
+        raise ValueError("a between-image distance needs at least two images in the batch")
+    f = _upcast(f)
+    return _norm(f - f.roll(-1, 0)).mean()
+
+
+def relative(f: Tensor, g: Tensor, detach_scale: bool = False) -> Tensor:
+    """l2(f, g) in units of between_distance(f); with `detach_scale` the unit gets no gradient."""
+    scale = between_distance(f)
+    if detach_scale:
+        scale = scale.detach()
+    return l2(f, g) / scale.clamp_min(_TINY)
+
+
+def _unit(x: Tensor) -> Tensor:
+    norm = _norm(x).unsqueeze(1)
+    return x / torch.where(norm == 0, 1.0, norm)
+
+
+def cosine(f: Tensor, g: Tensor) -> Tensor:
+    """mean_i 1 - cos(f_i, g_i), as half the squared distance of the unit vectors.
+
+    That form is exactly 0, with gradient 0, where f = g; 1 - cos is not, in floating point. A zero
+    vector has no direction and stays 0, so it lies 1/2 from any unit vector.
+    """
+    return (_unit(f) - _unit(g)).square().sum(1).mean() / 2
+
+
+def js(f: Tensor, g: Tensor) -> Tensor:
+    """Mean Jensen-Shannon divergence, in nats, of softmax(f_i) and softmax(g_i): 0 to ln 2.
+
+    With d = log q - log p, m = (p + q) / 2 and t = tanh(d / 2), so that p, q = m (1 -+ t),
+    JS = sum m/2 * (t d + log(1 - t^2)): each term is of second order in d, so nearby distributions
+    lose no digits, and f = g gives exactly 0 with gradient 0. Where t^2 comes near 1 the same
+    expression is written in exp(-|d|), which cannot overflow.
+    """
+    log_p, log_q = F.log_softmax(f, 1), F.log_softmax(g, 1)
+    m = (log_p.exp() + log_q.exp()) / 2
+    d = log_q - log_p
+    near = d.abs() < 4
+    d_near = torch.where(near, d, 0.0)  # keeps log(1 - t^2), and its gradient, finite
+    t = (d_near / 2).tanh()
+    second_order = t * d_near + torch.log1p(-t.square())
+    size = torch.where(near, 4.0, d.abs())
+    decay = torch.exp(-size)
+    saturated = 2 * (F.logsigmoid(size) + _LN2 - size * decay / (1 + decay))
+    return (m * torch.where(near, second_order, saturated)).sum(1).mean() / 2
+
+
+KINDS = ("l2", "relative", "cosine", "js")
+IMPLS = ("reference", "compiled")
+_TABLE: dict[str, Callable[..., Tensor]] = {
+    "l2": l2,
+    "relative": relative,
+    "cosine": cosine,
+    "js": js,
+}
+
+
+@functools.cache
+def _compiled(kind: str) -> Callable[..., Tensor]:
+    return torch.compile(_TABLE[kind])
+
+
+def ds(
+    f: Tensor,
+    g: Tensor,
+    kind: str = "l2",
+    *,
+    impl: str = "auto",
+    detach_scale: bool = False,
+) -> Tensor:
+    """Distance of two batches of representations; gradients flow into both.
+
+    Computed in float32 (float64 for float64 inputs), also under autocast. ds(f, f) is exactly 0
+    with gradient exactly 0, for every kind.
+
+    Args:
+        f, g: (N, D) floating point, same shape and device: f of the clean, g of the perturbed view.
+            Features for l2, relative and cosine; logits for js.
+        kind: "l2": mean ||f_i - g_i||. "relative": that, divided by mean ||f_i - f_j|| with
+            j = (i + 1) mod N. "cosine": mean 1 - cos. "js": Jensen-Shannon divergence in nats of
+            the softmaxes.
+        impl: "reference", "compiled" (torch.compile), or "auto": compiled on CUDA, else reference.
+        detach_scale: for "relative", hold the divisor constant in the backward pass.
+
+    Returns:
+        A scalar of float32, or float64.
+
+    Raises:
+        ValueError: an argument does not fit; the message says what to do.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"ds kind {kind!r} does not exist; choose from {', '.join(KINDS)}")
+    if impl == "auto":
+        impl = "compiled" if f.device.type == "cuda" else "reference"
+    if impl not in IMPLS:
+        raise ValueError(f"impl {impl!r} does not exist; choose from auto, {', '.join(IMPLS)}")
+    if f.ndim != 2 or f.shape != g.shape or f.numel() == 0:
+        raise ValueError(
+            f"ds takes two (N, D) representations, not {tuple(f.shape)} and {tuple(g.shape)}; "
+            "flatten or pool them, and skip an empty batch"
+        )
+    if not (f.is_floating_point() and g.is_floating_point()):
+        raise ValueError(f"ds takes floating-point inputs, not {f.dtype} and {g.dtype}")
+    if f.device != g.device:
+        raise ValueError(f"f is on {f.device}, g on {g.device}; move one to the other's device")
+    if kind == "relative" and f.shape[0] < 2:
+        raise ValueError(
+            "ds kind 'relative' compares different images: the batch needs at least two "
+            "(use 'l2' or 'cosine' for one)"
+        )
+    distance = _TABLE[kind] if impl == "reference" else _compiled(kind)
+    if kind == "relative":
+        distance = functools.partial(distance, detach_scale=detach_scale)
+    double = torch.float64 in (f.dtype, g.dtype)
+    with torch.autocast(f.device.type, enabled=False):
+        return distance(_upcast(f, double), _upcast(g, double))
+
+
+def _upcast(x: Tensor, double: bool = False) -> Tensor:
+    return x.to(torch.float64 if double or x.dtype == torch.float64 else torch.float32)

@@ -1,0 +1,63 @@
+"""Fixtures for all tests: an ImageFolder made here, and no trace left in the user's cache."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+CLASSES = ("apple", "boat", "cloud", "door")
+TRAIN_PER_CLASS = 8
+VAL_PER_CLASS = 3
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small tensors: more threads cost more than they bring, and tests share the machine."""
+    torch.set_num_threads(1)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")  # of the processes that tests start
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The index cache of the tests and of every process that they start."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FASTSC_CACHE_DIR", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ROOT/{train,val}/CLASS/*.jpg: 4 classes, 8 and 3 images of 60 to 200 px a side, one grey.
+
+    Shared by the whole session: a test that changes files copies the folder first.
+    """
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(20201109)
+    for split, per_class in (("train", TRAIN_PER_CLASS), ("val", VAL_PER_CLASS)):
+        for label, name in enumerate(CLASSES):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(per_class):
+                image = smooth_image(rng, label)
+                if (split, label, i) == ("train", 1, 2):
+                    image = image.convert("L")
+                image.save(folder / f"{i:02d}.jpg", quality=90)
+    return root
+
+
+def smooth_image(rng: np.random.Generator, label: int) -> Image.Image:
+    """Coarse noise, upsampled: as smooth as a photograph, in a class's own colour."""
+    width, height = (int(side) for side in rng.integers(60, 201, size=2))
+    coarse = rng.integers(0, 160, size=(5, 5, 3))
+    coarse[..., label % 3] += 40 + 55 * (label // 3)
+    return Image.fromarray(coarse.astype(np.uint8)).resize(
+        (width, height), Image.Resampling.BICUBIC
+    )
