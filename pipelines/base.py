@@ -1,0 +1,199 @@
+"""What all pipelines share: epochs, position, bad images, and the step from bytes to views.
+
+A backend only turns lists of dataset indices into uint8 images, in order (`_decode`).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastsc.kernels import pair_view
+from fastsc.kernels.views import normalize
+from fastsc.pipelines.batch import BadImage, BufferPool, PairBatch
+from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.index import Index
+from fastsc.pipelines.plan import Plan, Settings, local_batches, make_plan
+
+STATE_VERSION = 1
+MAX_SUBSTITUTES = 100  # broken in a row: then the folder is broken, not a file
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """One local batch out of a backend: what `_decode` yields."""
+
+    images: torch.Tensor  # (N, R, R, 3) uint8, on the CPU or on the pipeline's device
+    index: NDArray[np.int64]  # (N,) dataset indices that the rows really hold
+    bad: Sequence[BadImage] = ()
+
+
+class Pipeline(ABC):
+    """An endless source of epochs of PairBatch; one `iter()` is one epoch.
+
+    `set_epoch` chooses the epoch; iterating the same epoch again gives the same batches. The state
+    is (epoch, batch) and nothing else, so that any backend goes on in mid-epoch.
+    """
+
+    name: str
+    decoder: str
+
+    def __init__(
+        self, index: Index, settings: Settings, report: Callable[[BadImage], None] | None = None
+    ) -> None:
+        self.index = index
+        self.settings = settings
+        self.epoch = 0
+        self._report = report
+        self._reported: set[str] = set()
+        self._start = 0  # where the next iter() begins: not 0 only after load_state_dict
+        self._position = 0  # global batches handed over in this epoch
+        self._pool = BufferPool()
+        self._targets = index.targets
+
+    def __len__(self) -> int:
+        """Batches that an epoch hands over on this rank."""
+        m, size = len(self.index) - len(self.index.left_out), self.settings.batch_size
+        if self.settings.train:
+            return m // size
+        return m // size + (m % size > self.settings.rank)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch of the next `iter()`. Choosing the present one changes nothing."""
+        if epoch != self.epoch:
+            self.epoch, self._start, self._position = epoch, 0, 0
+
+    def state_dict(self) -> dict[str, int | str]:
+        """Position after the batches handed over so far: JSON values, a few bytes."""
+        return {
+            "version": STATE_VERSION,
+            "epoch": self.epoch,
+            "batch": self._position,
+            "seed": self.settings.seed,
+            "global_batch": self.settings.batch_size,
+            "index_hash": self.index.hash,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continues where another pipeline of the same data stopped, whatever its backend.
+
+        Raises:
+            UserError: The state is of other data, another seed or another global batch.
+        """
+        here = self.state_dict()
+        for key, what in (
+            ("version", "the format of the pipeline's state"),
+            ("index_hash", "the data set"),
+            ("seed", "--seed"),
+            ("global_batch", "--batch-size"),
+        ):
+            if state.get(key) != here[key]:
+                raise UserError(
+                    f"cannot resume: {what} has changed ({state.get(key)} then, {here[key]} now); "
+                    "resume with what the run began with, or start a new one"
+                )
+        self.epoch = int(state["epoch"])
+        self._start = self._position = int(state["batch"])
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the present epoch's last batch has been handed over."""
+        return self._position >= len(self)
+
+    def plan(self, epoch: int | None = None) -> Plan:
+        """The tables of an epoch (default: the present one): crops, flips, factors, order."""
+        return make_plan(self.index, self.settings, self.epoch if epoch is None else epoch)
+
+    def __iter__(self) -> Iterator[PairBatch]:
+        plan, start = self.plan(), self._start
+        self._start, self._position = 0, start
+        batches = local_batches(plan, self.settings, start)
+        decoded = self._decode(plan, batches)
+        try:
+            for batch in decoded:
+                self._tell(batch.bad)
+                self._position += 1
+                if len(batch.index):  # every image of a validation batch may have been left out
+                    yield self._views(plan, batch.images, batch.index)
+        finally:
+            decoded.close()
+
+    @abstractmethod
+    def close(self) -> None:
+        """Ends the pipeline's threads. It must not be iterated afterwards."""
+
+    @abstractmethod
+    def _decode(
+        self, plan: Plan, batches: list[NDArray[np.int64]]
+    ) -> Generator[Decoded, None, None]:
+        """Decodes, crops, resizes and flips: one Decoded for every batch, in order.
+
+        Closing the generator half way must stop whatever works ahead.
+        """
+
+    def _views(self, plan: Plan, images: torch.Tensor, index: NDArray[np.int64]) -> PairBatch:
+        """Bytes to normalized views, on the pipeline's device."""
+        s = self.settings
+        if on_gpu := s.device.type == "cuda":
+            images = images.to(s.device, non_blocking=True)
+
+        def buffer() -> torch.Tensor:
+            return self._pool.empty_views(images.shape, s.dtype)
+
+        perturbed: torch.Tensor | None = None
+        if s.paired:
+            out = None if on_gpu else (buffer(), buffer())
+            factors = self._to_device(plan.factors[index])
+            clean, perturbed = pair_view(images, factors, s.mean, s.std, dtype=s.dtype, out=out)
+        else:
+            view = None if on_gpu else buffer()
+            clean = normalize(images, s.mean, s.std, dtype=s.dtype, out=view)
+        return PairBatch(
+            clean, perturbed, self._to_device(self._targets[index]), self._to_device(index)
+        )
+
+    def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
+        tensor = torch.from_numpy(array)
+        if self.settings.device.type == "cuda":
+            return tensor.pin_memory().to(self.settings.device, non_blocking=True)
+        return tensor
+
+    def _tell(self, bad: Sequence[BadImage]) -> None:
+        for image in bad:
+            if image.path not in self._reported:  # once a run, however often it is drawn
+                self._reported.add(image.path)
+                if self._report is not None:
+                    self._report(image)
+
+    def _replace(self, plan: Plan, index: int, attempt: int, reason: str) -> tuple[int, BadImage]:
+        """What fills the slot of a file that does not decode, by the user's choice.
+
+        Args:
+            index: The dataset index whose slot it is.
+            attempt: 0 for the file itself, then the substitutes that failed too.
+            reason: Why the file (of that attempt) does not decode.
+
+        Returns:
+            The substitute's dataset index, or -1 for a slot left out of validation; and the record.
+
+        Raises:
+            UserError: The user chose to stop, or nothing but broken files was drawn.
+        """
+        broken = index if attempt == 0 else plan.substitute(index, attempt - 1)
+        path = self.index.path(broken)
+        if self.settings.on_bad_image == "raise":
+            raise UserError(
+                f"{path}: {reason}; mend or remove it, or go on with --on-bad-image skip"
+            )
+        if attempt >= MAX_SUBSTITUTES:
+            raise UserError(f"{path}: {reason}; {attempt} images in a row cannot be decoded")
+        if not self.settings.train:
+            return -1, BadImage(path, reason)
+        substitute = plan.substitute(index, attempt)
+        return substitute, BadImage(path, reason, self.index.path(substitute))

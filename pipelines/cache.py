@@ -1,0 +1,81 @@
+"""The user's cache of header scans: one small file a folder, replaced when the folder changes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsc.pipelines.headers import Header
+
+_FORMAT = "1"  # part of the key: raise it when a check in headers.py changes
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """What a scan found: (n,) int32 heights and widths, and why files were left out."""
+
+    heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
+    reasons: dict[int, str]
+
+    @classmethod
+    def of(cls, headers: list[Header]) -> Table:
+        """The columns of a list of headers."""
+        return cls(
+            np.array([h.height for h in headers], np.int32),
+            np.array([h.width for h in headers], np.int32),
+            {i: h.reason for i, h in enumerate(headers) if h.reason is not None},
+        )
+
+
+def folder() -> Path:
+    """$FASTSC_CACHE_DIR, else fastsc in the user's cache directory ($XDG_CACHE_HOME, ~/.cache)."""
+    if named := os.environ.get("FASTSC_CACHE_DIR"):
+        return Path(named)
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "fastsc"
+
+
+def _file(root: Path) -> Path:
+    return folder() / f"index-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.npz"
+
+
+def load(root: Path, key: str) -> Table | None:
+    """The cached table of a folder, or None where there is none for this state of the folder."""
+    try:
+        with np.load(_file(root), allow_pickle=False) as stored:
+            if str(stored["key"]) != _FORMAT + key:
+                return None
+            reasons = {int(i): why for i, why in json.loads(str(stored["reasons"])).items()}
+            return Table(stored["heights"], stored["widths"], reasons)
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None  # absent, cut short or of another format: the scan makes it again
+
+
+def store(root: Path, key: str, table: Table) -> None:
+    """Writes the table of a folder; a cache that cannot be written costs the next run a scan."""
+    with contextlib.suppress(OSError):
+        folder().mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder(), suffix=".tmp", delete=False) as file:
+            try:
+                np.savez_compressed(
+                    file,
+                    key=_FORMAT + key,
+                    heights=table.heights,
+                    widths=table.widths,
+                    reasons=json.dumps(table.reasons),
+                )
+                file.flush()
+                os.replace(file.name, _file(root))
+            except BaseException:
+                os.unlink(file.name)
+                raise

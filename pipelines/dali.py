@@ -1,0 +1,259 @@
+"""The `dali` pipeline: one DALI graph, decoding on the GPU where there is one, on the CPU else.
+
+DALI gets encoded bytes, boxes and flips from us, because its own reader shuffles and its own crops
+are drawn by generators that nobody can ask ahead. Its colour operators are not used at all: they
+are up to 29/255 from torchvision's.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastsc.pipelines.base import Decoded, Pipeline
+from fastsc.pipelines.batch import BadImage
+from fastsc.pipelines.cpu import read_file
+from fastsc.pipelines.decode import DecodeError, decode_pil
+from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.index import Index
+from fastsc.pipelines.plan import Plan, Settings
+
+PREFETCH = 2  # batches that DALI works ahead
+READ_AHEAD = 4  # batches of files read ahead of DALI
+READERS = 4  # threads; reading releases the interpreter's lock
+
+
+@dataclass(frozen=True)
+class _Sample:
+    """One slot: the file that fills it and why others did not. index -1: left out."""
+
+    index: int
+    encoded: bytes
+    bad: tuple[BadImage, ...]
+
+
+class DaliPipeline(Pipeline):
+    """Region decode, resize and flip in one DALI graph, built anew for every epoch (6 ms)."""
+
+    name = "dali"
+
+    def __init__(
+        self, index: Index, settings: Settings, report: Callable[[BadImage], None] | None = None
+    ) -> None:
+        super().__init__(index, settings, report)
+        try:
+            import nvidia.dali
+        except ImportError:
+            raise UserError(
+                "--pipeline dali: NVIDIA DALI is not installed; pip install 'fastsc[dali]' "
+                "(dali-cu12 for CUDA 12), or take --pipeline cpu"
+            ) from None
+        device = "mixed" if settings.device.type == "cuda" else "cpu"
+        self.decoder = f"dali {nvidia.dali.__version__} ({device})"
+        self._shifted = settings.train and settings.crop == "pad"
+        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="fastsc-read")
+        # Found while decoding, by dataset index: not given to DALI again.
+        self._broken: dict[int, str] = {}
+
+    def close(self) -> None:
+        """Ends the reading threads."""
+        self._readers.shutdown(cancel_futures=True)
+
+    def _decode(
+        self, plan: Plan, batches: list[NDArray[np.int64]]
+    ) -> Generator[Decoded, None, None]:
+        done = 0
+        while done < len(batches):
+            # Another round only after a file broke DALI: its graph is dead then and is made anew,
+            # from the first batch that was not handed over, without that file.
+            run = _Run(self, plan, batches[done:])
+            try:
+                for decoded in run:
+                    yield decoded
+                    done += 1
+            except RuntimeError as error:
+                self._find_broken(plan, run.in_flight, error)
+            finally:
+                run.stop()
+
+    def read(self, plan: Plan, wanted: int) -> _Sample:
+        """The file of a slot, or of its substitute where it cannot be read."""
+        index, bad = wanted, list[BadImage]()
+        while index >= 0:
+            try:
+                if index in self._broken:
+                    raise DecodeError(self._broken[index])
+                encoded = read_file(self.index.path(index), int(self.index.n_bytes[index]))
+                return _Sample(index, encoded, tuple(bad))
+            except DecodeError as error:
+                index, record = self._replace(plan, wanted, len(bad), str(error))
+                bad.append(record)
+        return _Sample(-1, b"", tuple(bad))
+
+    def submit(self, plan: Plan, share: NDArray[np.int64]) -> list[Future[_Sample]]:
+        """Starts reading the files of one batch."""
+        return [self._readers.submit(self.read, plan, int(index)) for index in share]
+
+    def graph(self, source: Callable[[], Any] | None, batch_size: int) -> Any:
+        """The DALI pipeline: (encoded, anchor, shape, flip, shift) -> (N, R, R, 3) uint8.
+
+        `source` is asked for a batch of these at a time.
+        """
+        from nvidia.dali import fn, pipeline_def, types
+
+        s, shifted = self.settings, self._shifted
+        on_gpu = s.device.type == "cuda"
+        device_id = (s.device.index or 0) if on_gpu else None
+
+        @pipeline_def(
+            batch_size=batch_size,
+            num_threads=s.workers,
+            device_id=device_id,
+            prefetch_queue_depth=PREFETCH,
+        )
+        def decode() -> Any:
+            encoded, anchor, shape, flip, *shift = fn.external_source(
+                source=source,
+                num_outputs=5 if shifted else 4,
+                dtype=[types.UINT8] + [types.INT32] * (4 if shifted else 3),
+                ndim=[1, 1, 1, 0, 1][: 5 if shifted else 4],
+            )
+            images = fn.decoders.image_slice(
+                encoded,
+                anchor,
+                shape,
+                axis_names="HW",
+                output_type=types.RGB,
+                adjust_orientation=False,
+                device="mixed" if on_gpu else "cpu",
+            )
+            images = fn.resize(images, size=[s.resolution, s.resolution], antialias=True)
+            if shifted:
+                images = fn.slice(
+                    images,
+                    start=shift[0],
+                    shape=[s.resolution, s.resolution],
+                    axis_names="HW",
+                    out_of_bounds_policy="pad",
+                    fill_values=0,
+                )
+            return fn.flip(images, horizontal=flip)
+
+        return decode()
+
+    def inputs(self, plan: Plan, samples: list[_Sample]) -> tuple[Any, ...]:
+        """What the graph's source returns for these samples."""
+        index = [sample.index for sample in samples]
+        boxes = plan.boxes[index]
+        columns = [boxes[:, :2], boxes[:, 2:], plan.flips[index].astype(np.int32)]
+        if plan.shifts is not None:
+            columns.append(plan.shifts[index])
+        encoded = [np.frombuffer(sample.encoded, np.uint8) for sample in samples]
+        return (encoded, *(np.ascontiguousarray(column) for column in columns))
+
+    def _find_broken(self, plan: Plan, samples: list[_Sample], error: RuntimeError) -> None:
+        """Decodes what was in flight one by one, and remembers what fails.
+
+        DALI's message names a file only sometimes, and never the right one for bytes.
+        """
+        broken = [sample for sample in samples if not self._decodes(plan, sample)]
+        if len(broken) == len(samples):
+            # Every file at once: ask a decoder of another make before blaming them.
+            broken = [sample for sample in samples if not self._pillow_decodes(sample)]
+        if not broken:
+            raise error
+        self._broken |= {s.index: "truncated or corrupt image data" for s in broken}
+
+    def _pillow_decodes(self, sample: _Sample) -> bool:
+        size = int(self.index.heights[sample.index]), int(self.index.widths[sample.index])
+        try:
+            decode_pil(sample.encoded, 0, 0, *size)
+        except DecodeError:
+            return False
+        return True
+
+    def _decodes(self, plan: Plan, sample: _Sample) -> bool:
+        inputs = self.inputs(plan, [sample])
+        alone = self.graph(lambda: inputs, batch_size=1)
+        try:
+            alone.build()
+            alone.run()
+        except RuntimeError:
+            return False
+        return True
+
+
+class _Run:
+    """One life of a DALI graph over some batches."""
+
+    def __init__(self, owner: DaliPipeline, plan: Plan, batches: list[NDArray[np.int64]]) -> None:
+        self._owner, self._plan = owner, plan
+        self._upcoming = iter(batches)
+        self._reading: deque[list[Future[_Sample]]] = deque()
+        self._inside: deque[list[_Sample]] = deque()  # given to DALI, not yet got back
+
+    @property
+    def in_flight(self) -> list[_Sample]:
+        """Samples that DALI has and has not given back."""
+        return [sample for batch in self._inside for sample in batch if sample.index >= 0]
+
+    def __iter__(self) -> Iterator[Decoded]:
+        for _ in range(READ_AHEAD):
+            self._read_next()
+        graph = self._owner.graph(self._feed, self._owner.settings.batch_size)
+        graph.build()
+        while True:
+            try:
+                (images,) = graph.run()
+            except StopIteration:
+                break
+            yield from self._left_out()
+            index, bad = _slots(self._inside.popleft())
+            # Zero copy: the tensor keeps DALI's buffer alive, and DALI takes a fresh one.
+            yield Decoded(torch.from_dlpack(images.as_tensor()), index, bad)
+        yield from self._left_out()
+
+    def _left_out(self) -> Iterator[Decoded]:
+        """Validation batches next in line without one usable image: DALI never saw them."""
+        size = self._owner.settings.resolution
+        while self._inside and not len(_slots(self._inside[0])[0]):
+            index, bad = _slots(self._inside.popleft())
+            yield Decoded(torch.empty(0, size, size, 3, dtype=torch.uint8), index, bad)
+
+    def stop(self) -> None:
+        """Drops what is being read."""
+        for batch in self._reading:
+            for task in batch:
+                task.cancel()
+
+    def _read_next(self) -> None:
+        if (share := next(self._upcoming, None)) is not None:
+            self._reading.append(self._owner.submit(self._plan, share))
+
+    def _feed(self) -> tuple[Any, ...]:
+        """DALI's source: called from `run`, PREFETCH batches ahead."""
+        timeout = self._owner.settings.timeout
+        while self._reading:
+            try:
+                samples = [task.result(timeout) for task in self._reading.popleft()]
+            except TimeoutError:
+                raise RuntimeError(f"no batch for {timeout:g} s: reading files waits") from None
+            self._read_next()
+            self._inside.append(samples)
+            # DALI takes no empty batch.
+            if kept := [sample for sample in samples if sample.index >= 0]:
+                return self._owner.inputs(self._plan, kept)
+        raise StopIteration
+
+
+def _slots(samples: list[_Sample]) -> tuple[NDArray[np.int64], list[BadImage]]:
+    """Dataset indices of the rows that DALI gives back, and the records of what failed."""
+    kept = [sample.index for sample in samples if sample.index >= 0]
+    return np.array(kept, np.int64), [record for sample in samples for record in sample.bad]

@@ -1,0 +1,7 @@
+"""The one exception that a command turns into a line on stderr and exit status 2."""
+
+from __future__ import annotations
+
+
+class UserError(ValueError):
+    """A user's mistake. The message is one line that says what is wrong and what to do."""

@@ -1,0 +1,143 @@
+"""`build`: one call for every pipeline, with the options checked."""
+
+from __future__ import annotations
+
+import importlib
+import math
+import os
+from collections.abc import Callable
+
+import torch
+
+from fastsc.pipelines.base import Pipeline
+from fastsc.pipelines.batch import BadImage
+from fastsc.pipelines.cpu import default_workers
+from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.index import Index, scan
+from fastsc.pipelines.plan import IMAGENET_MEAN, IMAGENET_STD, Crop, OnBadImage, Settings
+
+# Imported when asked for: a backend that is not installed troubles nobody else.
+PIPELINES = {
+    "dali": ("fastsc.pipelines.dali", "DaliPipeline"),
+    "cpu": ("fastsc.pipelines.cpu", "CpuPipeline"),
+    "memory": ("fastsc.pipelines.memory", "MemoryPipeline"),
+}
+
+
+def build(
+    pipeline: str,
+    data: Index | str | os.PathLike[str],
+    *,
+    batch_size: int,
+    resolution: int,
+    train: bool = True,
+    crop: Crop = "rrc",
+    flip: bool = True,
+    val_crop: float = 0.875,
+    strengths: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1),
+    mean: tuple[float, float, float] = IMAGENET_MEAN,
+    std: tuple[float, float, float] = IMAGENET_STD,
+    seed: int = 0,
+    paired: bool = True,
+    device: torch.device | str = "cpu",
+    dtype: torch.dtype = torch.float32,
+    workers: int | None = None,
+    on_bad_image: OnBadImage = "raise",
+    rank: int = 0,
+    world_size: int = 1,
+    timeout: float = 120.0,
+    report: Callable[[BadImage], None] | None = None,
+) -> Pipeline:
+    """A loader of paired clean and perturbed views of one decode.
+
+    Crops, flips, factors and the order are pure functions of (seed, epoch, dataset index): the
+    same for every pipeline, batch size, number of workers and number of ranks.
+
+    Args:
+        pipeline: "dali", "cpu" or "memory".
+        data: An index (`scan`), or a folder with one folder of images a class.
+        batch_size: Unique images of a step over all ranks; a multiple of world_size in training.
+        resolution: Side of the square output, in pixels.
+        train: Shuffle, crop and flip, and drop the last partial batch; else every image once, in
+            the index's order, from its central square, with factors of a fixed key.
+        crop: In training: "rrc" (torchvision's random resized crop), "pad" (resize, pad by 4
+            black pixels and crop), "none" (the central square).
+        flip: In training, mirror every other image.
+        val_crop: At validation, side of the central square as a fraction of the shorter side.
+        strengths: Brightness, contrast, saturation, hue: factors are U[max(0, 1 - s), 1 + s), hue
+            U[-s, s) in turns of the colour circle.
+        mean, std: Normalization of R, G, B on [0, 1].
+        seed: Any whole number >= 0.
+        paired: False yields the clean view alone (PairBatch.perturbed is None).
+        device: Where the views are wanted. What crosses to a GPU is one uint8 view.
+        dtype: float32, bfloat16 or float16 views.
+        workers: Decoding threads. Default: the cores that this process may use, at most 16.
+        on_bad_image: What to do with a file that cannot be decoded: "raise" a UserError that names
+            it; "skip": fill its slot with a keyed substitute in training, leave it out of
+            validation.
+        rank, world_size: This process's share of every batch.
+        timeout: Seconds to wait for a batch before saying which stage hangs.
+        report: Called once for every file that turns out to be broken while decoding.
+
+    Returns:
+        An object with `__iter__` (one epoch of PairBatch), `__len__` (batches an epoch),
+        `set_epoch`, `state_dict`, `load_state_dict`, `close`.
+
+    Raises:
+        UserError: A name, a size or the folder is wrong, or files are broken and on_bad_image is
+            "raise"; the message is one line that says what to do.
+    """
+    if pipeline not in PIPELINES:
+        raise UserError(f"no pipeline named {pipeline}; there are {', '.join(PIPELINES)}")
+    index = data if isinstance(data, Index) else scan(data)
+    index.require(on_bad_image)
+    settings = Settings(
+        batch_size=batch_size,
+        resolution=resolution,
+        train=train,
+        crop=crop,
+        flip=flip,
+        val_crop=val_crop,
+        strengths=strengths,
+        mean=mean,
+        std=std,
+        seed=seed,
+        paired=paired,
+        device=torch.device(device),
+        dtype=dtype,
+        workers=default_workers() if workers is None else workers,
+        on_bad_image=on_bad_image,
+        rank=rank,
+        world_size=world_size,
+        timeout=timeout,
+    )
+    _check(settings, index)
+    module, name = PIPELINES[pipeline]
+    loader: Pipeline = getattr(importlib.import_module(module), name)(index, settings, report)
+    return loader
+
+
+def _check(s: Settings, index: Index) -> None:
+    for name, value in (
+        ("batch_size", s.batch_size),
+        ("resolution", s.resolution),
+        ("workers", s.workers),
+    ):
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
+    if s.seed < 0:
+        raise UserError(f"seed must not be negative, not {s.seed}")
+    if not all(math.isfinite(x) and x >= 0 for x in s.strengths) or s.strengths[3] > 0.5:
+        raise UserError(f"strengths must be at least 0, hue at most 0.5, not {s.strengths}")
+    if not 0 < s.val_crop <= 1:
+        raise UserError(f"val_crop must lie in (0, 1], not {s.val_crop}")
+    if not 0 <= s.rank < s.world_size:
+        raise UserError(f"rank {s.rank} of {s.world_size} ranks does not exist")
+    if s.train and s.batch_size % s.world_size:
+        raise UserError(f"batch size {s.batch_size} is not a multiple of {s.world_size} ranks")
+    n_usable = len(index) - len(index.left_out)
+    if s.train and n_usable < s.batch_size:
+        raise UserError(
+            f"{index.root}: {n_usable} images are less than one batch of {s.batch_size}; "
+            "take a smaller --batch-size"
+        )

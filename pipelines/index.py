@@ -1,0 +1,197 @@
+"""The index of an image folder: path, class, height and width of every file, from headers alone.
+
+Made once, cached, and renewed when the folder changes. All that later depends on a sample (its
+crops, its factors, its place in the order) is keyed by its position here, the dataset index, which
+counts the folder's sorted files before any is left out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import track
+
+from fastsc.pipelines import cache
+from fastsc.pipelines.batch import BadImage
+from fastsc.pipelines.decode import header_parser
+from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.headers import Header, read_header
+
+# torchvision's ImageFolder takes the same.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SCAN_THREADS = 8  # more than cores: on a cold disk the scan waits for reads
+PROGRESS_FROM = 2000  # files; a smaller scan is over before a bar could be read
+
+
+@dataclass(frozen=True, eq=False)
+class Index:
+    """An image folder's files, in sorted order; rows are dataset indices.
+
+    Attributes:
+        root: The folder that holds one folder a class.
+        classes: Class names, sorted.
+        paths: (n,) file names relative to root.
+        targets: (n,) int64, positions in `classes`.
+        heights, widths: (n,) int32 pixels, EXIF orientation ignored; 0 for a file left out.
+        n_bytes: (n,) int64, size of each file at the time of the scan.
+        left_out: Dataset index -> why the file cannot be used.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    targets: NDArray[np.int64]
+    heights: NDArray[np.int32]
+    widths: NDArray[np.int32]
+    n_bytes: NDArray[np.int64]
+    left_out: dict[int, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def path(self, index: int) -> str:
+        """Full name of the file at a dataset index."""
+        return os.path.join(self.root, self.paths[index])
+
+    @property
+    def usable(self) -> NDArray[np.int64]:
+        """Sorted dataset indices of the files that were not left out."""
+        keep = np.ones(len(self), np.bool_)
+        keep[list(self.left_out)] = False
+        return np.flatnonzero(keep)
+
+    @property
+    def hash(self) -> str:
+        """Names the data: equal for equal files, sizes, classes and omissions, on any machine."""
+        digest = hashlib.sha256("\0".join((*self.classes, "", *self.paths)).encode())
+        for column in (self.targets, self.heights, self.widths, self.n_bytes):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return digest.hexdigest()[:16]
+
+    def bad_images(self) -> list[BadImage]:
+        """The files left out, as the log has them."""
+        return [BadImage(self.path(i), why) for i, why in sorted(self.left_out.items())]
+
+    def without(self, broken: dict[int, str]) -> Index:
+        """The same index with further files left out."""
+        keep = np.ones(len(self), np.int32)
+        keep[list(broken)] = 0
+        return Index(
+            self.root,
+            self.classes,
+            self.paths,
+            self.targets,
+            self.heights * keep,
+            self.widths * keep,
+            self.n_bytes,
+            {**self.left_out, **broken},
+        )
+
+    def require(self, on_bad_image: str) -> None:
+        """Raises UserError where no file is usable, or where one is not and the user said raise."""
+        if self.left_out and on_bad_image == "raise":
+            first = self.bad_images()[0]
+            more = f" (and {len(self.left_out) - 1} more)" if len(self.left_out) > 1 else ""
+            raise UserError(
+                f"{first.path}: {first.reason}{more}; mend or remove it, or leave such files out "
+                "with --on-bad-image skip"
+            )
+        if len(self.left_out) == len(self):
+            raise UserError(f"{self.root}: none of its {len(self)} images can be used")
+
+
+def scan(
+    root: str | os.PathLike[str],
+    *,
+    classes: Sequence[str] | None = None,
+    use_cache: bool = True,
+    progress: bool = True,
+) -> Index:
+    """Indexes a folder of `CLASS/**/*.jpg`, reading headers only.
+
+    Args:
+        root: The folder; each folder in it is a class, whatever lies below belongs to it.
+        classes: Class names that set the targets (training's, for a validation folder). Default:
+            the folder's own, sorted.
+        use_cache: Take the result from the user's cache while the folder has not changed.
+        progress: Show a bar on a terminal while many files are read.
+
+    Raises:
+        UserError: The folder is missing, holds no class folders or no images, has a class without
+            an image, or one that is not among `classes`.
+    """
+    root = Path(root)
+    found, paths, n_bytes, times = _list_files(root)
+    names = tuple(classes) if classes is not None else found
+    if unknown := sorted(set(found) - set(names)):
+        raise UserError(
+            f"{root}: class {unknown[0]} is not among the training classes; rename or remove it"
+        )
+    position = {name: i for i, name in enumerate(names)}
+    targets = np.array([position[p.split(os.sep, 1)[0]] for p in paths], np.int64)
+    decoder, parse = header_parser()
+
+    fingerprint = hashlib.sha256("\0".join((decoder, *paths)).encode())
+    fingerprint.update(n_bytes.tobytes() + times.tobytes())
+    key = fingerprint.hexdigest()
+    table = cache.load(root, key) if use_cache else None
+    if table is None:
+        files = [(os.path.join(root, p), int(size)) for p, size in zip(paths, n_bytes, strict=True)]
+        with ThreadPoolExecutor(SCAN_THREADS) as pool:
+            headers: Iterable[Header] = pool.map(
+                lambda file: read_header(file[0], file[1], parse), files
+            )
+            if progress and len(files) >= PROGRESS_FROM:
+                headers = track(headers, f"Reading headers of {root}", len(files), transient=True)
+            table = cache.Table.of(list(headers))
+        if use_cache:
+            cache.store(root, key, table)
+    return Index(root, names, paths, targets, table.heights, table.widths, n_bytes, table.reasons)
+
+
+def _list_files(
+    root: Path,
+) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; --data wants a folder with train/CLASS/*.jpg")
+    try:
+        classes = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir()))
+        files = [
+            (os.path.join(name, relative), stat.st_size, stat.st_mtime_ns)
+            for name in classes
+            for relative, stat in sorted(_walk(root / name))
+        ]
+    except PermissionError as error:
+        raise UserError(f"{error.filename}: no permission to read it") from None
+    if not classes:
+        raise UserError(f"{root}: no class folders in it; one folder a class is expected")
+    if not files:
+        raise UserError(f"{root}: no images in its class folders ({', '.join(EXTENSIONS)})")
+    filled = {path.split(os.sep, 1)[0] for path, _, _ in files}
+    if empty := [name for name in classes if name not in filled]:
+        raise UserError(f"{root / empty[0]}: a class folder without an image; fill or remove it")
+    paths, sizes, times = zip(*files, strict=True)
+    return classes, paths, np.array(sizes, np.int64), np.array(times, np.int64)
+
+
+def _walk(folder: Path, prefix: str = "") -> list[tuple[str, os.stat_result]]:
+    found: list[tuple[str, os.stat_result]] = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            name = os.path.join(prefix, entry.name)
+            if entry.is_dir():
+                found += _walk(Path(entry.path), name)
+            elif entry.name.lower().endswith(EXTENSIONS):
+                try:
+                    found.append((name, entry.stat()))
+                except FileNotFoundError:
+                    # A dangling link: listed, so that its place in the order stays, and left out.
+                    found.append((name, entry.stat(follow_symlinks=False)))
+    return found

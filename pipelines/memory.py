@@ -1,0 +1,86 @@
+"""The `memory` pipeline: small images, decoded once and held as one uint8 array."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fastsc.pipelines.base import Decoded
+from fastsc.pipelines.batch import BadImage
+from fastsc.pipelines.cpu import CpuPipeline
+from fastsc.pipelines.decode import RGB8, DecodeError, pick
+from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.index import Index
+from fastsc.pipelines.plan import Plan, Settings
+from fastsc.pipelines.resample import gather
+from fastsc.pipelines.sweep import sweep
+
+MAX_BYTES = 8 * 2**30  # of decoded pixels; ImageNet is 700 GB
+
+
+class MemoryPipeline(CpuPipeline):
+    """Like `cpu` with the decoding done beforehand.
+
+    Images may differ in size: the array is flat, one image after the other. Where all have the
+    output's size already and none is resized (CIFAR, MNIST), a batch is one compiled gather.
+    """
+
+    name = "memory"
+
+    def __init__(
+        self, index: Index, settings: Settings, report: Callable[[BadImage], None] | None = None
+    ) -> None:
+        self._pixels, self._offsets, self._broken = _load(index, settings.workers)
+        super().__init__(index, settings, report)
+        if self._broken and settings.on_bad_image == "raise":
+            first = min(self._broken)
+            self._replace(self.plan(), first, 0, self._broken[first])
+        sizes = np.stack([index.heights, index.widths], axis=1)
+        resized = settings.crop == "rrc" if settings.train else settings.val_crop != 1
+        self._square = None
+        if not resized and not self._broken and (sizes == settings.resolution).all():
+            self._square = self._pixels.reshape(len(index), *sizes[0], 3)
+
+    def _region(self, index: int, box: NDArray[np.int32]) -> NDArray[np.uint8]:
+        if index in self._broken:
+            raise DecodeError(self._broken[index])
+        shape = int(self.index.heights[index]), int(self.index.widths[index]), 3
+        image = self._pixels[self._offsets[index] : self._offsets[index + 1]].reshape(shape)
+        top, left, height, width = box.tolist()
+        return image[top : top + height, left : left + width]
+
+    def _decode(
+        self, plan: Plan, batches: list[NDArray[np.int64]]
+    ) -> Generator[Decoded, None, None]:
+        if self._square is None:
+            yield from super()._decode(plan, batches)
+            return
+        unmoved = np.zeros((self.settings.batch_size, 2), np.int32)
+        for share in batches:
+            images = self._pool.empty((len(share), *self._square.shape[1:]), torch.uint8)
+            shifts = unmoved[: len(share)] if plan.shifts is None else plan.shifts[share]
+            gather(self._square, share, shifts, plan.flips[share], images.numpy())
+            yield Decoded(images, share)
+
+
+def _load(
+    index: Index, workers: int
+) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[int, str]]:
+    """All usable images as one flat array, the offsets (n + 1,), and why some did not decode."""
+    sizes = index.heights.astype(np.int64) * index.widths * 3
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    if offsets[-1] > MAX_BYTES:
+        raise UserError(
+            f"{index.root}: its images take {offsets[-1] / 2**30:.0f} GiB decoded; "
+            "--pipeline memory is for small images, take cpu or dali"
+        )
+    pixels = np.zeros(offsets[-1], np.uint8)
+
+    def keep(i: int, image: RGB8) -> None:
+        pixels[offsets[i] : offsets[i + 1]] = image.reshape(-1)
+
+    broken = sweep(index, pick()[1], keep, workers=workers, title="Decoding")
+    return pixels, offsets, broken

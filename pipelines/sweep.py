@@ -1,0 +1,62 @@
+"""One pass over all of an index's files, in threads, with a bar: to verify or to load them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+
+from rich.progress import track
+
+from fastsc.pipelines.cpu import default_workers, read_file
+from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, decode_pil
+from fastsc.pipelines.index import PROGRESS_FROM, Index
+
+
+def sweep(
+    index: Index,
+    decode: Decoder,
+    use: Callable[[int, RGB8], None],
+    *,
+    workers: int | None = None,
+    title: str,
+) -> dict[int, str]:
+    """Decodes every usable image whole and hands it to `use(dataset index, pixels)`.
+
+    Args:
+        index: What to decode; files already left out are not read.
+        decode: One of `fastsc.pipelines.decode`.
+        use: Called from several threads, each index once.
+        workers: Threads. Default: the cores that this process may use, at most 16.
+        title: Of the progress bar.
+
+    Returns:
+        Dataset index -> reason, of the images that do not decode.
+    """
+
+    def one(i: int) -> str | None:
+        height, width = int(index.heights[i]), int(index.widths[i])
+        try:
+            image = decode(read_file(index.path(i), int(index.n_bytes[i])), 0, 0, height, width)
+        except DecodeError as error:
+            return str(error)
+        if image.shape != (height, width, 3):
+            return "its size differs from its header's"
+        use(i, image)
+        return None
+
+    usable = index.usable.tolist()
+    with ThreadPoolExecutor(workers or default_workers()) as threads:
+        reasons: Iterable[str | None] = threads.map(one, usable)
+        if len(usable) >= PROGRESS_FROM:
+            reasons = track(reasons, f"{title} {index.root}", len(usable), transient=True)
+        return {i: why for i, why in zip(usable, reasons, strict=True) if why is not None}
+
+
+def verify(index: Index, workers: int | None = None) -> Index:
+    """The index with files left out whose body does not decode: what `--verify` does.
+
+    Uses Pillow, which is strict where the fast decoders are not: a truncated JPEG may pass them
+    when only the region above the cut is asked for.
+    """
+    broken = sweep(index, decode_pil, lambda _i, _image: None, workers=workers, title="Verifying")
+    return index.without(broken) if broken else index

@@ -1,0 +1,96 @@
+"""Broken and odd files, made by the tests, and the list of backends that the contract covers."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+needs_dali = pytest.mark.skipif(
+    importlib.util.find_spec("nvidia.dali") is None if importlib.util.find_spec("nvidia") else True,
+    reason="NVIDIA DALI is not installed: pip install 'fastsc[dali]'",
+)
+BACKENDS = [pytest.param("dali", marks=needs_dali), "cpu", "memory"]
+
+
+@pytest.fixture(params=BACKENDS)
+def backend(request: pytest.FixtureRequest) -> str:
+    name: str = request.param
+    return name
+
+
+def photograph(seed: int = 0, size: tuple[int, int] = (90, 70)) -> Image.Image:
+    """A smooth colour image, (width, height)."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, size=(6, 6, 3), dtype=np.uint8)
+    return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)
+
+
+def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def broken_files() -> dict[str, bytes]:
+    """Name -> bytes of files that the header scan must find."""
+    whole = encoded(photograph(), quality=95)
+    body = whole.index(b"\xff\xda") + 14
+    noise = np.random.default_rng(1).bytes(20_000)
+    return {
+        "empty.JPEG": b"",
+        "text.JPEG": b"this is not a photograph\n" * 20,
+        "header.JPEG": whole[: body // 2],
+        "random.JPEG": whole[:body] + noise.replace(b"\xff\xd9", b"\xff\xff"),
+        "random-with-end.JPEG": whole[:body] + noise + b"\xff\xd9",
+        "truncated.JPEG": whole[: len(whole) // 2],
+        "dot.JPEG": encoded(photograph(size=(1, 1))),
+    }
+
+
+def odd_files() -> dict[str, bytes]:
+    """Name -> bytes of files that are unusual and fine."""
+    image = photograph()
+    deep = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    exif = Image.Exif()
+    exif[274] = 6  # rotate by 90 degrees: ignored
+    return {
+        "cmyk.JPEG": encoded(image.convert("CMYK")),
+        "grey.JPEG": encoded(image.convert("L")),
+        "progressive.JPEG": encoded(image, progressive=True),
+        "long.JPEG": encoded(photograph(size=(3000, 9))),
+        "rgba.png": encoded(image.convert("RGBA"), "PNG"),
+        "palette.png": encoded(image.convert("P"), "PNG"),
+        "grey16.png": encoded(Image.fromarray(deep), "PNG"),
+        "png.JPEG": encoded(image, "PNG"),
+        "rotated.JPEG": encoded(image, exif=exif),
+        "photo.webp": encoded(image, "WEBP"),
+        "photo.bmp": encoded(image, "BMP"),
+    }
+
+
+def undecodable() -> bytes:
+    """A PNG whose header is right and whose body is not: it shows only while decoding."""
+    whole = encoded(photograph(7), "PNG")
+    middle = len(whole) // 2
+    return whole[:middle] + bytes(300) + whole[middle + 300 :]
+
+
+@pytest.fixture
+def folder(image_folder: Path, tmp_path: Path) -> Path:
+    """A copy of the shared folder that a test may change."""
+    return Path(shutil.copytree(image_folder, tmp_path / "images"))
+
+
+@pytest.fixture
+def holey_folder(folder: Path) -> Path:
+    """The folder with two undecodable images in train and one in val."""
+    (folder / "train" / "apple" / "zz.png").write_bytes(undecodable())
+    (folder / "train" / "boat" / "00.png").write_bytes(undecodable())
+    (folder / "val" / "cloud" / "01.png").write_bytes(undecodable())
+    return folder

@@ -1,0 +1,155 @@
+"""The index: torchvision's order, PIL's sizes, a cache that notices changes, broken files named."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from torchvision.datasets import ImageFolder
+
+from fastsc.pipelines import UserError, cache, scan
+from fastsc.pipelines import index as index_module
+from tests.pipelines.conftest import broken_files, encoded, odd_files, photograph
+
+
+def test_files_and_classes_are_those_of_torchvision(image_folder: Path) -> None:
+    ours, theirs = scan(image_folder / "train"), ImageFolder(image_folder / "train")
+    assert list(ours.classes) == theirs.classes
+    pairs = [(ours.path(i), int(ours.targets[i])) for i in range(len(ours))]
+    assert pairs == theirs.samples
+
+
+def test_sizes_are_those_of_the_files(image_folder: Path) -> None:
+    index = scan(image_folder / "train")
+    for i in range(len(index)):
+        with Image.open(index.path(i)) as image:
+            assert (index.widths[i], index.heights[i]) == image.size
+        assert index.n_bytes[i] == os.path.getsize(index.path(i))
+
+
+def test_broken_files_are_named_and_keep_their_place(folder: Path) -> None:
+    before = scan(folder / "train")
+    for name, data in broken_files().items():
+        (folder / "train" / "boat" / name).write_bytes(data)
+    for name, data in odd_files().items():
+        (folder / "train" / "boat" / name).write_bytes(data)
+    index = scan(folder / "train")
+    named = {Path(bad.path).name for bad in index.bad_images()}
+    assert named == set(broken_files())
+    assert len(index) == len(before) + len(broken_files()) + len(odd_files())
+    assert [p for p in index.paths if p in before.paths] == list(before.paths)
+    assert len(index.usable) == len(before) + len(odd_files())
+    assert all(index.heights[i] == 0 for i in index.left_out)
+    reasons = {Path(bad.path).name: bad.reason for bad in index.bad_images()}
+    assert reasons["empty.JPEG"] == "empty file"
+    assert reasons["text.JPEG"] == "not an image"
+    assert "truncated" in reasons["truncated.JPEG"]
+    assert "too small" in reasons["dot.JPEG"]
+    with pytest.raises(UserError, match=r"boat.*\(and 6 more\).*--on-bad-image skip"):
+        index.require("raise")
+    index.require("skip")
+
+
+def test_exif_rotation_is_ignored(folder: Path) -> None:
+    (folder / "train" / "boat" / "rotated.JPEG").write_bytes(odd_files()["rotated.JPEG"])
+    index = scan(folder / "train")
+    i = index.paths.index("boat/rotated.JPEG")
+    assert (index.widths[i], index.heights[i]) == (90, 70)
+
+
+def test_decompression_bomb_is_left_out(folder: Path) -> None:
+    Image.new("1", (20_000, 20_000)).save(folder / "train" / "boat" / "bomb.png")
+    index = scan(folder / "train")
+    (bad,) = index.bad_images()
+    assert bad.path.endswith("bomb.png")
+    assert "bomb" in bad.reason
+
+
+def test_dangling_link_is_left_out(folder: Path) -> None:
+    (folder / "train" / "boat" / "gone.jpg").symlink_to(folder / "nowhere.jpg")
+    (bad,) = scan(folder / "train").bad_images()
+    assert "gone.jpg" in bad.path
+
+
+def test_cache_is_used_until_the_folder_changes(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "train" / "boat" / "empty.JPEG").write_bytes(b"")
+    first = scan(folder / "train")
+    reads: list[str] = []
+    real = index_module.read_header
+
+    def counting(path: str, n_bytes: int, parse: object) -> object:
+        reads.append(path)
+        return real(path, n_bytes, parse)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(index_module, "read_header", counting)
+    again = scan(folder / "train")
+    assert reads == []
+    assert again.hash == first.hash
+    assert again.left_out == first.left_out
+    assert len(first.left_out) == 1
+    assert np.array_equal(again.heights, first.heights)
+
+    (folder / "train" / "boat" / "new.jpg").write_bytes(encoded(photograph()))
+    renewed = scan(folder / "train")
+    assert len(reads) == len(renewed) == len(first) + 1
+    assert renewed.hash != first.hash
+
+    target = Path(renewed.path(0))  # same name and size, other time
+    os.utime(target, ns=(1, 1))
+    reads.clear()
+    scan(folder / "train")
+    assert len(reads) == len(renewed)
+
+
+def test_broken_cache_is_made_again(folder: Path) -> None:
+    first = scan(folder / "train")
+    for file in cache.folder().glob("index-*.npz"):
+        file.write_bytes(file.read_bytes()[:50])
+    assert scan(folder / "train").hash == first.hash
+
+
+def test_hash_names_the_data_and_not_the_place(folder: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(folder, tmp_path / "elsewhere"))
+    assert scan(folder / "train").hash == scan(moved / "train").hash
+    (moved / "train" / "boat" / "00.jpg").write_bytes(encoded(photograph(3)))
+    assert scan(folder / "train").hash != scan(moved / "train").hash
+
+
+def test_validation_takes_the_training_classes(folder: Path) -> None:
+    shutil.rmtree(folder / "val" / "apple")
+    classes = scan(folder / "train").classes
+    index = scan(folder / "val", classes=classes)
+    assert index.classes == classes
+    assert {classes[t] for t in index.targets} == {"boat", "cloud", "door"}
+    (folder / "val" / "zebra").mkdir()
+    shutil.copy(folder / "val" / "boat" / "00.jpg", folder / "val" / "zebra")
+    with pytest.raises(UserError, match="zebra is not among the training classes"):
+        scan(folder / "val", classes=classes)
+
+
+def test_mistakes_have_one_line_each(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such folder"):
+        scan(tmp_path / "missing")
+    with pytest.raises(UserError, match="no class folders"):
+        scan(tmp_path)
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "notes.txt").write_text("hello")
+    with pytest.raises(UserError, match="no images"):
+        scan(tmp_path)
+    (tmp_path / "dog").mkdir()
+    (tmp_path / "dog" / "a.jpg").write_bytes(encoded(photograph()))
+    with pytest.raises(UserError, match="cat: a class folder without an image"):
+        scan(tmp_path)
+
+
+def test_unusable_folder_is_a_mistake_even_when_skipping(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.jpg").write_bytes(b"")
+    with pytest.raises(UserError, match="none of its 1 images"):
+        scan(tmp_path).require("skip")
