@@ -1,0 +1,195 @@
+"""Checkpoints that a kill at any moment leaves whole, and the weights that a run exports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from fastsc.pipelines.errors import UserError
+
+State = dict[str, Any]
+_NAME = re.compile(r"step-(\d{8,})\.pt")
+
+
+class Loaded(NamedTuple):
+    """The newest whole checkpoint of a folder."""
+
+    state: State
+    path: Path
+    skipped: list[str]
+    """Newer checkpoints that could not be read: "NAME: reason"."""
+
+
+def save(folder: Path | str, state: State, step: int, *, keep: int = 2) -> Path:
+    """Write folder/step-00000123.pt whole or not at all, then drop all but the newest `keep`.
+
+    state: tensors, numbers, strings, None, and lists and dicts of these: what torch.load reads
+    back with weights_only=True. Raises UserError if the disk does not take it; the checkpoints
+    that were there stay.
+    """
+    folder = Path(folder)
+    path = folder / f"step-{step:08d}.pt"
+    _write_atomically(path, lambda temporary: _torch_save(state, temporary))
+    # A later one than this was broken when the run resumed behind it: it must not count as kept.
+    found = _checkpoints(folder)
+    later = [other for other in found if _step(other) > step]
+    for useless in [*later, *found[len(later) + keep :], *folder.glob(".step-*.part")]:
+        useless.unlink(missing_ok=True)
+    return path
+
+
+def load_newest(folder: Path | str, *, map_location: str | torch.device = "cpu") -> Loaded | None:
+    """The newest checkpoint that reads, with the broken ones that were passed over; None if none.
+
+    Only tensors and plain values are unpickled (weights_only): a checkpoint runs no code.
+    """
+    skipped: list[str] = []
+    for path in _checkpoints(Path(folder)):
+        try:
+            _check_sums(path)
+            state = torch.load(path, map_location=map_location, weights_only=True)
+        except Exception as error:  # noqa: BLE001, a broken pickle can raise anything
+            skipped.append(f"{path.name}: {_first_line(error)}")
+            continue
+        if not isinstance(state, dict):
+            skipped.append(f"{path.name}: holds {type(state).__name__}, not a checkpoint")
+            continue
+        return Loaded(state, path, skipped)
+    if skipped:
+        raise UserError(
+            f"no checkpoint in {folder} can be read ({'; '.join(skipped)}): "
+            "remove them to start over"
+        )
+    return None
+
+
+def load_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """net.load_state_dict; a UserError that names what differs if `state` is another model's."""
+    own = net.state_dict()
+    missing = [key for key in own if key not in state]
+    extra = [key for key in state if key not in own]
+    shapes = [
+        f"{key} is {tuple(state[key].shape)} there and {tuple(own[key].shape)} here"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    found = [*shapes[:2]]
+    if missing:
+        found.append(f"{len(missing)} tensors are missing there, {missing[0]} first")
+    if extra:
+        found.append(f"{len(extra)} are unknown here, {extra[0]} first")
+    if found:
+        raise UserError(f"{source} holds another model: {'; '.join(found)}")
+    net.load_state_dict(dict(state))
+
+
+def rng_state() -> State:
+    """torch's generators, of the CPU and of every GPU (the rest of a run is keyed, not drawn)."""
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return {"cpu": torch.get_rng_state(), "cuda": cuda}
+
+
+def set_rng_state(state: Mapping[str, Any]) -> None:
+    """Restore `rng_state()`; GPUs that this machine lacks are passed over."""
+    torch.set_rng_state(state["cpu"].cpu())
+    for device, cuda in enumerate(state["cuda"][: torch.cuda.device_count()]):
+        torch.cuda.set_rng_state(cuda.cpu(), device)
+
+
+def export_safetensors(path: Path | str, net: nn.Module, metadata: Mapping[str, Any]) -> None:
+    """Write the net's state under the architecture's own names, whole or not at all.
+
+    metadata: any JSON values, kept as JSON strings (architecture, classes, mean, std, resolution,
+    stem); `load_safetensors` gives them back. Pass the bare architecture, `model.net`.
+    """
+    # A copy of each, on the CPU and row-major: safetensors refuses channels-last and shared memory.
+    tensors = {
+        key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        for key, value in net.state_dict().items()
+    }
+    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    _write_atomically(
+        Path(path), lambda temporary: safetensors.torch.save_file(tensors, temporary, texts)
+    )
+
+
+def load_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """State and metadata of a file of ours. UserError if it cannot be read."""
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            metadata = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
+            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} is not a weights file of fastsc: {error}") from None
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Newest first, by step."""
+    if not folder.is_dir():
+        return []
+    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    return sorted(found, key=_step, reverse=True)
+
+
+def _step(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def _check_sums(path: Path) -> None:
+    # torch.load does not compare the sums that torch.save writes: a flipped bit would pass unseen.
+    with zipfile.ZipFile(path) as archive:
+        if broken := archive.testzip():
+            raise zipfile.BadZipFile(f"checksum of {broken} is wrong")
+
+
+def _torch_save(state: State, path: str) -> None:
+    # Through Python's file: torch's own writer turns a full disk into a RuntimeError about offsets,
+    # and, when it closes the archive behind a failed write, hides the OSError of this one as well.
+    with open(path, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:
+            cause: BaseException | None = error
+            while cause is not None and not isinstance(cause, OSError):
+                cause = cause.__cause__ or cause.__context__
+            raise cause or error from None
+
+
+def _write_atomically(path: Path, write: Callable[[str], None]) -> None:
+    """Temporary file beside it, fsync, rename, fsync of the folder: no reader sees half a file."""
+    temporary = path.parent / f".{path.name}.{os.getpid()}.part"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write(str(temporary))
+        _fsync(temporary)
+        os.replace(temporary, path)
+        _fsync(path.parent)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        if isinstance(error, (OSError, safetensors.SafetensorError)):
+            raise UserError(f"{path} cannot be written: {_first_line(error)}") from None
+        raise
+
+
+def _fsync(path: Path | str) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,105 @@
+"""From a run's options to its loaders: which folders, which files, which pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+from fastsc.config import DataConfig, TrainConfig
+from fastsc.pipelines import BadImage, Index, Pipeline, build, scan
+from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.sweep import verify
+
+
+class Data(NamedTuple):
+    """The indexed folders of a run; `val` is None where none is wanted."""
+
+    train: Index
+    val: Index | None
+
+
+def open_data(config: DataConfig) -> Data:
+    """Finds and indexes the training and validation folders.
+
+    Raises:
+        UserError: A folder is missing or empty, or holds broken files that the user does not want
+            skipped.
+    """
+    root = Path(config.data)
+    if not root.is_dir():
+        raise UserError(f"--data {root}: no such folder")
+    if not (root / "train").is_dir():
+        hint = _beton_hint(root)
+        raise UserError(f"--data {root}: has no folder train; {hint}")
+    folder = _val_folder(config, root)
+    train = _checked(scan(root / "train"), config)
+    if folder is None:
+        return Data(train, None)
+    return Data(train, _checked(scan(folder, classes=train.classes), config))
+
+
+def _checked(index: Index, config: DataConfig) -> Index:
+    index.require(config.on_bad_image)
+    if config.verify:
+        index = verify(index, config.workers)
+        index.require(config.on_bad_image)
+    return index
+
+
+def _val_folder(config: DataConfig, root: Path) -> Path | None:
+    if config.val == "none":
+        return None
+    if config.val != "auto":
+        folder = Path(config.val)
+        if not folder.is_dir():
+            raise UserError(f"--val {folder}: no such folder; --val none trains without validation")
+        return folder
+    for name in ("val", "test"):
+        if (root / name).is_dir():
+            return root / name
+    raise UserError(
+        f"--data {root}: has no folder val or test; name one with --val DIR, or train without "
+        "validation with --val none"
+    )
+
+
+def _beton_hint(root: Path) -> str:
+    if any(root.glob("*.beton")):
+        return "*.beton files are not an image folder"
+    return "expected train/CLASS/*.jpg in it"
+
+
+def build_loaders(
+    config: TrainConfig,
+    data: Data,
+    device: torch.device,
+    dtype: torch.dtype,
+    report: Callable[[BadImage], None],
+) -> tuple[Pipeline, Pipeline | None]:
+    """The training loader, in `dtype`, and the validation loader, in float32."""
+    d = config.data
+
+    def loader(index: Index, *, train: bool) -> Pipeline:
+        return build(
+            d.pipeline,
+            index,
+            batch_size=config.optim.batch_size,
+            resolution=d.resolution,
+            train=train,
+            crop=d.crop,
+            flip=d.flip,
+            val_crop=d.val_crop,
+            strengths=d.strengths,
+            seed=config.run.seed,
+            device=device,
+            dtype=dtype if train else torch.float32,
+            workers=d.workers,
+            on_bad_image=d.on_bad_image,
+            report=report,
+        )
+
+    train = loader(data.train, train=True)
+    return train, None if data.val is None else loader(data.val, train=False)

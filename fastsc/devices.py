@@ -1,0 +1,62 @@
+"""The device and the precision of a run, as asked for or as the machine has them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from fastsc.pipelines.errors import UserError
+
+Precision = Literal["bf16", "fp16", "fp32"]
+DTYPES: dict[Precision, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+    "fp32": torch.float32,
+}
+
+
+def pick_device(name: str) -> torch.device:
+    """auto: the first GPU, else the CPU; cuda, cuda:N and cpu as they are.
+
+    Raises:
+        UserError: A GPU is asked for that is not there.
+    """
+    n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if name == "auto":
+        return torch.device("cuda", 0) if n_gpus else torch.device("cpu")
+    device = torch.device(name)
+    if device.type == "cuda":
+        device = torch.device("cuda", device.index or 0)
+        if device.index >= n_gpus:
+            raise UserError(
+                f"--device {name}: torch sees {n_gpus or 'no'} GPUs here; take --device cpu"
+            )
+    return device
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """auto: bf16 where the device computes it natively, else fp32.
+
+    Raises:
+        UserError: fp16 on a CPU, where its gradients cannot be scaled at a useful speed.
+    """
+    if name == "auto":
+        return "bf16" if _native_bf16(device) else "fp32"
+    if name == "fp16" and device.type == "cpu":
+        raise UserError("--precision fp16 needs a GPU; take bf16 or fp32 on a CPU")
+    assert name in DTYPES, name
+    return name
+
+
+def _native_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    # Private, but torch has no public question for it, and older versions lack one or the other.
+    probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def autocast(device: torch.device, precision: Precision) -> torch.autocast:
+    """The context of a forward pass; fp32 leaves everything as it is."""
+    return torch.autocast(device.type, DTYPES[precision], enabled=precision != "fp32")

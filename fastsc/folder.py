@@ -1,0 +1,71 @@
+"""A run's folder: config.yaml, log.jsonl, checkpoints/, weights.safetensors."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastsc.config import TrainConfig
+from fastsc.options import dump
+from fastsc.pipelines.errors import UserError
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where a run's files are; nothing is written before `create`."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    @property
+    def weights(self) -> Path:
+        return self.root / "weights.safetensors"
+
+    @classmethod
+    def choose(cls, config: TrainConfig) -> RunFolder:
+        """--out, or runs/RECIPE-DATE-TIME.
+
+        Raises:
+            UserError: It is occupied and this is no resume, or it cannot be made there.
+        """
+        out, resume = config.run.out, config.run.resume
+        if out is None:
+            if resume:
+                raise UserError("--resume goes on in a run's folder: name it with --out DIR")
+            name = Path(config.recipe).stem
+            out = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+        root = Path(out)
+        if root.exists() and not root.is_dir():
+            raise UserError(f"--out {root}: is a file, not a folder")
+        if root.is_dir() and any(root.iterdir()) and not resume:
+            raise UserError(
+                f"--out {root}: is not empty; go on there with --resume, or name another folder"
+            )
+        there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise UserError(f"--out {root}: {there} cannot be written to")
+        return cls(root)
+
+    def create(self, config: TrainConfig) -> None:
+        """Makes the folder and writes the resolved configuration."""
+        try:
+            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            text = dump(config.replace(out=str(self.root), resume=False))
+            temporary = self.config.with_suffix(".part")
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, self.config)
+        except OSError as error:
+            raise UserError(f"--out {self.root}: cannot be written ({error.strerror})") from None

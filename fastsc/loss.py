@@ -1,0 +1,138 @@
+"""The training loss: cross-entropy and semantic continuity."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fastsc.kernels import ds as ds_of
+
+Kind = Literal["l2", "relative", "cosine", "js"]
+
+
+class LossParts(NamedTuple):
+    """One step's loss, with gradient, and its parts without: float32 scalars on the device."""
+
+    loss: Tensor
+    """ce + alpha * ds; the only one with a gradient."""
+    ce: Tensor
+    """Cross-entropy over the views that get it, label smoothing included."""
+    ds: Tensor
+    """DS of the kind and place that are trained, before alpha."""
+    ds_relative: Tensor
+    """mean ||f_i - f'_i|| / mean ||f_i - f_(i+1)|| over this batch; NaN for a batch of one."""
+
+
+class ContinuityLoss(nn.Module):
+    """loss = CE(f(x), y) + alpha * DS(f(x), f(x')), Wu et al., arXiv 2011.09789.
+
+    x' is x after a perturbation that leaves its meaning alone, DS a distance of the two
+    representations (`fastsc.kernels.ds` defines the kinds):
+
+        l2        mean_i ||f_i - f'_i||_2, the paper's plain reading
+        relative  l2 over mean_i ||f_i - f_(i+1)||_2, i + 1 cyclic: blind to a common scale
+        cosine    mean_i 1 - cos(f_i, f'_i)
+        js        Jensen-Shannon divergence of softmax(logits); at="logits" only
+
+    It needs no trainer of ours:
+
+        loss_of = ContinuityLoss(alpha=3.0, ds="cosine")
+        parts = loss_of(logits, logits_perturbed, target, features, features_perturbed)
+        parts.loss.backward()
+
+    Args:
+        alpha: weight of DS, >= 0. With 0, DS is computed for the log only.
+        ds: kind of distance.
+        at: "features" or "logits": the representation that DS compares.
+        ce_views: "clean" (the paper's loss) or "both" (the mean of the two views' CE).
+        stop_gradient: the view whose representation gets no gradient from DS: "none", "clean" or
+            "perturbed".
+        detach_scale: for "relative", hold the between-image distance constant in the gradient.
+        label_smoothing: in [0, 1), of the cross-entropy.
+    """
+
+    def __init__(
+        self,
+        alpha: float = 3.0,
+        ds: Kind = "cosine",
+        *,
+        at: Literal["features", "logits"] = "features",
+        ce_views: Literal["clean", "both"] = "both",
+        stop_gradient: Literal["none", "clean", "perturbed"] = "none",
+        detach_scale: bool = False,
+        label_smoothing: float = 0.0,
+        impl: str = "auto",
+    ) -> None:
+        super().__init__()
+        for name, value, known in (
+            ("ds", ds, ("l2", "relative", "cosine", "js")),
+            ("at", at, ("features", "logits")),
+            ("ce_views", ce_views, ("clean", "both")),
+            ("stop_gradient", stop_gradient, ("none", "clean", "perturbed")),
+        ):
+            if value not in known:
+                raise ValueError(f"{name} must be one of {', '.join(known)}, not {value!r}")
+        if not 0 <= alpha < float("inf"):
+            raise ValueError(f"alpha must be finite and at least 0, not {alpha}")
+        if not 0 <= label_smoothing < 1:
+            raise ValueError(f"label_smoothing must be in [0, 1), not {label_smoothing}")
+        if ds == "js" and at != "logits":
+            raise ValueError('ds="js" compares predictions: give at="logits"')
+        self.alpha, self.kind, self.at, self.ce_views = float(alpha), ds, at, ce_views
+        self.stop_gradient, self.detach_scale = stop_gradient, detach_scale
+        self.label_smoothing, self.impl = label_smoothing, impl
+
+    def forward(
+        self,
+        logits_clean: Tensor,
+        logits_perturbed: Tensor,
+        target: Tensor,
+        features_clean: Tensor | None = None,
+        features_perturbed: Tensor | None = None,
+    ) -> LossParts:
+        """Logits (N, C), target (N,) int64 (or (N, C) probabilities), features (N, D); any dtype.
+
+        Row i of each belongs to image i. Everything is computed in float32 (float64 stays), under
+        autocast too. Features may be left out with at="logits"; ds_relative is then of the logits.
+        """
+        if self.at == "features" and (features_clean is None or features_perturbed is None):
+            raise ValueError('at="features" needs features_clean and features_perturbed')
+        with torch.autocast(logits_clean.device.type, enabled=False):
+            logits = _wide(logits_clean), _wide(logits_perturbed)
+            features = logits
+            if features_clean is not None and features_perturbed is not None:
+                features = _wide(features_clean), _wide(features_perturbed)
+            ce = self._ce(*logits, target)
+            f, g = features if self.at == "features" else logits
+            if self.alpha == 0:
+                f, g = f.detach(), g.detach()
+            if self.stop_gradient == "clean":
+                f = f.detach()
+            elif self.stop_gradient == "perturbed":
+                g = g.detach()
+            ds = ds_of(f, g, self.kind, impl=self.impl, detach_scale=self.detach_scale)
+            loss = ce + self.alpha * ds if self.alpha else ce
+            return LossParts(loss, ce.detach(), ds.detach(), self._ds_relative(*features))
+
+    def _ce(self, clean: Tensor, perturbed: Tensor, target: Tensor) -> Tensor:
+        ce = functional.cross_entropy(clean, target, label_smoothing=self.label_smoothing)
+        if self.ce_views == "clean":
+            return ce
+        other = functional.cross_entropy(perturbed, target, label_smoothing=self.label_smoothing)
+        return (ce + other) / 2
+
+    @torch.no_grad()
+    def _ds_relative(self, f: Tensor, g: Tensor) -> Tensor:
+        if f.shape[0] < 2:  # no other image to compare with
+            return f.new_full((), float("nan"))
+        return ds_of(f, g, "relative", impl=self.impl)
+
+    def extra_repr(self) -> str:
+        return f"alpha={self.alpha}, ds={self.kind}, at={self.at}, ce_views={self.ce_views}"
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,49 @@
+"""What a step cost: throughput and the share of time spent waiting for the loader."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from fastsc.pipelines import PairBatch, Pipeline
+
+
+class Meter:
+    """Measures from one reading to the next; always on, since it costs two clock calls a step.
+
+    On a GPU the clock is right at readings only, where the caller fetches the loss and so waits.
+    """
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def _reset(self) -> None:
+        self._began = time.perf_counter()
+        self._waited = 0.0
+        self._images = 0
+
+    def batches(self, loader: Pipeline) -> Iterator[PairBatch]:
+        """One epoch of the loader, with the time that its batches were waited for."""
+        batches = iter(loader)
+        try:
+            while True:
+                asked = time.perf_counter()
+                batch = next(batches, None)
+                self._waited += time.perf_counter() - asked
+                if batch is None:
+                    return
+                self._images += len(batch.target)
+                yield batch
+        finally:
+            batches.close()  # type: ignore[attr-defined]  # it is a generator: ends what works ahead
+
+    def read(self) -> tuple[float, float]:
+        """Unique images a second, and the waiting share in [0, 1], since the last reading."""
+        elapsed = max(time.perf_counter() - self._began, 1e-9)
+        result = self._images / elapsed, min(self._waited / elapsed, 1.0)
+        self._reset()
+        return result
+
+    def pause(self) -> None:
+        """Forgets the time since the last reading: validation and checkpoints are not training."""
+        self._reset()

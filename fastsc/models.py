@@ -1,0 +1,201 @@
+"""Classifiers by name, from torchvision and timm, that also return their representation."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from fastsc.pipelines.errors import UserError
+
+Stem = Literal["imagenet", "cifar"]
+
+
+def build_model(name: str, num_classes: int, stem: Stem, resolution: int) -> FeatureModel:
+    """A classifier with fresh weights on the CPU, ready for images of `resolution` pixels a side.
+
+    name: a torchvision classification model, or `timm:NAME`. The weights are a function of torch's
+    global generator: call torch.manual_seed before. Raises UserError for a name that nobody knows
+    (with near ones), an architecture that has no linear classifier, gives another number of
+    outputs, does not run at this resolution, or has no stem to change.
+    """
+    try:
+        if name.startswith("timm:"):
+            net = _timm_model(name.removeprefix("timm:"), num_classes, resolution)
+        else:
+            net = _torchvision_model(name, num_classes, resolution)
+    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"model {name} cannot be built: {_first_line(error)}") from None
+    if stem == "cifar":
+        _use_cifar_stem(net, name)
+    return FeatureModel(net, name, num_classes, resolution)
+
+
+class FeatureModel(nn.Module):
+    """A classifier whose forward returns (features (N, D) float32, logits (N, C)).
+
+    `features` is the input of the last `nn.Linear` that runs, as a dry forward finds it, before the
+    dropout that may stand right in front of it (dropout would make two equal images differ). Under
+    autocast the last feature map leaves its module in float32, so that pooling is done in float32
+    wherever the architecture does it. `net` is the architecture as its library builds it, with its
+    own state-dict names.
+    """
+
+    def __init__(self, net: nn.Module, name: str, num_classes: int, resolution: int) -> None:
+        super().__init__()
+        self.net = net
+        self.name = name
+        self._features: Tensor | None = None
+        trace = _dry_forward(net, name, resolution)
+        if trace.classifier is None:
+            raise UserError(f"model {name} has no linear classifier: DS compares its input")
+        if trace.logits_shape != (1, num_classes):
+            raise UserError(
+                f"model {name} gives {trace.logits_shape[-1]} outputs an image, not {num_classes}: "
+                "it is not a classifier, or --num-classes is wrong"
+            )
+        self.feature_dim: int = trace.classifier.in_features
+        self.classifier_name = next(k for k, m in net.named_modules() if m is trace.classifier)
+        # Bound methods and static ones, no closures: a deep copy (EMA) gets hooks of its own.
+        if trace.dropout is not None:
+            trace.dropout.inplace = False  # else it would overwrite the features that are kept
+        (trace.dropout or trace.classifier).register_forward_pre_hook(self._keep_features)
+        if trace.feature_map is not None:
+            trace.feature_map.register_forward_hook(_to_float32)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (N, 3, H, W) -> features (N, D) float32, logits (N, C)."""
+        logits = self.net(x)
+        features, self._features = self._features, None
+        assert features is not None, "the classifier that the dry forward found did not run"
+        return features.flatten(1), logits
+
+    def _keep_features(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        del module
+        features = args[0]
+        self._features = features if features.dtype == torch.float64 else features.float()
+
+
+class _Trace:
+    """What one forward showed: which linear layer ran last, and what ran just before it."""
+
+    def __init__(self) -> None:
+        self.classifier: nn.Linear | None = None
+        self.dropout: nn.Dropout | None = None
+        self.feature_map: nn.Module | None = None
+        self.logits_shape: tuple[int, ...] = ()
+        self._last_map: nn.Module | None = None
+        self._last_dropout: tuple[nn.Dropout, Tensor] | None = None
+
+    def before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if isinstance(module, nn.Linear) and args:
+            self.classifier, self.feature_map = module, self._last_map
+            kept = self._last_dropout
+            self.dropout = kept[0] if kept is not None and kept[1] is args[0] else None
+
+    def after(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        del args
+        if not isinstance(output, Tensor):
+            return
+        # The outermost module ends last: `layer4` rather than the ReLU in it that runs twice.
+        # A map has positions (N, C, H, W), (N, H, W, C) or (N, L, C); pooled (N, C, 1, 1) has none.
+        if output.ndim >= 3 and math.prod(output.shape[2:]) > 1:
+            self._last_map = module
+        if isinstance(module, nn.Dropout):
+            self._last_dropout = (module, output)
+
+
+def _dry_forward(net: nn.Module, name: str, resolution: int) -> _Trace:
+    """One black image through the net in eval mode; weights, buffers and modes stay as they are."""
+    trace = _Trace()
+    modes = [(module, module.training) for module in net.modules()]
+    hooks = [module.register_forward_pre_hook(trace.before) for module in net.modules()]
+    hooks += [module.register_forward_hook(trace.after) for module in net.modules()]
+    parameter = next(net.parameters())
+    x = torch.zeros(1, 3, resolution, resolution, device=parameter.device, dtype=parameter.dtype)
+    net.eval()
+    try:
+        with torch.no_grad():
+            logits = net(x)
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise UserError(
+            f"model {name} does not run on images of {resolution} pixels: {_first_line(error)}"
+        ) from None
+    finally:
+        for hook in hooks:
+            hook.remove()
+        for module, training in modes:
+            module.training = training
+    if not isinstance(logits, Tensor):
+        raise UserError(f"model {name} does not return one tensor of logits")
+    trace.logits_shape = tuple(logits.shape)
+    return trace
+
+
+def _to_float32(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+    del module, args
+    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
+
+
+# --- by name --------------------------------------------------------------------------------------
+
+
+def _torchvision_model(name: str, num_classes: int, resolution: int) -> nn.Module:
+    known = torchvision.models.list_models(module=torchvision.models)
+    if name not in known:
+        raise UserError(f"unknown model {name!r}{_near(name, known)}")
+    options: dict[str, Any] = {}
+    if name in ("googlenet", "inception_v3"):
+        # Auxiliary classifiers would return a tuple in training, and get no loss here.
+        options |= {"aux_logits": False, "init_weights": True}
+    if name.startswith("vit_"):
+        options["image_size"] = resolution
+    if name.startswith("maxvit"):
+        options["input_size"] = (resolution, resolution)
+    model: nn.Module = torchvision.models.get_model(
+        name, weights=None, num_classes=num_classes, **options
+    )
+    return model
+
+
+def _timm_model(name: str, num_classes: int, resolution: int) -> nn.Module:
+    import timm  # slow to import, and only wanted for its names
+
+    if not timm.is_model(name):
+        raise UserError(f"unknown model 'timm:{name}'{_near(name, timm.list_models(), 'timm:')}")
+    options: dict[str, Any] = {}
+    config = timm.get_pretrained_cfg(name)
+    if config is not None and config.fixed_input_size:
+        options["img_size"] = resolution
+    model: nn.Module = timm.create_model(name, pretrained=False, num_classes=num_classes, **options)
+    return model
+
+
+def _use_cifar_stem(net: nn.Module, name: str) -> None:
+    """He et al. (arXiv 1512.03385, section 4.2): 3x3, stride 1, no max-pooling."""
+    conv, pool = getattr(net, "conv1", None), getattr(net, "maxpool", None)
+    if not isinstance(conv, nn.Conv2d) or not isinstance(pool, nn.Module):
+        raise UserError(f"--stem cifar is for ResNets, and {name} has no single conv1 with maxpool")
+    net.conv1 = nn.Conv2d(3, conv.out_channels, 3, stride=1, padding=1, bias=False)
+    nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
+    net.maxpool = nn.Identity()
+
+
+def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return (
+        f"; did you mean {', '.join(prefix + n for n in near)}?"
+        if near
+        else ("; torchvision.models.list_models() and timm.list_models() list them")
+    )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,43 @@
+"""Stopping on a signal, at a moment that the training loop chooses."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+
+class StopSignal:
+    """Within the context, SIGTERM, SIGINT and SIGUSR1 only raise a flag that loops look at.
+
+    A second SIGINT interrupts at once, for a person who does not want to wait for the checkpoint.
+    """
+
+    def __init__(self) -> None:
+        self.name: str | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __bool__(self) -> bool:
+        return self.name is not None
+
+    def __enter__(self) -> Self:
+        self._before = {number: signal.signal(number, self._raise_flag) for number in _SIGNALS}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _raise_flag(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        if self.name is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.name = signal.Signals(number).name

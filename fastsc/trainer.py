@@ -1,0 +1,329 @@
+"""The main job: paired training from an image folder to weights, top to bottom."""
+
+from __future__ import annotations
+
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from fastsc import checkpoint
+from fastsc.config import TrainConfig
+from fastsc.data import Data, build_loaders, open_data
+from fastsc.devices import DTYPES, Precision, autocast, pick_device, pick_precision
+from fastsc.display import Display
+from fastsc.folder import RunFolder
+from fastsc.kernels import ds
+from fastsc.loss import ContinuityLoss, LossParts
+from fastsc.meter import Meter
+from fastsc.models import build_model
+from fastsc.optim import lr_at, make_optimizer, peak_lr, set_lr
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage, PairBatch
+from fastsc.pipelines.errors import UserError
+from fastsc.runlog import RunLog, environment
+from fastsc.signals import EXIT_RESUMABLE, StopSignal
+from fastsc.validate import validate
+
+
+def train(config: TrainConfig) -> int:
+    """Runs or resumes one training. Returns the exit status: 0 done, 75 stopped by a signal.
+
+    Nothing is written before all that the user may have got wrong has been looked at.
+
+    Raises:
+        UserError: One line for the user. Once training has begun, the last whole checkpoint stays.
+    """
+    folder = RunFolder.choose(config)
+    device = pick_device(config.run.device)
+    precision = pick_precision(config.run.precision, device)
+    trainer = Trainer(config, open_data(config.data), device, precision)
+    saved = checkpoint.load_newest(folder.checkpoints) if config.run.resume else None
+    if saved is not None:
+        trainer.load_state_dict(saved.state, saved.path)
+        if trainer.step >= trainer.total_steps and _exported_step(folder.weights) == trainer.step:
+            print(f"{folder.root} is finished at step {trainer.step}; nothing to do")
+            return 0
+    elif config.run.resume:
+        print(f"{folder.root} has no checkpoint yet; starting over")
+    folder.create(config)
+    with RunLog(folder.log) as log, StopSignal() as stop, Display(trainer.total_steps) as display:
+        began = time.monotonic()
+        reason = "done"
+        try:
+            _open_log(trainer, log, display, saved)
+            if _fit(trainer, folder, log, display, stop):
+                trainer.export(folder.weights)
+            else:
+                reason = f"stopped by {stop.name}"
+        except BaseException as error:
+            reason = _reason(error)
+            raise
+        finally:
+            trainer.close()
+            seconds = time.monotonic() - began
+            log.event("end", reason=reason, steps=trainer.step, seconds=round(seconds, 3))
+        if stop:
+            display.say(f"{reason} at step {trainer.step}; go on with --resume --out {folder.root}")
+            return EXIT_RESUMABLE
+        display.say(f"wrote {folder.weights}, {folder.log}")
+        return 0
+
+
+def _fit(
+    trainer: Trainer, folder: RunFolder, log: RunLog, display: Display, stop: StopSignal
+) -> bool:
+    """The training loop. True when it came to its end, False when a signal stopped it."""
+    run, loader, meter = trainer.config.run, trainer.loader, Meter()
+    last_saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal last_saved
+        checkpoint.save(folder.checkpoints, trainer.state_dict(), trainer.step)
+        last_saved = time.monotonic()
+
+    while trainer.step < trainer.total_steps:
+        epoch, epoch_began = loader.epoch, time.monotonic()
+        for batch in meter.batches(loader):
+            step = trainer.step + 1
+            last = step == trainer.total_steps
+            logged = step == 1 or step % run.log_every == 0 or last
+            lr, parts = trainer.train_step(batch, measured=logged)
+            if logged:
+                figures = {name: float(value.detach()) for name, value in parts._asdict().items()}
+                pairs_per_s, wait = meter.read()
+                figures |= {"lr": lr, "pairs_per_s": pairs_per_s, "loader_wait": wait}
+                log.event("step", step=step, epoch=epoch, **figures)
+                display.step(step, epoch, figures)
+            trainer.log_bad_images(log, display)
+            if last:
+                break
+            minutes = (time.monotonic() - last_saved) / 60
+            due = run.checkpoint_steps and step % run.checkpoint_steps == 0
+            if stop or due or minutes >= run.checkpoint_minutes:
+                save()
+                meter.pause()
+            if stop:
+                return False
+
+        val = None
+        if trainer.val_loader is not None:
+            method = trainer.config.method
+            val = validate(trainer.model, trainer.val_loader, method.ds, method.ds_at)
+            trainer.log_bad_images(log, display)
+        seconds = time.monotonic() - epoch_began
+        log.event("epoch", epoch=epoch, seconds=seconds, val=None if val is None else asdict(val))
+        display.epoch(epoch, seconds, val)
+        if loader.exhausted:  # --max-steps may have ended it earlier, and may go on from there
+            loader.set_epoch(epoch + 1)
+        save()
+        meter.pause()
+        if stop and trainer.step < trainer.total_steps:
+            return False
+    return True
+
+
+class Trainer:
+    """All that training changes: model, optimizer, scaler, position in the data, step."""
+
+    def __init__(
+        self, config: TrainConfig, data: Data, device: torch.device, precision: Precision
+    ) -> None:
+        self.config, self.data = config, data
+        self.device, self.precision = device, precision
+        self.step = 0  # optimizer steps done
+        method, optim = config.method, config.optim
+        if config.run.deterministic:
+            torch.use_deterministic_algorithms(True)
+        torch.manual_seed(config.run.seed)
+        n_classes = len(data.train.classes)
+        self.model = build_model(
+            config.model.model,
+            config.model.num_classes or max(n_classes, 2),
+            config.model.stem,
+            config.data.resolution,
+        )
+        if (config.model.num_classes or n_classes) < n_classes:
+            raise UserError(
+                f"--num-classes {config.model.num_classes}: {data.train.root} has {n_classes}"
+            )
+        self.model.to(device).to(memory_format=torch.channels_last)
+        self.loss_of = ContinuityLoss(
+            method.alpha,
+            method.ds,
+            at=method.ds_at,
+            ce_views=method.ce_views,
+            stop_gradient=method.stop_gradient,
+            detach_scale=method.detach_scale,
+            label_smoothing=optim.label_smoothing,
+        )
+        # Plain training: the perturbed view would cost a forward pass and change nothing but the
+        # batch-norm statistics, so it is looked at for the log only.
+        self.plain = method.alpha == 0 and method.ce_views == "clean"
+        self.optimizer = make_optimizer(self.model, optim)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._bad_images: list[BadImage] = []
+        self.loader, self.val_loader = build_loaders(
+            config, data, device, DTYPES[precision], self._bad_images.append
+        )
+        self.steps_per_epoch = len(self.loader)
+        self.total_steps = min(
+            optim.epochs * self.steps_per_epoch,
+            optim.max_steps or optim.epochs * self.steps_per_epoch,
+        )
+
+    def train_step(self, batch: PairBatch, *, measured: bool) -> tuple[float, LossParts]:
+        """One optimizer step: both views in one forward. Returns its learning rate and its loss.
+
+        `measured` asks for ds and ds_relative where the loss does not need them.
+        """
+        lr = lr_at(self.step, self.config.optim, self.steps_per_epoch)
+        set_lr(self.optimizer, lr)
+        self.model.train()
+        parts = self._plain_loss(batch, measured) if self.plain else self._loss(batch)
+        self.scaler.scale(parts.loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        return lr, parts
+
+    def _loss(self, batch: PairBatch) -> LossParts:
+        assert batch.perturbed is not None
+        with autocast(self.device, self.precision):
+            features, logits = self.model(torch.cat([batch.clean, batch.perturbed]))
+        return self.loss_of(*logits.chunk(2), batch.target, *features.chunk(2))
+
+    def _plain_loss(self, batch: PairBatch, measured: bool) -> LossParts:
+        within = relative = torch.full((), float("nan"), device=self.device)
+        if measured and batch.perturbed is not None:
+            # In eval mode: the statistics of batch norm must not see the perturbed view.
+            self.model.eval()
+            with torch.no_grad(), autocast(self.device, self.precision):
+                features, logits = self.model(torch.cat([batch.clean, batch.perturbed]))
+            f, g = features.chunk(2)
+            r, s = (f, g) if self.loss_of.at == "features" else logits.chunk(2)
+            if len(batch.target) > 1 or self.loss_of.kind != "relative":
+                within = ds(r, s, self.loss_of.kind)
+            if len(batch.target) > 1:
+                relative = ds(f, g, "relative")
+            self.model.train()
+        with autocast(self.device, self.precision):
+            _, logits = self.model(batch.clean)
+        smoothing = self.loss_of.label_smoothing
+        ce = functional.cross_entropy(logits.float(), batch.target, label_smoothing=smoothing)
+        return LossParts(ce, ce.detach(), within, relative)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs to go on as if it had not stopped."""
+        return {
+            "step": self.step,
+            "model": self.model.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict(),
+            "pipeline": self.loader.state_dict(),
+            "rng": checkpoint.rng_state(),
+            "config": self.config.flat() | {"strengths": list(self.config.data.strengths)},
+            "world_size": 1,
+            "accumulation": 1,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], source: Path) -> None:
+        """Continues from a checkpoint; a UserError says what does not fit."""
+        try:
+            checkpoint.load_model_state(self.model.net, state["model"], source)
+            self.loader.load_state_dict(state["pipeline"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.scaler.load_state_dict(state["scaler"])
+            checkpoint.set_rng_state(state["rng"])
+            self.step = int(state["step"])
+        except KeyError as error:
+            raise UserError(f"{source} is not a checkpoint of a training run: no {error}") from None
+
+    def export(self, path: Path) -> None:
+        """The weights under the architecture's own names, with what one needs to use them."""
+        config = self.config
+        metadata = {
+            "architecture": config.model.model,
+            "classes": list(self.data.train.classes),
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+            "resolution": config.data.resolution,
+            "val_crop": config.data.val_crop,
+            "stem": config.model.stem,
+            "step": self.step,
+        }
+        checkpoint.export_safetensors(path, self.model.net, metadata)
+
+    def log_bad_images(self, log: RunLog, display: Display) -> None:
+        """Writes down the files that turned out to be broken since the last call."""
+        while self._bad_images:
+            _log_bad_image(self._bad_images.pop(0), log, display)
+
+    def close(self) -> None:
+        """Ends the loaders' threads."""
+        self.loader.close()
+        if self.val_loader is not None:
+            self.val_loader.close()
+
+
+def _open_log(
+    trainer: Trainer, log: RunLog, display: Display, saved: checkpoint.Loaded | None
+) -> None:
+    if saved is not None:
+        for skipped in saved.skipped:
+            display.say(f"passed over the broken checkpoint {skipped}")
+        epoch = trainer.loader.epoch
+        log.event("resume", epoch=epoch, step=trainer.step, checkpoint=saved.path.name)
+        display.say(f"resuming at epoch {epoch + 1}, step {trainer.step}, from {saved.path}")
+        return
+    data, config = trainer.data, trainer.config
+    bad = [image for index in (data.train, data.val) if index for image in index.bad_images()]
+    header = {
+        **environment(),
+        **config.flat(),
+        "pipeline": config.data.pipeline,
+        "decoder": trainer.loader.decoder,
+        "device": str(trainer.device),
+        "precision": trainer.precision,
+        "threads": torch.get_num_threads(),
+        "images": len(data.train) - len(data.train.left_out),
+        "images_left_out": len(bad),
+        "val_images": 0 if data.val is None else len(data.val) - len(data.val.left_out),
+        "index_hash": data.train.hash,
+        "classes": len(data.train.classes),
+        "parameters": sum(p.numel() for p in trainer.model.parameters()),
+        "steps_per_epoch": trainer.steps_per_epoch,
+        "total_steps": trainer.total_steps,
+        "peak_lr": peak_lr(config.optim),
+    }
+    log.event("header", **header)
+    display.say(
+        f"{config.model.model} on {header['images']} images of {header['classes']} classes, "
+        f"{trainer.device}, {trainer.precision}; pipeline {config.data.pipeline} "
+        f"({trainer.loader.decoder}); {trainer.total_steps} steps; peak lr {header['peak_lr']:g} "
+        f"= {config.optim.lr:g} × {config.optim.batch_size} / 256"
+    )
+    for image in bad:
+        _log_bad_image(image, log, display)
+
+
+def _log_bad_image(image: BadImage, log: RunLog, display: Display) -> None:
+    log.event("bad_image", **asdict(image))
+    display.say(f"skipped {image.path}: {image.reason}")
+
+
+def _exported_step(weights: Path) -> int | None:
+    """The step of an exported file: one of an earlier, shorter run is not this run's."""
+    if not weights.exists():
+        return None
+    return checkpoint.load_safetensors(weights)[1].get("step")
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    return "".join(traceback.format_exception(error))

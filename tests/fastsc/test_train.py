@@ -1,0 +1,378 @@
+"""The main job from the command line: its files, its resume, its exit statuses."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from fastsc import checkpoint, runlog
+from fastsc.train import main
+
+SMALL = [
+    "--model", "resnet18", "--resolution", "32", "--batch-size", "8", "--epochs", "2",
+    "--precision", "fp32", "--log-every", "1", "--workers", "2",
+]  # fmt: skip
+needs_dali = pytest.mark.skipif(
+    importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None,
+    reason="NVIDIA DALI is not installed: pip install 'fastsc[dali]'",
+)
+BACKENDS = [pytest.param("dali", marks=needs_dali), "cpu", "memory"]
+
+
+def run(data: Path, out: Path, *more: str, pipeline: str = "cpu") -> int:
+    words = ["imagenet", "--pipeline", pipeline, "--data", str(data), "--out", str(out)]
+    return main([*words, *SMALL, *more])
+
+
+def events(out: Path, kind: str) -> list[dict[str, Any]]:
+    return [event for event in runlog.read(out / "log.jsonl") if event["event"] == kind]
+
+
+def weights(out: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.load_safetensors(out / "weights.safetensors")[0]
+
+
+def same_weights(a: Path, b: Path) -> bool:
+    one, two = weights(a), weights(b)
+    return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+@pytest.mark.parametrize("pipeline", BACKENDS)
+def test_every_file_of_a_run(image_folder: Path, tmp_path: Path, pipeline: str) -> None:
+    out = tmp_path / "run"
+    assert run(image_folder, out, pipeline=pipeline) == 0
+    assert {p.name for p in out.iterdir()} == {
+        "config.yaml", "log.jsonl", "checkpoints", "weights.safetensors",
+    }  # fmt: skip
+    assert len(list((out / "checkpoints").iterdir())) == 2
+
+    (header,) = events(out, "header")
+    assert header["pipeline"] == pipeline
+    assert header["device"] == "cpu"
+    assert header["images"] == 32
+    assert header["images_left_out"] == 0
+    assert {"versions", "hardware", "commit", "command", "recipe", "decoder", "index_hash"} <= (
+        header.keys()
+    )
+    assert {"alpha", "ds", "ce_views", "strengths", "seed", "batch_size"} <= header.keys()
+    steps = events(out, "step")
+    assert [event["step"] for event in steps] == list(range(1, 9))
+    for event in steps:
+        for name in ("loss", "ce", "ds", "ds_relative", "lr", "pairs_per_s", "loader_wait"):
+            assert isinstance(event[name], float), name
+        assert event["loss"] == pytest.approx(event["ce"] + header["alpha"] * event["ds"], rel=1e-5)
+    epochs = events(out, "epoch")
+    assert [event["epoch"] for event in epochs] == [0, 1]
+    assert all(event["val"]["n"] == 12 and 0 <= event["val"]["top1"] <= 1 for event in epochs)
+    assert events(out, "end")[0]["reason"] == "done"
+
+    metadata = checkpoint.load_safetensors(out / "weights.safetensors")[1]
+    assert metadata["architecture"] == "resnet18"
+    assert metadata["resolution"] == 32
+    assert metadata["classes"] == ["apple", "boat", "cloud", "door"]
+    assert "conv1.weight" in weights(out)  # the architecture's own names
+
+
+def test_weights_do_not_depend_on_the_pipeline_where_pixels_agree(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    for pipeline in ("cpu", "memory"):
+        assert run(image_folder, tmp_path / pipeline, pipeline=pipeline) == 0
+    assert same_weights(tmp_path / "cpu", tmp_path / "memory")
+
+
+def test_config_of_a_run_runs_again(image_folder: Path, tmp_path: Path) -> None:
+    assert run(image_folder, tmp_path / "a", "--alpha", "1", "--max-steps", "3") == 0
+    config = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
+    assert config["alpha"] == 1
+    assert config["recipe"] == "imagenet"
+    again = [str(tmp_path / "a" / "config.yaml"), "--out", str(tmp_path / "b")]
+    assert main(again) == 0
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+
+
+def test_max_steps_ends_early_and_goes_on(image_folder: Path, tmp_path: Path) -> None:
+    assert run(image_folder, tmp_path / "whole") == 0
+    assert run(image_folder, tmp_path / "parts", "--max-steps", "3") == 0
+    assert events(tmp_path / "parts", "end")[-1]["steps"] == 3
+    assert events(tmp_path / "parts", "epoch")[-1]["val"]["n"] == 12
+    assert run(image_folder, tmp_path / "parts", "--resume", "--max-steps", "6") == 0
+    assert run(image_folder, tmp_path / "parts", "--resume") == 0
+    assert [e["step"] for e in events(tmp_path / "parts", "step")] == list(range(1, 9))
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_resume_of_a_finished_run_touches_nothing(image_folder: Path, tmp_path: Path) -> None:
+    assert run(image_folder, tmp_path / "run") == 0
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "run").rglob("*")}
+    assert run(image_folder, tmp_path / "run", "--resume") == 0
+    after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "run").rglob("*")}
+    assert before == after
+
+
+def test_resume_without_a_checkpoint_starts_over(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(image_folder, tmp_path / "run", "--resume", "--max-steps", "1") == 0
+    assert "no checkpoint yet; starting over" in capsys.readouterr().out
+
+
+def start(data: Path, out: Path, pipeline: str, *more: str) -> subprocess.Popen[bytes]:
+    words = ["imagenet", "--pipeline", pipeline, "--data", str(data), "--out", str(out)]
+    command = [sys.executable, "-m", "fastsc.train", *words, *SMALL, *more]
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+
+
+def wait_for_step(process: subprocess.Popen[bytes], out: Path, step: int) -> None:
+    deadline = time.monotonic() + 100
+    while time.monotonic() < deadline:
+        assert process.poll() is None, process.stderr and process.stderr.read().decode()
+        if (out / "log.jsonl").exists():
+            steps = [event["step"] for event in events(out, "step")]
+            if steps and steps[-1] >= step:
+                return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached")
+
+
+@pytest.mark.parametrize("pipeline", BACKENDS)
+def test_kill_and_resume_is_bit_identical(
+    image_folder: Path, tmp_path: Path, pipeline: str
+) -> None:
+    more = ("--epochs", "30", "--checkpoint-steps", "3", "--val", "none", "--max-steps", "25")
+    assert run(image_folder, tmp_path / "whole", *more, pipeline=pipeline) == 0
+    out = tmp_path / "killed"
+    process = start(image_folder, out, pipeline, *more)
+    wait_for_step(process, out, 6)  # 4 steps an epoch: in the middle of the second
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (out / "weights.safetensors").exists()
+    with open(out / "log.jsonl", "a", encoding="utf-8") as log:
+        log.write('{"event": "step", "st')  # what a kill leaves
+    assert run(image_folder, out, *more, "--resume", pipeline=pipeline) == 0
+    assert len(events(out, "resume")) == 1
+    assert same_weights(tmp_path / "whole", out)
+    for line in (out / "log.jsonl").read_text().splitlines():
+        json.loads(line)
+    # The logged losses after the resume are those of the uninterrupted run.
+    losses = {e["step"]: e["loss"] for e in events(tmp_path / "whole", "step")}
+    assert all(e["loss"] == losses[e["step"]] for e in events(out, "step"))
+
+
+def test_sigterm_leaves_a_resumable_run(image_folder: Path, tmp_path: Path) -> None:
+    more = ("--epochs", "30", "--val", "none", "--max-steps", "25")
+    out = tmp_path / "stopped"
+    process = start(image_folder, out, "cpu", *more)
+    wait_for_step(process, out, 2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 75
+    assert "SIGTERM" in events(out, "end")[-1]["reason"]
+    assert run(image_folder, out, *more, "--resume") == 0
+    assert run(image_folder, tmp_path / "whole", *more) == 0
+    assert same_weights(tmp_path / "whole", out)
+
+
+def test_broken_newest_checkpoint_is_passed_over(image_folder: Path, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "run"
+    assert run(image_folder, whole) == 0
+    assert run(image_folder, out, "--max-steps", "6", "--checkpoint-steps", "2") == 0
+    newest = max((out / "checkpoints").iterdir())
+    newest.write_bytes(newest.read_bytes()[:1000])
+    assert run(image_folder, out, "--resume") == 0
+    assert events(out, "resume")[0]["step"] == 4
+    assert same_weights(whole, out)
+
+
+def test_plain_training_never_sees_the_perturbed_view(image_folder: Path, tmp_path: Path) -> None:
+    plain = ("--alpha", "0", "--ce-views", "clean", "--max-steps", "4")
+    assert run(image_folder, tmp_path / "a", *plain) == 0
+    assert run(image_folder, tmp_path / "b", *plain, "--strengths", "0", "0", "0", "0") == 0
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert all(event["ds_relative"] > 0 for event in events(tmp_path / "a", "step"))
+    assert all(event["ds_relative"] == 0 for event in events(tmp_path / "b", "step"))
+
+
+def test_broken_images_are_skipped_and_logged_once(image_folder: Path, tmp_path: Path) -> None:
+    import shutil
+
+    from tests.pipelines.conftest import undecodable
+
+    data = Path(shutil.copytree(image_folder, tmp_path / "images"))
+    (data / "train" / "boat" / "empty.jpg").write_bytes(b"")
+    (data / "train" / "boat" / "hole.png").write_bytes(undecodable())
+    (data / "val" / "boat" / "hole.png").write_bytes(undecodable())
+    out = tmp_path / "run"
+    assert run(data, out, "--on-bad-image", "skip", "--epochs", "3") == 0
+    named = [Path(event["path"]).name for event in events(out, "bad_image")]
+    assert sorted(named) == ["empty.jpg", "hole.png", "hole.png"]
+    assert all(event["reason"] for event in events(out, "bad_image"))
+    assert events(out, "header")[0]["images_left_out"] == 1
+    assert all(event["val"]["n"] == 12 for event in events(out, "epoch"))
+
+
+def test_broken_image_in_training_raises_and_stays_resumable(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    from tests.pipelines.conftest import undecodable
+
+    data = Path(shutil.copytree(image_folder, tmp_path / "images"))
+    hole = data / "train" / "boat" / "hole.png"
+    hole.write_bytes(undecodable())
+    out = tmp_path / "run"
+    assert run(data, out, "--checkpoint-steps", "1", "--epochs", "9") == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "hole.png" in error
+    assert "--on-bad-image skip" in error
+    assert str(hole) in events(out, "end")[-1]["reason"]
+    assert run(data, out, "--epochs", "9", "--on-bad-image", "skip", "--resume") == 0
+
+
+# --- a user's mistakes ----------------------------------------------------------------------------
+
+
+def mistake(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
+    """Runs a command that must fail with status 2, and returns its one line."""
+    assert main(words) == 2
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, lines
+    assert "Traceback" not in captured.err
+    return lines[0]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--alhpa", "3"], "--alpha"),
+        (["--pipeline", "dalli"], "dali"),
+        (["--model", "resnet19"], "resnet18"),
+        (["--batch-size", "0"], "--batch-size must be at least 1"),
+        (["--batch-size", "1000"], "smaller --batch-size"),
+        (["--alpha", "nan"], "--alpha must be a finite number"),
+        (["--resolution", "7.5"], "--resolution"),
+        (["--val", "nowhere"], "--val none"),
+        (["--num-classes", "3"], "--num-classes 3"),
+        (["--resume"], "--out"),
+    ],
+)
+def test_mistakes(
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ["imagenet", "--pipeline", "cpu", "--data", str(image_folder), *SMALL, *more]
+    assert said in mistake(capsys, words)
+    assert list(tmp_path.iterdir()) == []  # nothing half-written
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_cuda_where_there_is_none(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["imagenet", "--data", str(image_folder), "--out", str(tmp_path / "run"), *SMALL]
+    assert "--device cpu" in mistake(capsys, [*words, "--device", "cuda"])
+    assert not (tmp_path / "run").exists()
+
+
+def test_folders_that_are_wrong(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def said(data: Path, *more: str) -> str:
+        words = ["imagenet", "--pipeline", "cpu", "--data", str(data)]
+        return mistake(capsys, [*words, "--out", str(tmp_path / "run"), *SMALL, *more])
+
+    assert "no such folder" in said(tmp_path / "missing")
+    (tmp_path / "empty").mkdir()
+    assert "no folder train" in said(tmp_path / "empty")
+    (tmp_path / "text" / "train" / "cat").mkdir(parents=True)
+    (tmp_path / "text" / "train" / "cat" / "a.txt").write_text("hello")
+    assert "no images" in said(tmp_path / "text", "--val", "none")
+    (tmp_path / "noval").mkdir()
+    (tmp_path / "noval" / "train").symlink_to(image_folder / "train")
+    assert "--val none" in said(tmp_path / "noval")
+    assert not (tmp_path / "run").exists()
+
+
+def test_out_that_is_occupied_or_cannot_be_written(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["imagenet", "--pipeline", "cpu", "--data", str(image_folder), *SMALL]
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.txt").write_text("do not touch")
+    assert "--resume" in mistake(capsys, [*words, "--out", str(tmp_path / "full")])
+    assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+    assert "is a file" in mistake(capsys, [*words, "--out", str(tmp_path / "full/thesis.txt")])
+    under = str(tmp_path / "full/thesis.txt/run")
+    assert "cannot be written" in mistake(capsys, [*words, "--out", under])
+    if Path("/proc").is_dir():  # where even root makes no folder
+        assert "cannot be written" in mistake(capsys, [*words, "--out", "/proc/run"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_out_without_permission(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.chmod(0o500)
+    words = ["imagenet", "--pipeline", "cpu", "--data", str(image_folder), *SMALL]
+    assert "cannot be written" in mistake(capsys, [*words, "--out", str(tmp_path / "run")])
+
+
+def test_checkpoint_that_does_not_fit(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert run(image_folder, out, "--max-steps", "1") == 0
+    before = {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+    capsys.readouterr()
+    words = ["imagenet", "--pipeline", "cpu", "--data", str(image_folder), "--out", str(out)]
+    words += [*SMALL, "--resume"]
+    assert "another model" in mistake(capsys, [*words, "--model", "resnet34"])
+    assert "--batch-size" in mistake(capsys, [*words, "--batch-size", "4"])
+    assert "--seed" in mistake(capsys, [*words, "--seed", "1"])
+    assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
+
+
+def test_backend_that_is_not_installed(
+    image_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "nvidia.dali", None)  # import raises ImportError
+    words = ["imagenet", "--pipeline", "dali", "--data", str(image_folder)]
+    line = mistake(capsys, [*words, "--out", str(tmp_path / "run"), *SMALL])
+    assert "pip install" in line
+    assert "--pipeline cpu" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_our_own_fault_is_in_the_log(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*args: object) -> None:
+        raise ZeroDivisionError("planted")
+
+    monkeypatch.setattr("fastsc.trainer.validate", broken)
+    with pytest.raises(ZeroDivisionError):
+        run(image_folder, tmp_path / "run")
+    reason = events(tmp_path / "run", "end")[-1]["reason"]
+    assert "Traceback" in reason
+    assert "planted" in reason

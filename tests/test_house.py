@@ -1,0 +1,191 @@
+"""The house stands: floors, links, packaging, light imports, and a README that tells the truth."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from collections import Counter
+from pathlib import Path, PurePosixPath
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+FLOORS = ("kernels", "pipelines")
+MAX_LINES = 350  # one concern a file
+
+
+def sources(*folders: str) -> list[Path]:
+    """Every Python file of the top-level folders once: links are not followed."""
+    found: list[Path] = []
+    for folder in folders:
+        for where, _, names in os.walk(ROOT / folder):
+            found += [Path(where) / name for name in names if name.endswith(".py")]
+    assert found
+    return sorted(found)
+
+
+def run(*command: str, cwd: Path = ROOT, check: bool = True) -> str:
+    """The command's stdout and stderr together; with check, its failure fails the test."""
+    done = subprocess.run(
+        command, cwd=cwd, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=100
+    )
+    assert not check or done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """What packaging and the lint of imports read, to be built or spoilt."""
+    target = tmp_path / "checkout"
+    target.mkdir()
+    unwanted = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("fastsc", *FLOORS, "bench"):
+        shutil.copytree(ROOT / name, target / name, symlinks=True, ignore=unwanted)
+    for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, target / name)
+    return target
+
+
+@pytest.mark.parametrize("name", FLOORS)
+def test_link_is_relative_and_leads_to_the_top_level_folder(name: str) -> None:
+    link = ROOT / "fastsc" / name
+    assert link.is_symlink(), f"{link} is no link: is core.symlinks off?"
+    assert os.readlink(link) == f"../{name}"
+    assert link.resolve() == ROOT / name
+
+
+# `lint-imports` checks the checkout in `make lint`; here, that it sees through the links at all.
+@pytest.mark.parametrize(
+    ("file", "fault", "contract"),
+    [
+        ("kernels/__init__.py", "import fastsc.pipelines.errors", "kernels know nothing"),
+        ("kernels/__init__.py", "from fastsc.config import TrainConfig", "kernels know nothing"),
+        ("pipelines/errors.py", "import fastsc.config", "pipelines use kernels"),
+        ("pipelines/errors.py", "import bench", "pipelines use kernels"),
+        ("fastsc/config.py", "import bench", "does not need its benchmarks"),
+        ("fastsc/config.py", "import fastsc.options", "no circles"),
+    ],
+)
+def test_an_import_up_the_floors_is_found(copy: Path, file: str, fault: str, contract: str) -> None:
+    lint = [str(Path(sys.executable).parent / "lint-imports"), "--no-logo", "--no-cache"]
+    if not Path(lint[0]).is_file():
+        pytest.skip("import-linter is not installed")
+    path = copy / file
+    path.write_text(f"{path.read_text()}\n{fault}\n")
+    report = run(*lint, cwd=copy, check=False)
+    assert re.search(rf"{contract}.* BROKEN", report), report
+
+
+def test_no_floor_below_imports_the_program_itself() -> None:
+    # `from fastsc import X` names no submodule, so the contracts above cannot see it.
+    pattern = re.compile(r"^\s*(from fastsc import|import fastsc$|(from|import) tests\b)", re.M)
+    guilty = [path for path in sources(*FLOORS) if pattern.search(path.read_text())]
+    assert not guilty
+
+
+def test_no_second_copy_of_a_module_is_imported() -> None:
+    # `import kernels` works from the checkout's root and would split every registry in two.
+    pattern = re.compile(rf"^\s*(from|import) ({'|'.join(FLOORS)})\b", re.M)
+    guilty = [
+        path
+        for path in sources("fastsc", *FLOORS, "bench", "tests")
+        if pattern.search(path.read_text())
+    ]
+    assert not guilty
+    banned = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["ruff"]["lint"]
+    assert set(banned["flake8-tidy-imports"]["banned-api"]) == set(FLOORS)
+
+
+def test_files_are_of_one_concern() -> None:
+    lengths = {path: path.read_text().count("\n") for path in sources("fastsc", *FLOORS, "bench")}
+    assert not {path: n for path, n in lengths.items() if n > MAX_LINES}
+
+
+def test_import_fastsc_is_light() -> None:
+    run(
+        sys.executable,
+        "-c",
+        "import sys, fastsc; heavy = {'torch', 'numpy', 'timm'} & set(sys.modules);"
+        " assert not heavy, heavy",
+    )
+
+
+def test_kernels_import_nothing_above() -> None:
+    above = run(
+        sys.executable,
+        "-c",
+        "import sys; from fastsc.kernels import ds, pair_view;"
+        " print(*(m for m in sys.modules if m.startswith('fastsc.')"
+        " and not m.startswith('fastsc.kernels')))",
+    )
+    assert above.split() == []
+
+
+def test_sdist_and_wheel_hold_every_module_once(copy: Path) -> None:
+    build = "from setuptools import build_meta as b; print(b.build_{0}('dist'))"
+    for kind in ("sdist", "wheel"):
+        run(sys.executable, "-c", build.format(kind), cwd=copy)
+    modules = {
+        PurePosixPath(path.relative_to(ROOT))
+        if path.is_relative_to(ROOT / "fastsc")
+        else PurePosixPath("fastsc") / path.relative_to(ROOT)
+        for path in sources("fastsc", *FLOORS)
+    }
+
+    (wheel,) = (copy / "dist").glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = Counter(archive.namelist())
+        top = {name.split("/")[0] for name in names}
+        recipes = [name for name in names if name.endswith(".yaml")]
+    assert {name for name in names if name.endswith(".py")} == {str(m) for m in modules}
+    assert max(names.values()) == 1
+    assert {name for name in top if not name.endswith(".dist-info")} == {"fastsc"}
+    assert "fastsc/py.typed" in names
+    assert len(recipes) == len(list((ROOT / "fastsc" / "recipes").glob("*.yaml"))) > 0
+    assert any(name.endswith("LICENSE") for name in names)
+
+    (sdist,) = (copy / "dist").glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        files = {m.name.split("/", 1)[-1]: m for m in archive.getmembers() if not m.isdir()}
+    assert {str(m) for m in modules} <= set(files)
+    assert all(files[str(m)].isfile() for m in modules)  # no link that an unpacker may refuse
+
+
+def test_licence_is_apache_2() -> None:
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_commands_of_the_readme_exist() -> None:
+    blocks = re.findall(r"^```\w*\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    commands = "\n".join(blocks)
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
+    asked = set(re.findall(r"^\s*make ([a-z-]+)", commands, re.M))
+    modules = set(re.findall(r"python -m ((?:fastsc|bench)[\w.]*)", commands))
+    assert {"demo", "test"} <= asked <= targets
+    assert "fastsc.train" in modules
+    assert not {name for name in modules if importlib.util.find_spec(name) is None}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_python_of_the_readme_runs(number: int, image_folder: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
+    assert len(blocks) == 3
+    code = blocks[number].replace("DIR", str(image_folder))
+    small = code.replace("range(90)", "range(2)").replace("batch_size=64", "batch_size=8")
+    exec(compile(small, "README.md", "exec"), {})
+
+
+def test_ci_runs_make_test() -> None:
+    script = ROOT / ".ci" / "run"
+    assert os.access(script, os.X_OK)
+    assert script.read_text().splitlines()[0] == "#!/usr/bin/env bash"
+    assert "make test" in script.read_text()
