@@ -27,7 +27,7 @@ from fastsc.pipelines.decode import pick
 SIZE = 224
 BATCH = 32
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)
-MIN_FILES = 1000  # an epoch long enough that its start does not count
+MIN_FILES = 2500  # an epoch so long that its start does not count
 
 
 def linked_folder(source: Path, target: Path) -> Path:
@@ -53,9 +53,7 @@ def drain(batches: Iterable[Any]) -> int:
 
 def fastsc(name: str, index: Index, workers: int, *, paired: bool) -> Callable[[], int]:
     """Our loader, another epoch at every call."""
-    loader = build(
-        name, index, batch_size=BATCH, resolution=SIZE, workers=workers, paired=paired
-    )
+    loader = build(name, index, batch_size=BATCH, resolution=SIZE, workers=workers, paired=paired)
 
     def run() -> int:
         loader.set_epoch(loader.epoch + 1)
@@ -87,7 +85,7 @@ def decode_floor(index: Index, workers: int) -> Callable[[], int]:
 # --- peers ---------------------------------------------------------------------------------------
 
 
-class PairDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
+class PairDataset(Dataset[tuple[torch.Tensor, ...]]):
     """What a user writes: decode, one crop and flip, the jitter on a copy, normalization of both.
 
     `kind` is "tensor" or "pil" (torchvision transforms v2) or "albumentations".
@@ -137,7 +135,7 @@ class PairDataset(Dataset[tuple[torch.Tensor, torch.Tensor]]):
     def _albumentations(self, file: str) -> tuple[torch.Tensor, ...]:
         import cv2
 
-        pixels = cv2.cvtColor(cv2.imread(file), cv2.COLOR_BGR2RGB)
+        pixels: Any = cv2.imread(file, cv2.IMREAD_COLOR_RGB)
         image = self.crop(image=pixels)["image"]
         jittered = self.jitter(image=image)["image"]
         views = (self.finish(image=view)["image"] for view in (image, jittered))
@@ -212,7 +210,10 @@ def make_cases(folder: Path, workers: int) -> tuple[list[Case], list[Row]]:
         "fastsc-cpu/pair": (lambda: fastsc("cpu", index, workers, paired=True), ""),
         "fastsc-cpu/single": (lambda: fastsc("cpu", index, workers, paired=False), ""),
         "fastsc-dali/pair": (lambda: fastsc("dali", index, workers, paired=True), "fastsc[dali]"),
-        "fastsc-dali/single": (lambda: fastsc("dali", index, workers, paired=False), "fastsc[dali]"),
+        "fastsc-dali/single": (
+            lambda: fastsc("dali", index, workers, paired=False),
+            "fastsc[dali]",
+        ),
         "torchvision-tensor/pair": (
             lambda: data_loader(PairDataset(index, "tensor"), workers),
             "torchvision",
@@ -257,7 +258,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cores = min(16, len(os.sched_getaffinity(0)))
     parser.add_argument("--workers", type=int, default=cores, help="threads or worker processes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose name has this in it")
-    parser.set_defaults(rounds=7)
+    parser.set_defaults(rounds=5)
     options = parse(parser, arguments)
     if options.workers < 1:
         parser.error("--workers must be at least 1")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.decode import DecodeError, pick
+from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.resample import place
@@ -31,22 +32,6 @@ class _Pending:
     index: NDArray[np.int64]  # (N,) as asked for; -1 or a substitute where a slot failed
     tasks: list[Future[None]] = field(default_factory=list)
     bad: list[BadImage] = field(default_factory=list)
-
-
-def read_file(path: str, n_bytes: int) -> bytes:
-    """A file's bytes, if it is still the one that was indexed.
-
-    Raises:
-        DecodeError: It is gone, unreadable, or its size has changed.
-    """
-    try:
-        with open(path, "rb") as file:
-            encoded = file.read()
-    except OSError as error:
-        raise DecodeError(f"cannot be read ({error.strerror})") from None
-    if len(encoded) != n_bytes:
-        raise DecodeError(f"has changed since it was indexed ({n_bytes} bytes then)")
-    return encoded
 
 
 class CpuPipeline(Pipeline):

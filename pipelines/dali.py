@@ -19,15 +19,17 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
-from fastsc.pipelines.cpu import read_file
 from fastsc.pipelines.decode import DecodeError, decode_pil
 from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.files import read_into
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 
 PREFETCH = 2  # batches that DALI works ahead
 READ_AHEAD = 4  # batches of files read ahead of DALI
 READERS = 4  # threads; reading releases the interpreter's lock
+ARENA_STEP = 2**20  # bytes
+CHUNK = 8  # files a task: handing one out costs as much as reading a cached file
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class _Sample:
     """One slot: the file that fills it and why others did not. index -1: left out."""
 
     index: int
-    encoded: bytes
+    encoded: NDArray[np.uint8]
     bad: tuple[BadImage, ...]
 
 
@@ -83,26 +85,41 @@ class DaliPipeline(Pipeline):
             finally:
                 run.stop()
 
-    def read(self, plan: Plan, wanted: int) -> _Sample:
-        """The file of a slot, or of its substitute where it cannot be read."""
+    def _read(self, plan: Plan, wanted: int, slot: NDArray[np.uint8]) -> _Sample:
+        """The file that is wanted, read into its slot, or a substitute where it cannot be read."""
         index, bad = wanted, list[BadImage]()
         while index >= 0:
             try:
                 if index in self._broken:
                     raise DecodeError(self._broken[index])
-                encoded = read_file(self.index.path(index), int(self.index.n_bytes[index]))
-                return _Sample(index, encoded, tuple(bad))
+                if index != wanted:
+                    slot = np.empty(self.index.n_bytes[index], np.uint8)
+                read_into(self.index.path(index), slot)
+                return _Sample(index, slot, tuple(bad))
             except DecodeError as error:
                 index, record = self._replace(plan, wanted, len(bad), str(error))
                 bad.append(record)
-        return _Sample(-1, b"", tuple(bad))
+        return _Sample(-1, slot[:0], tuple(bad))
 
-    def submit(self, plan: Plan, share: NDArray[np.int64]) -> list[Future[_Sample]]:
+    def submit(self, plan: Plan, share: NDArray[np.int64]) -> list[Future[list[_Sample]]]:
         """Starts reading the files of one batch."""
-        return [self._readers.submit(self.read, plan, int(index)) for index in share]
+
+        # One piece of pooled memory a batch, in few sizes: fresh pages cost more than the read.
+        ends = np.cumsum(self.index.n_bytes[share])
+        n_bytes = -(-int(ends[-1]) // ARENA_STEP) * ARENA_STEP
+        slots = np.split(self._pool.empty((n_bytes,), torch.uint8).numpy(), ends)
+        wanted = share.tolist()
+
+        def read(rows: range) -> list[_Sample]:
+            return [self._read(plan, wanted[row], slots[row]) for row in rows]
+
+        rows = range(len(share))
+        return [
+            self._readers.submit(read, rows[at : at + CHUNK]) for at in range(0, len(share), CHUNK)
+        ]
 
     def graph(self, source: Callable[[], Any] | None, batch_size: int) -> Any:
-        """The DALI pipeline: (encoded, anchor, shape, flip, shift) -> (N, R, R, 3) uint8.
+        """The DALI pipeline: what `inputs` returns -> (N, R, R, 3) uint8.
 
         `source` is asked for a batch of these at a time.
         """
@@ -114,16 +131,19 @@ class DaliPipeline(Pipeline):
 
         @pipeline_def(
             batch_size=batch_size,
-            num_threads=s.workers,
+            # On a CPU an operator ends with its last image: one thread more fills the others' wait.
+            num_threads=s.workers + (not on_gpu),
             device_id=device_id,
             prefetch_queue_depth=PREFETCH,
         )
         def decode() -> Any:
-            encoded, anchor, shape, flip, *shift = fn.external_source(
+            encoded, anchor, shape, roi_start, roi_end, *shift = fn.external_source(
                 source=source,
-                num_outputs=5 if shifted else 4,
-                dtype=[types.UINT8] + [types.INT32] * (4 if shifted else 3),
-                ndim=[1, 1, 1, 0, 1][: 5 if shifted else 4],
+                num_outputs=6 if shifted else 5,
+                dtype=[types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT]
+                + [types.INT32] * shifted,
+                ndim=1,
+                no_copy=True,  # _Run keeps the bytes until DALI has given the batch back
             )
             images = fn.decoders.image_slice(
                 encoded,
@@ -134,7 +154,15 @@ class DaliPipeline(Pipeline):
                 adjust_orientation=False,
                 device="mixed" if on_gpu else "cpu",
             )
-            images = fn.resize(images, size=[s.resolution, s.resolution], antialias=True)
+            images = fn.resize(
+                images,
+                size=[s.resolution, s.resolution],
+                antialias=True,
+                # The whole region, from right to left where it is mirrored: a flip that costs
+                # nothing, where fn.flip would be another pass.
+                roi_start=roi_start,
+                roi_end=roi_end,
+            )
             if shifted:
                 images = fn.slice(
                     images,
@@ -144,7 +172,7 @@ class DaliPipeline(Pipeline):
                     out_of_bounds_policy="pad",
                     fill_values=0,
                 )
-            return fn.flip(images, horizontal=flip)
+            return images
 
         return decode()
 
@@ -152,10 +180,17 @@ class DaliPipeline(Pipeline):
         """What the graph's source returns for these samples."""
         index = [sample.index for sample in samples]
         boxes = plan.boxes[index]
-        columns = [boxes[:, :2], boxes[:, 2:], plan.flips[index].astype(np.int32)]
+        flips = plan.flips[index]
+        end = boxes[:, 2:].astype(np.float32)  # the region's height and width
+        start = np.zeros_like(end)
+        start[flips, 1], end[flips, 1] = end[flips, 1], 0
+        columns = [boxes[:, :2], boxes[:, 2:], start, end]
         if plan.shifts is not None:
-            columns.append(plan.shifts[index])
-        encoded = [np.frombuffer(sample.encoded, np.uint8) for sample in samples]
+            # A mirrored image is shifted the other way.
+            columns.append(
+                plan.shifts[index] * np.where(flips[:, None], (1, -1), 1).astype(np.int32)
+            )
+        encoded = [sample.encoded for sample in samples]
         return (encoded, *(np.ascontiguousarray(column) for column in columns))
 
     def _find_broken(self, plan: Plan, samples: list[_Sample], error: RuntimeError) -> None:
@@ -174,7 +209,7 @@ class DaliPipeline(Pipeline):
     def _pillow_decodes(self, sample: _Sample) -> bool:
         size = int(self.index.heights[sample.index]), int(self.index.widths[sample.index])
         try:
-            decode_pil(sample.encoded, 0, 0, *size)
+            decode_pil(sample.encoded.tobytes(), 0, 0, *size)
         except DecodeError:
             return False
         return True
@@ -196,8 +231,9 @@ class _Run:
     def __init__(self, owner: DaliPipeline, plan: Plan, batches: list[NDArray[np.int64]]) -> None:
         self._owner, self._plan = owner, plan
         self._upcoming = iter(batches)
-        self._reading: deque[list[Future[_Sample]]] = deque()
+        self._reading: deque[list[Future[list[_Sample]]]] = deque()
         self._inside: deque[list[_Sample]] = deque()  # given to DALI, not yet got back
+        self._returned: list[_Sample] = []  # a GPU may still be reading the last one's bytes
 
     @property
     def in_flight(self) -> list[_Sample]:
@@ -215,7 +251,8 @@ class _Run:
             except StopIteration:
                 break
             yield from self._left_out()
-            index, bad = _slots(self._inside.popleft())
+            self._returned = self._inside.popleft()
+            index, bad = _slots(self._returned)
             # Zero copy: the tensor keeps DALI's buffer alive, and DALI takes a fresh one.
             yield Decoded(torch.from_dlpack(images.as_tensor()), index, bad)
         yield from self._left_out()
@@ -242,9 +279,10 @@ class _Run:
         timeout = self._owner.settings.timeout
         while self._reading:
             try:
-                samples = [task.result(timeout) for task in self._reading.popleft()]
+                chunks = [task.result(timeout) for task in self._reading.popleft()]
             except TimeoutError:
                 raise RuntimeError(f"no batch for {timeout:g} s: reading files waits") from None
+            samples = [sample for chunk in chunks for sample in chunk]
             self._read_next()
             self._inside.append(samples)
             # DALI takes no empty batch.

@@ -7,8 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from rich.progress import track
 
-from fastsc.pipelines.cpu import default_workers, read_file
+from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, decode_pil
+from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import PROGRESS_FROM, Index
 
 

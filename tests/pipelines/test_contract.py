@@ -13,7 +13,7 @@ import pytest
 import torch
 from torchvision.transforms.v2 import functional as tv
 
-from fastsc.pipelines import PairBatch, Pipeline, UserError, build, scan
+from fastsc.pipelines import IMAGENET_STD, PairBatch, Pipeline, UserError, build, scan
 
 SIZE = 48  # output pixels; N = 32 training images in batches of 5 leaves a remainder of 2
 Make = Callable[..., Pipeline]
@@ -269,4 +269,6 @@ def test_flip_mirrors_the_whole_crop(make: Make) -> None:
     for a, b in zip(flipped, straight, strict=True):
         for row, i in enumerate(a.index.tolist()):
             expected = b.clean[row].flip(-1) if flips[i] else b.clean[row]
-            assert torch.equal(a.clean[row], expected)
+            # DALI resizes a mirrored image from its other end, and may round the other way.
+            tolerance = 1 / (255 * min(IMAGENET_STD)) if loader.name == "dali" else 0
+            assert (a.clean[row] - expected).abs().max() <= tolerance * 1.001
