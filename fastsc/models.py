@@ -180,10 +180,12 @@ def _timm_model(name: str, num_classes: int, resolution: int) -> nn.Module:
 
 def _use_cifar_stem(net: nn.Module, name: str) -> None:
     """He et al. (arXiv 1512.03385, section 4.2): 3x3, stride 1, no max-pooling."""
-    conv, pool = getattr(net, "conv1", None), getattr(net, "maxpool", None)
-    if not isinstance(conv, nn.Conv2d) or not isinstance(pool, nn.Module):
-        raise UserError(f"--stem cifar is for ResNets, and {name} has no single conv1 with maxpool")
-    net.conv1 = nn.Conv2d(3, conv.out_channels, 3, stride=1, padding=1, bias=False)
+    stem = [getattr(net, part, None) for part in ("conv1", "bn1", "maxpool")]
+    if not all(isinstance(part, nn.Module) for part in stem):
+        raise UserError(f"--stem cifar is for ResNets, and {name} has no conv1, bn1 and maxpool")
+    # The norm behind it tells the width: a deep stem (timm's resnet10t) is a sequence here.
+    width = int(net.get_submodule("bn1").num_features)
+    net.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")
     net.maxpool = nn.Identity()
 

@@ -116,7 +116,7 @@ def test_the_dry_forward_leaves_no_trace() -> None:
 
 
 def test_cifar_stem_keeps_the_size() -> None:
-    for name in ("resnet18", "timm:resnet18"):
+    for name in ("resnet18", "timm:resnet18", "timm:resnet10t"):
         model = build_model(name, 7, "cifar", 32).eval()
         net: Any = model.net
         with torch.no_grad():
@@ -161,7 +161,7 @@ def test_compiled_models_return_features_too() -> None:
         ("inception_v3", "imagenet", 32, "does not run on images of 32 pixels"),
         ("vit_b_16", "imagenet", 30, "cannot be built"),
         ("convnext_tiny", "cifar", 32, "--stem cifar is for ResNets"),
-        ("timm:resnet26d", "cifar", 32, "--stem cifar is for ResNets"),
+        ("timm:mobilenetv3_small_050", "cifar", 32, "--stem cifar is for ResNets"),
     ],
 )
 def test_mistakes_are_one_line(name: str, stem: Any, resolution: int, words: str) -> None:

@@ -1,0 +1,40 @@
+"""Many kills at moments that nobody chose: `make test-slow`."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from fastsc import runlog
+from tests.fastsc.test_train import BACKENDS, run, same_weights, start
+
+MORE = ("--epochs", "15", "--checkpoint-steps", "2")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("pipeline", BACKENDS)
+def test_killed_again_and_again(image_folder: Path, tmp_path: Path, pipeline: str) -> None:
+    assert run(image_folder, tmp_path / "whole", *MORE, pipeline=pipeline) == 0
+    out, draw, kills = tmp_path / "killed", random.Random(pipeline), 0
+    while True:
+        process = start(image_folder, out, pipeline, *MORE, "--resume")
+        # Start-up takes some seconds; a run that resumes late is over before the kill.
+        try:
+            status = process.wait(timeout=draw.uniform(4, 9))
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            kills += 1
+            time.sleep(0.1)
+            assert kills < 100, "it makes no progress"
+        else:
+            assert status == 0, process.stderr and process.stderr.read().decode()
+            break
+    assert kills >= 1
+    assert same_weights(tmp_path / "whole", out)
+    assert runlog.read(out / "log.jsonl")[-1]["event"] == "end"
