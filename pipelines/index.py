@@ -16,18 +16,17 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
 from fastsc.pipelines import cache
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.decode import header_parser
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.headers import Header, read_header
+from fastsc.pipelines.progress import tracked
 
 # torchvision's ImageFolder takes the same.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SCAN_THREADS = 8  # more than cores: on a cold disk the scan waits for reads
-PROGRESS_FROM = 2000  # files; a smaller scan is over before a bar could be read
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,8 +147,8 @@ def scan(
             headers: Iterable[Header] = pool.map(
                 lambda file: read_header(file[0], file[1], parse), files
             )
-            if progress and len(files) >= PROGRESS_FROM:
-                headers = track(headers, f"Reading headers of {root}", len(files), transient=True)
+            if progress:
+                headers = tracked(headers, f"Reading headers of {root}", len(files))
             table = cache.Table.of(list(headers))
         if use_cache:
             cache.store(root, key, table)

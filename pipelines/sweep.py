@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
-from rich.progress import track
-
 from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, decode_pil
 from fastsc.pipelines.files import read_file
-from fastsc.pipelines.index import PROGRESS_FROM, Index
+from fastsc.pipelines.index import Index
+from fastsc.pipelines.progress import tracked
 
 
 def sweep(
@@ -48,8 +47,7 @@ def sweep(
     usable = index.usable.tolist()
     with ThreadPoolExecutor(workers or default_workers()) as threads:
         reasons: Iterable[str | None] = threads.map(one, usable)
-        if len(usable) >= PROGRESS_FROM:
-            reasons = track(reasons, f"{title} {index.root}", len(usable), transient=True)
+        reasons = tracked(reasons, f"{title} {index.root}", len(usable))
         return {i: why for i, why in zip(usable, reasons, strict=True) if why is not None}
 
 
