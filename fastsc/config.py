@@ -237,7 +237,7 @@ class TrainConfig:
             )
         if optim.nesterov and optim.momentum == 0:
             raise UserError("--nesterov needs --momentum above 0 (or give --no-nesterov)")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", self.run.device):
+        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.run.device):
             raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {self.run.device!r}")
         for name in ("val", "model"):
             if not self.flat()[name]:

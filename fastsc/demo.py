@@ -164,6 +164,7 @@ def compare(run: Path) -> tuple[Bytes, Bytes, list[str], Measured, Measured]:
 
     def measure() -> Measured:
         whole = validate(model, loader, config.method.ds, config.method.ds_at)
+        assert whole is not None  # nothing stops it
         with torch.inference_mode():
             f, g = model.eval()(both)[0].chunk(2)
         moved = (f - g).norm(dim=1).double().numpy()

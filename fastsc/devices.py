@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
@@ -55,6 +56,18 @@ def _native_bf16(device: torch.device) -> bool:
     # Private, but torch has no public question for it, and older versions lack one or the other.
     probes = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     return any(getattr(torch.cpu, probe, lambda: False)() for probe in probes)
+
+
+def set_determinism(device: torch.device, deterministic: bool) -> None:
+    """Deterministic GPU kernels only, or else the fastest convolutions for the shapes at hand."""
+    if device.type != "cuda":
+        return  # a CPU repeats itself bit for bit with one thread count
+    if deterministic:
+        # Read when cuBLAS starts, which is at the first product on the GPU.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(deterministic)
+    torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in validation too
+    torch.backends.cudnn.benchmark = not deterministic
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

@@ -48,13 +48,21 @@ class RunFolder:
             name = Path(config.recipe).stem
             out = f"runs/{name}-{time.strftime('%Y%m%d-%H%M%S')}"
         root = Path(out)
-        if root.exists() and not root.is_dir():
+        if not out or "\0" in out:
+            raise UserError("--out is empty or no path; name a folder")
+        try:
+            there = _nearest(root)
+        except OSError as error:
+            raise UserError(f"--out {root}: {error.strerror}") from None
+        if there == root and not root.is_dir():
             raise UserError(f"--out {root}: is a file, not a folder")
-        if root.is_dir() and any(root.iterdir()) and not resume:
-            raise UserError(
-                f"--out {root}: is not empty; go on there with --resume, or name another folder"
-            )
-        there = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+        if there == root and any(root.iterdir()):
+            if not resume:
+                raise UserError(
+                    f"--out {root}: is not empty; go on there with --resume, or name another folder"
+                )
+            if not cls(root).config.is_file():
+                raise UserError(f"--out {root}: --resume finds no run there, but other files")
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise UserError(f"--out {root}: {there} cannot be written to")
         return cls(root)
@@ -62,10 +70,16 @@ class RunFolder:
     def create(self, config: TrainConfig) -> None:
         """Makes the folder and writes the resolved configuration."""
         try:
-            self.checkpoints.mkdir(parents=True, exist_ok=True)
+            self.root.mkdir(parents=True, exist_ok=True)
             text = dump(config.replace(out=str(self.root), resume=False))
             temporary = self.config.with_suffix(".part")
             temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self.config)
+            os.replace(temporary, self.config)  # first of all files: it marks a run's folder
+            self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"--out {self.root}: cannot be written ({error.strerror})") from None
+
+
+def _nearest(path: Path) -> Path:
+    """The path, or the closest folder above it that exists."""
+    return next(folder for folder in (path, *path.absolute().parents) if folder.exists())

@@ -21,7 +21,7 @@ def main(argv: list[str] | None = None) -> int:
 
         return train(config)
     except UserError as error:
-        print(f"fastsc.train: {error}", file=sys.stderr)
+        print(f"fastsc.train: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

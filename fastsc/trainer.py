@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import time
 import traceback
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,14 @@ from torch.nn import functional
 from fastsc import checkpoint
 from fastsc.config import TrainConfig
 from fastsc.data import Data, build_loaders, open_data
-from fastsc.devices import DTYPES, Precision, autocast, pick_device, pick_precision
+from fastsc.devices import (
+    DTYPES,
+    Precision,
+    autocast,
+    pick_device,
+    pick_precision,
+    set_determinism,
+)
 from fastsc.display import Display
 from fastsc.folder import RunFolder
 from fastsc.kernels import ds
@@ -40,11 +49,12 @@ def train(config: TrainConfig) -> int:
     folder = RunFolder.choose(config)
     device = pick_device(config.run.device)
     precision = pick_precision(config.run.precision, device)
+    config = config.replace(precision=precision)
     trainer = Trainer(config, open_data(config.data), device, precision)
     saved = checkpoint.load_newest(folder.checkpoints) if config.run.resume else None
     if saved is not None:
         trainer.load_state_dict(saved.state, saved.path)
-        if trainer.step >= trainer.total_steps and _exported_step(folder.weights) == trainer.step:
+        if trainer.finished and _exported_step(folder.weights) == trainer.step:
             print(f"{folder.root} is finished at step {trainer.step}; nothing to do")
             return 0
     elif config.run.resume:
@@ -59,14 +69,19 @@ def train(config: TrainConfig) -> int:
                 trainer.export(folder.weights)
             else:
                 reason = f"stopped by {stop.name}"
+        except UserError as error:  # a broken image, say: all steps before it are kept
+            reason = str(error)
+            with suppress(UserError):
+                checkpoint.save(folder.checkpoints, trainer.state_dict(), trainer.step)
+            raise
         except BaseException as error:
-            reason = _reason(error)
+            reason = "".join(traceback.format_exception(error))
             raise
         finally:
             trainer.close()
             seconds = time.monotonic() - began
             log.event("end", reason=reason, steps=trainer.step, seconds=round(seconds, 3))
-        if stop:
+        if not trainer.finished:
             display.say(f"{reason} at step {trainer.step}; go on with --resume --out {folder.root}")
             return EXIT_RESUMABLE
         display.say(f"wrote {folder.weights}, {folder.log}")
@@ -85,9 +100,9 @@ def _fit(
         checkpoint.save(folder.checkpoints, trainer.state_dict(), trainer.step)
         last_saved = time.monotonic()
 
-    while trainer.step < trainer.total_steps:
+    while not trainer.finished:
         epoch, epoch_began = loader.epoch, time.monotonic()
-        for batch in meter.batches(loader):
+        for batch in meter.batches(loader) if trainer.step < trainer.total_steps else ():
             step = trainer.step + 1
             last = step == trainer.total_steps
             logged = step == 1 or step % run.log_every == 0 or last
@@ -98,6 +113,7 @@ def _fit(
                 figures |= {"lr": lr, "pairs_per_s": pairs_per_s, "loader_wait": wait}
                 log.event("step", step=step, epoch=epoch, **figures)
                 display.step(step, epoch, figures)
+                _warn_of_divergence(trainer, figures["loss"], log, display)
             trainer.log_bad_images(log, display)
             if last:
                 break
@@ -109,19 +125,25 @@ def _fit(
             if stop:
                 return False
 
+        save()  # what stops the validation costs no training
         val = None
         if trainer.val_loader is not None:
             method = trainer.config.method
-            val = validate(trainer.model, trainer.val_loader, method.ds, method.ds_at)
+            val = validate(
+                trainer.model, trainer.val_loader, method.ds, method.ds_at, lambda: bool(stop)
+            )
             trainer.log_bad_images(log, display)
+            if val is None:
+                return False
         seconds = time.monotonic() - epoch_began
         log.event("epoch", epoch=epoch, seconds=seconds, val=None if val is None else asdict(val))
         display.epoch(epoch, seconds, val)
         if loader.exhausted:  # --max-steps may have ended it earlier, and may go on from there
             loader.set_epoch(epoch + 1)
+        trainer.validated_step = trainer.step
         save()
         meter.pause()
-        if stop and trainer.step < trainer.total_steps:
+        if stop and not trainer.finished:
             return False
     return True
 
@@ -135,9 +157,10 @@ class Trainer:
         self.config, self.data = config, data
         self.device, self.precision = device, precision
         self.step = 0  # optimizer steps done
+        self.validated_step = -1  # the one after which an epoch was last validated and logged
+        self.warned = False
         method, optim = config.method, config.optim
-        if config.run.deterministic:
-            torch.use_deterministic_algorithms(True)
+        set_determinism(device, config.run.deterministic)
         torch.manual_seed(config.run.seed)
         n_classes = len(data.train.classes)
         self.model = build_model(
@@ -175,6 +198,11 @@ class Trainer:
             optim.max_steps or optim.epochs * self.steps_per_epoch,
         )
 
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done and the last epoch is validated."""
+        return self.step >= self.total_steps and self.validated_step == self.step
+
     def train_step(self, batch: PairBatch, *, measured: bool) -> tuple[float, LossParts]:
         """One optimizer step: both views in one forward. Returns its learning rate and its loss.
 
@@ -200,17 +228,19 @@ class Trainer:
     def _plain_loss(self, batch: PairBatch, measured: bool) -> LossParts:
         within = relative = torch.full((), float("nan"), device=self.device)
         if measured and batch.perturbed is not None:
-            # In eval mode: the statistics of batch norm must not see the perturbed view.
-            self.model.eval()
-            with torch.no_grad(), autocast(self.device, self.precision):
+            # The same joint forward as with the constraint, so that the figures compare; then the
+            # statistics of batch norm and the generators are put back as if it had not been.
+            buffers = [buffer.clone() for buffer in self.model.buffers()]
+            with torch.random.fork_rng(), torch.no_grad(), autocast(self.device, self.precision):
                 features, logits = self.model(torch.cat([batch.clean, batch.perturbed]))
+            for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
             f, g = features.chunk(2)
             r, s = (f, g) if self.loss_of.at == "features" else logits.chunk(2)
             if len(batch.target) > 1 or self.loss_of.kind != "relative":
                 within = ds(r, s, self.loss_of.kind)
             if len(batch.target) > 1:
                 relative = ds(f, g, "relative")
-            self.model.train()
         with autocast(self.device, self.precision):
             _, logits = self.model(batch.clean)
         smoothing = self.loss_of.label_smoothing
@@ -221,12 +251,13 @@ class Trainer:
         """Everything that a resumed run needs to go on as if it had not stopped."""
         return {
             "step": self.step,
+            "validated_step": self.validated_step,
             "model": self.model.net.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "scaler": self.scaler.state_dict(),
             "pipeline": self.loader.state_dict(),
             "rng": checkpoint.rng_state(),
-            "config": self.config.flat() | {"strengths": list(self.config.data.strengths)},
+            "config": _plain(self.config),
             "world_size": 1,
             "accumulation": 1,
         }
@@ -234,14 +265,16 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any], source: Path) -> None:
         """Continues from a checkpoint; a UserError says what does not fit."""
         try:
+            _check_unchanged(state["config"], _plain(self.config))
             checkpoint.load_model_state(self.model.net, state["model"], source)
             self.loader.load_state_dict(state["pipeline"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.scaler.load_state_dict(state["scaler"])
             checkpoint.set_rng_state(state["rng"])
-            self.step = int(state["step"])
-        except KeyError as error:
-            raise UserError(f"{source} is not a checkpoint of a training run: no {error}") from None
+            self.step, self.validated_step = int(state["step"]), int(state["validated_step"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise UserError(f"{source} is not a checkpoint of a training run: {reason}") from None
 
     def export(self, path: Path) -> None:
         """The weights under the architecture's own names, with what one needs to use them."""
@@ -277,7 +310,11 @@ def _open_log(
         for skipped in saved.skipped:
             display.say(f"passed over the broken checkpoint {skipped}")
         epoch = trainer.loader.epoch
-        log.event("resume", epoch=epoch, step=trainer.step, checkpoint=saved.path.name)
+        now, then = _plain(trainer.config), saved.state["config"]
+        changed = {key: now[key] for key in now if now[key] != then.get(key)} | environment()
+        log.event(
+            "resume", epoch=epoch, step=trainer.step, checkpoint=saved.path.name, changed=changed
+        )
         display.say(f"resuming at epoch {epoch + 1}, step {trainer.step}, from {saved.path}")
         return
     data, config = trainer.data, trainer.config
@@ -285,6 +322,8 @@ def _open_log(
     header = {
         **environment(),
         **config.flat(),
+        "bn": "joint",  # statistics over both views together
+        "paired_fraction": 1.0,
         "pipeline": config.data.pipeline,
         "decoder": trainer.loader.decoder,
         "device": str(trainer.device),
@@ -320,10 +359,39 @@ def _exported_step(weights: Path) -> int | None:
     """The step of an exported file: one of an earlier, shorter run is not this run's."""
     if not weights.exists():
         return None
-    return checkpoint.load_safetensors(weights)[1].get("step")
+    try:
+        return checkpoint.load_safetensors(weights)[1].get("step")
+    except UserError:
+        return None  # damaged: written again
 
 
-def _reason(error: BaseException) -> str:
-    if isinstance(error, UserError):
-        return str(error)
-    return "".join(traceback.format_exception(error))
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """The options as values that a checkpoint may hold."""
+    values = config.flat().items()
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values}
+
+
+# What a resumed run may change: where it runs, what it writes, how long it goes on.
+_FREE = {
+    "recipe", "data", "val", "pipeline", "workers", "on_bad_image", "verify", "epochs", "max_steps",
+    "out", "resume", "checkpoint_steps", "checkpoint_minutes", "device", "deterministic",
+    "log_every",
+}  # fmt: skip
+# Told apart by others: the model by its tensors, these by the pipeline's state.
+_FREE |= {"model", "stem", "num_classes", "seed", "batch_size"}
+
+
+def _check_unchanged(then: dict[str, Any], now: dict[str, Any]) -> None:
+    for key in now:
+        if key not in _FREE and key in then and now[key] != then[key]:
+            raise UserError(
+                f"cannot resume: --{key.replace('_', '-')} has changed ({then[key]} then, "
+                f"{now[key]} now); resume with what the run began with, or start a new one"
+            )
+
+
+def _warn_of_divergence(trainer: Trainer, loss: float, log: RunLog, display: Display) -> None:
+    if not math.isfinite(loss) and not trainer.warned:
+        trainer.warned = True
+        log.event("warning", step=trainer.step, reason="the loss is not finite")
+        display.say(f"warning: the loss is not finite at step {trainer.step}; try a smaller --lr")

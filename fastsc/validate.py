@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,7 +27,13 @@ class Validation:
 
 
 @torch.no_grad()
-def validate(model: FeatureModel, loader: Pipeline, kind: Kind, at: str) -> Validation:
+def validate(
+    model: FeatureModel,
+    loader: Pipeline,
+    kind: Kind,
+    at: str,
+    stop: Callable[[], bool] = lambda: False,
+) -> Validation | None:
     """Every image of the split once, in float32, with perturbations of a fixed key.
 
     `ds` is of the given kind at "features" or "logits". `ds_relative` = mean ‖f_i - f'_i‖₂ /
@@ -34,7 +41,7 @@ def validate(model: FeatureModel, loader: Pipeline, kind: Kind, at: str) -> Vali
     split; it has no scale that training could shrink. Both views go through the model in one
     forward, as in training.
 
-    Returns the model in the mode that it came in.
+    Leaves the model in the mode that it came in. None if `stop()` said so between two batches.
     """
     was_training = model.training
     model.eval()
@@ -43,8 +50,13 @@ def validate(model: FeatureModel, loader: Pipeline, kind: Kind, at: str) -> Vali
     kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
     for clean, perturbed, target, index in loader:
         assert perturbed is not None, "validation needs both views"
+        if stop():
+            model.train(was_training)
+            return None
         features, logits = model(torch.cat([clean, perturbed]))
-        hits = logits[: len(target)].topk(min(5, logits.shape[1])).indices == target[:, None]
+        scores = logits[: len(target)]  # of the clean views
+        hits = scores.topk(min(5, scores.shape[1])).indices == target[:, None]
+        hits &= scores.isfinite().all(dim=1, keepdim=True)  # else NaN would sort as the best
         top1 += int(hits[:, 0].sum())
         top5 += int(hits.sum())
         compared = features if at == "features" else logits.float()

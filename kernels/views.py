@@ -96,6 +96,9 @@ def normalize(
         with torch.no_grad():
             if implementation is _pair_numba:
                 _normalize_numba(x_u8.contiguous(), scale, shift, out)
+            elif implementation is _pair_compiled:
+                # As in the compiled pair, where a GPU's compiler fuses multiply and add.
+                _normalize_compiled()(x_u8.contiguous(), scale, shift, out)
             else:
                 _normalize_reference(x_u8, scale, shift, out)
     return out
@@ -125,6 +128,11 @@ def _pair_reference(
 @functools.cache
 def _compiled() -> Callable[..., None]:
     return torch.compile(_pair_reference)
+
+
+@functools.cache
+def _normalize_compiled() -> Callable[..., None]:
+    return torch.compile(_normalize_reference)
 
 
 def _pair_compiled(*args: Tensor) -> None:

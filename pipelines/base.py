@@ -55,6 +55,7 @@ class Pipeline(ABC):
         self._start = 0  # where the next iter() begins: not 0 only after load_state_dict
         self._position = 0  # global batches handed over in this epoch
         self._pool = BufferPool()
+        self._being_read: list[tuple[torch.cuda.Event, torch.Tensor]] = []
         self._targets = index.targets
 
     def __len__(self) -> int:
@@ -154,9 +155,22 @@ class Pipeline(ABC):
         else:
             view = None if on_gpu else buffer()
             clean = normalize(images, s.mean, s.std, dtype=s.dtype, out=view)
+        if on_gpu:
+            self._keep_until_read(images)
         return PairBatch(
             clean, perturbed, self._to_device(self._targets[index]), self._to_device(index)
         )
+
+    def _keep_until_read(self, images: torch.Tensor) -> None:
+        """Holds bytes on the GPU until the kernels that read them have run.
+
+        They may be DALI's memory, and DALI, which knows nothing of torch's stream, would decode
+        the next batch into it as soon as the tensor is gone.
+        """
+        event = torch.cuda.Event()
+        event.record(torch.cuda.current_stream(images.device))
+        self._being_read = [entry for entry in self._being_read if not entry[0].query()]
+        self._being_read.append((event, images))
 
     def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -46,33 +47,35 @@ class BufferPool:
     """
 
     def __init__(self) -> None:
-        self._buffers: dict[int, list[NDArray[np.uint8]]] = {}
+        self._buffers: list[NDArray[np.uint8]] = []  # smallest first
         self._lock = threading.Lock()
 
     def empty(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """A contiguous, uninitialized CPU tensor that shares memory with no other live tensor."""
         n_bytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
         if n_bytes == 0:
-            return torch.empty(shape, dtype=dtype)
+            return torch.empty(tuple(shape), dtype=dtype)
         with self._lock:
-            free = self._take(self._buffers.setdefault(n_bytes, []), n_bytes)
-            return torch.from_numpy(free).view(dtype).view(shape)
+            return torch.from_numpy(self._take(n_bytes))[:n_bytes].view(dtype).view(tuple(shape))
 
-    @staticmethod
-    def _take(buffers: list[NDArray[np.uint8]], n_bytes: int) -> NDArray[np.uint8]:
-        for position in range(len(buffers)):
+    def _take(self, n_bytes: int) -> NDArray[np.uint8]:
+        """The smallest free buffer that holds so much and not twice as much, else a new one."""
+        for position in range(len(self._buffers)):
+            size = self._buffers[position].size
             # Two references mean: the list's own and getrefcount's argument.
-            if sys.getrefcount(buffers[position]) == 2:
-                return buffers[position]
-        buffers.append(np.empty(n_bytes, np.uint8))
-        return buffers[-1]
+            if n_bytes <= size < 2 * n_bytes and sys.getrefcount(self._buffers[position]) == 2:
+                return self._buffers[position]
+        # An eighth more than asked for: batches of files differ in size and should find it again.
+        buffer = np.empty(n_bytes + n_bytes // 8, np.uint8)
+        insort(self._buffers, buffer, key=len)
+        return buffer
 
     def empty_views(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Like `empty`, as (N, 3, H, W) in channels-last memory; shape is (N, H, W, 3)."""
         return self.empty(shape, dtype).permute(0, 3, 1, 2)
 
     def __len__(self) -> int:
-        return sum(len(buffers) for buffers in self._buffers.values())
+        return len(self._buffers)
 
     def __getstate__(self) -> Any:
         raise TypeError("a BufferPool belongs to one process and cannot be pickled")

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import tempfile
-import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.headers import Header
 
-_FORMAT = "1"  # part of the key: raise it when a check in headers.py changes
+_FORMAT = "2"  # part of the key: raise it when a check in headers.py changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,8 +56,8 @@ def load(root: Path, key: str) -> Table | None:
                 return None
             reasons = {int(i): why for i, why in json.loads(str(stored["reasons"])).items()}
             return Table(stored["heights"], stored["widths"], reasons)
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
-        return None  # absent, cut short or of another format: the scan makes it again
+    except Exception:  # noqa: BLE001, a damaged archive raises whatever its bytes lead to
+        return None  # absent, damaged or of another format: the scan makes it again
 
 
 def store(root: Path, key: str, table: Table) -> None:
@@ -75,6 +74,7 @@ def store(root: Path, key: str, table: Table) -> None:
                     reasons=json.dumps(table.reasons),
                 )
                 file.flush()
+                os.fsync(file.fileno())
                 os.replace(file.name, _file(root))
             except BaseException:
                 os.unlink(file.name)

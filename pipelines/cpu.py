@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Generator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.resample import place
+from fastsc.pipelines.threads import DaemonPool, StalledError
 
 BATCHES_AHEAD = 3  # being decoded while the trainer works on one
 CHUNK = 4  # images a task: a task costs 20 µs to hand out, an image 1 ms to decode
@@ -44,11 +45,11 @@ class CpuPipeline(Pipeline):
     ) -> None:
         super().__init__(index, settings, report)
         self.decoder, self._decode_region = pick()
-        self._threads = ThreadPoolExecutor(settings.workers, thread_name_prefix="fastsc-decode")
+        self._threads = DaemonPool(settings.workers, "fastsc-decode")
 
     def close(self) -> None:
         """Ends the threads."""
-        self._threads.shutdown(cancel_futures=True)
+        self._threads.close()
 
     def _region(self, index: int, box: NDArray[np.int32]) -> NDArray[np.uint8]:
         """The pixels of a box (top, left, height, width) of one image: (h, w, 3)."""
@@ -72,10 +73,10 @@ class CpuPipeline(Pipeline):
                     return
                 yield self._collect(pending.popleft())
         finally:
-            tasks = [task for batch in pending for task in batch.tasks]
-            for task in tasks:
-                task.cancel()
-            wait(tasks, self.settings.timeout)  # nobody writes into memory that goes back
+            # What already runs goes on into memory that it holds itself, and is not waited for.
+            for batch in pending:
+                for task in batch.tasks:
+                    task.cancel()
 
     def _submit(self, plan: Plan, share: NDArray[np.int64]) -> _Pending:
         size = self.settings.resolution
@@ -113,7 +114,7 @@ class CpuPipeline(Pipeline):
                 task.result(self.settings.timeout)
             except TimeoutError:
                 first = self.index.path(int(batch.index[number * CHUNK]))
-                raise RuntimeError(
+                raise StalledError(
                     f"no image for {self.settings.timeout:g} s: decoding waits at or behind {first}"
                 ) from None
         kept = batch.index >= 0

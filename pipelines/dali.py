@@ -7,9 +7,10 @@ are up to 29/255 from torchvision's.
 
 from __future__ import annotations
 
+import gc
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,16 +20,16 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
-from fastsc.pipelines.decode import DecodeError, decode_pil
+from fastsc.pipelines.decode import DecodeError, pick
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.files import read_into
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
+from fastsc.pipelines.threads import DaemonPool, StalledError
 
 PREFETCH = 2  # batches that DALI works ahead
 READ_AHEAD = 4  # batches of files read ahead of DALI
 READERS = 4  # threads; reading releases the interpreter's lock
-ARENA_STEP = 2**20  # bytes
 CHUNK = 8  # files a task: handing one out costs as much as reading a cached file
 
 
@@ -60,13 +61,14 @@ class DaliPipeline(Pipeline):
         device = "mixed" if settings.device.type == "cuda" else "cpu"
         self.decoder = f"dali {nvidia.dali.__version__} ({device})"
         self._shifted = settings.train and settings.crop == "pad"
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="fastsc-read")
-        # Found while decoding, by dataset index: not given to DALI again.
-        self._broken: dict[int, str] = {}
+        self._readers = DaemonPool(READERS, "fastsc-read")
+        # Found while decoding, by (epoch, dataset index): not given to DALI again. By epoch, since
+        # a region may decode where another of the same file does not.
+        self._broken: dict[tuple[int, int], str] = {}
 
     def close(self) -> None:
         """Ends the reading threads."""
-        self._readers.shutdown(cancel_futures=True)
+        self._readers.close()
 
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]
@@ -84,14 +86,17 @@ class DaliPipeline(Pipeline):
                 self._find_broken(plan, run.in_flight, error)
             finally:
                 run.stop()
+                # DALI's graph is a circle of references. Left to the collector's own time, several
+                # epochs' graphs would hold their buffers, on a GPU too.
+                gc.collect()
 
     def _read(self, plan: Plan, wanted: int, slot: NDArray[np.uint8]) -> _Sample:
         """The file that is wanted, read into its slot, or a substitute where it cannot be read."""
         index, bad = wanted, list[BadImage]()
         while index >= 0:
             try:
-                if index in self._broken:
-                    raise DecodeError(self._broken[index])
+                if reason := self._broken.get((plan.epoch, index)):
+                    raise DecodeError(reason)
                 if index != wanted:
                     slot = np.empty(self.index.n_bytes[index], np.uint8)
                 read_into(self.index.path(index), slot)
@@ -104,10 +109,9 @@ class DaliPipeline(Pipeline):
     def submit(self, plan: Plan, share: NDArray[np.int64]) -> list[Future[list[_Sample]]]:
         """Starts reading the files of one batch."""
 
-        # One piece of pooled memory a batch, in few sizes: fresh pages cost more than the read.
+        # One piece of pooled memory a batch: fresh pages cost more than the read.
         ends = np.cumsum(self.index.n_bytes[share])
-        n_bytes = -(-int(ends[-1]) // ARENA_STEP) * ARENA_STEP
-        slots = np.split(self._pool.empty((n_bytes,), torch.uint8).numpy(), ends)
+        slots = np.split(self._pool.empty((int(ends[-1]),), torch.uint8).numpy(), ends)
         wanted = share.tolist()
 
         def read(rows: range) -> list[_Sample]:
@@ -127,7 +131,7 @@ class DaliPipeline(Pipeline):
 
         s, shifted = self.settings, self._shifted
         on_gpu = s.device.type == "cuda"
-        device_id = (s.device.index or 0) if on_gpu else None
+        device_id = s.device.index if on_gpu else None
 
         @pipeline_def(
             batch_size=batch_size,
@@ -194,27 +198,29 @@ class DaliPipeline(Pipeline):
         return (encoded, *(np.ascontiguousarray(column) for column in columns))
 
     def _find_broken(self, plan: Plan, samples: list[_Sample], error: RuntimeError) -> None:
-        """Decodes what was in flight one by one, and remembers what fails.
+        """Finds which of the files in flight do not decode, and remembers them.
 
         DALI's message names a file only sometimes, and never the right one for bytes.
         """
-        broken = [sample for sample in samples if not self._decodes(plan, sample)]
-        if len(broken) == len(samples):
-            # Every file at once: ask a decoder of another make before blaming them.
-            broken = [sample for sample in samples if not self._pillow_decodes(sample)]
+        # nvImageCodec decodes for DALI, and says of each image alone whether it can.
+        broken = [sample for sample in samples if not self._region_decodes(plan, sample)]
+        if not broken:
+            broken = [sample for sample in samples if not self._graph_decodes(plan, sample)]
+            if len(broken) == len(samples):  # not likely the files' fault
+                broken = []
         if not broken:
             raise error
-        self._broken |= {s.index: "truncated or corrupt image data" for s in broken}
+        reason = "truncated or corrupt image data"
+        self._broken |= {(plan.epoch, sample.index): reason for sample in broken}
 
-    def _pillow_decodes(self, sample: _Sample) -> bool:
-        size = int(self.index.heights[sample.index]), int(self.index.widths[sample.index])
+    def _region_decodes(self, plan: Plan, sample: _Sample) -> bool:
         try:
-            decode_pil(sample.encoded.tobytes(), 0, 0, *size)
+            pick()[1](sample.encoded.tobytes(), *plan.boxes[sample.index].tolist())
         except DecodeError:
             return False
         return True
 
-    def _decodes(self, plan: Plan, sample: _Sample) -> bool:
+    def _graph_decodes(self, plan: Plan, sample: _Sample) -> bool:
         inputs = self.inputs(plan, [sample])
         alone = self.graph(lambda: inputs, batch_size=1)
         try:
@@ -231,7 +237,7 @@ class _Run:
     def __init__(self, owner: DaliPipeline, plan: Plan, batches: list[NDArray[np.int64]]) -> None:
         self._owner, self._plan = owner, plan
         self._upcoming = iter(batches)
-        self._reading: deque[list[Future[list[_Sample]]]] = deque()
+        self._reading: deque[tuple[int, list[Future[list[_Sample]]]]] = deque()
         self._inside: deque[list[_Sample]] = deque()  # given to DALI, not yet got back
         self._returned: list[_Sample] = []  # a GPU may still be reading the last one's bytes
 
@@ -265,23 +271,30 @@ class _Run:
             yield Decoded(torch.empty(0, size, size, 3, dtype=torch.uint8), index, bad)
 
     def stop(self) -> None:
-        """Drops what is being read."""
-        for batch in self._reading:
-            for task in batch:
+        """Drops what is being read and what is held: DALI's graph and this refer to each other."""
+        for _, tasks in self._reading:
+            for task in tasks:
                 task.cancel()
+        self._reading.clear()
+        self._inside.clear()
+        self._returned = []
 
     def _read_next(self) -> None:
         if (share := next(self._upcoming, None)) is not None:
-            self._reading.append(self._owner.submit(self._plan, share))
+            self._reading.append((int(share[0]), self._owner.submit(self._plan, share)))
 
     def _feed(self) -> tuple[Any, ...]:
         """DALI's source: called from `run`, PREFETCH batches ahead."""
         timeout = self._owner.settings.timeout
         while self._reading:
+            first, tasks = self._reading.popleft()
             try:
-                chunks = [task.result(timeout) for task in self._reading.popleft()]
+                chunks = [task.result(timeout) for task in tasks]
             except TimeoutError:
-                raise RuntimeError(f"no batch for {timeout:g} s: reading files waits") from None
+                raise StalledError(
+                    f"no batch for {timeout:g} s: reading waits at or behind "
+                    f"{self._owner.index.path(first)}"
+                ) from None
             samples = [sample for chunk in chunks for sample in chunk]
             self._read_next()
             self._inside.append(samples)

@@ -15,6 +15,7 @@ from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -43,6 +44,8 @@ def decode_pil(encoded: bytes, top: int, left: int, height: int, width: int) -> 
     try:
         image: Image.Image = Image.open(io.BytesIO(encoded))
         box = (left, top, left + width, top + height)
+        if box[2] > image.width or box[3] > image.height:  # PIL would fill up with black
+            raise DecodeError("its size differs from its header's")
         if image.mode.startswith("I;16") or image.mode == "I":
             # Pillow's own conversion saturates 16-bit grey; scale it to 8 bits instead.
             grey = (np.asarray(image.crop(box)).astype(np.int64) * 255 + 32767) // 65535
@@ -159,17 +162,17 @@ def pick(name: str | None = None) -> tuple[str, Decoder]:
 
 
 def header_parser() -> tuple[str, Parser | None]:
-    """Name of, and a parser (path) -> (height, width) by, the library that will decode.
+    """Name and version of, and a parser (path) -> (height, width) by, the library that will decode.
 
     nvImageCodec where it is installed, since DALI decodes with it and may crash on a header that it
     cannot parse; else None: Pillow's own reading of the header is all there is.
     """
     if not _installed("nvidia.nvimgcodec"):
-        return "pil", None
+        return f"pil {PIL.__version__}", None
     from nvidia import nvimgcodec
 
     def parse(path: str) -> tuple[int, int]:
         stream = nvimgcodec.CodeStream(path)
         return stream.height, stream.width
 
-    return "nvimgcodec", parse
+    return f"nvimgcodec {nvimgcodec.__version__} pil {PIL.__version__}", parse

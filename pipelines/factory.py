@@ -6,6 +6,7 @@ import importlib
 import math
 import os
 from collections.abc import Callable
+from typing import get_args
 
 import torch
 
@@ -67,7 +68,7 @@ def build(
         strengths: Brightness, contrast, saturation, hue: factors are U[max(0, 1 - s), 1 + s), hue
             U[-s, s) in turns of the colour circle.
         mean, std: Normalization of R, G, B on [0, 1].
-        seed: Any whole number >= 0.
+        seed: A whole number from 0 to 2**64 - 1.
         paired: False yields the clean view alone (PairBatch.perturbed is None).
         device: Where the views are wanted. What crosses to a GPU is one uint8 view.
         dtype: float32, bfloat16 or float16 views.
@@ -103,7 +104,7 @@ def build(
         std=std,
         seed=seed,
         paired=paired,
-        device=torch.device(device),
+        device=_device(device),
         dtype=dtype,
         workers=default_workers() if workers is None else workers,
         on_bad_image=on_bad_image,
@@ -117,6 +118,16 @@ def build(
     return loader
 
 
+def _device(name: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device must be cpu, cuda or cuda:N, not {name!r}") from None
+    if str(device) == "cuda":  # DALI wants a number
+        return torch.device("cuda", torch.cuda.current_device())
+    return device
+
+
 def _check(s: Settings, index: Index) -> None:
     for name, value in (
         ("batch_size", s.batch_size),
@@ -125,15 +136,26 @@ def _check(s: Settings, index: Index) -> None:
     ):
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
-    if s.seed < 0:
-        raise UserError(f"seed must not be negative, not {s.seed}")
-    if not all(math.isfinite(x) and x >= 0 for x in s.strengths) or s.strengths[3] > 0.5:
-        raise UserError(f"strengths must be at least 0, hue at most 0.5, not {s.strengths}")
+    for name, choice, known in (
+        ("crop", s.crop, get_args(Crop)),
+        ("on_bad_image", s.on_bad_image, get_args(OnBadImage)),
+        ("dtype", s.dtype, (torch.float32, torch.bfloat16, torch.float16)),
+    ):
+        if choice not in known:
+            raise UserError(f"{name} must be one of {', '.join(map(str, known))}, not {choice!r}")
+    if s.seed % 1 or not 0 <= s.seed < 2**64:
+        raise UserError(f"seed must be a whole number from 0 to 2**64 - 1, not {s.seed}")
+    if len(s.strengths) != 4 or not all(math.isfinite(x) and x >= 0 for x in s.strengths):
+        raise UserError(f"strengths must be four numbers of at least 0, not {s.strengths}")
+    if s.strengths[3] > 0.5:
+        raise UserError(f"the strength of hue must be at most 0.5, not {s.strengths[3]}")
+    if not s.timeout > 0:
+        raise UserError(f"timeout must be above 0 seconds, not {s.timeout}")
     if not 0 < s.val_crop <= 1:
         raise UserError(f"val_crop must lie in (0, 1], not {s.val_crop}")
     if not 0 <= s.rank < s.world_size:
         raise UserError(f"rank {s.rank} of {s.world_size} ranks does not exist")
-    if s.train and s.batch_size % s.world_size:
+    if s.batch_size < s.world_size or (s.train and s.batch_size % s.world_size):
         raise UserError(f"batch size {s.batch_size} is not a multiple of {s.world_size} ranks")
     n_usable = len(index) - len(index.left_out)
     if s.train and n_usable < s.batch_size:

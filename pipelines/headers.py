@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable
 from typing import BinaryIO, NamedTuple
 
@@ -14,10 +13,12 @@ MAX_PIXELS = 178_956_970
 MIN_SIDE = 2  # pixels; a 1 × 1 image is a tracking pixel or a broken download
 JPEG_TAIL = 64 * 1024
 
-_END_OF_IMAGE = b"\xff\xd9"
-_START_OF_SCAN = b"\xff\xda"
+_START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
 # In entropy-coded data 0xFF is followed by a stuffed zero, a restart marker or a fill byte.
-_ILLEGAL_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# Anything else is a marker.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+# What may stand there: scans, tables, DNL, DRI, applications' segments, comments.
+_BETWEEN_SCANS = {_START_OF_SCAN, 0xC4, 0xDB, 0xDC, 0xDD, 0xFE, *range(0xE0, 0xF0)}
 
 
 class Header(NamedTuple):
@@ -26,6 +27,11 @@ class Header(NamedTuple):
     height: int
     width: int
     reason: str | None = None
+    passing: bool = False  # the disk's fault or a permission, not the file's: look again next time
+
+
+class HeaderError(Exception):
+    """A header that cannot be read; the message is the reason."""
 
 
 # Parses a header as the decoder that will run does; raises RuntimeError where it cannot.
@@ -51,9 +57,11 @@ def read_header(path: str, n_bytes: int, parse: Parser | None = None) -> Header:
             size, is_jpeg = _pil_size(file)
             reason = _size_reason(*size)
             if reason is None and is_jpeg:
-                reason = _jpeg_tail_reason(file, n_bytes)
+                reason = _jpeg_reason(file, n_bytes)
+    except HeaderError as error:
+        return Header(0, 0, str(error))
     except OSError as error:
-        return Header(0, 0, _os_reason(error))
+        return Header(0, 0, error.strerror or str(error), passing=True)
     if reason is None and parse is not None:
         try:
             size = parse(path)
@@ -63,15 +71,19 @@ def read_header(path: str, n_bytes: int, parse: Parser | None = None) -> Header:
 
 
 def _pil_size(file: BinaryIO) -> tuple[tuple[int, int], bool]:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # size is judged here, by one rule for all decoders
-        try:
-            image = Image.open(file)
-        except Image.DecompressionBombError as error:
-            raise OSError(f"decompression bomb: {error}") from None
-        except (ValueError, SyntaxError, EOFError, TypeError, IndexError) as error:
-            # PIL's parsers raise these on headers cut or scrambled in odd places.
-            raise OSError(f"broken header: {error}") from None
+    try:
+        image = Image.open(file)
+    except Image.DecompressionBombError as error:
+        raise HeaderError(f"decompression bomb: {error}") from None
+    except UnidentifiedImageError:
+        raise HeaderError("not an image") from None
+    except (ValueError, SyntaxError, EOFError, TypeError, IndexError, OverflowError) as error:
+        # PIL's parsers raise these on headers cut or scrambled in odd places.
+        raise HeaderError(f"broken header: {error}") from None
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise HeaderError(f"broken header: {error}") from None
     width, height = image.size
     return (height, width), image.format in ("JPEG", "MPO")
 
@@ -84,22 +96,49 @@ def _size_reason(height: int, width: int) -> str | None:
     return None
 
 
-def _jpeg_tail_reason(file: BinaryIO, n_bytes: int) -> str | None:
-    """Looks for the end marker, and for bytes that no entropy coder writes in front of it."""
-    file.seek(max(0, n_bytes - JPEG_TAIL))
+def _jpeg_reason(file: BinaryIO, n_bytes: int) -> str | None:
+    """Looks for the end marker in the last 64 KB, and before it for bytes that no coder writes.
+
+    What looks wrong is then read whole, and only that decides: behind the end of a whole image may
+    lie a phone's video.
+    """
+    file.seek(0)
+    scan = _first_scan(file)
+    if scan is None:
+        return "truncated JPEG: no image data"
+    file.seek(max(scan, n_bytes - JPEG_TAIL))  # not before: a thumbnail has an end marker, too
     tail = file.read(JPEG_TAIL)
-    end = tail.rfind(_END_OF_IMAGE)
-    if end < 0:
-        return "truncated JPEG: no end marker in its last 64 KB"
-    scan = tail.rfind(_START_OF_SCAN, 0, end)
+    end = tail.rfind(b"\xff\xd9")
+    last = tail.rfind(b"\xff\xda", 0, max(end, 0))
     # No scan's start in the tail: it began earlier, and all of the tail is its data.
-    body = scan + 2 + int.from_bytes(tail[scan + 2 : scan + 4], "big") if scan >= 0 else 0
-    if _ILLEGAL_MARKER.search(tail, body, end):
-        return "corrupt JPEG: an illegal marker in its compressed data"
-    return None
+    body = last + 2 + int.from_bytes(tail[last + 2 : last + 4], "big") if last >= 0 else 0
+    if end >= 0 and not _MARKER.search(tail, body, end):
+        return None
+    file.seek(scan)
+    return _scans_reason(file.read())
 
 
-def _os_reason(error: OSError) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    return error.strerror or str(error)
+def _first_scan(file: BinaryIO) -> int | None:
+    """Where the first scan's marker is, from segment to segment (ITU T.81, B.1.1)."""
+    at = 2
+    while True:
+        file.seek(at)
+        head = file.read(4)
+        if len(head) < 4 or head[0] != 0xFF:
+            return None
+        if head[1] == _START_OF_SCAN:
+            return at
+        at += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:], "big")
+
+
+def _scans_reason(scans: bytes) -> str | None:
+    """Walks from the first scan's marker to the end of the image; what follows is ignored."""
+    at = 0
+    while found := _MARKER.search(scans, at):
+        at, marker = found.start(), scans[found.start() + 1]
+        if marker == _END_OF_IMAGE:
+            return None
+        if marker not in _BETWEEN_SCANS:
+            return "corrupt JPEG: an illegal marker in its compressed data"
+        at += 2 + int.from_bytes(scans[at + 2 : at + 4], "big")
+    return "truncated JPEG: no end marker"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -21,11 +22,12 @@ from fastsc.pipelines import cache
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.decode import header_parser
 from fastsc.pipelines.errors import UserError
-from fastsc.pipelines.headers import Header, read_header
-from fastsc.pipelines.progress import tracked
+from fastsc.pipelines.headers import Header, Parser, read_header
+from fastsc.pipelines.progress import MIN_FILES, tracked
 
 # torchvision's ImageFolder takes the same.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SCAN_CHUNK = 64  # files a task
 SCAN_THREADS = 8  # more than cores: on a cold disk the scan waits for reads
 
 
@@ -69,7 +71,7 @@ class Index:
     @property
     def hash(self) -> str:
         """Names the data: equal for equal files, sizes, classes and omissions, on any machine."""
-        digest = hashlib.sha256("\0".join((*self.classes, "", *self.paths)).encode())
+        digest = hashlib.sha256(os.fsencode("\0".join((*self.classes, "", *self.paths))))
         for column in (self.targets, self.heights, self.widths, self.n_bytes):
             digest.update(np.ascontiguousarray(column).tobytes())
         return digest.hexdigest()[:16]
@@ -137,22 +139,35 @@ def scan(
     targets = np.array([position[p.split(os.sep, 1)[0]] for p in paths], np.int64)
     decoder, parse = header_parser()
 
-    fingerprint = hashlib.sha256("\0".join((decoder, *paths)).encode())
+    fingerprint = hashlib.sha256(os.fsencode("\0".join((decoder, *paths))))
     fingerprint.update(n_bytes.tobytes() + times.tobytes())
     key = fingerprint.hexdigest()
     table = cache.load(root, key) if use_cache else None
     if table is None:
         files = [(os.path.join(root, p), int(size)) for p, size in zip(paths, n_bytes, strict=True)]
-        with ThreadPoolExecutor(SCAN_THREADS) as pool:
-            headers: Iterable[Header] = pool.map(
-                lambda file: read_header(file[0], file[1], parse), files
-            )
-            if progress:
-                headers = tracked(headers, f"Reading headers of {root}", len(files))
-            table = cache.Table.of(list(headers))
-        if use_cache:
+        headers = _read_headers(files, parse, f"Reading headers of {root}" if progress else None)
+        table = cache.Table.of(headers)
+        if use_cache and not any(header.passing for header in headers):
             cache.store(root, key, table)
     return Index(root, names, paths, targets, table.heights, table.widths, n_bytes, table.reasons)
+
+
+def _read_headers(
+    files: list[tuple[str, int]], parse: Parser | None, title: str | None
+) -> list[Header]:
+    def read(chunk: list[tuple[str, int]]) -> list[Header]:
+        return [read_header(path, n_bytes, parse) for path, n_bytes in chunk]
+
+    # In chunks, since a task of the pool costs more memory than a row of the index.
+    chunks = [files[at : at + SCAN_CHUNK] for at in range(0, len(files), SCAN_CHUNK)]
+    # The filter is the process's, so that it is set once and not by the threads: PIL warns about
+    # sizes that are judged here by one rule for all decoders.
+    with warnings.catch_warnings(), ThreadPoolExecutor(SCAN_THREADS) as pool:
+        warnings.simplefilter("ignore")
+        done: Iterable[list[Header]] = pool.map(read, chunks)
+        if title is not None and len(files) >= MIN_FILES:
+            done = tracked(done, title, len(chunks))
+        return [header for chunk in done for header in chunk]
 
 
 def _list_files(
@@ -167,8 +182,8 @@ def _list_files(
             for name in classes
             for relative, stat in sorted(_walk(root / name))
         ]
-    except PermissionError as error:
-        raise UserError(f"{error.filename}: no permission to read it") from None
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
     if not classes:
         raise UserError(f"{root}: no class folders in it; one folder a class is expected")
     if not files:
@@ -185,12 +200,13 @@ def _walk(folder: Path, prefix: str = "") -> list[tuple[str, os.stat_result]]:
     with os.scandir(folder) as entries:
         for entry in entries:
             name = os.path.join(prefix, entry.name)
-            if entry.is_dir():
+            try:
+                is_folder, stat = entry.is_dir(), entry.stat()
+            except OSError:
+                # A dangling or circular link: keeps its place in the order, and is left out.
+                is_folder, stat = False, entry.stat(follow_symlinks=False)
+            if is_folder:
                 found += _walk(Path(entry.path), name)
             elif entry.name.lower().endswith(EXTENSIONS):
-                try:
-                    found.append((name, entry.stat()))
-                except FileNotFoundError:
-                    # A dangling link: listed, so that its place in the order stays, and left out.
-                    found.append((name, entry.stat(follow_symlinks=False)))
+                found.append((name, stat))
     return found

@@ -10,6 +10,7 @@ that the former never changes between versions.
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,9 +45,13 @@ class Stream(IntEnum):
     CROP_RATIO = 64  # + attempt
 
 
+def _key(seed: int, epoch: int, stream: int) -> NDArray[np.uint64]:
+    return np.array([seed, (epoch << 8) | stream], np.uint64)  # a list would become float64
+
+
 def raw(seed: int, epoch: int, stream: int, n: int) -> NDArray[np.uint64]:
     """Row i of the stream (seed, epoch, stream), for i < n: (n,) uint64."""
-    return np.random.Philox(key=[seed, (epoch << 8) | stream]).random_raw(n)
+    return np.random.Philox(key=_key(seed, epoch, stream)).random_raw(n)
 
 
 def uniforms(seed: int, epoch: int, stream: int, n: int) -> Floats:
@@ -92,70 +97,65 @@ def pad_shifts(seed: int, epoch: int, n: int) -> NDArray[np.int32]:
 
 def random_resized_crops(
     seed: int, epoch: int, heights: NDArray[np.int32], widths: NDArray[np.int32]
-) -> Floats:
-    """RandomResizedCrop's boxes as fractions of each image.
+) -> NDArray[np.int32]:
+    """RandomResizedCrop's boxes in whole pixels of each image.
 
     The rule is torchvision's (`transforms.RandomResizedCrop.get_params`, after Szegedy et al.,
     arXiv 1409.4842): area U[0.08, 1], log aspect ratio U[log 3/4, log 4/3], ten attempts, then the
-    largest central crop within the ratio's bounds.
+    largest central crop within the ratio's bounds. Each draw is a fraction of the original size, so
+    that a backend with resized copies scales the box and has the same crop to one pixel.
 
     Args:
         heights, widths: (n,) pixels of dataset index i; rows of zeros, files left out, do no harm.
 
     Returns:
-        (n, 4) float64: top, left, height, width, each as a fraction of the image.
+        (n, 4) int32: top, left, height, width.
     """
     n = len(heights)
-    shape_ratio = np.maximum(widths, 1) / np.maximum(heights, 1)
-    box_h, box_w = np.ones(n), np.ones(n)
-    open_rows = np.arange(n)
+    full_h, full_w = np.maximum(heights, 1).astype(np.int64), np.maximum(widths, 1).astype(np.int64)
+    h, w = np.zeros(n, np.int64), np.zeros(n, np.int64)
+    pending = np.arange(n)
     for attempt in range(RRC_ATTEMPTS):
-        area = uniforms(seed, epoch, Stream.CROP_AREA + attempt, n)[open_rows]
-        area = RRC_SCALE[0] + area * (RRC_SCALE[1] - RRC_SCALE[0])
-        log_ratio = uniforms(seed, epoch, Stream.CROP_RATIO + attempt, n)[open_rows]
-        low, high = np.log(RRC_RATIO)
-        # The crop's ratio in units of the image's own: fractions need no pixels.
-        ratio = np.exp(low + log_ratio * (high - low)) / shape_ratio[open_rows]
-        h, w = np.sqrt(area / ratio), np.sqrt(area * ratio)
-        fits = (h <= 1) & (w <= 1)
-        box_h[open_rows[fits]], box_w[open_rows[fits]] = h[fits], w[fits]
-        open_rows = open_rows[~fits]
-        if not len(open_rows):
+        area = uniforms(seed, epoch, Stream.CROP_AREA + attempt, n)[pending]
+        area = (RRC_SCALE[0] + area * (RRC_SCALE[1] - RRC_SCALE[0])) * (full_h * full_w)[pending]
+        log_ratio = uniforms(seed, epoch, Stream.CROP_RATIO + attempt, n)[pending]
+        low, span = np.log(RRC_RATIO[0]), np.log(RRC_RATIO[1] / RRC_RATIO[0])
+        ratio = np.exp(low + log_ratio * span)
+        try_h = np.rint(np.sqrt(area / ratio)).astype(np.int64)
+        try_w = np.rint(np.sqrt(area * ratio)).astype(np.int64)
+        fits = (try_h > 0) & (try_h <= full_h[pending]) & (try_w > 0) & (try_w <= full_w[pending])
+        h[pending[fits]], w[pending[fits]] = try_h[fits], try_w[fits]
+        pending = pending[~fits]
+        if not len(pending):
             break
-    central = np.zeros(n, np.bool_)
-    central[open_rows] = True
-    box_h[central] = np.minimum(1, shape_ratio[central] / RRC_RATIO[0])
-    box_w[central] = np.minimum(1, RRC_RATIO[1] / shape_ratio[central])
-    at_y = np.where(central, 0.5, uniforms(seed, epoch, Stream.CROP_Y, n))
-    at_x = np.where(central, 0.5, uniforms(seed, epoch, Stream.CROP_X, n))
-    return np.stack([at_y * (1 - box_h), at_x * (1 - box_w), box_h, box_w], axis=1)
+    top = uniforms(seed, epoch, Stream.CROP_Y, n) * (full_h - h + 1)
+    left = uniforms(seed, epoch, Stream.CROP_X, n) * (full_w - w + 1)
+    boxes = np.stack([top, left, h, w], axis=1).astype(np.int32)  # rounds down
+    high, wide = full_h[pending], full_w[pending]
+    ratio_low, ratio_high = RRC_RATIO
+    h_most = np.minimum(high, np.rint(wide / ratio_low))
+    boxes[pending] = _central(h_most, np.minimum(wide, np.rint(high * ratio_high)), high, wide)
+    return boxes
 
 
 def central_squares(
     heights: NDArray[np.int32], widths: NDArray[np.int32], fraction: float
-) -> Floats:
-    """The central square whose side is `fraction` of the shorter side, as fractions: (n, 4).
+) -> NDArray[np.int32]:
+    """The central square whose side is `fraction` of the shorter side.
 
     Resizing it to r pixels equals resizing the shorter side to r / fraction and cropping r.
-    """
-    h, w = np.maximum(heights, 1), np.maximum(widths, 1)
-    side = fraction * np.minimum(h, w)
-    box_h, box_w = side / h, side / w
-    return np.stack([(1 - box_h) / 2, (1 - box_w) / 2, box_h, box_w], axis=1)
-
-
-def to_pixels(
-    boxes: Floats, heights: NDArray[np.int32], widths: NDArray[np.int32]
-) -> NDArray[np.int32]:
-    """Fractional boxes rounded to whole pixels inside each image, at least 1 × 1.
 
     Returns:
-        (n, 4) int32: top, left, height, width.
+        (n, 4) int32: top, left, height, width in whole pixels, at least 1 × 1.
     """
-    size = np.stack([heights, widths], axis=1)
-    extent = np.clip(np.rint(boxes[:, 2:] * size), 1, np.maximum(size, 1))
-    start = np.clip(np.rint(boxes[:, :2] * size), 0, np.maximum(size, 1) - extent)
-    return np.concatenate([start, extent], axis=1).astype(np.int32)
+    full_h, full_w = np.maximum(heights, 1), np.maximum(widths, 1)
+    side = np.maximum(np.rint(fraction * np.minimum(full_h, full_w)), 1)
+    return _central(side, side, full_h, full_w)
+
+
+def _central(h: Any, w: Any, full_h: Any, full_w: Any) -> NDArray[np.int32]:
+    """Boxes of height h and width w in the middle, half a pixel to the upper left."""
+    return np.stack([(full_h - h) // 2, (full_w - w) // 2, h, w], axis=1).astype(np.int32)
 
 
 def order(seed: int, epoch: int, usable: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -171,7 +171,7 @@ def substitute(seed: int, epoch: int, index: int, usable: NDArray[np.int64], att
 
     `attempt` counts up while substitutes turn out to be broken too.
     """
-    key = [seed, (epoch << 8) | Stream.SUBSTITUTE]
+    key = _key(seed, epoch, Stream.SUBSTITUTE)
     draw = np.random.Philox(key=key, counter=[0, 0, attempt, index]).random_raw(1)[0]
     return int(usable[int(draw) % len(usable)])
 

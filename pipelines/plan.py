@@ -91,7 +91,7 @@ def make_plan(index: Index, settings: Settings, epoch: int) -> Plan:
         epoch=epoch,
         usable=usable,
         order=keyed.order(seed, epoch, usable, n) if train else usable,
-        boxes=keyed.to_pixels(boxes, *sizes),
+        boxes=boxes,
         shifts=keyed.pad_shifts(seed, epoch, n) if padded else None,
         flips=keyed.flips(seed, epoch, n) if train and settings.flip else np.zeros(n, np.bool_),
         factors=keyed.factors(seed, epoch, n, settings.strengths),

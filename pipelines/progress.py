@@ -16,6 +16,6 @@ T = TypeVar("T")
 def tracked(items: Iterable[T], title: str, total: int) -> Iterable[T]:
     """The items, with a bar on stderr that vanishes at the end."""
     console = Console(stderr=True)
-    if total < MIN_FILES or not console.is_terminal:
+    if not console.is_terminal:
         return items
     return track(items, title, total, console=console, transient=True)

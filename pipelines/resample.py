@@ -25,26 +25,36 @@ def place(
         flip: Mirror left to right, after the shift.
     """
     size = slot.shape[0]
-    # (1, 3, h, w), channels-last: torch's fast path for uint8, and no copy.
-    image = torch.from_numpy(region).permute(2, 0, 1)[None]
-    if image.shape[-2:] != (size, size):
-        image = torch.nn.functional.interpolate(
+    if region.shape[:2] != (size, size):
+        # (1, 3, h, w), channels-last: torch's fast path for uint8, and no copy.
+        image = torch.from_numpy(region).permute(2, 0, 1)[None]
+        resized = torch.nn.functional.interpolate(
             image, (size, size), mode="bilinear", antialias=True
         )
-    target = slot.permute(2, 0, 1)[None]
-    if shift is None:
-        target.copy_(image.flip(-1) if flip else image)
-        return
-    (to_y, from_y), (to_x, from_x) = (_overlap(int(step), size) for step in shift)
-    shifted = torch.zeros_like(target)
-    shifted[..., to_y, to_x] = image[..., from_y, from_x]
-    target.copy_(shifted.flip(-1) if flip else shifted)
+        region = resized[0].permute(1, 2, 0).numpy()
+    dy, dx = (0, 0) if shift is None else shift.tolist()
+    # Not torch's copy and flip: these would start a team of OpenMP threads for every thread here.
+    _write(region, slot.numpy(), dy, dx, flip)
 
 
-def _overlap(step: int, size: int) -> tuple[slice, slice]:
-    """Rows of the output and of the image that coincide when reading begins at row `step`."""
-    low, high = max(0, -step), min(size, size - step)
-    return slice(low, max(low, high)), slice(low + step, max(low, high) + step)
+@njit(nogil=True, cache=True)
+def _write(image: Any, slot: Any, dy: int, dx: int, flip: bool) -> None:
+    """slot[y, x] = image[y + dy, (x mirrored) + dx], black outside; both (S, S, 3) uint8."""
+    size = slot.shape[0]
+    if dy != 0 or dx != 0:
+        slot[:] = 0
+    for y in range(max(0, -dy), min(size, size - dy)):
+        row, to = image[y + dy], slot[y]
+        if flip:
+            for x in range(max(0, -dx), min(size, size - dx)):
+                to[size - 1 - x, 0] = row[x + dx, 0]
+                to[size - 1 - x, 1] = row[x + dx, 1]
+                to[size - 1 - x, 2] = row[x + dx, 2]
+        else:
+            for x in range(max(0, -dx), min(size, size - dx)):
+                to[x, 0] = row[x + dx, 0]
+                to[x, 1] = row[x + dx, 1]
+                to[x, 2] = row[x + dx, 2]
 
 
 @njit(nogil=True, cache=True)
@@ -56,17 +66,5 @@ def gather(
     out: Any,  # (N, S, S, 3) uint8, written
 ) -> None:
     """`place` for images that already have the output's size, a whole batch at once."""
-    size = pixels.shape[1]
     for k in range(len(index)):
-        image, slot = pixels[index[k]], out[k]
-        dy, dx = shifts[k, 0], shifts[k, 1]
-        for y in range(size):
-            inside = 0 <= y + dy < size
-            for x in range(size):
-                from_x = (size - 1 - x if flips[k] else x) + dx
-                if inside and 0 <= from_x < size:
-                    for channel in range(3):
-                        slot[y, x, channel] = image[y + dy, from_x, channel]
-                else:
-                    for channel in range(3):
-                        slot[y, x, channel] = 0
+        _write(pixels[index[k]], out[k], shifts[k, 0], shifts[k, 1], flips[k])

@@ -9,7 +9,7 @@ from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, decode_pil
 from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
-from fastsc.pipelines.progress import tracked
+from fastsc.pipelines.progress import MIN_FILES, tracked
 
 
 def sweep(
@@ -47,7 +47,8 @@ def sweep(
     usable = index.usable.tolist()
     with ThreadPoolExecutor(workers or default_workers()) as threads:
         reasons: Iterable[str | None] = threads.map(one, usable)
-        reasons = tracked(reasons, f"{title} {index.root}", len(usable))
+        if len(usable) >= MIN_FILES:
+            reasons = tracked(reasons, f"{title} {index.root}", len(usable))
         return {i: why for i, why in zip(usable, reasons, strict=True) if why is not None}
 
 

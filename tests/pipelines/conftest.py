@@ -37,6 +37,16 @@ def encoded(image: Image.Image, kind: str = "JPEG", **options: object) -> bytes:
     return buffer.getvalue()
 
 
+def _with_segment(jpeg: bytes, at: int, marker: int, payload: bytes) -> bytes:
+    segment = bytes([0xFF, marker]) + (len(payload) + 2).to_bytes(2, "big") + payload
+    return jpeg[:at] + segment + jpeg[at:]
+
+
+def _with_thumbnail(jpeg: bytes) -> bytes:
+    """With a whole little JPEG, end marker included, in an application's segment."""
+    return _with_segment(jpeg, 2, 0xE1, encoded(photograph(2, (20, 16))))
+
+
 def broken_files() -> dict[str, bytes]:
     """Name -> bytes of files that the header scan must find."""
     whole = encoded(photograph(), quality=95)
@@ -49,6 +59,7 @@ def broken_files() -> dict[str, bytes]:
         "random.JPEG": whole[:body] + noise.replace(b"\xff\xd9", b"\xff\xff"),
         "random-with-end.JPEG": whole[:body] + noise + b"\xff\xd9",
         "truncated.JPEG": whole[: len(whole) // 2],
+        "truncated-thumbnail.JPEG": _with_thumbnail(whole)[: -len(whole) // 3],
         "dot.JPEG": encoded(photograph(size=(1, 1))),
     }
 
@@ -57,6 +68,7 @@ def odd_files() -> dict[str, bytes]:
     """Name -> bytes of files that are unusual and fine."""
     image = photograph()
     deep = np.asarray(image.convert("L")).astype(np.uint16) * 257
+    jpeg = encoded(image, quality=90)
     exif = Image.Exif()
     exif[274] = 6  # rotate by 90 degrees: ignored
     return {
@@ -69,6 +81,11 @@ def odd_files() -> dict[str, bytes]:
         "grey16.png": encoded(Image.fromarray(deep), "PNG"),
         "png.JPEG": encoded(image, "PNG"),
         "rotated.JPEG": encoded(image, exif=exif),
+        "thumbnail.JPEG": _with_thumbnail(jpeg),
+        "comment-behind-scan.JPEG": _with_segment(jpeg, len(jpeg) - 2, 0xFE, b"\xff\x01note"),
+        "motion-photo.JPEG": jpeg + np.random.default_rng(3).bytes(100_000),
+        "png-behind-end.JPEG": jpeg + encoded(image, "PNG"),
+        "restart.JPEG": encoded(image, restart_marker_blocks=1),
         "photo.webp": encoded(image, "WEBP"),
         "photo.bmp": encoded(image, "BMP"),
     }

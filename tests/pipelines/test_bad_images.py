@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from fastsc.pipelines import BadImage, Pipeline, UserError, build, scan
 from fastsc.pipelines.sweep import verify
-from tests.pipelines.conftest import broken_files, needs_dali, odd_files
+from tests.pipelines.conftest import broken_files, encoded, needs_dali, odd_files, photograph
 
 
 def indices(loader: Pipeline, number: int) -> list[list[int]]:
@@ -99,7 +101,7 @@ def test_index_leaves_out_what_would_break_a_decoder(backend: str, folder: Path)
     loader = build(backend, index, batch_size=8, resolution=32, on_bad_image="skip")
     for number in range(3):
         found = [i for batch in indices(loader, number) for i in batch]
-        assert len(found) == len(set(found)) == 40
+        assert len(found) == len(set(found)) == (32 + len(odd_files())) // 8 * 8
         assert not set(found) & set(index.left_out)
     loader.close()
 
@@ -114,6 +116,49 @@ def test_folder_of_broken_files_ends(backend: str, tmp_path: Path, holey_folder:
     )
     with pytest.raises(UserError, match="images in a row cannot be decoded"):
         list(loader)
+
+
+@pytest.mark.parametrize("name", [pytest.param("dali", marks=needs_dali), "cpu"])
+def test_hanging_read_ends_the_program(folder: Path, name: str) -> None:
+    # A pipe that nobody writes to stands for a mount that is gone. In a process of its own, since
+    # a thread that hangs must not keep it alive.
+    program = """
+import os, sys
+from fastsc.pipelines import build, scan
+index = scan(sys.argv[2])
+for i in range(0, len(index), 4):
+    os.unlink(index.path(i))
+    os.mkfifo(index.path(i))
+loader = build(sys.argv[1], index, batch_size=8, resolution=32, timeout=1, on_bad_image="skip")
+try:
+    list(loader)
+finally:
+    loader.close()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program, name, str(folder / "train")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "StalledError: no" in done.stderr
+    assert "for 1 s" in done.stderr
+
+
+@pytest.mark.parametrize("name", [pytest.param("dali", marks=needs_dali), "cpu"])
+def test_failures_of_an_epoch_do_not_depend_on_earlier_ones(folder: Path, name: str) -> None:
+    # Only regions that reach below the damage fail, which the header does not show.
+    whole = encoded(photograph(5, (160, 160)), "PNG")
+    (folder / "train" / "apple" / "zz.png").write_bytes(
+        whole[: len(whole) // 2] + bytes(300) + whole[len(whole) // 2 + 300 :]
+    )
+    options = {"batch_size": 33, "resolution": 32, "on_bad_image": "skip"}
+    straight = build(name, folder / "train", **options)  # type: ignore[arg-type]
+    history = [indices(straight, number) for number in range(5)]
+    fresh = build(name, folder / "train", **options)  # type: ignore[arg-type]
+    assert indices(fresh, 4) == history[4]
 
 
 def test_verify_finds_what_the_header_hides(holey_folder: Path) -> None:

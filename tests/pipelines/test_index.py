@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from torchvision.datasets import ImageFolder
 
 from fastsc.pipelines import UserError, cache, scan
 from fastsc.pipelines import index as index_module
+from fastsc.pipelines.headers import Header
 from tests.pipelines.conftest import broken_files, encoded, odd_files, photograph
 
 
@@ -49,7 +51,7 @@ def test_broken_files_are_named_and_keep_their_place(folder: Path) -> None:
     assert reasons["text.JPEG"] == "not an image"
     assert "truncated" in reasons["truncated.JPEG"]
     assert "too small" in reasons["dot.JPEG"]
-    with pytest.raises(UserError, match=r"boat.*\(and 6 more\).*--on-bad-image skip"):
+    with pytest.raises(UserError, match=r"boat.*\(and 7 more\).*--on-bad-image skip"):
         index.require("raise")
     index.require("skip")
 
@@ -107,11 +109,52 @@ def test_cache_is_used_until_the_folder_changes(
     assert len(reads) == len(renewed)
 
 
-def test_broken_cache_is_made_again(folder: Path) -> None:
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeroed", "flipped"])
+def test_damaged_cache_is_made_again(folder: Path, damage: str) -> None:
     first = scan(folder / "train")
     for file in cache.folder().glob("index-*.npz"):
-        file.write_bytes(file.read_bytes()[:50])
+        data = bytearray(file.read_bytes())
+        if damage == "empty":
+            data = bytearray()
+        elif damage == "cut":
+            del data[50:]
+        elif damage == "zeroed":
+            data[20:120] = bytes(100)
+        else:
+            data[30::40] = bytes(byte ^ 0x55 for byte in data[30::40])
+        file.write_bytes(data)
     assert scan(folder / "train").hash == first.hash
+
+
+def test_passing_error_is_not_remembered(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = index_module.read_header
+
+    def failing(path: str, n_bytes: int, parse: object) -> object:
+        if path.endswith("boat/00.jpg"):
+            return Header(0, 0, "Input/output error", passing=True)
+        return real(path, n_bytes, parse)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(index_module, "read_header", failing)
+    assert len(scan(folder / "train").left_out) == 1
+    monkeypatch.undo()
+    assert not scan(folder / "train").left_out
+
+
+def test_scan_leaves_the_warning_filters_alone(folder: Path) -> None:
+    before = list(warnings.filters)
+    scan(folder / "train", use_cache=False)
+    assert list(warnings.filters) == before
+
+
+def test_names_that_are_not_unicode_and_circular_links(folder: Path) -> None:
+    name = os.fsencode(folder / "train" / "boat") + b"/caf\xe9.jpg"
+    with open(name, "wb") as file:
+        file.write(encoded(photograph()))
+    (folder / "train" / "boat" / "loop.jpg").symlink_to("loop.jpg")
+    index = scan(folder / "train")
+    assert [bad.path for bad in index.bad_images()] == [str(folder / "train/boat/loop.jpg")]
+    assert any(os.fsencode(path).endswith(b"caf\xe9.jpg") for path in index.paths)
+    assert len(index.hash) == 16
 
 
 def test_hash_names_the_data_and_not_the_place(folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,78 @@
+"""`build` refuses what cannot be meant, in one line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from fastsc.pipelines import UserError, build, keyed, scan
+from fastsc.pipelines.memory import MemoryPipeline
+from tests.pipelines.conftest import encoded, photograph
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        ({"pipeline": "dalli"}, "there are dali, cpu, memory"),
+        ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 2.5}, "batch_size"),
+        ({"batch_size": 100}, "smaller --batch-size"),
+        ({"resolution": 0}, "resolution"),
+        ({"workers": 0}, "workers"),
+        ({"crop": "rcc"}, "crop must be one of rrc, pad, none"),
+        ({"on_bad_image": "Skip"}, "on_bad_image must be one of raise, skip"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**64}, "seed"),
+        ({"seed": 1.5}, "seed"),
+        ({"strengths": (0.4, 0.4, 0.4)}, "four numbers"),
+        ({"strengths": (0.4, float("nan"), 0.4, 0.1)}, "four numbers"),
+        ({"strengths": (0.4, 0.4, 0.4, 0.6)}, "hue"),
+        ({"val_crop": 0.0}, "val_crop"),
+        ({"dtype": torch.float64}, "dtype"),
+        ({"timeout": 0.0}, "timeout"),
+        ({"timeout": float("nan")}, "timeout"),
+        ({"device": "cpuu"}, "device"),
+        ({"rank": 2, "world_size": 2}, "rank 2 of 2"),
+        ({"batch_size": 5, "world_size": 2}, "multiple of 2 ranks"),
+        ({"batch_size": 1, "world_size": 2, "train": False}, "multiple of 2 ranks"),
+    ],
+)
+def test_mistakes(image_folder: Path, wrong: dict[str, Any], said: str) -> None:
+    options = {"pipeline": "cpu", "batch_size": 4, "resolution": 32} | wrong
+    with pytest.raises(UserError, match=said):
+        build(options.pop("pipeline"), image_folder / "train", **options)
+
+
+def test_seeds_above_float64_are_told_apart() -> None:
+    seeds = (2**63, 2**63 + 1, 2**64 - 1)
+    assert len({keyed.raw(seed, 0, 0, 1)[0] for seed in seeds}) == 3
+
+
+def test_gather_of_equal_sizes_equals_one_image_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for label in ("a", "b"):
+        (tmp_path / label).mkdir()
+        for i in range(6):
+            image = photograph(10 * i + ord(label), (32, 32))
+            (tmp_path / label / f"{i}.png").write_bytes(encoded(image, "PNG"))
+
+    def batches() -> list[Any]:
+        loader = build("memory", scan(tmp_path), batch_size=6, resolution=32, crop="pad")
+        assert isinstance(loader, MemoryPipeline)
+        if slow:
+            loader._square = None
+        else:
+            assert loader._square is not None
+        return list(loader)
+
+    slow = False
+    fast_batches = batches()
+    slow = True
+    for a, b in zip(fast_batches, batches(), strict=True):
+        assert torch.equal(a.clean, b.clean)
+        assert np.array_equal(a.index, b.index)
