@@ -17,6 +17,8 @@ import torch
 import yaml
 
 from fastsc import checkpoint, runlog
+from fastsc.optim import lr_at
+from fastsc.options import parse
 from fastsc.train import main
 
 SMALL = [
@@ -232,13 +234,122 @@ def test_broken_image_in_training_raises_and_stays_resumable(
     hole = data / "train" / "boat" / "hole.png"
     hole.write_bytes(undecodable())
     out = tmp_path / "run"
-    assert run(data, out, "--checkpoint-steps", "1", "--epochs", "9") == 2
+    assert run(data, out, "--epochs", "9") == 2
     error = capsys.readouterr().err
+    assert list((out / "checkpoints").iterdir())
     assert error.count("\n") == 1
     assert "hole.png" in error
     assert "--on-bad-image skip" in error
     assert str(hole) in events(out, "end")[-1]["reason"]
     assert run(data, out, "--epochs", "9", "--on-bad-image", "skip", "--resume") == 0
+
+
+def test_broken_validation_image_costs_no_training(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    from tests.pipelines.conftest import undecodable
+
+    data = Path(shutil.copytree(image_folder, tmp_path / "images"))
+    hole = data / "val" / "boat" / "hole.png"
+    hole.write_bytes(undecodable())
+    out = tmp_path / "run"
+    assert run(data, out) == 2
+    assert "hole.png" in capsys.readouterr().err
+    hole.write_bytes((data / "val" / "boat" / "00.jpg").read_bytes())  # mended
+    assert run(data, out, "--resume") == 0
+    assert events(out, "resume")[0]["step"] == 4
+    assert run(image_folder, tmp_path / "whole") == 0
+    assert same_weights(tmp_path / "whole", out)
+
+
+def test_stop_in_validation_goes_on_there(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: Any) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    out = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("fastsc.trainer.validate", stopped)
+        assert run(image_folder, out) == 75
+    assert run(image_folder, out, "--resume") == 0
+    assert [event["epoch"] for event in events(out, "epoch")] == [0, 1]
+    assert [event["step"] for event in events(out, "step")] == list(range(1, 9))
+
+
+# --- the options reach the training ---------------------------------------------------------------
+
+
+OPTIONS = [
+    ("--alpha", "1"),
+    ("--ds", "l2"),
+    ("--ds", "relative"),
+    ("--ds-at", "logits"),
+    ("--stop-gradient", "clean"),
+    ("--ce-views", "clean"),
+    ("--label-smoothing", "0"),
+    ("--lr", "0.2"),
+    ("--schedule", "constant"),
+    ("--warmup-epochs", "0"),
+    ("--momentum", "0.5"),
+    ("--no-nesterov",),
+    ("--weight-decay", "0.1"),
+    ("--crop", "none"),
+    ("--no-flip",),
+    ("--strengths", "0.1", "0.1", "0.1", "0.1"),
+    ("--precision", "bf16"),
+    ("--stem", "cifar"),
+    ("--seed", "1"),
+]
+
+
+@pytest.fixture(scope="module")
+def plain_run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("plain") / "run"
+    assert run(image_folder, out, "--val", "none") == 0
+    return out
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=" ".join)
+def test_option_changes_the_training(
+    image_folder: Path, tmp_path: Path, plain_run: Path, option: tuple[str, ...]
+) -> None:
+    assert run(image_folder, tmp_path / "run", "--val", "none", *option) == 0
+    a, b = weights(plain_run), weights(tmp_path / "run")
+    assert any(a[key].shape != b[key].shape or not torch.equal(a[key], b[key]) for key in a)
+    (header,) = events(tmp_path / "run", "header")
+    for event in events(tmp_path / "run", "step"):
+        expected = event["ce"] + header["alpha"] * event["ds"]
+        assert event["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_learning_rate_is_the_schedules(plain_run: Path, image_folder: Path) -> None:
+    config = parse(["imagenet", "--data", str(image_folder), *SMALL]).optim
+    for event in events(plain_run, "step"):
+        assert event["lr"] == lr_at(event["step"] - 1, config, 4)
+
+
+@pytest.mark.parametrize(
+    "option",
+    [o for o in OPTIONS if o[0] not in ("--stem", "--seed")],
+    ids=" ".join,
+)
+def test_resume_refuses_other_science(
+    image_folder: Path, plain_run: Path, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = {p: p.stat().st_mtime_ns for p in plain_run.rglob("*")}
+    assert run(image_folder, plain_run, "--val", "none", "--resume", *option) == 2
+    assert "has changed" in capsys.readouterr().err
+    assert before == {p: p.stat().st_mtime_ns for p in plain_run.rglob("*")}
+
+
+def test_loss_that_is_not_finite_is_warned_of_once(image_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(image_folder, out, "--lr", "1e30", "--val", "none") == 0
+    assert events(out, "step")[-1]["loss"] is None
+    assert len(events(out, "warning")) == 1
 
 
 # --- a user's mistakes ----------------------------------------------------------------------------
@@ -319,6 +430,9 @@ def test_out_that_is_occupied_or_cannot_be_written(
     (tmp_path / "full" / "thesis.txt").write_text("do not touch")
     assert "--resume" in mistake(capsys, [*words, "--out", str(tmp_path / "full")])
     assert [p.name for p in (tmp_path / "full").iterdir()] == ["thesis.txt"]
+    resume = [*words, "--resume", "--out", str(tmp_path / "full")]
+    assert "no run there" in mistake(capsys, resume)
+    assert "File name too long" in mistake(capsys, [*words, "--out", "x" * 300])
     assert "is a file" in mistake(capsys, [*words, "--out", str(tmp_path / "full/thesis.txt")])
     under = str(tmp_path / "full/thesis.txt/run")
     assert "cannot be written" in mistake(capsys, [*words, "--out", under])
