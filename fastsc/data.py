@@ -30,7 +30,7 @@ def open_data(config: DataConfig) -> Data:
     """
     root = Path(config.data)
     if not root.is_dir():
-        raise UserError(f"--data {root}: no such folder")
+        raise UserError(f"--data {root}: {_absent(root)}")
     if not (root / "train").is_dir():
         hint = _beton_hint(root)
         raise UserError(f"--data {root}: has no folder train; {hint}")
@@ -55,7 +55,9 @@ def _val_folder(config: DataConfig, root: Path) -> Path | None:
     if config.val != "auto":
         folder = Path(config.val)
         if not folder.is_dir():
-            raise UserError(f"--val {folder}: no such folder; --val none trains without validation")
+            raise UserError(
+                f"--val {folder}: {_absent(folder)}; --val none trains without validation"
+            )
         return folder
     for name in ("val", "test"):
         if (root / name).is_dir():
@@ -64,6 +66,10 @@ def _val_folder(config: DataConfig, root: Path) -> Path | None:
         f"--data {root}: has no folder val or test; name one with --val DIR, or train without "
         "validation with --val none"
     )
+
+
+def _absent(path: Path) -> str:
+    return "a file, not a folder" if path.exists() else "no such folder"
 
 
 def _beton_hint(root: Path) -> str:

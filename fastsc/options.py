@@ -154,9 +154,13 @@ def _tokens(key: str, value: object, where: str) -> list[str]:
         if type(None) not in typing.get_args(kind):
             raise UserError(f"{where}: {key} has no value")
         value = "None"
+    if isinstance(value, bool):  # YAML reads a bare no, on and yes so
+        raise UserError(f"{where}: {key} cannot be {value!r}; put a word like no into quotes")
     if isinstance(value, dict) or isinstance(value, list) != (typing.get_origin(kind) is tuple):
         raise UserError(f"{where}: {key} cannot be {value!r}")
     if key == "recipe":
+        if str(value).startswith("-"):
+            raise UserError(f"{where}: recipe cannot be {value!r}")
         return [str(value)]
     if isinstance(value, list):
         return [f"--{option}", *map(str, value)]

@@ -7,7 +7,6 @@ are up to 29/255 from torchvision's.
 
 from __future__ import annotations
 
-import gc
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
@@ -86,9 +85,6 @@ class DaliPipeline(Pipeline):
                 self._find_broken(plan, run.in_flight, error)
             finally:
                 run.stop()
-                # DALI's graph is a circle of references. Left to the collector's own time, several
-                # epochs' graphs would hold their buffers, on a GPU too.
-                gc.collect()
 
     def _read(self, plan: Plan, wanted: int, slot: NDArray[np.uint8]) -> _Sample:
         """The file that is wanted, read into its slot, or a substitute where it cannot be read."""

@@ -411,6 +411,7 @@ def test_folders_that_are_wrong(
         return mistake(capsys, [*words, "--out", str(tmp_path / "run"), *SMALL, *more])
 
     assert "no such folder" in said(tmp_path / "missing")
+    assert "a file, not a folder" in said(Path(__file__))
     (tmp_path / "empty").mkdir()
     assert "no folder train" in said(tmp_path / "empty")
     (tmp_path / "text" / "train" / "cat").mkdir(parents=True)
