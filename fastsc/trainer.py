@@ -24,7 +24,7 @@ from fastsc.devices import (
     pick_precision,
     set_determinism,
 )
-from fastsc.display import Display
+from fastsc.display import Display, report_bad_image, report_divergence
 from fastsc.folder import RunFolder
 from fastsc.kernels import ds
 from fastsc.loss import ContinuityLoss, LossParts
@@ -33,6 +33,7 @@ from fastsc.models import build_model
 from fastsc.optim import lr_at, make_optimizer, peak_lr, set_lr
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage, PairBatch
 from fastsc.pipelines.errors import UserError
+from fastsc.resume import check_unchanged, exported_step, plain_options
 from fastsc.runlog import RunLog, environment
 from fastsc.signals import EXIT_RESUMABLE, StopSignal
 from fastsc.validate import validate
@@ -54,7 +55,7 @@ def train(config: TrainConfig) -> int:
     saved = checkpoint.load_newest(folder.checkpoints) if config.run.resume else None
     if saved is not None:
         trainer.load_state_dict(saved.state, saved.path)
-        if trainer.finished and _exported_step(folder.weights) == trainer.step:
+        if trainer.finished and exported_step(folder.weights) == trainer.step:
             print(f"{folder.root} is finished at step {trainer.step}; nothing to do")
             return 0
     elif config.run.resume:
@@ -113,7 +114,9 @@ def _fit(
                 figures |= {"lr": lr, "pairs_per_s": pairs_per_s, "loader_wait": wait}
                 log.event("step", step=step, epoch=epoch, **figures)
                 display.step(step, epoch, figures)
-                _warn_of_divergence(trainer, figures["loss"], log, display)
+                if not math.isfinite(figures["loss"]) and not trainer.warned:
+                    trainer.warned = True
+                    report_divergence(step, log, display)
             trainer.log_bad_images(log, display)
             if last:
                 break
@@ -159,9 +162,9 @@ class Trainer:
         self.step = 0  # optimizer steps done
         self.validated_step = -1  # the one after which an epoch was last validated and logged
         self.warned = False
-        method, optim = config.method, config.optim
-        set_determinism(device, config.run.deterministic)
-        torch.manual_seed(config.run.seed)
+        method, optim, run = config.method, config.optim, config.run
+        set_determinism(device, run.deterministic)
+        torch.manual_seed(run.seed)
         n_classes = len(data.train.classes)
         self.model = build_model(
             config.model.model,
@@ -169,10 +172,8 @@ class Trainer:
             config.model.stem,
             config.data.resolution,
         )
-        if (config.model.num_classes or n_classes) < n_classes:
-            raise UserError(
-                f"--num-classes {config.model.num_classes}: {data.train.root} has {n_classes}"
-            )
+        if (asked := config.model.num_classes or n_classes) < n_classes:
+            raise UserError(f"--num-classes {asked}: {data.train.root} has {n_classes}")
         self.model.to(device).to(memory_format=torch.channels_last)
         self.loss_of = ContinuityLoss(
             method.alpha,
@@ -193,10 +194,8 @@ class Trainer:
             config, data, device, DTYPES[precision], self._bad_images.append
         )
         self.steps_per_epoch = len(self.loader)
-        self.total_steps = min(
-            optim.epochs * self.steps_per_epoch,
-            optim.max_steps or optim.epochs * self.steps_per_epoch,
-        )
+        self.total_steps = optim.epochs * self.steps_per_epoch
+        self.total_steps = min(self.total_steps, optim.max_steps or self.total_steps)
 
     @property
     def finished(self) -> bool:
@@ -257,7 +256,7 @@ class Trainer:
             "scaler": self.scaler.state_dict(),
             "pipeline": self.loader.state_dict(),
             "rng": checkpoint.rng_state(),
-            "config": _plain(self.config),
+            "config": plain_options(self.config),
             "world_size": 1,
             "accumulation": 1,
         }
@@ -265,7 +264,7 @@ class Trainer:
     def load_state_dict(self, state: dict[str, Any], source: Path) -> None:
         """Continues from a checkpoint; a UserError says what does not fit."""
         try:
-            _check_unchanged(state["config"], _plain(self.config))
+            check_unchanged(state["config"], plain_options(self.config))
             checkpoint.load_model_state(self.model.net, state["model"], source)
             self.loader.load_state_dict(state["pipeline"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -278,15 +277,15 @@ class Trainer:
 
     def export(self, path: Path) -> None:
         """The weights under the architecture's own names, with what one needs to use them."""
-        config = self.config
+        data, model = self.config.data, self.config.model
         metadata = {
-            "architecture": config.model.model,
+            "architecture": model.model,
             "classes": list(self.data.train.classes),
             "mean": IMAGENET_MEAN,
             "std": IMAGENET_STD,
-            "resolution": config.data.resolution,
-            "val_crop": config.data.val_crop,
-            "stem": config.model.stem,
+            "resolution": data.resolution,
+            "val_crop": data.val_crop,
+            "stem": model.stem,
             "step": self.step,
         }
         checkpoint.export_safetensors(path, self.model.net, metadata)
@@ -294,7 +293,7 @@ class Trainer:
     def log_bad_images(self, log: RunLog, display: Display) -> None:
         """Writes down the files that turned out to be broken since the last call."""
         while self._bad_images:
-            _log_bad_image(self._bad_images.pop(0), log, display)
+            report_bad_image(self._bad_images.pop(0), log, display)
 
     def close(self) -> None:
         """Ends the loaders' threads."""
@@ -310,7 +309,7 @@ def _open_log(
         for skipped in saved.skipped:
             display.say(f"passed over the broken checkpoint {skipped}")
         epoch = trainer.loader.epoch
-        now, then = _plain(trainer.config), saved.state["config"]
+        now, then = plain_options(trainer.config), saved.state["config"]
         changed = {key: now[key] for key in now if now[key] != then.get(key)} | environment()
         log.event(
             "resume", epoch=epoch, step=trainer.step, checkpoint=saved.path.name, changed=changed
@@ -347,51 +346,4 @@ def _open_log(
         f"= {config.optim.lr:g} × {config.optim.batch_size} / 256"
     )
     for image in bad:
-        _log_bad_image(image, log, display)
-
-
-def _log_bad_image(image: BadImage, log: RunLog, display: Display) -> None:
-    log.event("bad_image", **asdict(image))
-    display.say(f"skipped {image.path}: {image.reason}")
-
-
-def _exported_step(weights: Path) -> int | None:
-    """The step of an exported file: one of an earlier, shorter run is not this run's."""
-    if not weights.exists():
-        return None
-    try:
-        return checkpoint.load_safetensors(weights)[1].get("step")
-    except UserError:
-        return None  # damaged: written again
-
-
-def _plain(config: TrainConfig) -> dict[str, Any]:
-    """The options as values that a checkpoint may hold."""
-    values = config.flat().items()
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values}
-
-
-# What a resumed run may change: where it runs, what it writes, how long it goes on.
-_FREE = {
-    "recipe", "data", "val", "pipeline", "workers", "on_bad_image", "verify", "epochs", "max_steps",
-    "out", "resume", "checkpoint_steps", "checkpoint_minutes", "device", "deterministic",
-    "log_every",
-}  # fmt: skip
-# Told apart by others: the model by its tensors, these by the pipeline's state.
-_FREE |= {"model", "stem", "num_classes", "seed", "batch_size"}
-
-
-def _check_unchanged(then: dict[str, Any], now: dict[str, Any]) -> None:
-    for key in now:
-        if key not in _FREE and key in then and now[key] != then[key]:
-            raise UserError(
-                f"cannot resume: --{key.replace('_', '-')} has changed ({then[key]} then, "
-                f"{now[key]} now); resume with what the run began with, or start a new one"
-            )
-
-
-def _warn_of_divergence(trainer: Trainer, loss: float, log: RunLog, display: Display) -> None:
-    if not math.isfinite(loss) and not trainer.warned:
-        trainer.warned = True
-        log.event("warning", step=trainer.step, reason="the loss is not finite")
-        display.say(f"warning: the loss is not finite at step {trainer.step}; try a smaller --lr")
+        report_bad_image(image, log, display)

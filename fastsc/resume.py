@@ -1,0 +1,46 @@
+"""What a resumed run may change, and what it must find as it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from fastsc import checkpoint
+from fastsc.config import TrainConfig
+from fastsc.pipelines.errors import UserError
+
+
+def exported_step(weights: Path) -> int | None:
+    """The step of an exported file: one of an earlier, shorter run is not this run's."""
+    if not weights.exists():
+        return None
+    try:
+        return checkpoint.load_safetensors(weights)[1].get("step")
+    except UserError:
+        return None  # damaged: written again
+
+
+def plain_options(config: TrainConfig) -> dict[str, Any]:
+    """The options as values that a checkpoint may hold."""
+    values = config.flat().items()
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values}
+
+
+# What a resumed run may change: where it runs, what it writes, how long it goes on.
+_FREE = {
+    "recipe", "data", "val", "pipeline", "workers", "on_bad_image", "verify", "epochs", "max_steps",
+    "out", "resume", "checkpoint_steps", "checkpoint_minutes", "device", "deterministic",
+    "log_every",
+}  # fmt: skip
+# Told apart by others: the model by its tensors, these by the pipeline's state.
+_FREE |= {"model", "stem", "num_classes", "seed", "batch_size"}
+
+
+def check_unchanged(then: dict[str, Any], now: dict[str, Any]) -> None:
+    """Raises UserError for the first option of `plain_options` that changes the science."""
+    for key in now:
+        if key not in _FREE and key in then and now[key] != then[key]:
+            raise UserError(
+                f"cannot resume: --{key.replace('_', '-')} has changed ({then[key]} then, "
+                f"{now[key]} now); resume with what the run began with, or start a new one"
+            )
