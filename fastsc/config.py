@@ -45,6 +45,8 @@ class DataConfig:
     val_crop: float = 0.875
     """Central part of the image kept at validation, as a fraction of its shorter side, in (0, 1].
     0.875 is ImageNet's 224 of 256; 1 keeps all (small images)."""
+    val_every: int = 1
+    """Validate after every so many epochs, and after the last."""
     strengths: Strengths = (0.4, 0.4, 0.4, 0.1)
     """Of the perturbation: brightness, contrast, saturation, hue. An image's factors are uniform in
     [max(0, 1 - s), 1 + s], its hue shift in [-s, s] turns (at most 0.5). 0 0 0 0: no
@@ -248,6 +250,7 @@ class TrainConfig:
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("resolution", 8, 4096),
     ("val_crop", 0, 1),
+    ("val_every", 1, math.inf),
     ("workers", 1, 1024),
     ("alpha", 0, math.inf),
     ("num_classes", 2, math.inf),

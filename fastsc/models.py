@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fastsc.pipelines.errors import UserError
+from fastsc.smallnets import small_model
 
 Stem = Literal["imagenet", "cifar"]
 
@@ -19,7 +20,7 @@ Stem = Literal["imagenet", "cifar"]
 def build_model(name: str, num_classes: int, stem: Stem, resolution: int) -> FeatureModel:
     """A classifier with fresh weights on the CPU, ready for images of `resolution` pixels a side.
 
-    name: a torchvision classification model, or `timm:NAME`. The weights are a function of torch's
+    name: a torchvision classification model, `timm:NAME`, or one of our `smallnets`. The weights are a function of torch's
     global generator: call torch.manual_seed before. Raises UserError for a name that nobody knows
     (with near ones), an architecture that has no linear classifier, gives another number of
     outputs, does not run at this resolution, or has no stem to change.
@@ -27,6 +28,8 @@ def build_model(name: str, num_classes: int, stem: Stem, resolution: int) -> Fea
     try:
         if name.startswith("timm:"):
             net = _timm_model(name.removeprefix("timm:"), num_classes, resolution)
+        elif name.startswith("fastsc:"):
+            net = small_model(name.removeprefix("fastsc:"), num_classes)
         else:
             net = _torchvision_model(name, num_classes, resolution)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:

@@ -28,7 +28,7 @@ def plain_options(config: TrainConfig) -> dict[str, Any]:
 
 # What a resumed run may change: where it runs, what it writes, how long it goes on.
 _FREE = {
-    "recipe", "data", "val", "pipeline", "workers", "on_bad_image", "verify", "epochs", "max_steps",
+    "recipe", "data", "val", "val_every", "pipeline", "workers", "on_bad_image", "verify", "epochs", "max_steps",
     "out", "resume", "checkpoint_steps", "checkpoint_minutes", "device", "deterministic",
     "log_every",
 }  # fmt: skip

@@ -130,7 +130,8 @@ def _fit(
 
         save()  # what stops the validation costs no training
         val = None
-        if trainer.val_loader is not None:
+        wanted = (epoch + 1) % trainer.config.data.val_every == 0
+        if trainer.val_loader is not None and (wanted or trainer.step == trainer.total_steps):
             method = trainer.config.method
             val = validate(
                 trainer.model, trainer.val_loader, method.ds, method.ds_at, lambda: bool(stop)
