@@ -1,10 +1,10 @@
 """`python -m bench.cifar100 --data DIR`: does the constraint do what it says, and at what price?
 
 CIFAR-100, paired by seed: plain cross-entropy at E and at 2 E epochs, cross-entropy on both views
-(alpha 0: augmentation, the honest baseline at the constraint's cost), and constraints. Each run is a
-folder of its own under --out and is the training command as a user types it; a finished one is not
-run again. Unlike the other benchmarks this one takes hours: the figures are accuracy and continuity,
-not time.
+(alpha 0: augmentation, the honest baseline at the constraint's cost), and constraints. Each run is
+a folder of its own under --out and is the training command as a user types it; a finished one is
+not run again. Unlike the other benchmarks this one takes hours: its figures are accuracy and
+continuity, not time.
 """
 
 from __future__ import annotations

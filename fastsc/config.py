@@ -1,24 +1,22 @@
 """What a run can be told: frozen dataclasses, one a concern.
 
 The strings under the fields are the `--help`. Field names are unique over the sections, so that
-the options and a recipe's YAML are flat. `TrainConfig.check` finds what no type can say; paths are
+the options and a recipe's YAML are flat. `fastsc.checks` finds what no type can say; paths are
 looked at when they are used.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
 import tyro
 
-from fastsc.pipelines.errors import UserError
-
 Dir = Annotated[str, tyro.conf.arg(metavar="DIR")]
 Count = Annotated[int | None, tyro.conf.arg(metavar="N")]
+Number = Annotated[float | None, tyro.conf.arg(metavar="X")]
+Epochs = Annotated[tuple[int, int], tyro.conf.arg(metavar="FIRST LAST")]
 Strengths = Annotated[tuple[float, float, float, float], tyro.conf.arg(metavar="B C S H")]
 
 
@@ -37,6 +35,12 @@ class DataConfig:
     by another."""
     resolution: int = 224
     """Side of the square that the model sees, in pixels. Cost grows with its square."""
+    min_resolution: Count = None
+    """Progressive resolution: train at this side first. It rises over --resolution-ramp to
+    --resolution, in multiples of 32. None: one resolution throughout."""
+    resolution_ramp: Epochs = (0, 0)
+    """With --min-resolution: up to epoch FIRST the smaller side, from LAST on --resolution, counted
+    from 0; in between the nearest multiple of 32 of the straight line."""
     crop: Literal["rrc", "pad", "none"] = "rrc"
     """Training crop. rrc: random area of 8 to 100 % and aspect 3/4 to 4/3, resized; pad: resized,
     4 black pixels of border, then a random square (small images); none: the central square."""
@@ -45,6 +49,11 @@ class DataConfig:
     val_crop: float = 0.875
     """Central part of the image kept at validation, as a fraction of its shorter side, in (0, 1].
     0.875 is ImageNet's 224 of 256; 1 keeps all (small images)."""
+    val_resolution: Count = None
+    """Side of the validation images. None: --resolution."""
+    val_flip: bool = False
+    """At validation, add the logits of the mirrored image (test-time augmentation). DS and
+    ds_relative are of the image as it is."""
     val_every: int = 1
     """Validate after every so many epochs, and after the last."""
     strengths: Strengths = (0.4, 0.4, 0.4, 0.1)
@@ -52,7 +61,8 @@ class DataConfig:
     [max(0, 1 - s), 1 + s], its hue shift in [-s, s] turns (at most 0.5). 0 0 0 0: no
     perturbation."""
     workers: Count = None
-    """Threads that decode. None: one a core that this process may use, at most 16."""
+    """Threads that decode, of each process. None: one a core that this process may use, at most 16,
+    shared out over the processes of this machine."""
     on_bad_image: Literal["raise", "skip"] = "raise"
     """A broken image. raise: stop, name the file, exit 2, resumable; skip: put another in its place
     in the batch, and write a bad_image line to the log."""
@@ -79,9 +89,12 @@ class MethodConfig:
     by shrinking the features; relative: l2 over the mean distance of different images of the batch;
     cosine: 1 - cosine, blind to scale; js: Jensen-Shannon divergence of the predictions (needs
     --ds-at logits)."""
-    ds_at: Literal["features", "logits"] = "features"
-    """Where DS is taken: features, the input of the classifier's last linear layer (after pooling),
-    or logits, its output."""
+    alpha_warmup_epochs: float = 0.0
+    """Linear rise of alpha from zero, in epochs: features first, continuity then."""
+    ds_at: str = "features"
+    """Where DS is taken: features, the input of the classifier's last linear layer (after pooling);
+    logits, its output; or a module of the model by name (layer3, stages.2), whose output is
+    averaged over all positions."""
     detach_scale: bool = False
     """With --ds relative: hold the scale constant in the gradient. Pulls harder the smaller the
     scale gets, and collapsed at alpha 1 in our trials."""
@@ -90,6 +103,16 @@ class MethodConfig:
     ce_views: Literal["clean", "both"] = "both"
     """Views that get cross-entropy. clean: the paper's loss; both: the mean of the two, so that the
     second forward pass also serves as augmentation (a stronger baseline)."""
+    paired_fraction: float = 1.0
+    """Part of each batch that has a perturbed view, in (0, 1]: the first images of the batch in the
+    epoch's keyed order. What a step costs falls with it; CE and DS are means over the views that
+    there are."""
+    bn: Literal["joint", "split"] = "joint"
+    """Statistics of batch norm in training. joint: over clean and perturbed views together; split:
+    each kind of view by its own, as if it were a forward pass of its own."""
+    sync_bn: bool = False
+    """With several processes: statistics of batch norm over the images of all of them. Without,
+    each normalizes by its own share; the running statistics are averaged before validation."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +126,9 @@ class ModelConfig:
     for ResNets on images of about 32 pixels."""
     num_classes: Count = None
     """Outputs of the classifier. None: as many as the training folder has classes."""
+    blurpool: bool = False
+    """Blur in front of strided convolutions of 16 and more input channels (3x3 binomial; Zhang,
+    arXiv 1904.11486, as ffcv-imagenet does it). The weights keep their names."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +141,12 @@ class OptimConfig:
     """Stop after so many steps, validate and write everything, for trials. The schedule stays that
     of --epochs."""
     batch_size: int = 256
-    """Unique images a step; the model sees twice as many, one clean and one perturbed view each."""
+    """Unique images a step, over all processes and accumulation steps; the model sees twice as
+    many, one clean and one perturbed view each."""
+    accumulate: int = 1
+    """Work through a batch in so many parts, one after the other, before the optimizer steps: as
+    much less memory. Exact for losses that are means over images; --ds relative then measures its
+    scale within a part, and batch norm its statistics."""
     lr: float = 0.1
     """Base learning rate, for 256 images: the peak is lr * batch size / 256, and is printed."""
     momentum: float = 0.9
@@ -131,6 +162,11 @@ class OptimConfig:
     and 8/9 of the run (epochs 30, 60, 80 of 90); constant: stays."""
     warmup_epochs: float = 5.0
     """Linear rise of the learning rate from zero, in epochs; never more than half of the run."""
+    clip_grad: Number = None
+    """Scale the gradient down to this Euclidean norm where it is longer. None: never."""
+    ema: Number = None
+    """Decay, in (0, 1), of a running average of the weights, which is then what is validated and
+    exported. It starts as a plain average. None: no average."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +192,17 @@ class RunConfig:
     deterministic: bool = False
     """Only deterministic GPU kernels: repeats and resumes are bit-exact there too, and slower. On
     a CPU they are anyway, with the same versions and thread count."""
+    compile: bool = False
+    """torch.compile the training step's model: one static graph a resolution. Start-up takes
+    minutes; each new graph is logged."""
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    """Of --compile. reduce-overhead: CUDA graphs; max-autotune: also searches for kernels."""
+    tensorboard: bool = False
+    """Also write the log's figures for TensorBoard, into OUT/tensorboard."""
+    wandb: bool = False
+    """Also send the log's figures to Weights & Biases (project fastsc, or $WANDB_PROJECT)."""
+    csv: bool = False
+    """Also write OUT/steps.csv and OUT/epochs.csv."""
     log_every: int = 10
     """Steps from one line of log.jsonl to the next, 1 to 10; first and last are always written."""
 
@@ -201,82 +248,3 @@ class TrainConfig:
         if values:
             raise TypeError(f"no such fields: {', '.join(values)}")
         return dataclasses.replace(self, **changes)
-
-    def check(self) -> None:
-        """Raise UserError, one line, for the first value that cannot be meant."""
-        values = self.flat()
-        if not self.data.data:
-            raise UserError("--data is missing: the folder of images, with train/CLASS/* in it")
-        for name, low, high in _RANGES:
-            if (value := values[name]) is not None:
-                _check_range(name, value, low, high)
-        for name, value, high in zip(
-            ("brightness", "contrast", "saturation", "hue"),
-            self.data.strengths,
-            (math.inf, math.inf, math.inf, 0.5),
-            strict=True,
-        ):
-            _check_range(f"strengths: {name}", value, 0, high)
-        for name in ("momentum", "label_smoothing"):
-            if values[name] == 1:
-                raise UserError(f"--{_option(name)} must be below 1")
-        for name in ("lr", "val_crop", "checkpoint_minutes"):
-            if values[name] == 0:
-                raise UserError(f"--{_option(name)} must be above 0")
-        self._check_together()
-
-    def _check_together(self) -> None:
-        method, optim = self.method, self.optim
-        if method.ds == "js" and method.ds_at != "logits":
-            raise UserError("--ds js compares predictions: add --ds-at logits")
-        if method.detach_scale and method.ds != "relative":
-            raise UserError(
-                f"--detach-scale belongs to --ds relative; --ds {method.ds} has no scale"
-            )
-        if method.ds == "relative" and optim.batch_size < 2:
-            raise UserError(
-                "--ds relative measures between images: --batch-size must be at least 2"
-            )
-        if optim.nesterov and optim.momentum == 0:
-            raise UserError("--nesterov needs --momentum above 0 (or give --no-nesterov)")
-        if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", self.run.device):
-            raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {self.run.device!r}")
-        for name in ("val", "model"):
-            if not self.flat()[name]:
-                raise UserError(f"--{name} is empty")
-
-
-# Field, lowest and highest value, both allowed.
-_RANGES: tuple[tuple[str, float, float], ...] = (
-    ("resolution", 8, 4096),
-    ("val_crop", 0, 1),
-    ("val_every", 1, math.inf),
-    ("workers", 1, 1024),
-    ("alpha", 0, math.inf),
-    ("num_classes", 2, math.inf),
-    ("epochs", 1, math.inf),
-    ("max_steps", 1, math.inf),
-    ("batch_size", 1, math.inf),
-    ("lr", 0, math.inf),
-    ("momentum", 0, 1),
-    ("weight_decay", 0, math.inf),
-    ("label_smoothing", 0, 1),
-    ("warmup_epochs", 0, math.inf),
-    ("checkpoint_steps", 1, math.inf),
-    ("checkpoint_minutes", 0, math.inf),
-    ("seed", 0, 2**63 - 1),
-    ("log_every", 1, 10),
-)
-
-
-def _option(name: str) -> str:
-    return name.replace("_", "-")
-
-
-def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not math.isfinite(value):
-        raise UserError(f"--{_option(name)} must be a finite number, not {value}")
-    if value < low:
-        raise UserError(f"--{_option(name)} must be at least {low:g}, not {value:g}")
-    if value > high:
-        raise UserError(f"--{_option(name)} must be at most {high:g}, not {value:g}")

@@ -10,8 +10,10 @@ import torch
 
 from fastsc.config import DataConfig, TrainConfig
 from fastsc.pipelines import BadImage, Index, Pipeline, build, scan
+from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.sweep import verify
+from fastsc.ranks import Ranks
 
 
 class Data(NamedTuple):
@@ -84,16 +86,19 @@ def build_loaders(
     device: torch.device,
     dtype: torch.dtype,
     report: Callable[[BadImage], None],
+    ranks: Ranks,
 ) -> tuple[Pipeline, Pipeline | None]:
-    """The training loader, in `dtype`, and the validation loader, in float32."""
+    """This rank's training loader, in `dtype`, and its validation loader, in float32."""
     d = config.data
+    # The cores of a machine are shared by its processes.
+    workers = d.workers or max(1, default_workers() // ranks.local_world_size)
 
     def loader(index: Index, *, train: bool) -> Pipeline:
         return build(
             d.pipeline,
             index,
             batch_size=config.optim.batch_size,
-            resolution=d.resolution,
+            resolution=d.resolution if train else d.val_resolution or d.resolution,
             train=train,
             crop=d.crop,
             flip=d.flip,
@@ -102,9 +107,12 @@ def build_loaders(
             seed=config.run.seed,
             device=device,
             dtype=dtype if train else torch.float32,
-            workers=d.workers,
+            workers=workers,
             on_bad_image=d.on_bad_image,
             report=report,
+            paired_fraction=config.method.paired_fraction,
+            rank=ranks.rank,
+            world_size=ranks.world_size,
         )
 
     train = loader(data.train, train=True)

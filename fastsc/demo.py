@@ -143,6 +143,7 @@ def compare(run: Path) -> tuple[Bytes, Bytes, list[str], Measured, Measured]:
     from fastsc.models import build_model
     from fastsc.options import load_recipe
     from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build, scan
+    from fastsc.representation import Represented
     from fastsc.validate import validate
 
     config = load_recipe(str(run / "config.yaml"))
@@ -163,7 +164,7 @@ def compare(run: Path) -> tuple[Bytes, Bytes, list[str], Measured, Measured]:
     both = torch.cat([batch.clean, batch.perturbed])
 
     def measure() -> Measured:
-        whole = validate(model, loader, config.method.ds, config.method.ds_at)
+        whole = validate(represented, loader, config.method.ds)
         assert whole is not None  # nothing stops it
         with torch.inference_mode():
             f, g = model.eval()(both)[0].chunk(2)
@@ -175,6 +176,7 @@ def compare(run: Path) -> tuple[Bytes, Bytes, list[str], Measured, Measured]:
     model = build_model(
         config.model.model, len(index.classes), config.model.stem, config.data.resolution
     )
+    represented = Represented(model, config.method.ds_at)
     before = measure()
     weights, _ = load_safetensors(run / "weights.safetensors")
     load_model_state(model.net, weights, run)

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from fastsc.pipelines.errors import UserError
+from fastsc.ranks import Ranks
 
 Precision = Literal["bf16", "fp16", "fp32"]
 DTYPES: dict[Precision, torch.dtype] = {
@@ -17,18 +18,26 @@ DTYPES: dict[Precision, torch.dtype] = {
 }
 
 
-def pick_device(name: str) -> torch.device:
-    """auto: the first GPU, else the CPU; cuda, cuda:N and cpu as they are.
+def pick_device(name: str, ranks: Ranks | None = None) -> torch.device:
+    """auto: a GPU, else the CPU; cuda, cuda:N and cpu as they are.
+
+    The GPU is the first, or under several ranks that of this rank's number on its machine.
 
     Raises:
-        UserError: A GPU is asked for that is not there.
+        UserError: A GPU is asked for that is not there, or one for several processes.
     """
+    ranks = ranks or Ranks()
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
-        return torch.device("cuda", 0) if n_gpus else torch.device("cpu")
+        name = "cuda" if n_gpus else "cpu"
     device = torch.device(name)
     if device.type == "cuda":
-        device = torch.device("cuda", device.index or 0)
+        if device.index is not None and not ranks.alone:
+            raise UserError(
+                f"--device {name} is one GPU for {ranks.world_size} processes: say --device cuda"
+            )
+        index = ranks.local_rank if device.index is None else device.index
+        device = torch.device("cuda", index)
         if device.index >= n_gpus:
             raise UserError(
                 f"--device {name}: torch sees {n_gpus or 'no'} GPUs here; take --device cpu"

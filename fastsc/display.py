@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
 from types import TracebackType
 from typing import Self
 
@@ -16,8 +15,6 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from fastsc.pipelines import BadImage
-from fastsc.runlog import RunLog
 from fastsc.validate import Validation
 
 SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
@@ -82,15 +79,3 @@ class Display:
                 f"ds_relative {val.ds_relative:.4f}  ({val.n} images)"
             )
         self.say(line)
-
-
-def report_bad_image(image: BadImage, log: RunLog, display: Display) -> None:
-    """A file that was left out or replaced, for the log and for a person."""
-    log.event("bad_image", **asdict(image))
-    display.say(f"skipped {image.path}: {image.reason}")
-
-
-def report_divergence(step: int, log: RunLog, display: Display) -> None:
-    """A loss that is not a number: the run goes on, and is likely lost."""
-    log.event("warning", step=step, reason="the loss is not finite")
-    display.say(f"warning: the loss is not finite at step {step}; try a smaller --lr")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import torch
@@ -52,6 +53,8 @@ class ContinuityLoss(nn.Module):
             "perturbed".
         detach_scale: for "relative", hold the between-image distance constant in the gradient.
         label_smoothing: in [0, 1), of the cross-entropy.
+        gather: representations (N, D) of this process -> those of all, with gradients: what the
+            scale of "relative" is taken over. Left out: this process's own.
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class ContinuityLoss(nn.Module):
         detach_scale: bool = False,
         label_smoothing: float = 0.0,
         impl: str = "auto",
+        gather: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         super().__init__()
         for name, value, known in (
@@ -83,7 +87,7 @@ class ContinuityLoss(nn.Module):
             raise ValueError('ds="js" compares predictions: give at="logits"')
         self.alpha, self.kind, self.at, self.ce_views = float(alpha), ds, at, ce_views
         self.stop_gradient, self.detach_scale = stop_gradient, detach_scale
-        self.label_smoothing, self.impl = label_smoothing, impl
+        self.label_smoothing, self.impl, self.gather = label_smoothing, impl, gather
 
     def forward(
         self,
@@ -92,11 +96,15 @@ class ContinuityLoss(nn.Module):
         target: Tensor,
         features_clean: Tensor | None = None,
         features_perturbed: Tensor | None = None,
+        *,
+        measured: bool = True,
     ) -> LossParts:
         """Logits (N, C), target (N,) int64 (or (N, C) probabilities), features (N, D); any dtype.
 
-        Row i of each belongs to image i. Everything is computed in float32 (float64 stays), under
-        autocast too. Features may be left out with at="logits"; ds_relative is then of the logits.
+        Row i of each belongs to image i. The perturbed ones may be of the first M images alone:
+        cross-entropy on both views is then the mean over all N + M of them, and DS over M. Features
+        may be left out with at="logits"; ds_relative is then of the logits. Everything is computed
+        in float32 (float64 stays), under autocast too. `measured` False spares ds_relative (NaN).
         """
         if self.at == "features" and (features_clean is None or features_perturbed is None):
             raise ValueError('at="features" needs features_clean and features_perturbed')
@@ -107,26 +115,35 @@ class ContinuityLoss(nn.Module):
                 features = _wide(features_clean), _wide(features_perturbed)
             ce = self._ce(*logits, target)
             f, g = features if self.at == "features" else logits
+            f = f[: len(g)]
             if self.alpha == 0:
                 f, g = f.detach(), g.detach()
             if self.stop_gradient == "clean":
                 f = f.detach()
             elif self.stop_gradient == "perturbed":
                 g = g.detach()
-            ds = ds_of(f, g, self.kind, impl=self.impl, detach_scale=self.detach_scale)
+            others = self.gather(f) if self.gather and self.kind == "relative" else None
+            ds = ds_of(
+                f, g, self.kind, impl=self.impl, detach_scale=self.detach_scale, others=others
+            )
             loss = ce + self.alpha * ds if self.alpha else ce
-            return LossParts(loss, ce.detach(), ds.detach(), self._ds_relative(*features))
+            relative = self._ds_relative(*features, measured)
+            return LossParts(loss, ce.detach(), ds.detach(), relative)
 
     def _ce(self, clean: Tensor, perturbed: Tensor, target: Tensor) -> Tensor:
         ce = functional.cross_entropy(clean, target, label_smoothing=self.label_smoothing)
         if self.ce_views == "clean":
             return ce
-        other = functional.cross_entropy(perturbed, target, label_smoothing=self.label_smoothing)
-        return (ce + other) / 2
+        n, m = len(clean), len(perturbed)
+        other = functional.cross_entropy(
+            perturbed, target[:m], label_smoothing=self.label_smoothing
+        )
+        return (ce + other) / 2 if m == n else (n * ce + m * other) / (n + m)
 
     @torch.no_grad()
-    def _ds_relative(self, f: Tensor, g: Tensor) -> Tensor:
-        if f.shape[0] < 2:  # no other image to compare with
+    def _ds_relative(self, f: Tensor, g: Tensor, measured: bool) -> Tensor:
+        f = f[: len(g)]
+        if f.shape[0] < 2 or not measured:  # no other image to compare with
             return f.new_full((), float("nan"))
         return ds_of(f, g, "relative", impl=self.impl)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 
 from fastsc.pipelines import PairBatch, Pipeline
 
@@ -14,7 +14,8 @@ class Meter:
     On a GPU the clock is right at readings only, where the caller fetches the loss and so waits.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, world_size: int = 1) -> None:
+        self._world_size = world_size  # each rank has an equal share of every batch
         self._reset()
 
     def _reset(self) -> None:
@@ -22,7 +23,7 @@ class Meter:
         self._waited = 0.0
         self._images = 0
 
-    def batches(self, loader: Pipeline) -> Iterator[PairBatch]:
+    def batches(self, loader: Pipeline) -> Generator[PairBatch, None, None]:
         """One epoch of the loader, with the time that its batches were waited for."""
         batches = iter(loader)
         try:
@@ -38,9 +39,10 @@ class Meter:
             batches.close()  # type: ignore[attr-defined]  # it is a generator: ends what works ahead
 
     def read(self) -> tuple[float, float]:
-        """Unique images a second, and the waiting share in [0, 1], since the last reading."""
+        """Unique images a second over all ranks, and this rank's
+        waiting share in [0, 1], since the last reading."""
         elapsed = max(time.perf_counter() - self._began, 1e-9)
-        result = self._images / elapsed, min(self._waited / elapsed, 1.0)
+        result = self._images * self._world_size / elapsed, min(self._waited / elapsed, 1.0)
         self._reset()
         return result
 

@@ -4,26 +4,37 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import torch
 import torchvision
 from torch import Tensor, nn
 
+from fastsc.blurpool import add_blurpool
 from fastsc.pipelines.errors import UserError
-from fastsc.smallnets import small_model
+from fastsc.smallnets import SmallResNet, small_model
 
 Stem = Literal["imagenet", "cifar"]
 
 
-def build_model(name: str, num_classes: int, stem: Stem, resolution: int) -> FeatureModel:
+def build_model(
+    name: str,
+    num_classes: int,
+    stem: Stem,
+    resolution: int,
+    *,
+    blurpool: bool = False,
+    adapt: Callable[[nn.Module], object] | None = None,
+) -> FeatureModel:
     """A classifier with fresh weights on the CPU, ready for images of `resolution` pixels a side.
 
-    name: a torchvision classification model, `timm:NAME`, or one of our `smallnets`. The weights are a function of torch's
-    global generator: call torch.manual_seed before. Raises UserError for a name that nobody knows
+    name: a torchvision classification model, `timm:NAME`, or one of our `smallnets` as
+    `fastsc:NAME`. The weights are a function of torch's global generator: call torch.manual_seed
+    before. Raises UserError for a name that nobody knows
     (with near ones), an architecture that has no linear classifier, gives another number of
-    outputs, does not run at this resolution, or has no stem to change.
+    outputs, does not run at this resolution, or has no stem or strided convolution to change.
+    `adapt` may change the net further, before it is looked at.
     """
     try:
         if name.startswith("timm:"):
@@ -36,8 +47,12 @@ def build_model(name: str, num_classes: int, stem: Stem, resolution: int) -> Fea
         if isinstance(error, UserError):
             raise
         raise UserError(f"model {name} cannot be built: {_first_line(error)}") from None
-    if stem == "cifar":
+    if stem == "cifar" and not isinstance(net, SmallResNet):  # which has no other
         _use_cifar_stem(net, name)
+    if blurpool and not add_blurpool(net):
+        raise UserError(f"--blurpool: model {name} has no strided convolution to blur for")
+    if adapt is not None:
+        adapt(net)
     return FeatureModel(net, name, num_classes, resolution)
 
 

@@ -25,6 +25,7 @@ import docstring_parser
 import tyro
 import yaml
 
+from fastsc.checks import check
 from fastsc.config import SECTIONS, TrainConfig
 from fastsc.pipelines.errors import UserError
 
@@ -58,7 +59,7 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     defaults = load_recipe(recipe)
     # A run's config.yaml names the recipe it came from; the positional only says where it lies.
     config = _cli(tokens, defaults).replace(recipe=defaults.recipe)
-    config.check()
+    check(config)
     return config
 
 

@@ -28,9 +28,10 @@ def plain_options(config: TrainConfig) -> dict[str, Any]:
 
 # What a resumed run may change: where it runs, what it writes, how long it goes on.
 _FREE = {
-    "recipe", "data", "val", "val_every", "pipeline", "workers", "on_bad_image", "verify", "epochs", "max_steps",
-    "out", "resume", "checkpoint_steps", "checkpoint_minutes", "device", "deterministic",
-    "log_every",
+    "recipe", "data", "val", "val_every", "val_flip", "val_resolution", "pipeline", "workers",
+    "on_bad_image", "verify", "epochs", "max_steps", "out", "resume", "checkpoint_steps",
+    "checkpoint_minutes", "device", "deterministic", "compile", "compile_mode", "csv",
+    "tensorboard", "wandb", "log_every",
 }  # fmt: skip
 # Told apart by others: the model by its tensors, these by the pipeline's state.
 _FREE |= {"model", "stem", "num_classes", "seed", "batch_size"}

@@ -1,7 +1,7 @@
 """Residual networks for images of about 32 pixels, small enough to train on a CPU.
 
-torchvision and timm have nothing between LeNet and ResNet-18, which takes half an hour for one epoch
-of CIFAR-100 on two cores.
+torchvision and timm have nothing between LeNet and ResNet-18, which takes half an hour for one
+epoch of CIFAR-100 on two cores.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Stage(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """Eight layers: a stem at full size, three stages of width, 2 and 4 width, a linear classifier."""
+    """Eight layers: a stem at full size, stages of width, 2 and 4 width, a linear classifier."""
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()

@@ -6,20 +6,28 @@ Exit status: 0 done; 2 the user's mistake, one line on stderr; 75 stopped by a s
 
 from __future__ import annotations
 
+import os
 import sys
 
 from fastsc.options import parse
-from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.errors import PeerError, UserError
 from fastsc.signals import EXIT_RESUMABLE
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the options and trains; returns the exit status."""
     try:
-        config = parse(sys.argv[1:] if argv is None else argv)
+        try:
+            config = parse(sys.argv[1:] if argv is None else argv)
+        except UserError:
+            if os.environ.get("RANK", "0") != "0":
+                return 2  # every process of torchrun's sees it, and one says so
+            raise
         from fastsc.trainer import train  # torch takes seconds; --help should not
 
         return train(config)
+    except PeerError:
+        return 2  # the rank whose mistake it is says so
     except UserError as error:
         print(f"fastsc.train: {' '.join(str(error).split())}", file=sys.stderr)
         return 2

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fastsc.kernels import ds
 from fastsc.loss import Kind
-from fastsc.models import FeatureModel
 from fastsc.pipelines import Pipeline, keyed
+from fastsc.ranks import NOTHING, STOP, Ranks
 
 
 @dataclass(frozen=True)
@@ -32,46 +32,68 @@ class Validation:
 
 @torch.no_grad()
 def validate(
-    model: FeatureModel,
+    model: nn.Module,
     loader: Pipeline,
     kind: Kind,
-    at: str,
+    *,
+    flip: bool = False,
+    ranks: Ranks | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Validation | None:
     """Every image of the split once, in float32, with perturbations of a fixed key.
 
-    `ds` is of the given kind at "features" or "logits". `ds_relative` = mean ‖f_i - f'_i‖₂ /
-    mean ‖f_i - f_j‖₂ over the clean pooled features f, j from a fixed keyed derangement of the
-    split; it has no scale that training could shrink. Both views go through the model in one
-    forward, as in training.
+    `model` gives (features, logits, representation), as `Represented` does; `ds` is of the given
+    kind on the latter. `ds_relative` = mean ‖f_i - f'_i‖₂ / mean ‖f_i - f_j‖₂ over the clean pooled
+    features f, j from a fixed keyed derangement of the split; it has no scale that training could
+    shrink. Both views go through the model in one forward, as in training. With `flip` the logits
+    of the mirrored images are added for top1, top5 and top1_perturbed.
 
-    Leaves the model in the mode that it came in. None if `stop()` said so between two batches.
+    Under several ranks each takes its share, and all get the whole split's figures. Leaves the
+    model in the mode that it came in. None if `stop()` said so, on any rank, between two batches.
     """
+    ranks = ranks or Ranks()
     was_training = model.training
     model.eval()
-    top1 = top5 = top1_perturbed = 0
+    hits = torch.zeros(3, dtype=torch.int64)  # top1, top5, top1 of the perturbed
     indices: list[Tensor] = []
-    kept: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
-    for clean, perturbed, target, index in loader:
-        assert perturbed is not None, "validation needs both views"
-        if stop():
+    kept: list[list[Tensor]] = []
+    n_batches = -(-len(loader.index.usable) // loader.settings.batch_size)
+    batches = (batch for batch in loader)
+    for batch, wish in ranks.batches(batches, lambda: STOP if stop() else NOTHING, n_batches):
+        if wish == STOP:
             model.train(was_training)
             return None
-        features, logits = model(torch.cat([clean, perturbed]))
-        hits, hits_perturbed = (_hits(scores, target) for scores in logits.chunk(2))
-        top1 += int(hits[:, 0].sum())
-        top5 += int(hits.sum())
-        top1_perturbed += int(hits_perturbed[:, 0].sum())
-        compared = features if at == "features" else logits.float()
-        kept.append((*features.cpu().chunk(2), *compared.cpu().chunk(2)))
-        indices.append(index.cpu())
+        if batch is None:
+            continue
+        assert batch.perturbed is not None, "validation needs both views"
+        both = torch.cat([batch.clean, batch.perturbed])
+        features, logits, representation = model(both)
+        if flip:
+            logits = logits + model(both.flip(3))[1]
+        clean, perturbed = (_hits(scores, batch.target) for scores in logits.chunk(2))
+        hits += torch.stack([clean[:, 0].sum(), clean.sum(), perturbed[:, 0].sum()]).cpu()
+        kept.append([*features.cpu().chunk(2), *representation.cpu().chunk(2)])
+        indices.append(batch.index.cpu())
     model.train(was_training)
-    n = sum(len(index) for index in indices)
+    parts = [torch.cat(part) for part in zip(*kept, strict=True)] if kept else None
+    shares = ranks.gather_values((hits, indices, parts))
+    return ranks.broadcast(None if shares is None else _whole(shares, kind, len(loader.index)))
+
+
+def _whole(
+    shares: list[tuple[Tensor, list[Tensor], list[Tensor] | None]], kind: Kind, n_files: int
+) -> Validation:
+    """Figures of the split from every rank's hits, dataset indices and f, f', r, r'."""
+    index = torch.cat([torch.empty(0, dtype=torch.int64), *(i for _, ii, _ in shares for i in ii)])
+    n = len(index)
     if n == 0:
         nan = float("nan")
         return Validation(nan, nan, nan, nan, nan, 0)
-    cycle = keyed.cycle(torch.cat(indices).numpy().astype(np.int64), len(loader.index))
-    f, g, r, s = (torch.cat(parts)[torch.from_numpy(cycle)] for parts in zip(*kept, strict=True))
+    assert len(index.unique()) == n, "an image was validated twice"
+    cycle = torch.from_numpy(keyed.cycle(index.numpy().astype(np.int64), n_files))
+    columns = zip(*(parts for _, _, parts in shares if parts is not None), strict=True)
+    f, g, r, s = (torch.cat(column)[cycle] for column in columns)
+    top1, top5, top1_perturbed = sum(hits for hits, _, _ in shares).tolist()  # type: ignore[union-attr]
     return Validation(
         top1 / n,
         top5 / n,

@@ -35,9 +35,14 @@ def between_distance(f: Tensor) -> Tensor:
     return _norm(f - f.roll(-1, 0)).mean()
 
 
-def relative(f: Tensor, g: Tensor, detach_scale: bool = False) -> Tensor:
-    """l2(f, g) in units of between_distance(f); with `detach_scale` the unit gets no gradient."""
-    scale = between_distance(f)
+def relative(
+    f: Tensor, g: Tensor, detach_scale: bool = False, others: Tensor | None = None
+) -> Tensor:
+    """l2(f, g) in units of between_distance(others), by default of f.
+
+    With `detach_scale` the unit gets no gradient.
+    """
+    scale = between_distance(f if others is None else others)
     if detach_scale:
         scale = scale.detach()
     return l2(f, g) / scale.clamp_min(_TINY)
@@ -100,6 +105,7 @@ def ds(
     *,
     impl: str = "auto",
     detach_scale: bool = False,
+    others: Tensor | None = None,
 ) -> Tensor:
     """Distance of two batches of representations; gradients flow into both.
 
@@ -114,6 +120,8 @@ def ds(
             the softmaxes.
         impl: "reference", "compiled" (torch.compile), or "auto": compiled on CUDA, else reference.
         detach_scale: for "relative", hold the divisor constant in the backward pass.
+        others: for "relative", (K, D) representations of K >= 2 different images whose mean
+            distance is the divisor, in place of f: those of all ranks, say.
 
     Returns:
         A scalar of float32, or float64.
@@ -136,15 +144,18 @@ def ds(
         raise ValueError(f"ds takes floating-point inputs, not {f.dtype} and {g.dtype}")
     if f.device != g.device:
         raise ValueError(f"f is on {f.device}, g on {g.device}; move one to the other's device")
-    if kind == "relative" and f.shape[0] < 2:
+    if others is not None and (others.ndim != 2 or others.shape[1] != f.shape[1]):
+        raise ValueError(f"others must be (K, {f.shape[1]}), not {tuple(others.shape)}")
+    if kind == "relative" and (f if others is None else others).shape[0] < 2:
         raise ValueError(
             "ds kind 'relative' compares different images: the batch needs at least two "
             "(use 'l2' or 'cosine' for one)"
         )
     distance = _TABLE[kind] if impl == "reference" else _compiled(kind)
-    if kind == "relative":
-        distance = functools.partial(distance, detach_scale=detach_scale)
     double = torch.float64 in (f.dtype, g.dtype)
+    if kind == "relative":
+        wide = None if others is None else _upcast(others, double)
+        distance = functools.partial(distance, detach_scale=detach_scale, others=wide)
     with torch.autocast(f.device.type, enabled=False):
         return distance(_upcast(f, double), _upcast(g, double))
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,12 @@ class Pipeline(ABC):
         if epoch != self.epoch:
             self.epoch, self._start, self._position = epoch, 0, 0
 
+    def set_resolution(self, resolution: int) -> None:
+        """Side of the images of the next `iter()`, in pixels: progressive resolution."""
+        if resolution < 1:
+            raise UserError(f"resolution must be at least 1, not {resolution}")
+        self.settings = replace(self.settings, resolution=resolution)
+
     def state_dict(self) -> dict[str, int | str]:
         """Position after the batches handed over so far: JSON values, a few bytes."""
         return {
@@ -101,6 +107,11 @@ class Pipeline(ABC):
                 )
         self.epoch = int(state["epoch"])
         self._start = self._position = int(state["batch"])
+
+    @property
+    def position(self) -> int:
+        """Batches of the present epoch that have been handed over."""
+        return self._position
 
     @property
     def exhausted(self) -> bool:
@@ -144,17 +155,20 @@ class Pipeline(ABC):
         if on_gpu := s.device.type == "cuda":
             images = images.to(s.device, non_blocking=True)
 
-        def buffer() -> torch.Tensor:
-            return self._pool.empty_views(images.shape, s.dtype)
+        def buffer(n: int) -> torch.Tensor:
+            shape = n, *images.shape[1:]
+            if on_gpu:
+                return torch.empty(shape, dtype=s.dtype, device=s.device).permute(0, 3, 1, 2)
+            return self._pool.empty_views(shape, s.dtype)
 
-        perturbed: torch.Tensor | None = None
-        if s.paired:
-            out = None if on_gpu else (buffer(), buffer())
-            factors = self._to_device(plan.factors[index])
-            clean, perturbed = pair_view(images, factors, s.mean, s.std, dtype=s.dtype, out=out)
-        else:
-            view = None if on_gpu else buffer()
-            clean = normalize(images, s.mean, s.std, dtype=s.dtype, out=view)
+        n = len(index)
+        m = s.n_paired(n) if s.paired else 0
+        clean, perturbed = buffer(n), buffer(m) if m else None
+        if perturbed is not None:
+            factors, out = self._to_device(plan.factors[index[:m]]), (clean[:m], perturbed)
+            pair_view(images[:m], factors, s.mean, s.std, dtype=s.dtype, out=out)
+        if m < n:
+            normalize(images[m:], s.mean, s.std, dtype=s.dtype, out=clean[m:])
         if on_gpu:
             self._keep_until_read(images)
         return PairBatch(

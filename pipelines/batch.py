@@ -18,11 +18,12 @@ class PairBatch(NamedTuple):
     """One step's images, on the pipeline's device.
 
     Views are normalized, (N, 3, H, W) in channels-last memory, RGB, in the pipeline's dtype. The
-    two never share memory. `perturbed` is None from a single-view pipeline.
+    two never share memory. `perturbed` is None from a single-view pipeline; with a paired fraction
+    it holds the other views of the first M images, so that clean[:M] are their partners.
     """
 
     clean: torch.Tensor  # (N, 3, H, W)
-    perturbed: torch.Tensor | None  # (N, 3, H, W)
+    perturbed: torch.Tensor | None  # (M, 3, H, W), M = N unless a fraction is paired
     target: torch.Tensor  # (N,) int64
     # (N,) int64: dataset index, of the substitute where one filled the slot. Hides tuple.index.
     index: torch.Tensor  # type: ignore[assignment]

@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class UserError(ValueError):
     """A user's mistake. The message is one line that says what is wrong and what to do."""
+
+
+class PeerError(UserError):
+    """Another process of the run met the mistake, and says what it is: this one only ends."""

@@ -40,6 +40,7 @@ def build(
     std: tuple[float, float, float] = IMAGENET_STD,
     seed: int = 0,
     paired: bool = True,
+    paired_fraction: float = 1.0,
     device: torch.device | str = "cpu",
     dtype: torch.dtype = torch.float32,
     workers: int | None = None,
@@ -70,6 +71,8 @@ def build(
         mean, std: Normalization of R, G, B on [0, 1].
         seed: A whole number from 0 to 2**64 - 1.
         paired: False yields the clean view alone (PairBatch.perturbed is None).
+        paired_fraction: In training, part of each batch with a perturbed view, in (0, 1]: M =
+            round(paired_fraction * N) rows, at least one, the first of the batch.
         device: Where the views are wanted. What crosses to a GPU is one uint8 view.
         dtype: float32, bfloat16 or float16 views.
         workers: Decoding threads. Default: the cores that this process may use, at most 16.
@@ -104,6 +107,7 @@ def build(
         std=std,
         seed=seed,
         paired=paired,
+        paired_fraction=paired_fraction,
         device=_device(device),
         dtype=dtype,
         workers=default_workers() if workers is None else workers,
@@ -153,6 +157,8 @@ def _check(s: Settings, index: Index) -> None:
         raise UserError(f"timeout must be above 0 seconds, not {s.timeout}")
     if not 0 < s.val_crop <= 1:
         raise UserError(f"val_crop must lie in (0, 1], not {s.val_crop}")
+    if not 0 < s.paired_fraction <= 1:
+        raise UserError(f"paired_fraction must lie in (0, 1], not {s.paired_fraction}")
     if not 0 <= s.rank < s.world_size:
         raise UserError(f"rank {s.rank} of {s.world_size} ranks does not exist")
     if s.batch_size < s.world_size or (s.train and s.batch_size % s.world_size):

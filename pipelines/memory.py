@@ -41,7 +41,7 @@ class MemoryPipeline(CpuPipeline):
         sizes = np.stack([index.heights, index.widths], axis=1)
         resized = settings.crop == "rrc" if settings.train else settings.val_crop != 1
         self._square = None
-        if not resized and not self._broken and (sizes == settings.resolution).all():
+        if not resized and not self._broken and (sizes == sizes[0, 0]).all():
             self._square = self._pixels.reshape(len(index), *sizes[0], 3)
 
     def _region(self, index: int, box: NDArray[np.int32]) -> NDArray[np.uint8]:
@@ -55,7 +55,7 @@ class MemoryPipeline(CpuPipeline):
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]
     ) -> Generator[Decoded, None, None]:
-        if self._square is None:
+        if self._square is None or self._square.shape[1] != self.settings.resolution:
             yield from super()._decode(plan, batches)
             return
         unmoved = np.zeros((self.settings.batch_size, 2), np.int32)

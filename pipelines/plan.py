@@ -34,6 +34,7 @@ class Settings:
     std: tuple[float, float, float]
     seed: int
     paired: bool
+    paired_fraction: float
     device: torch.device
     dtype: torch.dtype
     workers: int
@@ -41,6 +42,16 @@ class Settings:
     rank: int
     world_size: int
     timeout: float
+
+    def n_paired(self, n: int) -> int:
+        """How many of n rows of this rank get a perturbed view, the first ones.
+
+        The order of an epoch is keyed, so that the first rows of a batch are a keyed choice; dealt
+        out like cards, they are the same images for any number of ranks that divides them.
+        """
+        if not self.train or self.paired_fraction == 1:
+            return n
+        return max(1, round(self.paired_fraction * n))
 
 
 @dataclass(frozen=True, eq=False)

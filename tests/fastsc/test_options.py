@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from fastsc.checks import check
 from fastsc.config import (
     DataConfig,
     MethodConfig,
@@ -25,7 +26,7 @@ def test_a_recipe_gives_its_values_and_the_command_line_wins() -> None:
     config = parse(["cifar100", "--data", "d"])
     assert (config.recipe, config.data.data) == ("cifar100", "d")
     assert (config.data.pipeline, config.data.resolution, config.data.crop) == ("memory", 32, "pad")
-    assert (config.model.model, config.model.stem) == ("resnet18", "cifar")
+    assert (config.model.model, config.model.stem) == ("fastsc:resnet8w32", "cifar")
     assert config.data.flip
 
     words = "--no-flip --strengths 0 .1 .2 .3 --alpha=0 cifar100 --max_steps 7 --data d --crop none"
@@ -95,7 +96,7 @@ def test_list_recipes(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("recipe", ["imagenet", "cifar100"])
 def test_shipped_recipes_check(recipe: str) -> None:
-    load_recipe(recipe).replace(data="d").check()
+    check(load_recipe(recipe).replace(data="d"))
 
 
 OTHER = (

@@ -257,7 +257,7 @@ def test_broken_validation_image_costs_no_training(
 def test_stop_in_validation_goes_on_there(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stopped(*args: Any) -> None:
+    def stopped(*args: Any, **options: Any) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     out = tmp_path / "run"

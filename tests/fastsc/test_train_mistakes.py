@@ -140,7 +140,7 @@ def test_backend_that_is_not_installed(
 def test_our_own_fault_is_in_the_log(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*args: object) -> None:
+    def broken(*args: object, **options: object) -> None:
         raise ZeroDivisionError("planted")
 
     monkeypatch.setattr("fastsc.trainer.validate", broken)

@@ -17,17 +17,19 @@ from fastsc.validate import validate
 class Toy(nn.Module):
     """Features are the mean colours and their squares, logits a fixed linear map of them."""
 
-    def __init__(self, n_classes: int) -> None:
+    def __init__(self, n_classes: int, at: str = "features") -> None:
         super().__init__()
+        self.at = at
         torch.manual_seed(0)
         self.register_buffer("weight", torch.randn(n_classes, 6))
         self.modes: list[bool] = []
 
-    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         self.modes.append(self.training)
         mean = x.float().mean(dim=(2, 3))
         features = torch.cat([mean, mean**2], dim=1)
-        return features, features @ self.weight.T  # type: ignore[operator]
+        logits = features @ self.weight.T  # type: ignore[operator]
+        return features, logits, features if self.at == "features" else logits
 
 
 @pytest.fixture
@@ -39,7 +41,7 @@ def loader(image_folder: Path) -> Any:
 @pytest.mark.parametrize("kind", ["l2", "relative", "cosine"])
 def test_equals_one_computation_over_the_split(loader: Any, kind: Any) -> None:
     model: Any = Toy(7).train()
-    found = validate(model, loader, kind, "features")
+    found = validate(model, loader, kind)
     assert found is not None
     assert model.training
     assert not any(model.modes)
@@ -47,7 +49,7 @@ def test_equals_one_computation_over_the_split(loader: Any, kind: Any) -> None:
     batches = list(loader)
     target = torch.cat([b.target for b in batches]).numpy()
     index = torch.cat([b.index for b in batches]).numpy()
-    (f, z), (g, _) = (
+    (f, z, _), (g, y, _) = (
         [
             np.concatenate(x)
             for x in zip(*[[t.numpy() for t in model(v)] for v in views], strict=True)
@@ -59,6 +61,7 @@ def test_equals_one_computation_over_the_split(loader: Any, kind: Any) -> None:
     assert found.top1 == np.mean(ranking[:, 0] == target)
     assert found.top5 == np.mean((ranking[:, :5] == target[:, None]).any(axis=1))
     assert found.top1 < found.top5
+    assert found.top1_perturbed == np.mean(y.argmax(axis=1) == target)
 
     cycle = keyed.cycle(index, 12)
     partner = np.empty(12, int)
@@ -75,9 +78,8 @@ def test_equals_one_computation_over_the_split(loader: Any, kind: Any) -> None:
 
 
 def test_logits_are_compared_where_asked(loader: Any) -> None:
-    model: Any = Toy(7)
-    at_logits = validate(model, loader, "l2", "logits")
-    at_features = validate(model, loader, "l2", "features")
+    at_logits = validate(Toy(7, "logits"), loader, "l2")
+    at_features = validate(Toy(7), loader, "l2")
     assert at_logits is not None
     assert at_features is not None
     assert at_logits.ds != at_features.ds
@@ -87,13 +89,13 @@ def test_logits_are_compared_where_asked(loader: Any) -> None:
 def test_scores_that_are_not_finite_are_wrong(loader: Any) -> None:
     model: Any = Toy(7)
     model.weight.fill_(float("nan"))
-    found = validate(model, loader, "cosine", "features")
+    found = validate(model, loader, "cosine")
     assert found is not None
     assert (found.top1, found.top5) == (0, 0)
 
 
 def test_stops_between_batches_when_told(loader: Any) -> None:
     model: Any = Toy(7).train()
-    assert validate(model, loader, "cosine", "features", lambda: len(model.modes) == 1) is None
+    assert validate(model, loader, "cosine", stop=lambda: len(model.modes) == 1) is None
     assert model.training
     assert len(model.modes) == 1

@@ -1,0 +1,124 @@
+"""What no type can say of a configuration: ranges, and options that do not go together."""
+
+from __future__ import annotations
+
+import math
+import re
+
+from fastsc.config import TrainConfig
+from fastsc.pipelines.errors import UserError
+
+# Field, lowest and highest value, both allowed.
+_RANGES: tuple[tuple[str, float, float], ...] = (
+    ("resolution", 8, 4096),
+    ("min_resolution", 8, 4096),
+    ("val_crop", 0, 1),
+    ("val_resolution", 8, 4096),
+    ("val_every", 1, math.inf),
+    ("workers", 1, 1024),
+    ("alpha", 0, math.inf),
+    ("alpha_warmup_epochs", 0, math.inf),
+    ("paired_fraction", 0, 1),
+    ("num_classes", 2, math.inf),
+    ("epochs", 1, math.inf),
+    ("max_steps", 1, math.inf),
+    ("batch_size", 1, math.inf),
+    ("accumulate", 1, math.inf),
+    ("lr", 0, math.inf),
+    ("momentum", 0, 1),
+    ("weight_decay", 0, math.inf),
+    ("label_smoothing", 0, 1),
+    ("warmup_epochs", 0, math.inf),
+    ("clip_grad", 0, math.inf),
+    ("ema", 0, 1),
+    ("checkpoint_steps", 1, math.inf),
+    ("checkpoint_minutes", 0, math.inf),
+    ("seed", 0, 2**63 - 1),
+    ("log_every", 1, 10),
+)
+_BELOW_ONE = ("momentum", "label_smoothing", "ema")
+_ABOVE_ZERO = ("lr", "val_crop", "checkpoint_minutes", "paired_fraction", "clip_grad", "ema")
+
+
+def check(config: TrainConfig) -> None:
+    """Raises UserError, one line, for the first value that cannot be meant."""
+    values = config.flat()
+    if not config.data.data:
+        raise UserError("--data is missing: the folder of images, with train/CLASS/* in it")
+    for name, low, high in _RANGES:
+        if (value := values[name]) is not None:
+            _check_range(name, value, low, high)
+    for name, value, high in zip(
+        ("brightness", "contrast", "saturation", "hue"),
+        config.data.strengths,
+        (math.inf, math.inf, math.inf, 0.5),
+        strict=True,
+    ):
+        _check_range(f"strengths: {name}", value, 0, high)
+    for name in _BELOW_ONE:
+        if values[name] == 1:
+            raise UserError(f"--{_option(name)} must be below 1")
+    for name in _ABOVE_ZERO:
+        if values[name] == 0:
+            raise UserError(f"--{_option(name)} must be above 0")
+    for name in ("val", "model", "ds_at"):
+        if not values[name]:
+            raise UserError(f"--{_option(name)} is empty")
+    _check_method(config)
+    _check_resolutions(config)
+    optim, run = config.optim, config.run
+    if optim.nesterov and optim.momentum == 0:
+        raise UserError("--nesterov needs --momentum above 0 (or give --no-nesterov)")
+    if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", run.device):
+        raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {run.device!r}")
+    if run.compile_mode != "default" and not run.compile:
+        raise UserError(f"--compile-mode {run.compile_mode} belongs to --compile: add it")
+
+
+def _check_method(config: TrainConfig) -> None:
+    method, optim = config.method, config.optim
+    if method.ds == "js" and method.ds_at != "logits":
+        raise UserError("--ds js compares predictions: add --ds-at logits")
+    if method.detach_scale and method.ds != "relative":
+        raise UserError(f"--detach-scale belongs to --ds relative; --ds {method.ds} has no scale")
+    if method.alpha_warmup_epochs and method.alpha == 0:
+        raise UserError("--alpha-warmup-epochs raises alpha from zero, and --alpha is 0")
+    if optim.batch_size % optim.accumulate:
+        raise UserError(
+            f"--batch-size {optim.batch_size} cannot be cut into {optim.accumulate} equal parts: "
+            "make it a multiple of --accumulate"
+        )
+    part = optim.batch_size / optim.accumulate * method.paired_fraction
+    if method.ds == "relative" and part < 2:
+        raise UserError(
+            "--ds relative measures between images: --batch-size must be at least 2, in each part "
+            "of --accumulate and with --paired-fraction"
+        )
+
+
+def _check_resolutions(config: TrainConfig) -> None:
+    data = config.data
+    first, last = data.resolution_ramp
+    if data.min_resolution is None:
+        if (first, last) != (0, 0):
+            raise UserError("--resolution-ramp belongs to --min-resolution: add it")
+        return
+    if data.min_resolution > data.resolution:
+        raise UserError(
+            f"--min-resolution {data.min_resolution} is above --resolution {data.resolution}"
+        )
+    if not 0 <= first <= last:
+        raise UserError(f"--resolution-ramp {first} {last}: give two epochs, the earlier one first")
+
+
+def _option(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _check_range(name: str, value: float, low: float, high: float) -> None:
+    if not math.isfinite(value):
+        raise UserError(f"--{_option(name)} must be a finite number, not {value}")
+    if value < low:
+        raise UserError(f"--{_option(name)} must be at least {low:g}, not {value:g}")
+    if value > high:
+        raise UserError(f"--{_option(name)} must be at most {high:g}, not {value:g}")

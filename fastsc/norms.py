@@ -1,0 +1,130 @@
+"""Batch norm whose training statistics are of each kind of view, of all ranks, or both.
+
+torch has SyncBatchNorm for the second, on GPUs only and blind to views.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastsc.pipelines.errors import UserError
+
+
+@dataclass
+class Views:
+    """What the forward pass at hand holds: the first `n_clean` rows are clean, the rest perturbed.
+
+    One object a model, shared by its norms. None: all rows are of one kind.
+    """
+
+    n_clean: int | None = None
+
+
+class ViewBatchNorm2d(nn.BatchNorm2d):
+    """nn.BatchNorm2d that normalizes clean and perturbed rows as two batches, over all ranks.
+
+    With two kinds of rows it does in one call what nn.BatchNorm2d does in two, the clean rows
+    first: the running statistics are updated by both, and evaluation is plain batch norm. With
+    `sync` each batch is that of all ranks together (Ioffe and Szegedy, arXiv 1502.03167, over the
+    global batch); every rank must then have the same kinds of rows.
+    """
+
+    views: Views
+    sync: bool
+
+    @classmethod
+    def of(cls, norm: nn.BatchNorm2d, views: Views, sync: bool) -> ViewBatchNorm2d:
+        """The same norm, its parameters and buffers included."""
+        new = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+        for name, parameter in norm.named_parameters(recurse=False):
+            setattr(new, name, parameter)
+        for name, buffer in norm.named_buffers(recurse=False):
+            setattr(new, name, buffer)
+        new.train(norm.training)
+        new.views, new.sync = views, sync
+        return new
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) -> the same shape and dtype."""
+        n = self.views.n_clean
+        if not self.training or n is None or n >= len(x):
+            return self._one_batch(x)
+        return torch.cat([self._one_batch(x[:n]), self._one_batch(x[n:])])
+
+    def _one_batch(self, x: Tensor) -> Tensor:
+        if not (self.training and self.sync and dist.is_initialized()):
+            return super().forward(x)
+        self._check_input_dim(x)
+        wide = x if x.dtype == torch.float64 else x.float()
+        n = torch.tensor(float(x.numel() // x.shape[1]), dtype=wide.dtype, device=x.device)
+        dist.all_reduce(n)
+        mean = _Sum.apply(wide.sum((0, 2, 3))) / n
+        centred = wide - mean.view(1, -1, 1, 1)
+        # From the centred values: the difference of two large sums would lose the digits.
+        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / n
+        self._track(mean.detach(), variance.detach(), n)
+        out = centred * torch.rsqrt(variance + self.eps).view(1, -1, 1, 1)
+        if self.weight is not None:
+            out = out * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return out.to(x.dtype)
+
+    @torch.no_grad()
+    def _track(self, mean: Tensor, variance: Tensor, n: Tensor) -> None:
+        if self.running_mean is None or self.running_var is None:
+            return
+        assert self.num_batches_tracked is not None
+        self.num_batches_tracked += 1
+        share = 1 / float(self.num_batches_tracked) if self.momentum is None else self.momentum
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), share)
+        unbiased = variance * (n / (n - 1))
+        self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
+
+
+class _Sum(torch.autograd.Function):
+    """Sum over the ranks; so is the gradient, since every rank's loss depends on it."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        del ctx
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        del ctx
+        total = gradients[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def convert(net: nn.Module, name: str, *, split: bool, sync: bool, on_gpu: bool) -> Views | None:
+    """Gives a net the batch norm that was asked for, in place; returns what to tell it views by.
+
+    None where views make no difference. Parameters and names of the state stay.
+
+    Raises:
+        UserError: The model's batch norm is of a kind that cannot be replaced.
+    """
+    if not split and not sync:
+        return None
+    if on_gpu and not split:
+        nn.SyncBatchNorm.convert_sync_batchnorm(net)
+        return None
+    views = Views()
+    for module in list(net.modules()):
+        for child_name, child in module.named_children():
+            if not isinstance(child, nn.modules.batchnorm._BatchNorm):
+                continue
+            if type(child) is not nn.BatchNorm2d:
+                option = "--bn split" if split else "--sync-bn"
+                raise UserError(
+                    f"{option} knows nn.BatchNorm2d, and model {name} has {type(child).__name__}"
+                )
+            setattr(module, child_name, ViewBatchNorm2d.of(child, views, sync))
+    return views if split else None

@@ -1,0 +1,209 @@
+"""The processes of one training, as torchrun starts them: what they share, and how they agree.
+
+Without torchrun there is one rank, and every method returns at once. On the CPU ranks speak gloo;
+with GPUs tensors on them go by NCCL, and all that is decided on the CPU still by gloo, so that
+agreeing on a stop waits for no GPU.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Generator, Iterator
+from contextlib import closing, contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from fastsc.pipelines.errors import PeerError, UserError
+
+T = TypeVar("T")
+NOTHING, SAVE, STOP = 0, 1, 2  # what a rank may wish for between two batches
+TIMEOUT = timedelta(minutes=30)  # a checkpoint on a slow disk, a folder's first scan
+
+
+class Ranks:
+    """This process among `world_size` of them; `main` is the one that writes and speaks."""
+
+    def __init__(self) -> None:
+        self.rank = int(os.environ.get("RANK", "0"))
+        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
+        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        return self.world_size == 1
+
+    @contextmanager
+    def connected(self, device: torch.device) -> Iterator[None]:
+        """Within the context the ranks can speak to each other."""
+        if self.alone:
+            yield
+            return
+        on_gpu = device.type == "cuda"
+        if on_gpu:
+            torch.cuda.set_device(device)
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+            timeout=TIMEOUT,
+            device_id=device if on_gpu else None,
+        )
+        try:
+            yield
+        finally:
+            dist.destroy_process_group()
+
+    # --- decisions --------------------------------------------------------------------------------
+
+    def agree(self, error: UserError | None = None, wish: int = 0) -> int:
+        """The largest wish of all ranks (`NOTHING` < `SAVE` < `STOP`); an error of one ends all.
+
+        Raises:
+            UserError: This rank's `error`, if it is the first rank that has one.
+            PeerError: Another rank has one.
+        """
+        if self.alone:
+            if error is not None:
+                raise error
+            return wish
+        mine = torch.tensor([self.rank if error is not None else self.world_size, -wish])
+        dist.all_reduce(mine, dist.ReduceOp.MIN)
+        first, wished = mine.tolist()
+        if first < self.world_size:
+            if first == self.rank:
+                assert error is not None
+                raise error
+            raise PeerError(f"rank {first} has stopped")
+        return -int(wished)
+
+    def together(self, work: Callable[[], T]) -> T:
+        """work() on every rank; a UserError of one is raised by it and ends the others."""
+        error: UserError | None = None
+        result: T | None = None
+        try:
+            result = work()
+        except UserError as mistake:
+            error = mistake
+        self.agree(error)
+        return result  # type: ignore[return-value]  # set where no error was
+
+    def same(self, what: str, value: object) -> None:
+        """Raises UserError where a rank has another value than the main one."""
+        error = None
+        if self.broadcast(value) != value:
+            error = UserError(f"{what} of rank {self.rank} are not those of rank 0")
+        self.agree(error)
+
+    def on_main(self, work: Callable[[], object]) -> None:
+        """work() on the main rank, while the others wait for it."""
+        self.together(lambda: work() if self.main else None)
+
+    def first_here(self, work: Callable[[], T]) -> T:
+        """work() on every rank, but first on one of each machine: it may fill a cache."""
+        result = self.together(lambda: work() if self.local_rank == 0 else None)
+        other = self.together(lambda: None if self.local_rank == 0 else work())
+        return result if self.local_rank == 0 else other  # type: ignore[return-value]
+
+    def batches(
+        self, batches: Generator[T, None, None], wish: Callable[[], int], n: int
+    ) -> Iterator[tuple[T | None, int]]:
+        """n times (next batch, the ranks' largest wish); None where this rank has no more.
+
+        Every rank must ask for the same n. It is what keeps a broken file, or a signal that
+        reached one rank, from leaving the others waiting for ever.
+        """
+        with closing(batches):
+            for _ in range(n):
+                batch, error = None, None
+                try:
+                    batch = next(batches, None)
+                except UserError as mistake:
+                    error = mistake
+                yield batch, self.agree(error, wish())
+
+    # --- tensors ----------------------------------------------------------------------------------
+
+    def gather(self, x: Tensor) -> Tensor:
+        """(N, …) of this rank -> (N · world_size, …) of all, with gradients; N equal on all ranks.
+
+        Row i of rank r becomes row i · world_size + r: the order of the global batch, which is
+        dealt out over the ranks like cards.
+        """
+        if self.alone:
+            return x
+        stacked: Tensor = _AllGather.apply(x, self.rank, self.world_size)
+        return stacked.transpose(0, 1).flatten(0, 1)
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Elementwise mean over the ranks, in place."""
+        if not self.alone:
+            dist.all_reduce(values)
+            values /= self.world_size
+        return values
+
+    def sum(self, values: Tensor) -> Tensor:
+        """Elementwise sum over the ranks, in place."""
+        if not self.alone:
+            dist.all_reduce(values)
+        return values
+
+    def max(self, value: float) -> float:
+        """The largest of the ranks' numbers."""
+        if self.alone:
+            return value
+        tensor = torch.tensor(value, dtype=torch.float64)
+        dist.all_reduce(tensor, dist.ReduceOp.MAX)
+        return float(tensor)
+
+    def average_buffers(self, net: nn.Module) -> None:
+        """The floating-point buffers become their mean over the ranks: running statistics."""
+        floating = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
+        if self.alone or not floating:
+            return
+        flat = self.mean(torch.cat([buffer.flatten() for buffer in floating]))
+        parts = flat.split([buffer.numel() for buffer in floating])
+        for buffer, mean in zip(floating, parts, strict=True):
+            buffer.copy_(mean.view_as(buffer))
+
+    # --- values -----------------------------------------------------------------------------------
+
+    def gather_values(self, value: T) -> list[T] | None:
+        """Every rank's value, in order, on the main rank; None elsewhere."""
+        if self.alone:
+            return [value]
+        values: list[Any] | None = [None] * self.world_size if self.main else None
+        dist.gather_object(value, values)
+        return values
+
+    def broadcast(self, value: T) -> T:
+        """The main rank's value, on all."""
+        if self.alone:
+            return value
+        values = [value]
+        dist.broadcast_object_list(values)
+        return values[0]
+
+
+class _AllGather(torch.autograd.Function):
+    """(N, …) -> (world_size, N, …); a row's gradient is the sum of what all ranks' losses send."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rank: int, world_size: int) -> Tensor:
+        ctx.rank = rank
+        x = x.contiguous()
+        parts = [torch.empty_like(x) for _ in range(world_size)]
+        dist.all_gather(parts, x)
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        gradient = gradients[0].clone(memory_format=torch.contiguous_format)
+        dist.all_reduce(gradient)
+        return gradient[ctx.rank], None, None

@@ -1,0 +1,70 @@
+"""The representation that DS compares: pooled features, logits, or a stage of the network."""
+
+from __future__ import annotations
+
+import difflib
+
+from torch import Tensor, nn
+
+from fastsc.models import FeatureModel
+from fastsc.norms import Views
+from fastsc.pipelines.errors import UserError
+
+
+class Represented(nn.Module):
+    """forward(x) -> (features (N, D) float32, logits (N, C), representation (N, E) float32).
+
+    Args:
+        model: What gives features and logits.
+        at: "features", "logits", or the name of a module of the architecture (layer3, stages.2),
+            whose output is averaged in float32 over all positions: (N, C, H, W) over H and W,
+            tokens (N, L, C) over L.
+        views: Told to the batch norms that keep the statistics of both views apart.
+
+    Raises:
+        UserError: The architecture has no module of that name.
+    """
+
+    def __init__(self, model: FeatureModel, at: str, views: Views | None = None) -> None:
+        super().__init__()
+        self.model, self.at, self.views = model, at, views
+        self._stage: Tensor | None = None
+        if at not in ("features", "logits"):
+            modules = dict(model.net.named_modules())
+            if at not in modules:
+                near = difflib.get_close_matches(at, modules, n=3)
+                known = near or [name for name, _ in model.net.named_children()]
+                raise UserError(
+                    f"--ds-at {at}: model {model.name} has no such module; features, logits, or "
+                    f"one as {', '.join(known)}"
+                )
+            modules[at].register_forward_hook(self._keep)
+
+    @property
+    def net(self) -> nn.Module:
+        """The architecture as its library builds it."""
+        return self.model.net
+
+    def forward(self, x: Tensor, n_clean: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """x (N, 3, H, W), its first n_clean rows clean views (None: rows are of one kind)."""
+        if self.views is not None:
+            self.views.n_clean = n_clean
+        features, logits = self.model(x)
+        if self.at == "features":
+            return features, logits, features
+        if self.at == "logits":
+            return features, logits, _wide(logits)
+        stage, self._stage = self._stage, None
+        assert stage is not None, "the module that DS is taken at did not run"
+        return features, logits, stage
+
+    def _keep(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+        del module, args
+        if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
+            raise UserError(f"--ds-at {self.at}: its output is no map of features")
+        positions = {2: (), 3: (1,), 4: (2, 3)}[output.ndim]
+        self._stage = _wide(output).mean(positions) if positions else _wide(output)
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x if x.element_size() == 8 else x.float()

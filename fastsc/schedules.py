@@ -1,0 +1,36 @@
+"""What changes over a run besides the learning rate: pure functions of the step or the epoch."""
+
+from __future__ import annotations
+
+from fastsc.config import DataConfig, MethodConfig
+
+MULTIPLE = 32  # pixels; a network that halves five times sees whole positions
+
+
+def alpha_at(step: int, config: MethodConfig, steps_per_epoch: int) -> float:
+    """Weight of DS at step 0, 1, …: rises linearly, and is whole with the warm-up's last step."""
+    warmup = round(config.alpha_warmup_epochs * steps_per_epoch)
+    return config.alpha * min(1.0, (step + 1) / warmup) if warmup else config.alpha
+
+
+def resolution_at(epoch: int, config: DataConfig) -> int:
+    """Side of the training images in epoch 0, 1, …, in pixels.
+
+    As ffcv-imagenet has it: the smaller side up to the ramp's first epoch, the whole one from its
+    last, in between the straight line rounded to a multiple of 32.
+    """
+    if config.min_resolution is None:
+        return config.resolution
+    first, last = config.resolution_ramp
+    if epoch >= last:
+        return config.resolution
+    if epoch <= first:
+        return config.min_resolution
+    done = (epoch - first) / (last - first)
+    side = config.min_resolution + done * (config.resolution - config.min_resolution)
+    return min(config.resolution, max(config.min_resolution, round(side / MULTIPLE) * MULTIPLE))
+
+
+def resolutions(config: DataConfig, epochs: int) -> list[int]:
+    """Every side that a run of so many epochs trains at, ascending."""
+    return sorted({resolution_at(epoch, config) for epoch in range(epochs)})

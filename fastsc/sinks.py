@@ -1,0 +1,137 @@
+"""The log's figures for other eyes: CSV files, TensorBoard, Weights & Biases."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import os
+from pathlib import Path
+from typing import Any, Protocol
+
+from fastsc.config import TrainConfig
+from fastsc.pipelines.errors import UserError
+
+# Columns of a step's line, in order, so that a file that is appended to keeps its head.
+STEP = (
+    "step", "epoch", "loss", "ce", "ds", "ds_relative", "alpha", "lr", "pairs_per_s",
+    "loader_wait", "between", "effective_rank", "grad_norm",
+)  # fmt: skip
+EPOCH = ("epoch", "step", "seconds", "top1", "top5", "top1_perturbed", "ds", "ds_relative", "n")
+
+
+class Sink(Protocol):
+    """Something that wants the figures of steps and epochs."""
+
+    def step(self, figures: dict[str, Any]) -> None: ...
+    def epoch(self, figures: dict[str, Any]) -> None: ...
+    def close(self) -> None: ...
+
+
+def check_sinks(config: TrainConfig) -> None:
+    """Raises UserError for a sink that is asked for and not installed."""
+    wanted = {
+        "tensorboard": (config.run.tensorboard, "torch.utils.tensorboard"),
+        "wandb": (config.run.wandb, "wandb"),
+    }
+    for name, (asked, module) in wanted.items():
+        if not asked:
+            continue
+        try:
+            importlib.import_module(module)
+        except ImportError:
+            raise UserError(
+                f"--{name}: {name} is not installed; pip install {name}, or leave the option out"
+            ) from None
+
+
+def open_sinks(config: TrainConfig, root: Path) -> list[Sink]:
+    """The sinks that a run asked for, writing below its folder."""
+    run = config.run
+    sinks: list[Sink] = []
+    if run.csv:
+        sinks.append(CsvSink(root))
+    if run.tensorboard:
+        sinks.append(TensorBoardSink(root / "tensorboard"))
+    if run.wandb:
+        sinks.append(WandbSink(config, root))
+    return sinks
+
+
+class CsvSink:
+    """steps.csv and epochs.csv; a resumed run appends, as to log.jsonl."""
+
+    def __init__(self, root: Path) -> None:
+        self._paths = {"step": root / "steps.csv", "epoch": root / "epochs.csv"}
+        for path, columns in zip(self._paths.values(), (STEP, EPOCH), strict=True):
+            if not path.exists():
+                self._write(path, columns)
+
+    def step(self, figures: dict[str, Any]) -> None:
+        self._write(self._paths["step"], [figures.get(name) for name in STEP])
+
+    def epoch(self, figures: dict[str, Any]) -> None:
+        self._write(self._paths["epoch"], [figures.get(name) for name in EPOCH])
+
+    def close(self) -> None:
+        pass
+
+    @staticmethod
+    def _write(path: Path, row: Any) -> None:
+        with open(path, "a", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerow(row)
+
+
+class TensorBoardSink:
+    """Scalars train/* by step and val/* by the epoch's last step."""
+
+    def __init__(self, folder: Path) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer: Any = SummaryWriter(str(folder))
+
+    def step(self, figures: dict[str, Any]) -> None:
+        self._add("train", figures)
+
+    def epoch(self, figures: dict[str, Any]) -> None:
+        self._add("val", figures)
+
+    def _add(self, group: str, figures: dict[str, Any]) -> None:
+        for name, value in _numbers(figures).items():
+            self._writer.add_scalar(f"{group}/{name}", value, figures["step"])
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class WandbSink:
+    """A run of the project fastsc, or $WANDB_PROJECT; WANDB_MODE=offline works as ever."""
+
+    def __init__(self, config: TrainConfig, root: Path) -> None:
+        import wandb
+
+        self._run: Any = wandb.init(
+            project=os.environ.get("WANDB_PROJECT", "fastsc"),
+            name=root.name,
+            dir=str(root),
+            config=config.flat(),
+            resume="allow",
+        )
+
+    def step(self, figures: dict[str, Any]) -> None:
+        self._log("train", figures)
+
+    def epoch(self, figures: dict[str, Any]) -> None:
+        self._log("val", figures)
+
+    def _log(self, group: str, figures: dict[str, Any]) -> None:
+        scalars = {f"{group}/{name}": value for name, value in _numbers(figures).items()}
+        self._run.log(scalars, step=figures["step"])
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+def _numbers(figures: dict[str, Any]) -> dict[str, float]:
+    values = {k: v for k, v in figures.items() if k not in ("step", "epoch")}
+    return {k: float(v) for k, v in values.items() if isinstance(v, (int, float))}

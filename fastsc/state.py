@@ -1,0 +1,246 @@
+"""A training as it stands: the step's state and the position in the data, to save and restore."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastsc import checkpoint
+from fastsc.collapse import CollapseWatch, Spread
+from fastsc.config import TrainConfig
+from fastsc.data import Data, build_loaders
+from fastsc.devices import DTYPES, Precision, set_determinism
+from fastsc.optim import peak_lr
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage
+from fastsc.pipelines.errors import UserError
+from fastsc.ranks import Ranks
+from fastsc.report import Report
+from fastsc.resume import check_unchanged, plain_options
+from fastsc.runlog import environment
+from fastsc.schedules import resolution_at
+from fastsc.step import Figures, Step
+
+
+class Training:
+    """The step, the loaders, and what was seen of the features so far."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Data,
+        device: torch.device,
+        precision: Precision,
+        ranks: Ranks,
+    ) -> None:
+        self.config, self.data, self.ranks = config, data, ranks
+        self.validated_step = -1  # the one after which an epoch was last validated and logged
+        self.diverged = False
+        self.watch = CollapseWatch()
+        set_determinism(device, config.run.deterministic)
+        n_classes = len(data.train.classes)
+        if (asked := config.model.num_classes or n_classes) < n_classes:
+            raise UserError(f"--num-classes {asked}: {data.train.root} has {n_classes}")
+        _check_shares(config, ranks)
+        n_outputs = config.model.num_classes or max(n_classes, 2)
+        self.core = Step(config, n_outputs, device, precision, ranks)
+        self._bad_images: list[BadImage] = []
+        self.loader, self.val_loader = build_loaders(
+            config, data, device, DTYPES[precision], self._bad_images.append, ranks
+        )
+        self.steps_per_epoch = self.core.steps_per_epoch = len(self.loader)
+        self.total_steps = config.optim.epochs * self.steps_per_epoch
+        self.total_steps = min(self.total_steps, config.optim.max_steps or self.total_steps)
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps done."""
+        return self.core.step
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are done and the last epoch is validated."""
+        return self.step >= self.total_steps and self.validated_step == self.step
+
+    def begin_epoch(self) -> int:
+        """Sets the loader to the present epoch's resolution; returns the epoch."""
+        self.loader.set_resolution(resolution_at(self.loader.epoch, self.config.data))
+        return self.loader.epoch
+
+    def look_at(self, figures: Figures) -> str | None:
+        """What a logged step gives reason to warn of."""
+        if figures["loss"] - figures["loss"] != 0:  # not finite
+            first, self.diverged = not self.diverged, True
+            return "the loss is not finite; try a smaller --lr" if first else None
+        nan = float("nan")
+        spread = Spread(figures.get("between", nan), figures.get("effective_rank", nan))
+        return self.watch.look(spread)
+
+    def take_bad_images(self) -> list[BadImage]:
+        """Files that turned out to be broken since the last call, of all ranks on the main one."""
+        mine, self._bad_images[:] = list(self._bad_images), []
+        shares = self.ranks.gather_values(mine)
+        return [] if shares is None else [image for share in shares for image in share]
+
+    def synchronize(self) -> None:
+        """Gives every rank the same running statistics, before they are used."""
+        for model in filter(None, (self.core.model, self.core.ema)):
+            self.ranks.average_buffers(model.net)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a resumed run needs to go on as if it had not stopped; on the main rank.
+
+        All ranks must ask for it together.
+        """
+        core = self.core
+        local: dict[str, Any] = {"rng": checkpoint.rng_state(), "buffers": None}
+        if not self.ranks.alone:
+            nets = [core.model.net, *([core.ema.net] if core.ema else [])]
+            local["buffers"] = [[b.cpu().clone() for b in net.buffers()] for net in nets]
+        return {
+            "step": self.step,
+            "validated_step": self.validated_step,
+            "model": core.model.net.state_dict(),
+            "ema": None if core.ema is None else core.ema.net.state_dict(),
+            "optimizer": core.optimizer.state_dict(),
+            "scaler": core.scaler.state_dict(),
+            "pipeline": self.loader.state_dict(),
+            "watch": self.watch.state_dict(),
+            "ranks": self.ranks.gather_values(local),
+            "config": plain_options(self.config),
+            "world_size": self.ranks.world_size,
+            "accumulation": self.config.optim.accumulate,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], source: Path) -> None:
+        """Continues from a checkpoint; a UserError says what does not fit."""
+        core = self.core
+        try:
+            check_unchanged(state["config"], plain_options(self.config))
+            checkpoint.load_model_state(core.model.net, state["model"], source)
+            if core.ema is not None:
+                checkpoint.load_model_state(core.ema.net, state["ema"], source)
+            self.loader.load_state_dict(state["pipeline"])
+            core.optimizer.load_state_dict(state["optimizer"])
+            core.scaler.load_state_dict(state["scaler"])
+            self.watch.load_state_dict(state["watch"])
+            core.step, self.validated_step = int(state["step"]), int(state["validated_step"])
+            self._load_ranks(state["ranks"])
+        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
+            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+            raise UserError(f"{source} is not a checkpoint of a training run: {reason}") from None
+
+    def _load_ranks(self, shares: list[dict[str, Any]]) -> None:
+        """What differed between the ranks: its own again, or fresh ones for another number."""
+        core = self.core
+        if len(shares) == self.ranks.world_size:
+            checkpoint.set_rng_state(shares[self.ranks.rank]["rng"])
+        else:
+            torch.manual_seed(hash((self.config.run.seed, self.step, self.ranks.rank)) % 2**63)
+        if shares[0]["buffers"] is None:
+            return
+        nets = [core.model.net, *([core.ema.net] if core.ema else [])]
+        for i, net in enumerate(nets):
+            for k, buffer in enumerate(net.buffers()):
+                if len(shares) == self.ranks.world_size:
+                    buffer.copy_(shares[self.ranks.rank]["buffers"][i][k])
+                elif buffer.is_floating_point():
+                    values = torch.stack([share["buffers"][i][k] for share in shares])
+                    buffer.copy_(values.mean(0))
+
+    def export(self, path: Path) -> None:
+        """The weights under the architecture's own names, with what one needs to use them."""
+        data, model = self.config.data, self.config.model
+        metadata = {
+            "architecture": model.model,
+            "classes": list(self.data.train.classes),
+            "mean": IMAGENET_MEAN,
+            "std": IMAGENET_STD,
+            "resolution": data.val_resolution or data.resolution,
+            "val_crop": data.val_crop,
+            "stem": model.stem,
+            "blurpool": model.blurpool,
+            "step": self.step,
+        }
+        checkpoint.export_safetensors(path, self.core.best.net, metadata)
+
+    def header(self) -> dict[str, Any]:
+        """The log's first line: versions, hardware, and every option that changes the science."""
+        data, config = self.data, self.config
+        n_images, share = len(data.train) - len(data.train.left_out), self._share()
+        return {
+            **environment(),
+            **config.flat(),
+            "decoder": self.loader.decoder,
+            "device": str(self.core.device),
+            "world_size": self.ranks.world_size,
+            "accumulation": config.optim.accumulate,
+            "pairs": self.loader.settings.n_paired(share) * self.ranks.world_size,
+            "threads": torch.get_num_threads(),
+            "images": n_images,
+            "images_left_out": sum(len(index.left_out) for index in data if index is not None),
+            "val_images": 0 if data.val is None else len(data.val) - len(data.val.left_out),
+            "index_hash": data.train.hash,
+            "classes": len(data.train.classes),
+            "parameters": sum(p.numel() for p in self.core.model.parameters()),
+            "steps_per_epoch": self.steps_per_epoch,
+            "total_steps": self.total_steps,
+            "peak_lr": peak_lr(config.optim),
+        }
+
+    def _share(self) -> int:
+        return self.config.optim.batch_size // self.ranks.world_size
+
+    def close(self) -> None:
+        """Ends the loaders' threads."""
+        self.loader.close()
+        if self.val_loader is not None:
+            self.val_loader.close()
+
+
+def introduce(training: Training, report: Report, saved: checkpoint.Loaded | None) -> None:
+    """The header of a new run, or the line of a resumed one, for the log and for a person."""
+    config = training.config
+    if saved is not None:
+        for skipped in saved.skipped:
+            report.say(f"passed over the broken checkpoint {skipped}")
+        epoch, now, then = training.loader.epoch, plain_options(config), saved.state["config"]
+        changed = {key: now[key] for key in now if now[key] != then.get(key)} | environment()
+        if (world_size := training.ranks.world_size) != saved.state["world_size"]:
+            changed["world_size"] = world_size
+        report.event(
+            "resume", epoch=epoch, step=training.step, checkpoint=saved.path.name, changed=changed
+        )
+        report.say(f"resuming at epoch {epoch + 1}, step {training.step}, from {saved.path}")
+        return
+    header, data = training.header(), training.data
+    report.event("header", **header)
+    ranks = f" × {header['world_size']} processes" if not training.ranks.alone else ""
+    report.say(
+        f"{config.model.model} on {header['images']} images of {header['classes']} classes, "
+        f"{training.core.device}{ranks}, {config.run.precision}; pipeline {config.data.pipeline} "
+        f"({header['decoder']}); {header['total_steps']} steps; peak lr {header['peak_lr']:g} "
+        f"= {config.optim.lr:g} × {config.optim.batch_size} / 256"
+    )
+    for index in (data.train, data.val):
+        for image in index.bad_images() if index is not None else ():
+            report.bad_image(image)
+
+
+def _check_shares(config: TrainConfig, ranks: Ranks) -> None:
+    """Raises UserError where a batch does not divide over ranks and accumulation steps."""
+    size, parts = config.optim.batch_size, config.optim.accumulate
+    shares = ranks.world_size * parts
+    if size % shares:
+        raise UserError(
+            f"--batch-size {size} is not a multiple of {ranks.world_size} processes × {parts} "
+            "accumulation steps: every one works on the same number of images"
+        )
+    share = size // ranks.world_size
+    m = max(1, round(config.method.paired_fraction * share))
+    if m % parts:
+        raise UserError(
+            f"--paired-fraction {config.method.paired_fraction:g} of {share} images a process are "
+            f"{m} pairs, which {parts} accumulation steps cannot share equally"
+        )

@@ -1,0 +1,254 @@
+"""What training changes, and one step of it: forward over both views, loss, update."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.parallel import DistributedDataParallel
+
+from fastsc.collapse import spread
+from fastsc.config import TrainConfig
+from fastsc.devices import Precision, autocast
+from fastsc.kernels import ds
+from fastsc.loss import ContinuityLoss
+from fastsc.models import build_model
+from fastsc.norms import Views, convert
+from fastsc.optim import lr_at, make_optimizer, set_lr
+from fastsc.pipelines import PairBatch
+from fastsc.pipelines.errors import UserError
+from fastsc.ranks import Ranks
+from fastsc.representation import Represented
+from fastsc.schedules import alpha_at, resolutions
+
+# As DistributedDataParallel calls it from torch 2.14 on, or did before.
+_DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
+_NEW, _OLD = "forward_sync_buffers", "broadcast_buffers"
+_SYNC_BUFFERS = _NEW if _NEW in _DDP_OPTIONS else _OLD
+Figures = dict[str, float]
+
+
+class Step:
+    """Model, loss, optimizer, gradient scaler, average of the weights; `step` counts updates.
+
+    Attributes:
+        model: Gives (features, logits, representation); its own forward, without DDP or compiler.
+        ema: The same with averaged weights, or None.
+    """
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        n_classes: int,
+        device: torch.device,
+        precision: Precision,
+        ranks: Ranks,
+    ) -> None:
+        self.config, self.device, self.precision, self.ranks = config, device, precision, ranks
+        self.step = 0
+        self.steps_per_epoch = 1  # set by the owner, who knows the data
+        method, optim = config.method, config.optim
+        torch.manual_seed(config.run.seed)  # the same weights on every rank
+        self.model = self._build(n_classes)
+        self.loss_of = ContinuityLoss(
+            method.alpha,
+            method.ds,
+            at="logits" if method.ds_at == "logits" else "features",
+            ce_views=method.ce_views,
+            stop_gradient=method.stop_gradient,
+            detach_scale=method.detach_scale,
+            label_smoothing=optim.label_smoothing,
+            gather=None if ranks.alone else ranks.gather,
+        )
+        # Plain training: the perturbed view would cost a forward pass and change nothing but the
+        # batch-norm statistics, so it is looked at for the log only.
+        self.plain = method.alpha == 0 and method.ce_views == "clean"
+        self.optimizer = make_optimizer(self.model, optim)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
+        self._ema: Any = None
+        if optim.ema is not None:
+            from timm.utils import ModelEmaV3  # timm takes seconds to import
+
+            # Of the model, hooks and all, so that it can be validated.
+            self._ema = ModelEmaV3(self.model, decay=optim.ema, use_warmup=True)
+        self.forward: nn.Module = self.model
+        if not ranks.alone:
+            self.forward = DistributedDataParallel(
+                self.model,
+                device_ids=[device] if device.type == "cuda" else None,
+                gradient_as_bucket_view=True,
+                # Every rank keeps running statistics of its own images; they are averaged before
+                # they are used, and nothing of a rank's is thrown away.
+                **{_SYNC_BUFFERS: False},
+            )
+            # From here on dropout differs between ranks, as between images.
+            torch.manual_seed(config.run.seed * ranks.world_size + ranks.rank)
+        if config.run.compile:
+            # mypy knows no callable that is also a module.
+            self.forward = torch.compile(  # type: ignore[assignment]
+                self.forward, dynamic=False, mode=config.run.compile_mode
+            )
+
+    def _build(self, n_classes: int) -> Represented:
+        config, views = self.config, list[Views | None]()
+        name, data, method = config.model.model, config.data, config.method
+
+        def adapt(net: nn.Module) -> None:
+            split, sync = method.bn == "split", method.sync_bn and not self.ranks.alone
+            on_gpu = self.device.type == "cuda"
+            views.append(convert(net, name, split=split, sync=sync, on_gpu=on_gpu))
+
+        model = build_model(
+            name,
+            n_classes,
+            config.model.stem,
+            data.resolution,
+            blurpool=config.model.blurpool,
+            adapt=adapt,
+        )
+        represented = Represented(model, method.ds_at, views[0])
+        sizes = {data.val_resolution or data.resolution, *resolutions(data, config.optim.epochs)}
+        represented.eval()
+        for side in sorted(sizes):
+            try:
+                with torch.no_grad():
+                    represented(torch.zeros(1, 3, side, side))
+            except (RuntimeError, ValueError, AssertionError) as error:
+                if isinstance(error, UserError):
+                    raise
+                reason = str(error).strip().splitlines()[0]
+                raise UserError(f"model {name} does not run at {side} pixels: {reason}") from None
+        return represented.to(self.device).to(memory_format=torch.channels_last)
+
+    @property
+    def ema(self) -> Represented | None:
+        """The average of the weights, as a model."""
+        return None if self._ema is None else self._ema.module
+
+    @property
+    def best(self) -> Represented:
+        """What is validated and exported: the average where there is one."""
+        return self.model if self.ema is None else self.ema
+
+    def train_step(self, batch: PairBatch, *, measured: bool) -> tuple[float, float, Figures]:
+        """One update from this rank's share of a batch.
+
+        Returns:
+            Learning rate and alpha of the step; and, if `measured`, the global batch's figures:
+            loss, ce, ds, ds_relative, between, effective_rank, grad_norm.
+        """
+        optim, method = self.config.optim, self.config.method
+        lr = lr_at(self.step, optim, self.steps_per_epoch)
+        set_lr(self.optimizer, lr)
+        self.loss_of.alpha = alpha = alpha_at(self.step, method, self.steps_per_epoch)
+        self.model.train()
+        seen = self._look(batch) if self.plain and measured else None
+        losses, pairs = list[Tensor](), list[tuple[Tensor, Tensor]]()
+        for i in range(optim.accumulate):
+            part = _part(batch, i, optim.accumulate)
+            with self._unsynced(i + 1 < optim.accumulate):
+                loss, figures, pair = self._plain_loss(part) if self.plain else self._loss(part)
+                self.scaler.scale(loss / optim.accumulate).backward()
+            losses.append(figures)
+            pairs += [] if pair is None else [pair]
+        self.scaler.unscale_(self.optimizer)
+        norm = self._clip(measured)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self._ema is not None:
+            self._ema.update(self.model, self.step)
+        if not measured:
+            return lr, alpha, {}
+        within = torch.stack(losses).mean(0)
+        if seen is not None:
+            within[2], pairs = seen[0], [seen[1]]
+        return lr, alpha, self._figures(within, pairs) | {"grad_norm": norm}
+
+    def _loss(self, part: PairBatch) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
+        """The loss, its figures (loss, ce, ds), and the pooled features of both views."""
+        assert part.perturbed is not None
+        n = len(part.target)
+        with autocast(self.device, self.precision):
+            outputs = self.forward(torch.cat([part.clean, part.perturbed]), n)
+        (f, g), (a, b), (r, s) = ((output[:n], output[n:]) for output in outputs)
+        parts = self.loss_of(a, b, part.target, r, s, measured=False)
+        figures = torch.stack([parts.loss.detach(), parts.ce, parts.ds])
+        return parts.loss, figures, (f.detach(), g.detach())
+
+    def _plain_loss(self, part: PairBatch) -> tuple[Tensor, Tensor, None]:
+        with autocast(self.device, self.precision):
+            _, logits, _ = self.forward(part.clean)
+        smoothing = self.loss_of.label_smoothing
+        ce = functional.cross_entropy(logits.float(), part.target, label_smoothing=smoothing)
+        return ce, torch.stack([ce.detach(), ce.detach(), torch.full_like(ce, float("nan"))]), None
+
+    @torch.no_grad()
+    def _look(self, batch: PairBatch) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
+        """DS and both views' features, where the loss does without; leaves no trace.
+
+        The same joint forward as with the constraint, so that the figures compare; then the
+        statistics of batch norm and the generators are put back as if it had not been.
+        """
+        if batch.perturbed is None:
+            return None
+        n, kind = len(batch.target), self.loss_of.kind
+        buffers = [buffer.clone() for buffer in self.model.buffers()]
+        with torch.random.fork_rng(), autocast(self.device, self.precision):
+            outputs = self.model(torch.cat([batch.clean, batch.perturbed]), n)
+        for buffer, value in zip(self.model.buffers(), buffers, strict=True):
+            buffer.copy_(value)
+        (f, g), _, (r, s) = ((output[:n], output[n:]) for output in outputs)
+        r = r[: len(s)]
+        others = self.ranks.gather(r) if kind == "relative" else None
+        alone = kind == "relative" and others is not None and len(others) < 2
+        within = torch.full_like(f[0, 0], float("nan")) if alone else ds(r, s, kind, others=others)
+        return within, (f, g)
+
+    def _figures(self, within: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Figures:
+        """loss, ce and ds as means over the ranks; the rest from all ranks' features."""
+        loss, ce, distance = self.ranks.mean(within).tolist()
+        figures = {"loss": loss, "ce": ce, "ds": distance, "ds_relative": float("nan")}
+        if not pairs:
+            return figures
+        # Rows were dealt over the parts as they are over the ranks: back to the batch's order.
+        f, g = (
+            self.ranks.gather(torch.stack(views, 1).flatten(0, 1)).cpu()
+            for views in zip(*pairs, strict=True)
+        )
+        if len(g) > 1:
+            figures["ds_relative"] = float(ds(f[: len(g)], g, "relative"))
+        between, rank = spread(f)
+        return figures | {"between": between, "effective_rank": rank}
+
+    def _clip(self, measured: bool) -> float:
+        """Clips where asked to. The gradient's norm, where it is wanted or had anyway."""
+        limit = self.config.optim.clip_grad
+        if limit is None and not measured:
+            return float("nan")
+        parameters = [p for p in self.model.parameters() if p.grad is not None]
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        if limit is not None:
+            nn.utils.clip_grads_with_norm_(parameters, limit, norm)
+        return float(norm) if measured else float("nan")
+
+    def _unsynced(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
+        """Gradients are summed over the ranks with a batch's last part alone."""
+        if wanted and not self.ranks.alone:
+            unsynced: contextlib.AbstractContextManager[Any] = self.forward.no_sync()  # type: ignore[operator]
+            return unsynced
+        return contextlib.nullcontext()
+
+
+def _part(batch: PairBatch, i: int, n_parts: int) -> PairBatch:
+    """Every n-th row from row i on: dealt like cards, so that partners stay partners."""
+    clean, perturbed, target, index = batch
+    rows = slice(i, None, n_parts)
+    return PairBatch(
+        clean[rows], None if perturbed is None else perturbed[rows], target[rows], index[rows]
+    )

@@ -1,0 +1,157 @@
+"""Split batch norm against two forward passes, blur against its filter, DS at a stage."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from fastsc.blurpool import BlurConv2d, add_blurpool
+from fastsc.models import build_model
+from fastsc.norms import Views, convert
+from fastsc.pipelines.errors import UserError
+from fastsc.representation import Represented
+
+NAME = "fastsc:resnet8w4"
+
+
+def split_net() -> tuple[nn.Module, nn.Module, Views]:
+    """A plain network, its copy with split norms, and what tells these of views."""
+    torch.manual_seed(0)
+    plain = build_model(NAME, 5, "cifar", 16).net.double()
+    split = copy.deepcopy(plain)
+    views = convert(split, NAME, split=True, sync=False, on_gpu=False)
+    assert views is not None
+    return plain, split, views
+
+
+@pytest.mark.parametrize("m", [6, 2])
+def test_split_is_two_forward_passes(m: int) -> None:
+    plain, split, views = split_net()
+    clean, perturbed = torch.rand(6, 3, 16, 16).double(), 3 * torch.rand(m, 3, 16, 16).double()
+    a, b = plain(clean), plain(perturbed)
+    views.n_clean = 6
+    both = split(torch.cat([clean, perturbed]))
+    torch.testing.assert_close(both, torch.cat([a, b]), rtol=1e-10, atol=1e-12)
+    (a.square().sum() + b.sum()).backward()
+    (both[:6].square().sum() + both[6:].sum()).backward()
+    for (name, p), (other, q) in zip(plain.named_parameters(), split.named_parameters()):
+        assert name == other
+        torch.testing.assert_close(q.grad, p.grad, rtol=1e-8, atol=1e-10)
+    for (name, p), (other, q) in zip(plain.named_buffers(), split.named_buffers()):
+        assert name == other
+        torch.testing.assert_close(q, p, rtol=1e-10, atol=1e-12)
+    assert list(plain.state_dict()) == list(split.state_dict())
+
+
+def test_joint_statistics_differ_from_split_ones() -> None:
+    plain, split, views = split_net()
+    x = torch.cat([torch.rand(4, 3, 16, 16), 3 * torch.rand(4, 3, 16, 16)]).double()
+    views.n_clean = 4
+    assert not torch.allclose(plain(x), split(x), rtol=1e-2)
+    plain.eval(), split.eval()
+    split.load_state_dict(plain.state_dict())
+    assert torch.equal(plain(x), split(x)), "evaluation is plain batch norm"
+
+
+def test_views_of_one_kind_are_one_batch() -> None:
+    plain, split, views = split_net()
+    x = torch.rand(4, 3, 16, 16).double()
+    for n_clean in (None, 4):
+        views.n_clean = n_clean
+        assert torch.equal(plain(x), split(x))
+
+
+def test_a_norm_of_another_kind_is_refused() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm1d(4))
+    with pytest.raises(UserError, match=r"--bn split knows nn\.BatchNorm2d, .* BatchNorm1d"):
+        convert(net, "x", split=True, sync=False, on_gpu=False)
+    assert convert(net, "x", split=False, sync=False, on_gpu=False) is None
+
+
+# --- blur -----------------------------------------------------------------------------------------
+
+
+def blurred(x: Tensor) -> Tensor:
+    """The 3 × 3 binomial filter as nine shifted sums."""
+    padded = functional.pad(x, (1, 1, 1, 1))
+    out = torch.zeros_like(x)
+    height, width = x.shape[2:]
+    for dy, a in enumerate((1, 2, 1)):
+        for dx, b in enumerate((1, 2, 1)):
+            out += a * b / 16 * padded[:, :, dy : dy + height, dx : dx + width]
+    return out
+
+
+def test_a_blurred_convolution_is_the_filter_and_the_convolution() -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(16, 8, 3, stride=2, padding=1).double()
+    x = torch.rand(2, 16, 9, 7).double()
+    new = BlurConv2d.of(conv)
+    torch.testing.assert_close(new(x), conv(blurred(x)), rtol=1e-12, atol=1e-12)
+    assert list(new.state_dict()) == ["weight", "bias"]
+    assert new.weight is conv.weight
+    assert copy.deepcopy(new)(x).equal(new(x))
+
+
+def test_blurpool_is_put_before_strided_convolutions_of_16_channels() -> None:
+    """ffcv-imagenet's rule, by an own walk over the names."""
+    net: Any = torchvision.models.resnet18(num_classes=5)
+    expected = {
+        name
+        for name, module in net.named_modules()
+        if isinstance(module, nn.Conv2d) and module.stride[0] == 2 and name != "conv1"
+    }
+    before = net.state_dict()
+    assert add_blurpool(net) == len(expected) == 6
+    assert {n for n, m in net.named_modules() if isinstance(m, BlurConv2d)} == expected
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert list(before) == list(net.state_dict())
+    with pytest.raises(UserError, match="--blurpool"):
+        build_model(NAME, 5, "cifar", 32, blurpool=True)
+
+
+# --- where DS is taken ----------------------------------------------------------------------------
+
+
+def test_representation_is_features_logits_or_a_pooled_stage() -> None:
+    torch.manual_seed(0)
+    model = build_model(NAME, 5, "cifar", 32).eval()
+    x = torch.rand(2, 3, 32, 32)
+    net: Any = model.net
+    with torch.no_grad():
+        stage = net.layer2(net.layer1(net.relu(net.bn1(net.conv1(x)))))
+        features, logits, at_stage = Represented(model, "layer2")(x)
+        assert torch.equal(at_stage, stage.mean((2, 3)))
+        assert Represented(model, "features")(x)[2].equal(features)
+        assert Represented(model, "logits")(x)[2].equal(logits)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            assert Represented(model, "layer2")(x)[2].dtype == torch.float32
+    tokens = build_model("timm:test_vit", 5, "imagenet", 160).eval()
+    with torch.no_grad():
+        assert Represented(tokens, "blocks.1")(torch.rand(2, 3, 160, 160))[2].shape == (2, 64)
+
+
+def test_an_unknown_stage_is_named_with_near_ones() -> None:
+    model = build_model(NAME, 5, "cifar", 32)
+    with pytest.raises(UserError, match=r"--ds-at layer7: .* layer"):
+        Represented(model, "layer7")
+
+
+def test_a_copy_keeps_its_own_stage() -> None:
+    """As an EMA makes one."""
+    torch.manual_seed(0)
+    one = Represented(build_model(NAME, 5, "cifar", 32), "layer2").eval()
+    two = copy.deepcopy(one)
+    x = torch.rand(2, 3, 32, 32)
+    with torch.no_grad():
+        for p in two.parameters():
+            p.mul_(2)
+        first, second = one(x)[2], two(x)[2]
+        assert not first.equal(second)
+        assert one(x)[2].equal(first)

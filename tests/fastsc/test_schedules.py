@@ -1,0 +1,83 @@
+"""Alpha, resolutions, recipes and collapse against computations written out a second time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fastsc.collapse import CollapseWatch, Spread, effective_rank, spread
+from fastsc.config import DataConfig, MethodConfig
+from fastsc.schedules import alpha_at, resolution_at, resolutions
+
+
+def test_alpha_rises_over_its_warmup() -> None:
+    config = MethodConfig(alpha=3.0, alpha_warmup_epochs=2.0)
+    assert [alpha_at(s, config, 5) for s in range(12)] == pytest.approx(
+        [0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 2.7, 3.0, 3.0, 3.0]
+    )
+    assert alpha_at(0, MethodConfig(alpha=3.0), 5) == 3.0
+
+
+@pytest.mark.parametrize(("first", "last", "epochs"), [(11, 13, 16), (65, 76, 88), (0, 8, 10)])
+@pytest.mark.parametrize(("low", "high"), [(160, 192), (128, 224), (100, 110)])
+def test_resolutions_are_the_nearest_multiples_of_32(
+    first: int, last: int, epochs: int, low: int, high: int
+) -> None:
+    config = DataConfig(resolution=high, min_resolution=low, resolution_ramp=(first, last))
+    for epoch in range(epochs):
+        line = np.interp(epoch, [first, last], [low, high])
+        if epoch <= first or epoch >= last:
+            assert resolution_at(epoch, config) == (low if epoch <= first else high)
+        else:
+            nearest = int(np.round(line / 32) * 32)
+            assert resolution_at(epoch, config) == np.clip(nearest, low, high)
+    sides = [resolution_at(epoch, config) for epoch in range(epochs)]
+    assert sides == sorted(sides)
+    assert resolutions(config, epochs) == sorted(set(sides))
+    assert len(set(sides)) <= 5, "few sizes: each is a graph of its own"
+
+
+def test_one_resolution_without_a_plan() -> None:
+    assert resolutions(DataConfig(resolution=224), 90) == [224]
+
+
+def test_effective_rank_is_that_of_the_singular_values() -> None:
+    torch.manual_seed(0)
+    for n, d in ((20, 7), (7, 20)):
+        x = torch.randn(n, d)
+        singular = np.linalg.svd((x - x.mean(0)).double().numpy(), compute_uv=False)
+        p = singular / singular.sum()
+        entropy = -sum(q * math.log(q) for q in p if q > 1e-12)
+        assert effective_rank(x) == pytest.approx(math.exp(entropy), rel=1e-4)
+    line = torch.arange(9.0)[:, None] * torch.ones(1, 4)
+    assert effective_rank(line) == pytest.approx(1.0, abs=1e-3)
+    assert effective_rank(torch.ones(5, 4)) == 1.0
+    assert effective_rank(torch.eye(5)) == pytest.approx(4.0)
+
+
+def test_spread_of_what_cannot_be_measured() -> None:
+    assert all(math.isnan(x) for x in spread(torch.ones(1, 3)))
+    assert all(math.isnan(x) for x in spread(torch.tensor([[1.0, math.nan], [0.0, 1.0]])))
+    assert spread(torch.tensor([[0.0, 0.0], [3.0, 4.0]])).between == 5.0
+
+
+def test_collapse_is_warned_of_once_under_a_tenth_of_the_maximum() -> None:
+    watch = CollapseWatch()
+    nan = Spread(math.nan, math.nan)
+    assert watch.look(Spread(2.0, 30.0)) is None
+    assert watch.look(nan) is None
+    assert watch.look(Spread(10.0, 20.0)) is None
+    assert watch.look(Spread(1.01, 3.01)) is None
+    warning = watch.look(Spread(0.99, 5.0))
+    assert warning is not None
+    assert "distance between images is 0.99, 10 at its best" in warning
+    assert "rank" not in warning
+    assert watch.look(Spread(0.5, 2.0)) is None, "said already"
+    again = CollapseWatch()
+    again.load_state_dict(watch.state_dict())
+    assert again.look(Spread(0.5, 2.0)) is None
+    assert again.look(Spread(5.0, 20.0)) is None
+    assert again.look(Spread(5.0, 2.9)) is not None, "it had recovered"
