@@ -1,0 +1,352 @@
+"""The doctor: what it says of works, failures, crashes and hangs; and once the whole command."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+import torch
+from rich.console import Console
+
+from fastsc import doctor, runlog
+from fastsc.doctor import PROBES, Probe, Result
+from fastsc.pipelines import PIPELINES
+from fastsc.pipelines.decode import DECODERS
+
+ROOT = Path(__file__).parent.parent.parent
+BY_NAME = {(probe.group, probe.name): probe for probe in PROBES}
+
+PLANTED = """
+import atexit, os, signal, sys, time
+from pathlib import Path
+
+def well():
+    print("a library's chatter")
+    os.write(1, b"and more of it")
+    return "all  is\\nwell"
+
+def wrong(): raise RuntimeError("the first line\\nthe second")
+def silent(): raise ValueError
+def missing(): import no_package_of_anybody
+def leaves(): sys.exit("bye")
+def gone(): os.write(2, b"last words\\n"); os._exit(3)
+def crashes(): os.kill(os.getpid(), signal.SIGSEGV)
+def crashes_later(): atexit.register(crashes); return "done"
+
+def hangs(path):
+    Path(path).write_text(str(os.getpid()))
+    time.sleep(300)
+
+def marks(path):
+    Path(path).touch()
+    return "marked"
+
+def meets(mine, other):
+    Path(mine).touch()
+    end = time.monotonic() + 20
+    while not Path(other).exists():
+        assert time.monotonic() < end, "nobody came"
+        time.sleep(0.01)
+    return "met"
+"""
+
+
+@pytest.fixture
+def shadow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], None]:
+    """Writes a module that the probes' processes find before any other of its name."""
+    folder = tmp_path / "shadows"
+    folder.mkdir()
+    others = os.environ.get("PYTHONPATH")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(folder), *([others] if others else [])]))
+    return lambda name, code: (folder / f"{name}.py").write_text(code) and None
+
+
+@pytest.fixture
+def plant(shadow: Callable[[str, str], None]) -> Callable[..., Probe]:
+    """Makes a probe of one of the functions above."""
+    shadow("planted", PLANTED)
+    functions: dict[str, Any] = {"__name__": "planted"}
+    exec(PLANTED, functions)
+
+    def make(function: str, *args: object, **options: Any) -> Probe:
+        name = options.pop("name", function)
+        return Probe("group", name, functions[function], tuple(map(str, args)), "cure", **options)
+
+    return make
+
+
+def test_a_probe_that_works_and_ones_that_fail(plant: Callable[..., Probe]) -> None:
+    expected = {
+        "well": "all is well",
+        "wrong": "RuntimeError: the first line",
+        "silent": "ValueError",
+        "missing": "No module named 'no_package_of_anybody'",
+        "leaves": "SystemExit: bye",
+        "gone": "ended with status 3; last words",
+    }
+    told: list[Result] = []
+    results = doctor.examine([plant(name) for name in expected], told.append)
+    assert {r.probe.name: r.detail for r in results} == expected
+    assert [r.probe.name for r in results] == list(expected)
+    assert [r.works for r in results] == [True] + [False] * 5
+    assert [r.remedy for r in results] == [None] + ["cure"] * 5
+    assert {r.probe.name for r in told} == set(expected)
+
+
+def test_a_crash_is_reported_and_ends_nothing_else(plant: Callable[..., Probe]) -> None:
+    crash, later, well = doctor.examine([plant(f) for f in ("crashes", "crashes_later", "well")])
+    assert (crash.works, crash.remedy) == (False, "cure")
+    assert crash.detail == "crashed: Segmentation fault (signal 11)"
+    assert not later.works
+    assert later.detail == "worked, then crashed: Segmentation fault (signal 11)"
+    assert well.works
+
+
+def test_a_hang_is_reported_and_ended(plant: Callable[..., Probe], tmp_path: Path) -> None:
+    began = time.monotonic()
+    hang, well = doctor.examine([plant("hangs", tmp_path / "pid", timeout=3.0), plant("well")])
+    assert time.monotonic() - began < 60
+    assert (hang.works, hang.detail) == (False, "hangs: ended after 3 s")
+    assert well.works
+    with pytest.raises(ProcessLookupError):
+        os.kill(int((tmp_path / "pid").read_text()), 0)
+
+
+@pytest.mark.parametrize(("gate", "tried"), [("well", True), ("wrong", False)])
+def test_what_is_pointless_is_not_tried(
+    plant: Callable[..., Probe], tmp_path: Path, gate: str, tried: bool
+) -> None:
+    mark = tmp_path / "mark"
+    dependent, _ = doctor.examine([plant("marks", mark, after=gate), plant(gate)])
+    assert dependent.works == mark.exists() == tried
+    assert tried or (dependent.detail, dependent.remedy) == (
+        f"not tried: {gate} does not work",
+        None,
+    )
+
+
+def test_probes_run_at_the_same_time(
+    plant: Callable[..., Probe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    a, b = tmp_path / "a", tmp_path / "b"
+    pair = [plant("meets", a, b, name="one"), plant("meets", b, a, name="other")]
+    assert [r.detail for r in doctor.examine(pair)] == ["met", "met"]
+
+
+# ---- the registry --------------------------------------------------------------------------------
+
+
+def test_every_backend_has_its_row() -> None:
+    assert len(BY_NAME) == len(PROBES)
+    rows = {group: {p.name for p in PROBES if p.group == group} for group, _ in BY_NAME}
+    assert rows["decoders"] == set(DECODERS)
+    assert {name for name in PIPELINES if name != "ffcv"} <= rows["pipelines"]
+    assert {f"{name} on cuda" for name in PIPELINES if name != "ffcv"} <= rows["pipelines"]
+    assert set(runlog.versions()) - {"python", "torch"} == rows["packages"]
+    assert {p.after for p in PROBES} <= {p.name for p in PROBES} | {""}
+    assert {("torch", "torch"), ("pipelines", "cpu"), ("kernels", "ds")} <= {
+        key for key, probe in BY_NAME.items() if probe.needed
+    }
+
+
+@pytest.mark.parametrize(
+    ("module", "code", "reason"),
+    [
+        ("simplejpeg", "raise ImportError('libjpeg.so.8: not found')", "ImportError: libjpeg.so.8"),
+        (
+            "simplejpeg",
+            "import numpy as np\n"
+            "def decode_jpeg_header(data): return 64, 80, 'YCbCr', '444'\n"
+            "def decode_jpeg(data, space): return np.zeros((64, 80, 3), np.uint8)\n",
+            "/255 from PIL, where at most 2 is expected",
+        ),
+        (
+            "sitecustomize",
+            "import sys\n"
+            "class Hide:\n"
+            "    def find_spec(self, name, path=None, target=None):\n"
+            "        if name == 'simplejpeg':\n"
+            "            raise ModuleNotFoundError('No module named ' + name)\n"
+            "sys.meta_path.insert(0, Hide())\n",
+            "decoder simplejpeg is not installed",
+        ),
+    ],
+    ids=["broken", "wrong pixels", "missing"],
+)
+def test_a_decoder_that_is_broken_wrong_or_missing(
+    shadow: Callable[[str, str], None], module: str, code: str, reason: str
+) -> None:
+    shadow(module, code)
+    bad, pil = doctor.examine([BY_NAME["decoders", "simplejpeg"], BY_NAME["decoders", "pil"]])
+    assert not bad.works
+    assert reason in bad.detail
+    assert bad.remedy == "pip install 'fastsc[jpeg]'"
+    assert pil.works
+
+
+def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("FASTSC_CACHE_DIR", str(tmp_path / "file" / "cache"))
+    (result,) = doctor.examine([BY_NAME["files", "cache"]])
+    assert not result.works
+    assert str(tmp_path / "file") in result.detail
+    assert "FASTSC_CACHE_DIR" in (result.remedy or "")
+
+
+# ---- what is told --------------------------------------------------------------------------------
+
+
+def outcome(*broken: tuple[str, str]) -> list[Result]:
+    """Every row of the registry, as if these alone did not work."""
+    assert set(broken) <= set(BY_NAME)
+    return [
+        Result(p, False, "because", p.remedy) if key in broken else Result(p, True, "fine")
+        for key, p in BY_NAME.items()
+    ]
+
+
+NO_GPU = (("torch", "GPU"), ("pipelines", "dali on cuda"), ("pipelines", "cpu on cuda"))
+
+
+@pytest.mark.parametrize(
+    ("broken", "status", "said"),
+    [
+        ((), 0, ["Training on the GPU here: --pipeline dali;", "All is there."]),
+        (NO_GPU, 0, ["Training on the CPU here: --pipeline dali;", "better: a GPU"]),
+        ((("pipelines", "dali on cuda"),), 0, ["GPU here: --pipeline cpu;", "fastsc[dali]"]),
+        ((*NO_GPU, ("pipelines", "dali")), 0, ["CPU here: --pipeline cpu;", "fastsc[dali]"]),
+        ((("loggers", "wandb"), ("decoders", "simplejpeg")), 0, ["All is there."]),
+        ((("decoders", "nvimgcodec"), ("decoders", "simplejpeg")), 0, ["fastsc[jpeg]"]),
+        ((("torch", "torch"),), 1, ["Needed: torch torch. "]),
+        ((("pipelines", "cpu"),), 1, ["traceback: python -m fastsc.probes pipeline cpu"]),
+        ((("kernels", "pair_view"),), 1, ["Needed: kernels pair_view. "]),
+        (
+            tuple(key for key in BY_NAME if key[0] == "pipelines"),
+            1,
+            ["Needed: pipelines cpu. ", "GPU here: no --pipeline works."],
+        ),
+    ],
+)
+def test_status_and_advice(
+    broken: tuple[tuple[str, str], ...],
+    status: int,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda *_: outcome(*broken))
+    assert doctor.main([]) == status
+    rows, _, advice = capsys.readouterr().out.partition("\n\n")
+    assert len(rows.splitlines()) == len(PROBES)
+    assert all(part in advice for part in said), advice
+    assert ("Needed: " in advice) == (status == 1)
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+def test_rows_keep_what_stands_in_brackets(terminal: bool) -> None:
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=200)
+    doctor.show(outcome(("decoders", "simplejpeg")), console)
+    (row,) = (line for line in out.getvalue().splitlines() if "simplejpeg" in line)
+    for part in ("decoders", "no", "because -> pip install 'fastsc[jpeg]'"):
+        assert part in row
+
+
+def test_json_mistakes_are_one_line_before_anything_is_tried(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def untimely(*_: object) -> NoReturn:
+        raise AssertionError("tried before the mistake was found")
+
+    monkeypatch.setattr(doctor, "examine", untimely)
+    for path in (tmp_path, tmp_path / "none" / "out.json"):
+        assert doctor.main(["--json", str(path)]) == 2
+        printed = capsys.readouterr()
+        assert printed.out == ""
+        (line,) = printed.err.splitlines()
+        assert line.startswith(f"fastsc.doctor: --json {path} cannot be written: ")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("words", [[], ["--help"]])
+def test_help_waits_for_no_torch(words: list[str]) -> None:
+    code = (
+        "import sys, contextlib, fastsc.doctor\n"
+        "with contextlib.suppress(SystemExit):\n"
+        f"    fastsc.doctor.main({words}) if {words} else None\n"
+        "heavy = {'torch', 'numpy', 'nvidia', 'numba'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    assert ("--json" in done.stdout) == bool(words)
+
+
+# ---- the whole -----------------------------------------------------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_the_whole_doctor(tmp_path: Path) -> None:
+    (tmp_path / "tmp").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "fastsc.doctor", "--json", str(tmp_path / "out.json")],
+        cwd=ROOT,
+        env=os.environ | {"TMPDIR": str(tmp_path / "tmp")},
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+    assert os.listdir(tmp_path / "tmp") == []
+
+    def refuse(word: str) -> NoReturn:
+        raise AssertionError(f"{word} is no JSON")
+
+    document = json.loads((tmp_path / "out.json").read_text(), parse_constant=refuse)
+    lines, results = done.stdout.splitlines(), document["results"]
+    assert [(row["group"], row["name"]) for row in results] == list(BY_NAME)
+    for line, row in zip(lines, results, strict=False):
+        assert set(row) == {"name", "group", "works", "detail", "remedy"}
+        status = "works" if row["works"] else "no"
+        tail = f" -> {row['remedy']}" if row["remedy"] else ""
+        words = f"{row['group']} {row['name']} {status} {row['detail']}{tail}"
+        assert " ".join(line.split()) == " ".join(words.split())
+    assert lines[len(PROBES)] == ""
+    assert "--pipeline " in lines[len(PROBES) + 1]
+
+    works = {(row["group"], row["name"]): row["works"] for row in results}
+    assert all(works[key] for key, probe in BY_NAME.items() if probe.needed)
+    assert works["decoders", "pil"]
+    assert works["pipelines", "memory"]
+    assert works["distributed", "gloo"]
+    assert works["torch", "GPU"] == torch.cuda.is_available()
+    versions = runlog.versions()
+    assert document["metadata"]["versions"] == versions
+    assert works["pipelines", "dali"] == (versions["nvidia-dali"] is not None)
+    hardware = document["metadata"]["hardware"]
+    assert f"{len(os.sched_getaffinity(0))} cores" in hardware["cpu"]
+    assert len(hardware["gpus"]) == torch.cuda.device_count()
+
+
+def test_by_hand_a_probe_shows_its_traceback() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "fastsc.probes", "decoder", "no-such"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0
+    assert json.loads(done.stdout)["detail"].startswith("no decoder named no-such; there are ")
+    assert "Traceback" in done.stderr
