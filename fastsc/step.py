@@ -28,7 +28,7 @@ from fastsc.schedules import alpha_at, resolutions
 # As DistributedDataParallel calls it from torch 2.14 on, or did before.
 _DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
 _NEW, _OLD = "forward_sync_buffers", "broadcast_buffers"
-_SYNC_BUFFERS = _NEW if _NEW in _DDP_OPTIONS else _OLD
+_NO_BUFFERS: dict[str, Any] = {_NEW if _NEW in _DDP_OPTIONS else _OLD: False}
 Figures = dict[str, float]
 
 
@@ -83,7 +83,7 @@ class Step:
                 gradient_as_bucket_view=True,
                 # Every rank keeps running statistics of its own images; they are averaged before
                 # they are used, and nothing of a rank's is thrown away.
-                **{_SYNC_BUFFERS: False},
+                **_NO_BUFFERS,
             )
             # From here on dropout differs between ranks, as between images.
             torch.manual_seed(config.run.seed * ranks.world_size + ranks.rank)

@@ -1,0 +1,331 @@
+"""Options of the method and of training, from the command line to what they change."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from fastsc import checkpoint
+from fastsc.data import open_data
+from fastsc.models import build_model
+from fastsc.options import parse
+from fastsc.pipelines import PairBatch, build
+from fastsc.ranks import Ranks
+from fastsc.representation import Represented
+from fastsc.state import Training
+from fastsc.step import Step
+from fastsc.train import main
+from fastsc.validate import validate
+from tests.fastsc.test_train import events, same_weights, weights
+
+TINY = [
+    "imagenet", "--pipeline", "memory", "--model", "fastsc:resnet8w4", "--resolution", "32",
+    "--batch-size", "8", "--epochs", "2", "--precision", "fp32", "--log-every", "1", "--lr", "1",
+]  # fmt: skip
+
+
+def run(data: Path, out: Path, *more: str) -> int:
+    return main([*TINY, "--data", str(data), "--out", str(out), *more])
+
+
+def training(data: Path, *more: str) -> Training:
+    config = parse([*TINY, "--data", str(data), *more]).replace(precision="fp32")
+    return Training(config, open_data(config.data), torch.device("cpu"), "fp32", Ranks())
+
+
+def gradients(step: Step, batch: PairBatch) -> list[Tensor]:
+    """What one update's gradient is, read at the optimizer."""
+    found: list[Tensor] = []
+    take = step.optimizer.step
+
+    def keep(*args: Any, **options: Any) -> Any:
+        found.extend(p.grad.clone() for p in step.model.parameters() if p.grad is not None)
+        return take(*args, **options)
+
+    step.optimizer.step = keep  # type: ignore[method-assign]
+    step.train_step(batch, measured=False)
+    return found
+
+
+def cosine(f: Tensor, g: Tensor) -> Tensor:
+    return (1 - functional.cosine_similarity(f, g)).mean()
+
+
+@pytest.mark.parametrize("bn", ["joint", "split"])
+@pytest.mark.parametrize("at", ["features", "layer2"])
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+@pytest.mark.parametrize("views", ["clean", "both"])
+def test_the_gradient_is_that_of_the_loss_written_out(
+    image_folder: Path, bn: str, at: str, fraction: float, views: str
+) -> None:
+    words = ["--bn", bn, "--ds-at", at, "--paired-fraction", str(fraction), "--ce-views", views]
+    it = training(image_folder, *words, "--label-smoothing", "0", "--alpha", "0.7")
+    try:
+        batch = next(iter(it.loader))
+        n, m = 8, round(8 * fraction)
+        assert batch.perturbed is not None
+        assert (len(batch.clean), len(batch.perturbed)) == (n, m)
+        torch.manual_seed(0)
+        net: Any = build_model("fastsc:resnet8w4", 4, "cifar", 32).net.train()
+
+        def body(x: Tensor) -> tuple[Tensor, Tensor]:
+            stage = net.layer2(net.layer1(net.relu(net.bn1(net.conv1(x)))))
+            features = net.layer3(stage).mean((2, 3))
+            return (features if at == "features" else stage.mean((2, 3))), net.fc(features)
+
+        if bn == "split":
+            (f, a), (g, b) = body(batch.clean), body(batch.perturbed)
+        else:
+            r, z = body(torch.cat([batch.clean, batch.perturbed]))
+            f, g, a, b = r[:n], r[n:], z[:n], z[n:]
+        target = batch.target
+        if views == "clean":
+            ce = functional.cross_entropy(a, target)
+        else:  # the mean over all views that there are
+            ce = functional.cross_entropy(torch.cat([a, b]), torch.cat([target, target[:m]]))
+        (ce + 0.7 * cosine(f[:m], g)).backward()
+        for found, p in zip(gradients(it.core, batch), net.parameters(), strict=True):
+            torch.testing.assert_close(found, p.grad, rtol=1e-3, atol=1e-6)
+    finally:
+        it.close()
+
+
+def test_pairs_of_a_fraction_are_the_first_rows_of_the_whole(image_folder: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 6, "resolution": 32}
+    for pipeline in ("cpu", "memory"):
+        whole = build(pipeline, image_folder / "train", **options)
+        part = build(pipeline, image_folder / "train", **options, paired_fraction=0.4)
+        for a, b in zip(whole, part, strict=True):
+            assert torch.equal(a.clean, b.clean)
+            assert a.perturbed is not None
+            assert b.perturbed is not None
+            assert torch.equal(a.perturbed[:2], b.perturbed)
+        whole.close(), part.close()
+
+
+def test_resolution_may_change_between_epochs(image_folder: Path) -> None:
+    for pipeline in ("cpu", "memory"):
+        loader = build(pipeline, image_folder / "train", batch_size=8, resolution=64)
+        fresh = build(pipeline, image_folder / "train", batch_size=8, resolution=32)
+        list(loader)
+        loader.set_epoch(1), fresh.set_epoch(1)
+        loader.set_resolution(32)
+        for a, b in zip(loader, fresh, strict=True):
+            assert torch.equal(a.clean, b.clean)
+        loader.close(), fresh.close()
+
+
+def test_progressive_resolution_reaches_the_model(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    step = Step.train_step
+
+    def observed(self: Step, batch: PairBatch, **options: Any) -> Any:
+        seen.append(batch.clean.shape[-1])
+        return step(self, batch, **options)
+
+    monkeypatch.setattr(Step, "train_step", observed)
+    plan = ["--resolution", "96", "--min-resolution", "32", "--resolution-ramp", "0", "2"]
+    more = [*plan, "--epochs", "3", "--val-resolution", "64", "--checkpoint-steps", "1"]
+    assert run(image_folder, tmp_path / "a", *more) == 0
+    assert seen == [32] * 4 + [64] * 4 + [96] * 4
+    assert checkpoint.load_safetensors(tmp_path / "a/weights.safetensors")[1]["resolution"] == 64
+    seen.clear()
+    assert run(image_folder, tmp_path / "b", *more, "--max-steps", "6") == 0
+    assert run(image_folder, tmp_path / "b", *more, "--resume") == 0
+    assert seen == [32] * 4 + [64] * 4 + [96] * 4
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+
+
+def test_ema_is_the_average_written_out_and_what_is_exported(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history: list[dict[str, Tensor]] = []
+    step = Step.train_step
+
+    def observed(self: Step, batch: PairBatch, **options: Any) -> Any:
+        result = step(self, batch, **options)
+        history.append({k: v.double() for k, v in self.model.net.state_dict().items()})
+        return result
+
+    monkeypatch.setattr(Step, "train_step", observed)
+    assert run(image_folder, tmp_path / "a", "--ema", "0.6", "--checkpoint-steps", "3") == 0
+    mean = history[0]
+    for k, state in enumerate(history[1:], start=1):
+        decay = min(0.6, 1 - (1 + k) ** (-2 / 3))
+        mean = {key: decay * mean[key] + (1 - decay) * state[key] for key in mean}
+    exported = weights(tmp_path / "a")
+    for key, value in exported.items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value.double(), mean[key], rtol=1e-4, atol=1e-6)
+    assert any(not torch.equal(exported[k].double(), history[-1][k]) for k in exported)
+    assert run(image_folder, tmp_path / "b", "--ema", "0.6", "--max-steps", "5") == 0
+    assert run(image_folder, tmp_path / "b", "--ema", "0.6", "--resume") == 0
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+
+
+def test_accumulation_equals_the_whole_batch(image_folder: Path, tmp_path: Path) -> None:
+    # LayerNorm, and DS of a kind that is a mean over images.
+    model = ["--model", "timm:test_convnext", "--paired-fraction", "0.5"]
+    assert run(image_folder, tmp_path / "a", *model) == 0
+    assert run(image_folder, tmp_path / "b", *model, "--accumulate", "4") == 0
+    for a, b in zip(events(tmp_path / "a", "step"), events(tmp_path / "b", "step"), strict=True):
+        for name in ("loss", "ce", "ds", "ds_relative", "between", "effective_rank", "grad_norm"):
+            assert b[name] == pytest.approx(a[name], rel=1e-3)
+
+
+def test_gradient_is_clipped_to_its_norm(image_folder: Path) -> None:
+    free, clipped = training(image_folder), training(image_folder, "--clip-grad", "0.01")
+    batch = next(iter(free.loader))
+    a, b = gradients(free.core, batch), gradients(clipped.core, batch)
+    norm = torch.cat([g.flatten() for g in a]).norm()
+    assert norm > 0.01
+    for g, h in zip(a, b, strict=True):
+        torch.testing.assert_close(h, g * (0.01 / norm), rtol=1e-3, atol=1e-9)
+    free.close(), clipped.close()
+
+
+def test_alpha_warms_up_in_the_log_and_the_loss(image_folder: Path, tmp_path: Path) -> None:
+    more = ["--alpha", "2", "--alpha-warmup-epochs", "1"]
+    assert run(image_folder, tmp_path / "run", *more) == 0
+    alphas = [e["alpha"] for e in events(tmp_path / "run", "step")]
+    assert alphas == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0])
+    for e in events(tmp_path / "run", "step"):
+        assert e["loss"] == pytest.approx(e["ce"] + e["alpha"] * e["ds"], rel=1e-5)
+
+
+def test_flip_at_validation_adds_the_mirrored_logits(image_folder: Path) -> None:
+    torch.manual_seed(0)
+    model = Represented(build_model("fastsc:resnet8w4", 4, "cifar", 32), "features").eval()
+    loader = build("memory", image_folder / "val", batch_size=5, resolution=32, train=False)
+    flipped, plain = validate(model, loader, "l2", flip=True), validate(model, loader, "l2")
+    assert flipped is not None
+    assert plain is not None
+    hits = 0
+    with torch.no_grad():
+        for clean, _, target, _ in loader:
+            scores = model.net(clean) + model.net(clean.flip(-1))
+            hits += int((scores.argmax(1) == target).sum())
+    assert flipped.top1 == hits / 12
+    assert (flipped.ds, flipped.ds_relative) == (plain.ds, plain.ds_relative)
+    loader.close()
+
+
+def test_collapse_is_warned_of(image_folder: Path, tmp_path: Path) -> None:
+    # The paper's plain reading with a large weight: features shrink to a point.
+    more = ["--ds", "l2", "--alpha", "300", "--epochs", "12", "--val", "none", "--lr", "3"]
+    assert run(image_folder, tmp_path / "run", *more, "--warmup-epochs", "0") == 0
+    warnings = [e["reason"] for e in events(tmp_path / "run", "warning")]
+    assert any("collapse" in reason and "--alpha" in reason for reason in warnings)
+    calm = ["--epochs", "12", "--val", "none"]
+    assert run(image_folder, tmp_path / "calm", *calm) == 0
+    assert not [e for e in events(tmp_path / "calm", "warning") if "collapse" in e["reason"]]
+
+
+def test_csv_has_the_logs_figures_and_survives_a_resume(image_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert run(image_folder, out, "--csv", "--max-steps", "6") == 0
+    assert run(image_folder, out, "--csv", "--resume") == 0
+    with open(out / "steps.csv", newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    steps = events(out, "step")
+    assert [int(row["step"]) for row in rows] == [e["step"] for e in steps]
+    assert [float(row["loss"]) for row in rows] == [e["loss"] for e in steps]
+    with open(out / "epochs.csv", newline="", encoding="utf-8") as file:
+        assert (
+            float(list(csv.DictReader(file))[-1]["top1"]) == events(out, "epoch")[-1]["val"]["top1"]
+        )
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("tensorboard"), reason="pip install tensorboard")
+def test_tensorboard_has_the_logs_figures(image_folder: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    assert run(image_folder, tmp_path / "run", "--tensorboard") == 0
+    found = EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    losses = [(e.step, e.value) for e in found.Scalars("train/loss")]
+    expected = [(e["step"], e["loss"]) for e in events(tmp_path / "run", "step")]
+    assert losses == pytest.approx(expected)
+    assert len(found.Scalars("val/ds_relative")) == 2
+
+
+@pytest.mark.skipif(not importlib.util.find_spec("wandb"), reason="pip install wandb")
+def test_wandb_runs_offline(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    assert run(image_folder, tmp_path / "run", "--wandb") == 0
+    assert list((tmp_path / "run" / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.parametrize("sink", ["tensorboard", "wandb"])
+def test_a_sink_that_is_not_installed_is_a_mistake(
+    image_folder: Path,
+    tmp_path: Path,
+    sink: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = "torch.utils.tensorboard" if sink == "tensorboard" else "wandb"
+    monkeypatch.setitem(__import__("sys").modules, module, None)
+    assert run(image_folder, tmp_path / "run", f"--{sink}") == 2
+    assert f"pip install {sink}" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (["--min-resolution", "64"], "--min-resolution 64 is above --resolution 32"),
+        (["--resolution-ramp", "3", "5"], "add it"),
+        (["--min-resolution", "16", "--resolution-ramp", "5", "3"], "earlier one first"),
+        (["--paired-fraction", "0"], "--paired-fraction must be above 0"),
+        (["--paired-fraction", "1.5"], "at most 1"),
+        (["--accumulate", "3"], "multiple of --accumulate"),
+        (["--accumulate", "2", "--paired-fraction", "0.4"], "3 pairs"),
+        (["--ema", "1"], "--ema must be below 1"),
+        (["--clip-grad", "0"], "--clip-grad must be above 0"),
+        (["--ds-at", "layer9"], "layer"),
+        (["--compile-mode", "max-autotune"], "--compile"),
+        (["--alpha", "0", "--alpha-warmup-epochs", "1"], "--alpha is 0"),
+        (["--val-every", "0"], "--val-every must be at least 1"),
+        (["--blurpool"], "--blurpool"),
+        (["--model", "fastsc:resnet9"], "resnet8w32"),
+        (["--ds", "relative", "--accumulate", "8"], "at least 2"),
+    ],
+)
+def test_mistakes(
+    image_folder: Path,
+    tmp_path: Path,
+    more: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(image_folder, tmp_path / "run", *more) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 1
+    assert words in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_compiled_training_is_the_same_with_one_graph_a_resolution(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    plan = ["--min-resolution", "32", "--resolution", "64", "--resolution-ramp", "0", "1"]
+    assert run(image_folder, tmp_path / "eager", *plan) == 0
+    assert run(image_folder, tmp_path / "compiled", *plan, "--compile") == 0
+    compiled = events(tmp_path / "compiled", "compile")
+    assert [(e["step"], e["resolution"], e["graphs"]) for e in compiled] == [(1, 32, 1), (5, 64, 1)]
+    pairs = zip(events(tmp_path / "eager", "step"), events(tmp_path / "compiled", "step"))
+    for a, b in list(pairs)[:4]:
+        assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
