@@ -45,7 +45,7 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     argv = list(argv)
     if "--list-recipes" in argv:
         for name in recipe_names():
-            sys.stdout.write(f"{name:<12} {_description_of(name)}\n")
+            sys.stdout.write(f"{name:<14} {_description_of(name)}\n")
         raise SystemExit(0)
     helps = any(token in ("-h", "--help") for token in argv)
     tokens = [token for token in argv if token not in ("-h", "--help")]
@@ -72,11 +72,13 @@ def recipe_names() -> list[str]:
 def load_recipe(recipe: str) -> TrainConfig:
     """The defaults with a recipe's values in place: a shipped name or the path of a YAML file.
 
+    A recipe may begin from a shipped one: `base: NAME`, and what it changes.
+
     The result is not `check`ed: what the recipe leaves out (--data) comes from the command line.
     """
     if recipe in recipe_names():
         where, name = f"recipe {recipe}", recipe
-        text = (resources.files("fastsc") / "recipes" / f"{recipe}.yaml").read_text("utf-8")
+        text = _shipped(recipe)
     else:
         path = Path(recipe)
         if not path.exists() and path.name == recipe and path.suffix not in (".yaml", ".yml"):
@@ -95,7 +97,7 @@ def load_recipe(recipe: str) -> TrainConfig:
         except OSError as error:
             raise UserError(f"recipe {recipe} cannot be read: {error.strerror}") from None
         where, name = recipe, path.stem
-    values = _read_yaml(text, where)
+    values = _with_base(text, where)
     tokens = [token for key, value in values.items() for token in _tokens(key, value, where)]
     try:
         config = _cli(tokens, TrainConfig())
@@ -120,6 +122,23 @@ def dump(config: TrainConfig) -> str:
 # --- YAML to tokens ---------------------------------------------------------------------------
 
 
+def _with_base(text: str, where: str) -> dict[str, Any]:
+    """The values of a recipe's text over those of the shipped recipe that it names as its base."""
+    values = _read_yaml(text, where)
+    if (base := values.pop("base", None)) is None:
+        return values
+    if base not in recipe_names():
+        raise UserError(
+            f"{where}: base {base!r} is no recipe that ships with fastsc"
+            f"{_did_you_mean(str(base), recipe_names())}"
+        )
+    return _with_base(_shipped(base), f"recipe {base}") | values
+
+
+def _shipped(name: str) -> str:
+    return (resources.files("fastsc") / "recipes" / f"{name}.yaml").read_text("utf-8")
+
+
 def _read_yaml(text: str, where: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(text)
@@ -135,7 +154,7 @@ def _read_yaml(text: str, where: str) -> dict[str, Any]:
     plain: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
-        if name not in _field_types():
+        if name not in _field_types() and name != "base":
             raise UserError(f"{where}: unknown key {key!r}{_did_you_mean(name, _field_types())}")
         if name in plain:
             raise UserError(f"{where}: {key!r} is given twice")
@@ -179,8 +198,7 @@ def _field_types() -> dict[str, Any]:
 
 
 def _description_of(name: str) -> str:
-    text = (resources.files("fastsc") / "recipes" / f"{name}.yaml").read_text("utf-8")
-    return text.splitlines()[0].removeprefix("#").strip()
+    return _shipped(name).splitlines()[0].removeprefix("#").strip()
 
 
 # --- tyro ---------------------------------------------------------------------------------------
