@@ -150,6 +150,8 @@ class Step:
         losses, pairs = list[Tensor](), list[tuple[Tensor, Tensor]]()
         for i in range(optim.accumulate):
             part = _part(batch, i, optim.accumulate)
+            if self.config.run.compile:
+                torch.compiler.cudagraph_mark_step_begin()  # its outputs' memory may be used again
             with self._unsynced(i + 1 < optim.accumulate):
                 loss, figures, pair = self._plain_loss(part) if self.plain else self._loss(part)
                 self.scaler.scale(loss / optim.accumulate).backward()
@@ -179,6 +181,8 @@ class Step:
         (f, g), (a, b), (r, s) = ((output[:n], output[n:]) for output in outputs)
         parts = self.loss_of(a, b, part.target, r, s, measured=False)
         figures = torch.stack([parts.loss.detach(), parts.ce, parts.ds])
+        if self.config.optim.accumulate > 1:  # a CUDA graph's next part would write over them
+            f, g = f.clone(), g.clone()
         return parts.loss, figures, (f.detach(), g.detach())
 
     def _plain_loss(self, part: PairBatch) -> tuple[Tensor, Tensor, None]:
