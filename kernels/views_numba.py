@@ -35,8 +35,10 @@ _F32 = np.float32
 _ZERO, _ONE, _THREE, _TOP = _F32(0), _F32(1), _F32(3), _F32(255)
 _WR, _WG, _WB = (_F32(w) for w in GREY_WEIGHTS)
 _GREY_RED, _GREY_GREEN, _GREY_BLUE = GREY_WEIGHTS
-# Fused multiply-add and plain minimum and maximum; factors are checked to be finite.
-_FAST = {"contract", "nnan", "nsz"}
+# Plain minimum and maximum; factors are checked to be finite. Not "contract": it leaves LLVM to
+# choose which product it fuses with which sum, and on some CPUs that came out differently for
+# another dtype, and for code compiled anew and code from the cache. `_fma` says where.
+_FAST = {"nnan", "nsz"}
 # 257 rows of 255 are the most that a 16-bit column sum holds.
 _ROWS_A_SUM = 256
 
@@ -81,6 +83,18 @@ def _store_as_typed(_typing: Any, _value: Any, out: Any) -> Any:
 _store_as: Any = intrinsic(_store_as_typed)
 
 
+def _fma_typed(_typing: Any, _a: Any, _b: Any, _c: Any) -> Any:
+    """a * b + c with one rounding, on every CPU; one without the instruction is slow, not other."""
+
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    return types.float32(types.float32, types.float32, types.float32), codegen
+
+
+_fma: Any = intrinsic(_fma_typed)
+
+
 @_jit()  # strict arithmetic: bit-equal to the torch reference
 def _normalize_row(x, scale, shift, out):  # type: ignore[no-untyped-def]
     for i in range(x.size):
@@ -93,13 +107,13 @@ def _tone_row(x, gain, offset, high, saturation, red, green, blue):  # type: ign
     pale = _ONE - saturation
     wr, wg, wb = pale * _WR, pale * _WG, pale * _WB
     for i in range(red.size):
-        r = min(max(_F32(x[3 * i]) * gain + offset, _ZERO), high)
-        g = min(max(_F32(x[3 * i + 1]) * gain + offset, _ZERO), high)
-        b = min(max(_F32(x[3 * i + 2]) * gain + offset, _ZERO), high)
-        grey = wr * r + wg * g + wb * b
-        red[i] = min(max(saturation * r + grey, _ZERO), _TOP)
-        green[i] = min(max(saturation * g + grey, _ZERO), _TOP)
-        blue[i] = min(max(saturation * b + grey, _ZERO), _TOP)
+        r = min(max(_fma(_F32(x[3 * i]), gain, offset), _ZERO), high)
+        g = min(max(_fma(_F32(x[3 * i + 1]), gain, offset), _ZERO), high)
+        b = min(max(_fma(_F32(x[3 * i + 2]), gain, offset), _ZERO), high)
+        grey = _fma(wb, b, _fma(wg, g, wr * r))
+        red[i] = min(max(_fma(saturation, r, grey), _ZERO), _TOP)
+        green[i] = min(max(_fma(saturation, g, grey), _ZERO), _TOP)
+        blue[i] = min(max(_fma(saturation, b, grey), _ZERO), _TOP)
 
 
 @_jit(fastmath=_FAST)
@@ -116,12 +130,12 @@ def _hue_row(red, green, blue, turn, scale, shift, out):  # type: ignore[no-unty
         p = chroma + ((r + b) - (g + least))
         p = p if r < b else -p
         chroma2, chroma3, top = chroma + chroma, _THREE * chroma, value + chroma
-        r = top - min(max(abs(abs(p + chroma * turn_r) - chroma3), chroma), chroma2)
-        g = top - min(max(abs(abs(p + chroma * turn_g) - chroma3), chroma), chroma2)
-        b = top - min(max(abs(abs(p + chroma * turn_b) - chroma3), chroma), chroma2)
-        out[3 * i] = _store_as(r * scale_r + shift_r, out)
-        out[3 * i + 1] = _store_as(g * scale_g + shift_g, out)
-        out[3 * i + 2] = _store_as(b * scale_b + shift_b, out)
+        r = top - min(max(abs(abs(_fma(chroma, turn_r, p)) - chroma3), chroma), chroma2)
+        g = top - min(max(abs(abs(_fma(chroma, turn_g, p)) - chroma3), chroma), chroma2)
+        b = top - min(max(abs(abs(_fma(chroma, turn_b, p)) - chroma3), chroma), chroma2)
+        out[3 * i] = _store_as(_fma(r, scale_r, shift_r), out)
+        out[3 * i + 1] = _store_as(_fma(g, scale_g, shift_g), out)
+        out[3 * i + 2] = _store_as(_fma(b, scale_b, shift_b), out)
 
 
 @_jit()

@@ -1,7 +1,12 @@
 """pair_view against torchvision, image by image, for every implementation."""
 
 import itertools
+import os
+import platform
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import hypothesis.strategies as st
 import numpy as np
@@ -206,6 +211,38 @@ def test_threads_agree_with_one_thread() -> None:
             thread.join(timeout=30)
         assert torch.equal(out[0], alone[0])
         assert torch.equal(out[1], alone[1])
+
+
+DIGEST = """
+import hashlib, torch
+from fastsc.kernels import pair_view
+torch.manual_seed(0)
+x = torch.randint(0, 256, (4, 13, 37, 3), dtype=torch.uint8)
+factors = torch.rand(4, 4) * 0.8 + torch.tensor([0.6, 0.6, 0.6, -0.4])
+for dtype in (torch.float32, torch.bfloat16):
+    views = pair_view(x, factors, (0.485, 0.456, 0.406), (0.2, 0.3, 0.4), dtype=dtype, impl="numba")
+    memory = [view.permute(0, 2, 3, 1).view(torch.uint8).numpy() for view in views]
+    print(*(hashlib.sha256(m).hexdigest() for m in memory))
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names CPUs of x86-64")
+def test_bits_depend_neither_on_the_cpu_nor_on_the_code_cache(tmp_path: Path) -> None:
+    """Compiled for CPUs with and without 512-bit vectors, anew and from the cache."""
+
+    def digest(cpu: str, folder: str) -> str:
+        more = {"NUMBA_CACHE_DIR": str(tmp_path / folder)}
+        if cpu:
+            more |= {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""}
+        command = [sys.executable, "-c", DIGEST]
+        done = subprocess.run(command, env=os.environ | more, capture_output=True, check=True)
+        return done.stdout.decode()
+
+    own = digest("", "own")
+    assert digest("", "own") == own
+    assert digest("haswell", "haswell") == own
+    if "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
+        assert digest("skylake-avx512", "skylake") == own
 
 
 def test_bfloat16_rounds_ties_to_even() -> None:
