@@ -3,7 +3,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint format bench ffcv clean check-host
+.PHONY: help demo demo-colormnist test test-slow lint format bench ffcv clean check-host
 
 PYTHON ?= python3
 VENV   ?= .venv
@@ -18,10 +18,13 @@ PIP   := $(PY) -m pip --disable-pip-version-check --no-input $(if $(MAKE_TERMOUT
 FFCV_DEBS := libopencv-dev libturbojpeg0-dev pkg-config g++
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(STAMP) ## train on photographs that packages ship, and draw what changed (runs/demo)
 	@$(PY) -m fastsc.demo $(ARGS)
+
+demo-colormnist: $(STAMP) ## colour bias on real digits, without and with the constraint (runs/colormnist)
+	@$(PY) -m fastsc.colormnist_demo $(ARGS)
 
 test: lint ## lint, then the tests that are quick (under 12 minutes on two cores)
 	@$(PY) -m pytest -q -m "not slow" $(ARGS)

@@ -68,7 +68,8 @@ setup(
         "dali-cu12": ["nvidia-dali-cuda120"],
         "ffcv": ["ffcv>=1.0.2", "opencv-python"],
         "jpeg": JPEG,
-        "eval": ["matplotlib", "scikit-image", "scikit-learn"],
+        "eval": ["matplotlib", "mlxtend", "scikit-image", "scikit-learn"],
+        "log": ["tensorboard", "wandb"],
         "bench": ["albumentations", "kornia"],
         "dev": [
             *JPEG,  # the cpu pipeline is tested with each of its decoders
@@ -78,6 +79,7 @@ setup(
             "pytest",
             "pytest-timeout",
             "ruff",
+            "tensorboard",
             "setuptools>=77",  # not in a Python 3.12 venv; the wheel test builds without isolation
             "types-PyYAML",
         ],

@@ -1,0 +1,49 @@
+"""`python -m fastsc.prepare WHAT --out DIR`: makes data in the form that training takes.
+
+Exit status: 0 done; 2 the user's mistake, one line on stderr and nothing written; 130 interrupted,
+nothing written.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import NoReturn
+
+from fastsc import colormnist
+from fastsc.pipelines.errors import UserError
+
+# Each module has `add_arguments(parser)` and `run(args) -> str`, and imports what is slow in `run`.
+COMMANDS = {
+    "colormnist": (colormnist, "an ImageFolder of MNIST digits whose colour tells their class"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are UserErrors, without the usage in front."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Parses the options and does the work; returns the exit status."""
+    parser = Parser(prog="python -m fastsc.prepare", description="Make data for fastsc.train.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="WHAT")
+    for name, (module, summary) in COMMANDS.items():
+        command = commands.add_parser(name, help=summary, description=f"Make {summary}.")
+        module.add_arguments(command)
+    try:
+        args = parser.parse_args(argv)
+        print(COMMANDS[args.command][0].run(args))
+    except UserError as mistake:
+        print(f"fastsc.prepare: {' '.join(str(mistake).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("fastsc.prepare: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
