@@ -73,6 +73,12 @@ def check(config: TrainConfig) -> None:
         raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {run.device!r}")
     if run.compile_mode != "default" and not run.compile:
         raise UserError(f"--compile-mode {run.compile_mode} belongs to --compile: add it")
+    if run.compile_mode != "default" and optim.accumulate > 1:
+        # The parts' gradients would lie in the graph's own memory, which its next run writes over.
+        raise UserError(
+            f"--compile-mode {run.compile_mode} records CUDA graphs, which cannot --accumulate; "
+            "take --compile-mode default"
+        )
 
 
 def _check_method(config: TrainConfig) -> None:
@@ -107,8 +113,14 @@ def _check_resolutions(config: TrainConfig) -> None:
         raise UserError(
             f"--min-resolution {data.min_resolution} is above --resolution {data.resolution}"
         )
+    if (first, last) == (0, 0):
+        raise UserError(
+            "--min-resolution needs --resolution-ramp FIRST LAST: the epochs over which it rises"
+        )
     if not 0 <= first <= last:
-        raise UserError(f"--resolution-ramp {first} {last}: give two epochs, the earlier one first")
+        raise UserError(
+            f"--resolution-ramp {first} {last}: give two epochs from 0 on, the earlier one first"
+        )
 
 
 def _option(name: str) -> str:
@@ -118,6 +130,8 @@ def _option(name: str) -> str:
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not math.isfinite(value):
         raise UserError(f"--{_option(name)} must be a finite number, not {value}")
+    if value < low and name in _ABOVE_ZERO:
+        raise UserError(f"--{_option(name)} must be above 0, not {value:g}")
     if value < low:
         raise UserError(f"--{_option(name)} must be at least {low:g}, not {value:g}")
     if value > high:

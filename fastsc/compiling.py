@@ -1,8 +1,29 @@
-"""Counts the graphs that torch.compile makes: each costs minutes, and a person should know."""
+"""torch.compile in a run: that it works here at all, and how many graphs it makes."""
 
 from __future__ import annotations
 
+import torch
+
+from fastsc.pipelines.errors import UserError
 from fastsc.report import Report
+
+
+def check_compiler(wanted: bool, device: torch.device) -> None:
+    """Compiles a line of code: a missing compiler should not show after a folder was made.
+
+    Raises:
+        UserError: It does not work here.
+    """
+    if not wanted:
+        return
+    try:
+        torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
+    except Exception as error:  # noqa: BLE001, whatever the compilers of this machine throw
+        lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
+        raise UserError(
+            f"--compile: torch.compile does not work here ({lines[0]}); python -m fastsc.doctor "
+            "says what to install, or leave the option out"
+        ) from None
 
 
 class GraphCounter:
@@ -10,7 +31,7 @@ class GraphCounter:
 
     def __init__(self, enabled: bool) -> None:
         self._enabled = enabled
-        self._seen = self._now()
+        self._seen = self._before = self._now()
 
     def _now(self) -> int:
         if not self._enabled:
@@ -23,6 +44,6 @@ class GraphCounter:
     def report_new(self, report: Report, step: int, resolution: int) -> None:
         """A `compile` line in the log if graphs were made since the last call."""
         if (now := self._now()) > self._seen:
-            new, self._seen = now - self._seen, now
-            report.event("compile", step=step, resolution=resolution, graphs=new, total=now)
-            report.say(f"step {step}: compiled {new} graphs for {resolution} px, {now} in all")
+            new, total, self._seen = now - self._seen, now - self._before, now
+            report.event("compile", step=step, resolution=resolution, graphs=new, total=total)
+            report.say(f"step {step}: compiled {new} graphs for {resolution} px, {total} in all")

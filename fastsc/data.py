@@ -37,18 +37,30 @@ def open_data(config: DataConfig) -> Data:
         hint = _beton_hint(root)
         raise UserError(f"--data {root}: has no folder train; {hint}")
     folder = _val_folder(config, root)
-    train = _checked(scan(root / "train"), config)
+    train = scan(root / "train")
+    train.require(config.on_bad_image)
     if folder is None:
         return Data(train, None)
-    return Data(train, _checked(scan(folder, classes=train.classes), config))
+    val = scan(folder, classes=train.classes)
+    val.require(config.on_bad_image)
+    return Data(train, val)
 
 
-def _checked(index: Index, config: DataConfig) -> Index:
-    index.require(config.on_bad_image)
-    if config.verify:
-        index = verify(index, config.workers)
-        index.require(config.on_bad_image)
-    return index
+def verified(data: Data, config: DataConfig, ranks: Ranks) -> Data:
+    """The data less what does not decode: every image is decoded once, by the main rank.
+
+    Raises:
+        UserError: An image does not decode, and the user does not want it skipped.
+    """
+
+    def checked(index: Index) -> Index:
+        mine = ranks.together(lambda: verify(index, config.workers) if ranks.main else None)
+        broken = ranks.broadcast(mine)
+        index = index.without(broken) if broken else index
+        ranks.together(lambda: index.require(config.on_bad_image))
+        return index
+
+    return Data(checked(data.train), None if data.val is None else checked(data.val))
 
 
 def _val_folder(config: DataConfig, root: Path) -> Path | None:

@@ -32,6 +32,11 @@ def pick_device(name: str, ranks: Ranks | None = None) -> torch.device:
         name = "cuda" if n_gpus else "cpu"
     device = torch.device(name)
     if device.type == "cuda":
+        if name == "cuda" and 0 < n_gpus < ranks.local_world_size:
+            raise UserError(
+                f"{ranks.local_world_size} processes on this machine, and torch sees {n_gpus} "
+                "GPUs: start one process a GPU"
+            )
         if device.index is not None and not ranks.alone:
             raise UserError(
                 f"--device {name} is one GPU for {ranks.world_size} processes: say --device cuda"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,8 +69,16 @@ class RunFolder:
             raise UserError(f"--out {root}: {there} cannot be written to")
         return cls(root)
 
-    def create(self, config: TrainConfig) -> None:
-        """Makes the folder and writes the resolved configuration."""
+    def create(self, config: TrainConfig) -> Callable[[], None]:
+        """Makes the folder and writes the resolved configuration; returns what undoes it."""
+        there, new = self.root.exists(), not self.config.exists()
+
+        def undo() -> None:
+            if new:  # and the folder was empty, or was not there
+                shutil.rmtree(self.root, ignore_errors=True)
+                if there:
+                    self.root.mkdir(exist_ok=True)
+
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             text = dump(config.replace(out=str(self.root), resume=False))
@@ -78,6 +88,7 @@ class RunFolder:
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             raise UserError(f"--out {self.root}: cannot be written ({error.strerror})") from None
+        return undo
 
 
 def _nearest(path: Path) -> Path:

@@ -113,18 +113,26 @@ def convert(net: nn.Module, name: str, *, split: bool, sync: bool, on_gpu: bool)
     """
     if not split and not sync:
         return None
+    option = "--bn split" if split else "--sync-bn"
+    found = [
+        (module, child_name, child)
+        for module in net.modules()
+        for child_name, child in module.named_children()
+        if isinstance(child, nn.modules.batchnorm._BatchNorm)
+    ]
+    if not found:
+        raise UserError(f"{option}: model {name} has no batch norm; leave the option out")
+    for _, _, child in found:
+        # timm's has the activation in it, which a replacement would lose without a word.
+        if type(child) is not nn.BatchNorm2d:
+            raise UserError(
+                f"{option} knows nn.BatchNorm2d, and model {name} has {type(child).__name__}"
+            )
     if on_gpu and not split:
         nn.SyncBatchNorm.convert_sync_batchnorm(net)
         return None
     views = Views()
-    for module in list(net.modules()):
-        for child_name, child in module.named_children():
-            if not isinstance(child, nn.modules.batchnorm._BatchNorm):
-                continue
-            if type(child) is not nn.BatchNorm2d:
-                option = "--bn split" if split else "--sync-bn"
-                raise UserError(
-                    f"{option} knows nn.BatchNorm2d, and model {name} has {type(child).__name__}"
-                )
-            setattr(module, child_name, ViewBatchNorm2d.of(child, views, sync))
+    for module, child_name, child in found:
+        assert isinstance(child, nn.BatchNorm2d)
+        setattr(module, child_name, ViewBatchNorm2d.of(child, views, sync))
     return views if split else None

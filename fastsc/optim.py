@@ -33,13 +33,20 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
     Its learning rate is the peak; `set_lr` gives each step its own.
     """
     devices = {p.device.type for p in model.parameters()}
-    return torch.optim.SGD(
+    optimizer = torch.optim.SGD(
         param_groups(model, config.weight_decay),
         lr=peak_lr(config),
         momentum=config.momentum,
         nesterov=config.nesterov,
         fused=devices <= {"cpu", "cuda"},
     )
+    if config.momentum:
+        # The fused kernel takes fresh memory for these, and leaves it as it is when a scaled
+        # gradient overflows in the very first step. From zero the first update is the same.
+        for group in optimizer.param_groups:
+            for p in group["params"]:
+                optimizer.state[p]["momentum_buffer"] = torch.zeros_like(p)
+    return optimizer
 
 
 def peak_lr(config: OptimConfig) -> float:

@@ -55,15 +55,34 @@ class Represented(nn.Module):
         if self.at == "logits":
             return features, logits, _wide(logits)
         stage, self._stage = self._stage, None
-        assert stage is not None, "the module that DS is taken at did not run"
+        if stage is None:
+            raise UserError(
+                f"--ds-at {self.at}: model {self.model.name} does not call it; name another module"
+            )
         return features, logits, stage
 
     def _keep(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         del module, args
         if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
             raise UserError(f"--ds-at {self.at}: its output is no map of features")
-        positions = {2: (), 3: (1,), 4: (2, 3)}[output.ndim]
-        self._stage = _wide(output).mean(positions) if positions else _wide(output)
+        if output.ndim == 2:
+            # A copy: what runs next may work in place.
+            self._stage = output.clone() if output.element_size() == 8 else output.float().clone()
+            return
+        self._stage = _wide(output).mean(self._positions(output))
+
+    def _positions(self, output: Tensor) -> tuple[int, ...]:
+        """The axes to average over: those of a square map are equally long, wherever they are."""
+        if output.ndim == 3:
+            return (1,)
+        _, a, b, c = output.shape
+        if b == c:
+            return (2, 3)
+        if a == b:
+            return (1, 2)
+        raise UserError(
+            f"--ds-at {self.at}: its output {tuple(output.shape)} is no square map of features"
+        )
 
 
 def _wide(x: Tensor) -> Tensor:

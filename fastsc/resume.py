@@ -8,6 +8,7 @@ from typing import Any
 from fastsc import checkpoint
 from fastsc.config import TrainConfig
 from fastsc.pipelines.errors import UserError
+from fastsc.ranks import Ranks
 
 
 def exported_step(weights: Path) -> int | None:
@@ -35,6 +36,22 @@ _FREE = {
 }  # fmt: skip
 # Told apart by others: the model by its tensors, these by the pipeline's state.
 _FREE |= {"model", "stem", "num_classes", "seed", "batch_size"}
+
+
+# What may differ between the processes of one training: places, and what the main one alone writes.
+_OWN = {"recipe", "data", "val", "out", "workers", "csv", "tensorboard", "wandb"}
+
+
+def check_same_options(config: TrainConfig, ranks: Ranks) -> None:
+    """Raises UserError for the first option that is another one on the main rank."""
+    mine = plain_options(config)
+    theirs = ranks.broadcast(mine)
+    for key in mine:
+        if key not in _OWN and mine[key] != theirs[key]:
+            raise UserError(
+                f"--{key.replace('_', '-')} is {mine[key]} for rank {ranks.rank} and {theirs[key]} "
+                "for rank 0: start every process with the same options"
+            )
 
 
 def check_unchanged(then: dict[str, Any], now: dict[str, Any]) -> None:

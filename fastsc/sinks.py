@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import os
+import uuid
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -63,7 +64,9 @@ class CsvSink:
     def __init__(self, root: Path) -> None:
         self._paths = {"step": root / "steps.csv", "epoch": root / "epochs.csv"}
         for path, columns in zip(self._paths.values(), (STEP, EPOCH), strict=True):
-            if not path.exists():
+            if path.exists():
+                drop_torn_line(path)
+            else:
                 self._write(path, columns)
 
     def step(self, figures: dict[str, Any]) -> None:
@@ -110,13 +113,23 @@ class WandbSink:
     def __init__(self, config: TrainConfig, root: Path) -> None:
         import wandb
 
-        self._run: Any = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "fastsc"),
-            name=root.name,
-            dir=str(root),
-            config=config.flat(),
-            resume="allow",
-        )
+        kept = root / "wandb-id.txt"  # so that a resumed run goes on as the same one there
+        name = kept.read_text("utf-8") if kept.exists() else uuid.uuid4().hex
+        try:
+            self._run: Any = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "fastsc"),
+                id=name,
+                name=root.name,
+                dir=str(root),
+                config=config.flat(),
+                resume="allow",
+            )
+        except Exception as error:  # noqa: BLE001, no login, no network, a setting that is wrong
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"--wandb: {reason}; `wandb login`, or WANDB_MODE=offline, or leave the option out"
+            ) from None
+        kept.write_text(name, "utf-8")
 
     def step(self, figures: dict[str, Any]) -> None:
         self._log("train", figures)
@@ -130,6 +143,13 @@ class WandbSink:
 
     def close(self) -> None:
         self._run.finish()
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cuts off what a crash left behind the last whole line."""
+    data = path.read_bytes()
+    if (end := data.rfind(b"\n") + 1) < len(data):
+        os.truncate(path, end)
 
 
 def _numbers(figures: dict[str, Any]) -> dict[str, float]:

@@ -15,6 +15,7 @@ from fastsc.devices import DTYPES, Precision, set_determinism
 from fastsc.optim import peak_lr
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage
 from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.plan import n_paired
 from fastsc.ranks import Ranks
 from fastsc.report import Report
 from fastsc.resume import check_unchanged, plain_options
@@ -168,7 +169,7 @@ class Training:
     def header(self) -> dict[str, Any]:
         """The log's first line: versions, hardware, and every option that changes the science."""
         data, config = self.data, self.config
-        n_images, share = len(data.train) - len(data.train.left_out), self._share()
+        n_images = len(data.train) - len(data.train.left_out)
         return {
             **environment(),
             **config.flat(),
@@ -176,7 +177,7 @@ class Training:
             "device": str(self.core.device),
             "world_size": self.ranks.world_size,
             "accumulation": config.optim.accumulate,
-            "pairs": self.loader.settings.n_paired(share) * self.ranks.world_size,
+            "pairs": n_paired(config.optim.batch_size, config.method.paired_fraction),
             "threads": torch.get_num_threads(),
             "images": n_images,
             "images_left_out": sum(len(index.left_out) for index in data if index is not None),
@@ -188,9 +189,6 @@ class Training:
             "total_steps": self.total_steps,
             "peak_lr": peak_lr(config.optim),
         }
-
-    def _share(self) -> int:
-        return self.config.optim.batch_size // self.ranks.world_size
 
     def close(self) -> None:
         """Ends the loaders' threads."""
@@ -226,6 +224,13 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
     for index in (data.train, data.val):
         for image in index.bad_images() if index is not None else ():
             report.bad_image(image)
+    last = config.data.resolution_ramp[1]
+    if config.data.min_resolution is not None and last >= config.optim.epochs:
+        report.warning(
+            0,
+            f"--resolution-ramp ends with epoch {last}, and of {config.optim.epochs} epochs the "
+            f"last is {config.optim.epochs - 1}: none is trained at {config.data.resolution} px",
+        )
 
 
 def _check_shares(config: TrainConfig, ranks: Ranks) -> None:
@@ -237,10 +242,9 @@ def _check_shares(config: TrainConfig, ranks: Ranks) -> None:
             f"--batch-size {size} is not a multiple of {ranks.world_size} processes × {parts} "
             "accumulation steps: every one works on the same number of images"
         )
-    share = size // ranks.world_size
-    m = max(1, round(config.method.paired_fraction * share))
-    if m % parts:
+    m = n_paired(size, config.method.paired_fraction)
+    if m % shares:
         raise UserError(
-            f"--paired-fraction {config.method.paired_fraction:g} of {share} images a process are "
-            f"{m} pairs, which {parts} accumulation steps cannot share equally"
+            f"--paired-fraction {config.method.paired_fraction:g} of {size} images is {m} pairs: "
+            f"not a multiple of {ranks.world_size} processes × {parts} accumulation steps"
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from fastsc.norms import Views, convert
 from fastsc.optim import lr_at, make_optimizer, set_lr
 from fastsc.pipelines import PairBatch
 from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.plan import n_paired
 from fastsc.ranks import Ranks
 from fastsc.representation import Represented
 from fastsc.schedules import alpha_at, resolutions
@@ -86,8 +88,12 @@ class Step:
                 **_NO_BUFFERS,
             )
             # From here on dropout differs between ranks, as between images.
-            torch.manual_seed(config.run.seed * ranks.world_size + ranks.rank)
+            torch.manual_seed((config.run.seed * ranks.world_size + ranks.rank) % 2**63)
         if config.run.compile:
+            # A graph a resolution; past its limit torch would go on without compiling.
+            limits: Any = torch._dynamo.config
+            n_sizes = len(resolutions(config.data, optim.epochs))
+            limits.recompile_limit = max(limits.recompile_limit, n_sizes + 1)
             # mypy knows no callable that is also a module.
             self.forward = torch.compile(  # type: ignore[assignment]
                 self.forward, dynamic=False, mode=config.run.compile_mode
@@ -122,7 +128,26 @@ class Step:
                     raise
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(f"model {name} does not run at {side} pixels: {reason}") from None
+        self._check_batch_norm(represented, min(sizes))
         return represented.to(self.device).to(memory_format=torch.channels_last)
+
+    def _check_batch_norm(self, represented: Represented, side: int) -> None:
+        """Raises UserError where batch norm would get a single value of a channel to normalize."""
+        method, size = self.config.method, self.config.optim.batch_size
+        parts = self.ranks.world_size * self.config.optim.accumulate
+        n, m = size // parts, n_paired(size, method.paired_fraction) // parts
+        plain = method.alpha == 0 and method.ce_views == "clean"
+        rows = n if plain else min(n, m) if method.bn == "split" else n + m
+        if rows > 1 or (method.sync_bn and not self.ranks.alone):
+            return
+        with untouched(represented, torch.device("cpu")), torch.no_grad():
+            try:
+                represented.train()(torch.zeros(1, 3, side, side))
+            except ValueError:  # torch's, which speaks of shapes
+                raise UserError(
+                    f"batch norm gets one image and one position of it at {side} pixels: take a "
+                    "larger --batch-size or --resolution"
+                ) from None
 
     @property
     def ema(self) -> Represented | None:
@@ -201,14 +226,16 @@ class Step:
         """
         if batch.perturbed is None:
             return None
-        n, kind = len(batch.target), self.loss_of.kind
-        buffers = [buffer.clone() for buffer in self.model.buffers()]
-        with torch.random.fork_rng(), autocast(self.device, self.precision):
-            outputs = self.model(torch.cat([batch.clean, batch.perturbed]), n)
-        for buffer, value in zip(self.model.buffers(), buffers, strict=True):
-            buffer.copy_(value)
-        (f, g), _, (r, s) = ((output[:n], output[n:]) for output in outputs)
-        r = r[: len(s)]
+        n_parts, kind = self.config.optim.accumulate, self.loss_of.kind
+        parts = []
+        for i in range(n_parts):  # no more memory than the training takes
+            part = _part(batch, i, n_parts)
+            assert part.perturbed is not None
+            with untouched(self.model, self.device), autocast(self.device, self.precision):
+                outputs = self.model(torch.cat([part.clean, part.perturbed]), n := len(part.target))
+            (f, g), _, (r, s) = ((output[:n], output[n:]) for output in outputs)
+            parts.append((f, g, r[: len(s)], s))
+        f, g, r, s = (torch.stack(rows, 1).flatten(0, 1) for rows in zip(*parts, strict=True))
         others = self.ranks.gather(r) if kind == "relative" else None
         alone = kind == "relative" and others is not None and len(others) < 2
         within = torch.full_like(f[0, 0], float("nan")) if alone else ds(r, s, kind, others=others)
@@ -247,6 +274,17 @@ class Step:
             unsynced: contextlib.AbstractContextManager[Any] = self.forward.no_sync()  # type: ignore[operator]
             return unsynced
         return contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Puts a model's buffers (batch norm's statistics) and the generators back behind it."""
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        yield
+    with torch.no_grad():
+        for buffer, value in zip(model.buffers(), buffers, strict=True):
+            buffer.copy_(value)
 
 
 def _part(batch: PairBatch, i: int, n_parts: int) -> PairBatch:

@@ -20,8 +20,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             config = parse(sys.argv[1:] if argv is None else argv)
         except UserError:
-            if os.environ.get("RANK", "0") != "0":
-                return 2  # every process of torchrun's sees it, and one says so
+            if os.environ.get("LOCAL_RANK", "0") != "0":
+                return 2  # every process of this machine sees it, and one says so
             raise
         from fastsc.trainer import train  # torch takes seconds; --help should not
 

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 
 import torch
 
 from fastsc import checkpoint
-from fastsc.compiling import GraphCounter
+from fastsc.compiling import GraphCounter, check_compiler
 from fastsc.config import TrainConfig
-from fastsc.data import open_data
+from fastsc.data import open_data, verified
 from fastsc.devices import pick_device, pick_precision
 from fastsc.folder import RunFolder
 from fastsc.meter import Meter
 from fastsc.pipelines.errors import PeerError, UserError
 from fastsc.ranks import NOTHING, SAVE, STOP, Ranks
 from fastsc.report import Report
-from fastsc.resume import exported_step
+from fastsc.resume import check_same_options, exported_step
 from fastsc.signals import EXIT_RESUMABLE, StopSignal
 from fastsc.sinks import check_sinks
 from fastsc.state import Training, introduce
@@ -37,21 +38,26 @@ def train(config: TrainConfig) -> int:
     ranks = Ranks()
     try:
         device = pick_device(config.run.device, ranks)
-    except UserError as error:  # of every rank's, which cannot speak to each other yet
-        raise error if ranks.main else PeerError(str(error)) from None
+    except UserError as error:  # of all on this machine, which cannot speak to each other yet
+        raise error if ranks.local_rank == 0 else PeerError(str(error)) from None
     with ranks.connected(device):
         return _train(config, device, ranks)
 
 
 def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
     ranks.together(lambda: check_sinks(config))
+    ranks.together(lambda: check_compiler(config.run.compile, device))
     precision = ranks.together(lambda: pick_precision(config.run.precision, device))
     config = config.replace(precision=precision)
+    ranks.together(lambda: check_same_options(config, ranks))
     chosen = ranks.together(lambda: RunFolder.choose(config) if ranks.main else None)
     folder = ranks.broadcast(chosen)
     assert folder is not None
     data = ranks.first_here(lambda: open_data(config.data))
-    ranks.same("the images", data.train.hash)
+    ranks.same("the training images", data.train.hash)
+    ranks.same("the validation images", None if data.val is None else data.val.hash)
+    if config.data.verify:  # a pass over all files: one rank's work
+        data = verified(data, config.data, ranks)
     training = ranks.together(lambda: Training(config, data, device, precision, ranks))
     saved = None
     if config.run.resume:
@@ -67,11 +73,8 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
                 return 0
         else:
             _say(ranks, f"{folder.root} has no checkpoint yet; starting over")
-    ranks.on_main(lambda: folder.create(config))
-    with (
-        StopSignal() as stop,
-        Report.open(config, folder, training.total_steps, main=ranks.main) as report,
-    ):
+    with StopSignal() as stop, ExitStack() as stack:
+        report = ranks.together(lambda: stack.enter_context(_begin(config, folder, training)))
         began, reason = time.monotonic(), "done"
         try:
             introduce(training, report, saved)
@@ -82,6 +85,7 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
         except UserError as error:  # a broken image, say: all steps before it are kept
             reason = str(error)
             with suppress(UserError):
+                _report_bad_images(training, report)
                 _save(training, folder)
             raise
         except BaseException as error:
@@ -97,6 +101,20 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
             return EXIT_RESUMABLE
         report.say(f"wrote {folder.weights}, {folder.log}")
         return 0
+
+
+@contextmanager
+def _begin(config: TrainConfig, folder: RunFolder, training: Training) -> Iterator[Report]:
+    """The folder and what is written there; all of it is gone again if it cannot be opened."""
+    main, undo = training.ranks.main, ExitStack()
+    with ExitStack() as stack:
+        with undo:
+            if main:
+                undo.callback(folder.create(config))
+            opened = Report.open(config, folder, training.total_steps, main=main)
+            report = stack.enter_context(opened)
+            undo.pop_all()
+        yield report
 
 
 def _fit(training: Training, folder: RunFolder, report: Report, stop: StopSignal) -> bool:
@@ -131,6 +149,7 @@ def _fit(training: Training, folder: RunFolder, report: Report, stop: StopSignal
                 report.step(step, epoch, figures)
                 if warning := training.look_at(figures):
                     report.warning(step, warning)
+            if logged or wish != NOTHING:
                 _report_bad_images(training, report)
             due = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0
             if not last and (due or wish != NOTHING):

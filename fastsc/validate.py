@@ -72,7 +72,8 @@ def validate(
             logits = logits + model(both.flip(3))[1]
         clean, perturbed = (_hits(scores, batch.target) for scores in logits.chunk(2))
         hits += torch.stack([clean[:, 0].sum(), clean.sum(), perturbed[:, 0].sum()]).cpu()
-        kept.append([*features.cpu().chunk(2), *representation.cpu().chunk(2)])
+        both_of = [features] if representation is features else [features, representation]
+        kept.append([view for values in both_of for view in values.cpu().chunk(2)])
         indices.append(batch.index.cpu())
     model.train(was_training)
     parts = [torch.cat(part) for part in zip(*kept, strict=True)] if kept else None
@@ -83,7 +84,10 @@ def validate(
 def _whole(
     shares: list[tuple[Tensor, list[Tensor], list[Tensor] | None]], kind: Kind, n_files: int
 ) -> Validation:
-    """Figures of the split from every rank's hits, dataset indices and f, f', r, r'."""
+    """Figures of the split from every rank's hits, dataset indices and f, f', r, r'.
+
+    r and r' are left out where they are f and f'.
+    """
     index = torch.cat([torch.empty(0, dtype=torch.int64), *(i for _, ii, _ in shares for i in ii)])
     n = len(index)
     if n == 0:
@@ -92,7 +96,8 @@ def _whole(
     assert len(index.unique()) == n, "an image was validated twice"
     cycle = torch.from_numpy(keyed.cycle(index.numpy().astype(np.int64), n_files))
     columns = zip(*(parts for _, _, parts in shares if parts is not None), strict=True)
-    f, g, r, s = (torch.cat(column)[cycle] for column in columns)
+    found = [torch.cat(column)[cycle] for column in columns]
+    (f, g), (r, s) = found[:2], found[-2:]
     top1, top5, top1_perturbed = sum(hits for hits, _, _ in shares).tolist()  # type: ignore[union-attr]
     return Validation(
         top1 / n,

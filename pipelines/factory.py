@@ -15,7 +15,7 @@ from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import Index, scan
-from fastsc.pipelines.plan import IMAGENET_MEAN, IMAGENET_STD, Crop, OnBadImage, Settings
+from fastsc.pipelines.plan import IMAGENET_MEAN, IMAGENET_STD, Crop, OnBadImage, Settings, n_paired
 
 # Imported when asked for: a backend that is not installed troubles nobody else.
 PIPELINES = {
@@ -72,7 +72,8 @@ def build(
         seed: A whole number from 0 to 2**64 - 1.
         paired: False yields the clean view alone (PairBatch.perturbed is None).
         paired_fraction: In training, part of each batch with a perturbed view, in (0, 1]: M =
-            round(paired_fraction * N) rows, at least one, the first of the batch.
+            round(paired_fraction * batch_size) rows, at least one, the first of the batch; a
+            multiple of world_size.
         device: Where the views are wanted. What crosses to a GPU is one uint8 view.
         dtype: float32, bfloat16 or float16 views.
         workers: Decoding threads. Default: the cores that this process may use, at most 16.
@@ -163,6 +164,12 @@ def _check(s: Settings, index: Index) -> None:
         raise UserError(f"rank {s.rank} of {s.world_size} ranks does not exist")
     if s.batch_size < s.world_size or (s.train and s.batch_size % s.world_size):
         raise UserError(f"batch size {s.batch_size} is not a multiple of {s.world_size} ranks")
+    m = n_paired(s.batch_size, s.paired_fraction)
+    if s.train and m % s.world_size:
+        raise UserError(
+            f"paired_fraction {s.paired_fraction:g} of {s.batch_size} images is {m} pairs, which "
+            f"{s.world_size} ranks cannot share equally"
+        )
     n_usable = len(index) - len(index.left_out)
     if s.train and n_usable < s.batch_size:
         raise UserError(

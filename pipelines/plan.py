@@ -44,14 +44,19 @@ class Settings:
     timeout: float
 
     def n_paired(self, n: int) -> int:
-        """How many of n rows of this rank get a perturbed view, the first ones.
+        """How many of the n rows of this rank's batch get a perturbed view, the first ones.
 
         The order of an epoch is keyed, so that the first rows of a batch are a keyed choice; dealt
-        out like cards, they are the same images for any number of ranks that divides them.
+        out like cards, they are the same images for any number of ranks.
         """
-        if not self.train or self.paired_fraction == 1:
+        if not self.train:
             return n
-        return max(1, round(self.paired_fraction * n))
+        return n_paired(self.batch_size, self.paired_fraction) // self.world_size
+
+
+def n_paired(batch_size: int, fraction: float) -> int:
+    """Images of a global batch that have a perturbed view: the fraction, rounded, at least one."""
+    return max(1, round(fraction * batch_size))
 
 
 @dataclass(frozen=True, eq=False)

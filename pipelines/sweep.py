@@ -52,11 +52,10 @@ def sweep(
         return {i: why for i, why in zip(usable, reasons, strict=True) if why is not None}
 
 
-def verify(index: Index, workers: int | None = None) -> Index:
-    """The index with files left out whose body does not decode: what `--verify` does.
+def verify(index: Index, workers: int | None = None) -> dict[int, str]:
+    """The files whose body does not decode, as `Index.without` takes them: what `--verify` does.
 
     Uses Pillow, which is strict where the fast decoders are not: a truncated JPEG may pass them
     when only the region above the cut is asked for.
     """
-    broken = sweep(index, decode_pil, lambda _i, _image: None, workers=workers, title="Verifying")
-    return index.without(broken) if broken else index
+    return sweep(index, decode_pil, lambda _i, _image: None, workers=workers, title="Verifying")

@@ -24,7 +24,8 @@ from fastsc.train import main
 
 
 def train(dump: Path, words: list[str]) -> int:
-    """Runs the command with two observers in it."""
+    """Runs the command with two observers in it; "{rank}" in a word is this rank's number."""
+    words = [word.replace("{rank}", str(Ranks().rank)) for word in words]
     seen: dict[str, Any] = {"index": []}
     step, close = Step.train_step, Training.close
 
@@ -40,7 +41,7 @@ def train(dump: Path, words: list[str]) -> int:
         close(self)
 
     Step.train_step, Training.close = observed_step, observed_close  # type: ignore[method-assign]
-    status = main(words)
+    status = seen["status"] = main(words)
     torch.save(seen, dump / f"rank{Ranks().rank}.pt")
     return status
 

@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 import pytest
+import timm
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -74,6 +75,20 @@ def test_a_norm_of_another_kind_is_refused() -> None:
     assert convert(net, "x", split=False, sync=False, on_gpu=False) is None
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize("split", [False, True])
+def test_a_norm_with_an_activation_in_it_is_refused(split: bool, on_gpu: bool) -> None:
+    """timm's: torch's own conversion drops the activation."""
+    net = timm.create_model("test_efficientnet")
+    with pytest.raises(UserError, match="BatchNormAct2d"):
+        convert(net, "timm:test_efficientnet", split=split, sync=True, on_gpu=on_gpu)
+
+
+def test_a_model_without_batch_norm_is_refused() -> None:
+    with pytest.raises(UserError, match="--sync-bn: model x has no batch norm"):
+        convert(nn.Sequential(nn.GroupNorm(1, 4)), "x", split=False, sync=True, on_gpu=False)
+
+
 # --- blur -----------------------------------------------------------------------------------------
 
 
@@ -135,6 +150,32 @@ def test_representation_is_features_logits_or_a_pooled_stage() -> None:
     tokens = build_model("timm:test_vit", 5, "imagenet", 160).eval()
     with torch.no_grad():
         assert Represented(tokens, "blocks.1")(torch.rand(2, 3, 160, 160))[2].shape == (2, 64)
+
+
+def test_a_stage_with_channels_last_in_its_shape_is_averaged_over_positions() -> None:
+    torch.manual_seed(0)
+    model = build_model("swin_t", 5, "imagenet", 64).eval()
+    net: Any = model.net
+    x = torch.rand(2, 3, 64, 64)
+    with torch.no_grad():
+        stage = net.features[:4](x)
+        assert stage.shape == (2, 8, 8, 192)
+        found = Represented(model, "features.3")(x)[2]
+    assert torch.equal(found, stage.mean((1, 2)))
+
+
+def test_a_vector_is_kept_before_what_works_in_place_on_it() -> None:
+    model = build_model("vgg11", 5, "imagenet", 32).eval()
+    with torch.no_grad():
+        found = Represented(model, "classifier.0")(torch.rand(2, 3, 32, 32))[2]
+    assert found.min() < 0  # an in-place ReLU comes behind it
+
+
+def test_a_module_that_does_not_run_is_named() -> None:
+    model = build_model("vit_b_16", 5, "imagenet", 224)
+    name = "encoder.layers.encoder_layer_0.self_attention.out_proj"
+    with pytest.raises(UserError, match="does not call it"), torch.no_grad():
+        Represented(model, name).eval()(torch.rand(1, 3, 224, 224))
 
 
 def test_an_unknown_stage_is_named_with_near_ones() -> None:

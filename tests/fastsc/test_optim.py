@@ -140,3 +140,27 @@ def test_a_short_trial_of_a_long_recipe_sees_the_peak() -> None:
 
 def test_past_the_end_it_stays_defined() -> None:
     assert lr_at(10**6, OptimConfig(), 10) == pytest.approx(0.0, abs=1e-12)
+
+
+def test_an_overflow_in_the_first_step_changes_nothing() -> None:
+    """fp16's scaler skips such a step; the next one is then a first step."""
+    torch.manual_seed(0)
+    net, twin = Net(), Net()
+    twin.load_state_dict(net.state_dict())
+    scaler = torch.amp.GradScaler("cpu")
+    optimizers = [make_optimizer(n, OptimConfig()) for n in (net, twin)]
+    x = torch.randn(2, 3, 8, 8)
+
+    scaler.scale(net(x).sum() * float("inf")).backward()
+    scaler.step(optimizers[0])
+    scaler.update()
+    optimizers[0].zero_grad()
+    for key, value in net.state_dict().items():
+        assert "running" in key or "num_batches" in key or value.equal(twin.state_dict()[key])
+
+    scaler.scale(net(x).sum()).backward()
+    scaler.step(optimizers[0])
+    twin(x).sum().backward()
+    optimizers[1].step()
+    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q)

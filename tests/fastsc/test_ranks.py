@@ -46,6 +46,9 @@ def ranked(n: int, data: Path, out: Path, *more: str, status: int = 0) -> tuple[
     process = torchrun(n, str(WORKER), str(dump), "train", *words)
     said, _ = process.communicate(timeout=110)
     assert bool(process.returncode) == bool(status), said
+    ended = [torch.load(path)["status"] for path in dump.glob("rank*.pt")]
+    assert set(ended) == {status}, said  # of a failure torchrun may kill those that are left
+    assert "fastsc/trainer.py" not in said, "a traceback of ours"
     return said, [torch.load(dump / f"rank{r}.pt") for r in range(n)] if not status else []
 
 
@@ -109,7 +112,7 @@ def test_ranks_equal_one_process(image_folder: Path, tmp_path: Path, n: int) -> 
 
 
 def test_accumulation_over_ranks_equals_one_process(image_folder: Path, tmp_path: Path) -> None:
-    method = ["--paired-fraction", "0.5", "--bn", "split", "--lr", "0.1"]
+    method = ["--paired-fraction", "0.5", "--lr", "0.1"]
     single(image_folder, tmp_path / "one", *method)
     ranked(2, image_folder, tmp_path / "many", *method, "--accumulate", "2")
     assert_same_training(tmp_path / "one", tmp_path / "many")
@@ -160,11 +163,11 @@ def test_a_signal_to_one_rank_stops_all(image_folder: Path, tmp_path: Path) -> N
         said, _ = process.communicate(timeout=60)
     finally:
         process.kill()
-    assert "exitcode" in said.replace(" ", "").lower() or process.returncode
+    assert process.returncode, said
     end = events(out, "end")[-1]
     assert "stopped by" in end["reason"]
     assert checkpoint.load_newest(out / "checkpoints").state["step"] == end["steps"]  # type: ignore[union-attr]
-    assert all((dump / f"rank{r}.pt").exists() for r in range(2)), "both came to an end"
+    assert [torch.load(dump / f"rank{r}.pt")["status"] for r in range(2)] == [75, 75]
 
 
 def test_a_broken_image_on_one_rank_ends_all_with_one_line(
@@ -177,7 +180,6 @@ def test_a_broken_image_on_one_rank_ends_all_with_one_line(
     assert time.monotonic() - began < 100
     assert said.count("fastsc.train:") == 1
     assert "hole.png" in said
-    assert 'Traceback (most recent call last):\n  File "' + str(ROOT / "fastsc") not in said
     assert list((tmp_path / "run" / "checkpoints").iterdir())
     _, seen = ranked(2, data, tmp_path / "skip", "--on-bad-image", "skip")
     assert [Path(e["path"]).name for e in events(tmp_path / "skip", "bad_image")] == ["hole.png"]
@@ -190,11 +192,21 @@ def test_a_broken_image_on_one_rank_ends_all_with_one_line(
         (["--batch-size", "9"], "is not a multiple of 2 processes"),
         (["--model", "resnet19"], "resnet18"),
         (["--alhpa", "3"], "--alpha"),
+        (["--seed", "{rank}"], "--seed is 1 for rank 1 and 0 for rank 0"),
+        (["--val", "val{rank}"], "the validation images of rank 1 are not those of rank 0"),
+        (["--verify", "--data", "holes"], "train/boat/hole.png"),
     ],
 )
 def test_a_mistake_is_said_once(
     image_folder: Path, tmp_path: Path, more: list[str], words: str
 ) -> None:
+    for name in ("holes", "other"):
+        shutil.copytree(image_folder, tmp_path / name)
+    (tmp_path / "holes" / "train" / "boat" / "hole.png").write_bytes(undecodable())
+    (tmp_path / "other" / "val" / "boat" / "00.jpg").unlink()
+    (tmp_path / "val0").symlink_to(image_folder / "val")
+    (tmp_path / "val1").symlink_to(tmp_path / "other" / "val")
+    more = [str(tmp_path / word) if word in ("holes", "val{rank}") else word for word in more]
     said, _ = ranked(2, image_folder, tmp_path / "run", *more, status=2)
     assert said.count("fastsc.train:") == 1
     assert words in said

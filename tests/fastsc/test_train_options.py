@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import sys
+import types
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from fastsc import checkpoint
 from fastsc.data import open_data
 from fastsc.models import build_model
 from fastsc.options import parse
-from fastsc.pipelines import PairBatch, build
+from fastsc.pipelines import PairBatch, UserError, build
 from fastsc.ranks import Ranks
 from fastsc.representation import Represented
 from fastsc.state import Training
@@ -233,6 +235,8 @@ def test_collapse_is_warned_of(image_folder: Path, tmp_path: Path) -> None:
 def test_csv_has_the_logs_figures_and_survives_a_resume(image_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert run(image_folder, out, "--csv", "--max-steps", "6") == 0
+    with open(out / "steps.csv", "a", encoding="utf-8") as file:
+        file.write("7,1,0.5")  # what a kill leaves
     assert run(image_folder, out, "--csv", "--resume") == 0
     with open(out / "steps.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -287,6 +291,11 @@ def test_a_sink_that_is_not_installed_is_a_mistake(
     [
         (["--min-resolution", "64"], "--min-resolution 64 is above --resolution 32"),
         (["--resolution-ramp", "3", "5"], "add it"),
+        (["--min-resolution", "16"], "needs --resolution-ramp"),
+        (["--bn", "split", "--paired-fraction", "0.1", "--model", "resnet18"], "batch norm gets"),
+        (["--bn", "split", "--model", "timm:test_convnext"], "no batch norm"),
+        (["--compile", "--compile-mode", "reduce-overhead", "--accumulate", "2"], "CUDA graphs"),
+        (["--clip-grad", "-1"], "--clip-grad must be above 0"),
         (["--min-resolution", "16", "--resolution-ramp", "5", "3"], "earlier one first"),
         (["--paired-fraction", "0"], "--paired-fraction must be above 0"),
         (["--paired-fraction", "1.5"], "at most 1"),
@@ -329,3 +338,86 @@ def test_compiled_training_is_the_same_with_one_graph_a_resolution(
     pairs = zip(events(tmp_path / "eager", "step"), events(tmp_path / "compiled", "step"))
     for a, b in list(pairs)[:2]:  # then batch norm over 8 images turns rounding into a difference
         assert b["loss"] == pytest.approx(a["loss"], rel=1e-3)
+
+
+def test_a_compiler_that_does_not_work_is_a_mistake(
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config: Any = importlib.import_module("torch._inductor.config")
+    monkeypatch.setattr(config.cpp, "cxx", (str(tmp_path / "none"),))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path / "cache"))
+    torch.compiler.reset()
+    assert run(image_folder, tmp_path / "run", "--compile") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "fastsc.doctor" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_sink_that_fails_leaves_nothing(
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def init(**options: Any) -> None:
+        raise RuntimeError("no API key configured\nsecond line")
+
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(init=init))
+    assert run(image_folder, tmp_path / "run", "--wandb") == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "no API key configured; `wandb login`" in line
+    assert not (tmp_path / "run").exists()
+    (tmp_path / "run").mkdir()  # an empty folder of the user's stays
+    assert run(image_folder, tmp_path / "run", "--wandb", "--csv") == 2
+    assert list((tmp_path / "run").iterdir()) == []
+    assert run(image_folder, tmp_path / "run", "--max-steps", "1") == 0
+    before = sorted((tmp_path / "run").rglob("*"))
+    assert run(image_folder, tmp_path / "run", "--wandb", "--resume") == 2
+    assert sorted((tmp_path / "run").rglob("*")) == before
+
+
+def test_a_ramp_that_ends_behind_the_run_is_warned_of(image_folder: Path, tmp_path: Path) -> None:
+    plan = ["--min-resolution", "16", "--resolution-ramp", "1", "2", "--val", "none"]
+    assert run(image_folder, tmp_path / "run", *plan) == 0
+    (warning,) = events(tmp_path / "run", "warning")
+    assert "none is trained at 32 px" in warning["reason"]
+
+
+def test_accumulation_looks_at_both_views_in_parts(image_folder: Path) -> None:
+    """Plain training: the figures of the log, and no trace in the model."""
+    plain = ["--alpha", "0", "--ce-views", "clean", "--model", "timm:test_convnext"]
+    whole, parts = (
+        training(image_folder, *plain),
+        training(image_folder, *plain, "--accumulate", "4"),
+    )
+    rows = []
+    forward = parts.core.model.forward
+
+    def counted(x: Tensor, n_clean: int | None = None) -> Any:
+        rows.append(len(x))
+        return forward(x, n_clean)
+
+    parts.core.model.forward = counted  # type: ignore[method-assign]
+    batch = next(iter(whole.loader))
+    a, b = (it.core.train_step(batch, measured=True)[2] for it in (whole, parts))
+    assert rows == [4] * 4 + [2] * 4
+    for name in ("loss", "ds", "ds_relative", "between", "effective_rank", "grad_norm"):
+        assert b[name] == pytest.approx(a[name], rel=1e-4), name
+    whole.close(), parts.close()
+
+
+def test_the_number_of_pairs_is_that_of_the_whole_batch(image_folder: Path) -> None:
+    for rank in range(2):
+        options: dict[str, Any] = {"rank": rank, "world_size": 2, "resolution": 32}
+        loader = build(
+            "memory", image_folder / "train", batch_size=16, paired_fraction=0.4, **options
+        )
+        batch = next(iter(loader))
+        assert batch.perturbed is not None
+        assert len(batch.perturbed) == 3  # 6 of 16; rounded for each rank they would be 2 × 3
+        loader.close()
+    with pytest.raises(UserError, match="is 5 pairs, which 2 ranks cannot share"):
+        build("memory", image_folder / "train", batch_size=16, paired_fraction=0.3, **options)

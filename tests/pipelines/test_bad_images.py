@@ -162,7 +162,8 @@ def test_failures_of_an_epoch_do_not_depend_on_earlier_ones(folder: Path, name: 
 
 
 def test_verify_finds_what_the_header_hides(holey_folder: Path) -> None:
-    index = verify(scan(holey_folder / "train"))
+    index = scan(holey_folder / "train")
+    index = index.without(verify(index))
     assert {Path(bad.path).name for bad in index.bad_images()} == {"zz.png", "00.png"}
     assert index.hash != scan(holey_folder / "train").hash
     with pytest.raises(UserError, match=r"\(and 1 more\)"):
