@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastsc.arguments import folder_name
 from fastsc.digits import CLASSES, PACKAGED, Digits, Labels, read_digits
 from fastsc.photographs import free_name
 from fastsc.pipelines import keyed
@@ -87,7 +88,9 @@ class Split(NamedTuple):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `fastsc.prepare colormnist`."""
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder to make")
+    parser.add_argument(
+        "--out", type=folder_name, required=True, metavar="DIR", help="folder to make"
+    )
     parser.add_argument(
         "--correlation",
         type=float,
@@ -139,6 +142,7 @@ def prepare(
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed must be from 0 to 2**63 - 1, not {seed}")
     _require_free(out)
+    out = out.resolve()  # "." and "x/.." have no name to put a folder beside
     found = read_digits(digits)
     splits = split_and_colour(found.labels, found.n_train, correlation, seed)
     metadata = describe(found, splits, correlation, seed)
@@ -268,6 +272,8 @@ def _first_of_each_class(
 
 
 def _require_free(out: Path) -> None:
+    if out.name in ("", "..") and not out.is_dir():
+        raise UserError(f"--out {out}: there is no such folder; name one")
     try:
         if out.is_symlink() or (out.exists() and not out.is_dir()):
             raise UserError(f"--out {out}: is no folder; name another")
@@ -276,4 +282,5 @@ def _require_free(out: Path) -> None:
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"--out {out}: cannot be written ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--out {out}: cannot be written ({reason})") from None

@@ -14,7 +14,6 @@ whole circle, which colours the second view at random and so is itself a cure fo
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import shlex
@@ -22,6 +21,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any, NamedTuple
@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastsc import runlog
+from fastsc.arguments import Parser, folder_name
 from fastsc.colormnist import CORRELATION, FORMAT, METADATA, prepare
 from fastsc.colormnist_plot import Bar, draw
 from fastsc.digits import PACKAGED
@@ -83,17 +84,17 @@ class Score(NamedTuple):
 
 def main(argv: list[str] | None = None) -> int:
     """The whole demo. Returns the exit status: that of a training, if it fails."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m fastsc.colormnist_demo", description="Colour bias, with and without."
     )
     add = parser.add_argument
-    add("--out", type=Path, default=Path("runs/colormnist"), help="default: %(default)s")
+    add("--out", type=folder_name, default=Path("runs/colormnist"), help="default: %(default)s")
     add("--seeds", type=int, default=1, metavar="N", help="trainings of each kind (default: 1)")
     add("--epochs", type=int, metavar="N", help="default: the recipe's")
     add("--correlation", type=float, default=CORRELATION, metavar="P", help="default: %(default)s")
     add("--digits", type=Path, metavar="PATH", help=f"default: {PACKAGED}'s 5,000")
-    args = parser.parse_args(argv)
     try:
+        args = parser.parse_args(argv)
         return demo(args.out, args.seeds, args.epochs, args.correlation, args.digits)
     except UserError as mistake:
         print(f"fastsc.colormnist_demo: {' '.join(str(mistake).split())}", file=sys.stderr)
@@ -108,6 +109,8 @@ def demo(
     """Data, trainings, table, picture, results.json; all written below `out`."""
     if n_seeds < 1 or (epochs is not None and epochs < 1):
         raise UserError("--seeds and --epochs must be at least 1")
+    if find_spec("matplotlib") is None:
+        raise UserError("the picture needs matplotlib: pip install 'fastsc[eval]'")
     began = time.monotonic()
     console = Console(highlight=False, soft_wrap=True)
     data, metadata = out / "data", ready(out / "data", correlation, digits)
@@ -238,7 +241,13 @@ def measure(run: Path, data: Path, arm: str, seed: int) -> list[Score]:
 
     torch.set_num_threads(1)  # as in `train_all`
     config, recipe = load_recipe(str(run / "config.yaml")), load_recipe(RECIPE)
-    model = build_model(config.model.model, CLASSES, config.model.stem, config.data.resolution)
+    model = build_model(
+        config.model.model,
+        CLASSES,
+        config.model.stem,
+        config.data.resolution,
+        blurpool=config.model.blurpool,
+    )
     weights, _ = load_safetensors(run / "weights.safetensors")
     load_model_state(model.net, weights, run)
     represented = Represented(model, config.method.ds_at)

@@ -120,7 +120,8 @@ class ModelConfig:
     """The classifier."""
 
     model: str = "resnet50"
-    """A torchvision name (resnet18, convnext_tiny, …) or timm:NAME, with fresh weights."""
+    """A torchvision name (resnet18, convnext_tiny, …), timm:NAME, or fastsc:resnet8wWIDTH, a small
+    ResNet for CPUs; with fresh weights."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """imagenet: the architecture's own; cifar: a 3x3 convolution of stride 1 without max-pooling,
     for ResNets on images of about 32 pixels."""

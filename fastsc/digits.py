@@ -152,7 +152,10 @@ def _read_npz(path: Path) -> list[Part]:
                 if all(name in arrays for pair in pairs for name in pair):
                     return [(arrays[images], arrays[labels]) for images, labels in pairs]
             names = ", ".join(arrays.files) or "nothing"
-    except (OSError, EOFError, ValueError, zlib.error, zipfile.BadZipFile, NotImplementedError):
+    except (  # TypeError: one array, an .npy under another name
+        OSError, EOFError, ValueError, TypeError, zlib.error, zipfile.BadZipFile,
+        NotImplementedError,
+    ):  # fmt: skip
         raise UserError(f"--digits {path}: cannot be read as an .npz of plain arrays") from None
     raise UserError(
         f"--digits {path}: needs x_train, y_train, x_test, y_test, or images, labels; has {names}"

@@ -7,7 +7,6 @@ interpreter or hang. Exit status: 0 what fastsc cannot do without works; 1 it do
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
@@ -29,6 +28,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fastsc import probes, runlog
+from fastsc.arguments import Parser
 from fastsc.pipelines.errors import UserError
 
 TIMEOUT = 120.0  # seconds; the slowest takes 15 on two busy cores, a cold network disk more
@@ -38,6 +38,7 @@ DALI = "pip install 'fastsc[dali]' ('fastsc[dali-cu12]' with a CUDA 12 driver)"
 GPU = "a GPU with NVIDIA's driver (without, all runs on the CPU)"
 COMPILER = "apt-get install g++ python3-dev"
 FFCV = "apt-get install libopencv-dev libturbojpeg0-dev pkg-config g++; pip install 'fastsc[ffcv]'"
+EVAL = "pip install 'fastsc[eval]'"
 TORCH = "pip install 'torch>=2.11' torchvision"
 DECODERS = "FASTSC_DECODER=NAME takes another decoder"
 
@@ -98,6 +99,12 @@ PROBES: tuple[Probe, ...] = (
     _package("numba", "numba", needed=True),
     _package("pillow", "PIL", needed=True),
     _package("timm", "timm"),
+    _package("tyro", "tyro", needed=True),
+    _package("pyyaml", "yaml", needed=True),
+    _package("rich", "rich", needed=True),
+    _package("safetensors", "safetensors", needed=True),
+    _package("matplotlib", "matplotlib", EVAL),
+    _package("mlxtend", "mlxtend", EVAL),
     _package("triton", "triton", "it comes with torch's build for CUDA"),
     _package("nvidia-dali", "nvidia.dali", DALI),
     _decoder("nvimgcodec", DALI),
@@ -214,7 +221,8 @@ def advice(results: Iterable[Result]) -> list[str]:
             lines.append(f"Needed: {probe.group} {probe.name}. Its traceback: {by_hand}")
     on_gpu = by_name["torch", "GPU"].works
     device, suffix = ("GPU", " on cuda") if on_gpu else ("CPU", "")
-    names = ("dali", "cpu", "memory")
+    # On CPUs cpu is the faster of the two (see the README's measurements).
+    names = ("dali", "cpu", "memory") if on_gpu else ("cpu", "dali", "memory")
     usable = [name for name in names if by_name["pipelines", name + suffix].works]
     if usable:
         small = "; for small images --pipeline memory" if "memory" in usable[1:] else ""
@@ -252,13 +260,13 @@ def to_json(results: Iterable[Result], seconds: float) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Tries everything and tells; returns the exit status."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m fastsc.doctor",
         description="Each backend and device: works, or why not and what to install.",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here, too")
-    path: Path | None = parser.parse_args(argv).json
     try:
+        path: Path | None = parser.parse_args(argv).json
         if path is not None:
             _check_writable(path)
         console = Console(highlight=False)

@@ -301,6 +301,10 @@ _PLAINER = (
     ),
     (r"^Error parsing (--strengths): .* arguments \[(.*)\] into .*$", r"\1 takes numbers, not \2"),
     (
+        r"^Error parsing (--resolution-ramp): .* arguments \[(.*)\] into .*$",
+        r"\1 takes two whole numbers, not \2",
+    ),
+    (
         r"^invalid choice ('.*') for argument '(.*)'. Expected one of \((.*?),?\)\.$",
         r"\2 has no choice \1; choose from \3",
     ),

@@ -6,24 +6,17 @@ nothing written.
 
 from __future__ import annotations
 
-import argparse
 import sys
-from typing import NoReturn
 
 from fastsc import colormnist
+from fastsc.arguments import Parser
 from fastsc.pipelines.errors import UserError
+from fastsc.signals import interrupted_by_sigterm
 
 # Each module has `add_arguments(parser)` and `run(args) -> str`, and imports what is slow in `run`.
 COMMANDS = {
     "colormnist": (colormnist, "an ImageFolder of MNIST digits whose colour tells their class"),
 }
-
-
-class Parser(argparse.ArgumentParser):
-    """argparse whose mistakes are UserErrors, without the usage in front."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -35,7 +28,8 @@ def main(argv: list[str] | None = None) -> int:
         module.add_arguments(command)
     try:
         args = parser.parse_args(argv)
-        print(COMMANDS[args.command][0].run(args))
+        with interrupted_by_sigterm():
+            print(COMMANDS[args.command][0].run(args))
     except UserError as mistake:
         print(f"fastsc.prepare: {' '.join(str(mistake).split())}", file=sys.stderr)
         return 2

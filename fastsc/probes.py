@@ -106,7 +106,7 @@ def gpu() -> str:
 
 
 def package(name: str, module: str) -> str:
-    version = runlog.versions()[name]
+    version = runlog.versions().get(name) or runlog.version_of(name)
     if version is None:
         raise ProbeError("not installed")
     importlib.import_module(module)

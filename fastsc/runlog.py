@@ -79,9 +79,9 @@ def versions() -> dict[str, str | None]:
     """Version by package, null where one is not installed; DALI under `nvidia-dali`."""
     found: dict[str, str | None] = {"python": platform.python_version()}
     for name in _PACKAGES:
-        found[name] = _version(name)
+        found[name] = version_of(name)
     # DALI's distribution is called by its CUDA version.
-    dali = (_version(f"nvidia-dali-cuda{cuda}") for cuda in ("130", "120", "110"))
+    dali = (version_of(f"nvidia-dali-cuda{cuda}") for cuda in ("130", "120", "110"))
     found["nvidia-dali"] = next(filter(None, dali), None)
     if found["fastsc"] is None:  # run from a checkout
         import fastsc
@@ -128,7 +128,8 @@ def command() -> str:
     return shlex.join(words)
 
 
-def _version(package: str) -> str | None:
+def version_of(package: str) -> str | None:
+    """A distribution's version; None where it is not installed."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:

@@ -134,9 +134,19 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert demo.main(["--out", str(tmp_path), "--seeds", "0"]) == 2
     assert demo.main(["--out", str(tmp_path), "--epochs", "0"]) == 2
     assert demo.main(["--out", str(tmp_path), "--digits", str(tmp_path / "none")]) == 2
+    assert demo.main(["--bogus"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3
+    assert len(lines) == 4
     assert all(line.startswith("fastsc.colormnist_demo: ") for line in lines)
+    assert os.listdir(tmp_path) == []
+
+
+def test_what_draws_is_missed_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(demo, "find_spec", lambda name: None)
+    assert demo.main(["--out", str(tmp_path)]) == 2
+    assert "fastsc[eval]" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 
 

@@ -162,3 +162,5 @@ def test_other_sources_are_refused(tmp_path: Path) -> None:
     assert "cannot be read" in refused(path)
     np.save(tmp_path / "digits.npy", TRAIN[0])
     assert "neither" in refused(tmp_path / "digits.npy")
+    (tmp_path / "digits.npy").rename(path)
+    assert "cannot be read" in refused(path)

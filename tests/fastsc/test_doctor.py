@@ -5,10 +5,12 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from importlib import metadata
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -151,7 +153,12 @@ def test_every_backend_has_its_row() -> None:
     assert rows["decoders"] == set(DECODERS)
     assert {name for name in PIPELINES if name != "ffcv"} <= rows["pipelines"]
     assert {f"{name} on cuda" for name in PIPELINES if name != "ffcv"} <= rows["pipelines"]
-    assert set(runlog.versions()) - {"python", "torch"} == rows["packages"]
+    assert set(runlog.versions()) - {"python", "torch"} <= rows["packages"]
+    requirements = [re.match(r"[\w-]+", line) for line in metadata.requires("fastsc") or []]
+    core = {name[0] for name in requirements if name and "extra ==" not in name.string}
+    assert core - {"torch"} <= rows["packages"]
+    of_core = [p for p in PROBES if p.group == "packages" and p.name in core]
+    assert {p.name for p in of_core if not p.needed} <= {"timm"}
     assert {p.after for p in PROBES} <= {p.name for p in PROBES} | {""}
     assert {("torch", "torch"), ("pipelines", "cpu"), ("kernels", "ds")} <= {
         key for key, probe in BY_NAME.items() if probe.needed
@@ -221,8 +228,9 @@ NO_GPU = (("torch", "GPU"), ("pipelines", "dali on cuda"), ("pipelines", "cpu on
     ("broken", "status", "said"),
     [
         ((), 0, ["Training on the GPU here: --pipeline dali;", "All is there."]),
-        (NO_GPU, 0, ["Training on the CPU here: --pipeline dali;", "better: a GPU"]),
+        (NO_GPU, 0, ["Training on the CPU here: --pipeline cpu;", "better: a GPU"]),
         ((("pipelines", "dali on cuda"),), 0, ["GPU here: --pipeline cpu;", "fastsc[dali]"]),
+        ((*NO_GPU, ("pipelines", "cpu")), 1, ["CPU here: --pipeline dali;"]),
         ((*NO_GPU, ("pipelines", "dali")), 0, ["CPU here: --pipeline cpu;", "fastsc[dali]"]),
         ((("loggers", "wandb"), ("decoders", "simplejpeg")), 0, ["All is there."]),
         ((("decoders", "nvimgcodec"), ("decoders", "simplejpeg")), 0, ["fastsc[jpeg]"]),

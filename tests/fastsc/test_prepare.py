@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -70,6 +71,9 @@ def test_an_empty_folder_may_be_there(digits: Path, tmp_path: Path) -> None:
         ("colormnist --out x --seed -1", "--seed"),
         ("colormnist --out x --seed 1.5", "--seed"),
         ("colormnist --out x --digits no-such-path", "no-such-path"),
+        ("colormnist --out x --corr 0.9", "--corr"),
+        ("colormnist --out x/..", "no such folder"),
+        ("colormnist --out=", "no folder"),
     ],
 )
 def test_mistakes_in_the_options_are_one_line_and_write_nothing(
@@ -126,6 +130,28 @@ def test_nothing_is_left_half_written(
     assert os.listdir(tmp_path) == []
     (line,) = capsys.readouterr().err.splitlines()
     assert ("No space left" in line) == (status == 2)
+
+
+def test_the_present_folder_may_be_filled(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert prepare.main(["colormnist", "--out", ".", "--digits", str(digits)]) == 0
+    assert (tmp_path / "train" / "9").is_dir()
+    assert os.listdir(tmp_path.parent).count(tmp_path.name) == 1
+
+
+def test_sigterm_leaves_nothing_behind(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(*args: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(colormnist, "colour_digit", terminated)
+    words = ["colormnist", "--out", str(tmp_path / "out"), "--digits", str(digits)]
+    assert prepare.main(words) == 130
+    assert os.listdir(tmp_path) == []
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
 
 
 @pytest.mark.parametrize("words", [[], ["colormnist"]])

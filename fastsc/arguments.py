@@ -1,0 +1,26 @@
+"""argparse as the small commands have it: a mistake is one line, and a name is written out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any, NoReturn
+
+from fastsc.pipelines.errors import UserError
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose mistakes are UserErrors, without the usage in front or abbreviated options."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message}; see --help")
+
+
+def folder_name(text: str) -> Path:
+    """For `type=`: a path, and not an empty word, which would be the present folder."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("an empty word is no folder")
+    return Path(text)
