@@ -112,7 +112,7 @@ def demo(
     if find_spec("matplotlib") is None:
         raise UserError("the picture needs matplotlib: pip install 'fastsc[eval]'")
     began = time.monotonic()
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     data, metadata = out / "data", ready(out / "data", correlation, digits)
     counts = {name: split["n"] for name, split in metadata["splits"].items()}
     console.print(
@@ -281,9 +281,9 @@ def results_table(kinds: list[Arm], scores: list[Score]) -> Table:
     """A row an arm: mean over the seeds, and the standard deviation where there are several."""
     n = next(score.n for score in scores if score.split == "random")
     table = Table(title=f"Accuracy on {n} test digits, by their colour")
-    table.add_column("training")
+    table.add_column("training", no_wrap=True)
     for heading in ("hue ±", "val", *SPLITS[1:], "ds_relative"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(heading, justify="right")
     for arm in kinds:
         row = [arm.label, f"{arm.hue:g}" if arm.hue else ""]
         row += [_spread(of(scores, arm.key, split), 100, 1) for split in SPLITS]

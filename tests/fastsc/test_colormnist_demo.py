@@ -97,6 +97,9 @@ def test_table_and_verdict_show_means_and_spreads() -> None:
     # The standard deviation of 25 and 35 is 10 / √2.
     for part in ("1000 test digits", "30.0 ± 7.1", "65.0 ± 7.1", "90.0 ± 0.0", "0.450 ± 0.000"):
         assert part in out.getvalue(), part
+    narrow = io.StringIO()
+    Console(file=narrow, width=70).print(demo.results_table(kinds, scores))
+    assert narrow.getvalue().count("constraint") == 2  # it is the numbers that fold
     lines = demo.verdict(kinds, scores)
     assert any("±0.1 " in line and "+25.0 points" in line for line in lines)
     assert any("±0.5 " in line and "-0.5 points" in line for line in lines)
