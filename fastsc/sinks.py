@@ -125,7 +125,8 @@ class WandbSink:
                 resume="allow",
             )
         except Exception as error:  # noqa: BLE001, no login, no network, a setting that is wrong
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            lines = str(error).strip().splitlines() or [type(error).__name__]
+            reason = lines[0].removesuffix(".")
             raise UserError(
                 f"--wandb: {reason}; `wandb login`, or WANDB_MODE=offline, or leave the option out"
             ) from None
