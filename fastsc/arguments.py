@@ -22,5 +22,5 @@ class Parser(argparse.ArgumentParser):
 def folder_name(text: str) -> Path:
     """For `type=`: a path, and not an empty word, which would be the present folder."""
     if not text or "\0" in text:
-        raise argparse.ArgumentTypeError("an empty word is no folder")
+        raise argparse.ArgumentTypeError(f"{text!r} is no folder's name")
     return Path(text)

@@ -94,8 +94,8 @@ def _check_method(config: TrainConfig) -> None:
             f"--batch-size {optim.batch_size} cannot be cut into {optim.accumulate} equal parts: "
             "make it a multiple of --accumulate"
         )
-    part = optim.batch_size / optim.accumulate * method.paired_fraction
-    if method.ds == "relative" and part < 2:
+    n_pairs = max(1, round(method.paired_fraction * optim.batch_size))  # as pipelines.plan has it
+    if method.ds == "relative" and n_pairs // optim.accumulate < 2:
         raise UserError(
             "--ds relative measures between images: --batch-size must be at least 2, in each part "
             "of --accumulate and with --paired-fraction"

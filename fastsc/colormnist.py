@@ -142,7 +142,6 @@ def prepare(
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed must be from 0 to 2**63 - 1, not {seed}")
     _require_free(out)
-    out = out.resolve()  # "." and "x/.." have no name to put a folder beside
     found = read_digits(digits)
     splits = split_and_colour(found.labels, found.n_train, correlation, seed)
     metadata = describe(found, splits, correlation, seed)
@@ -272,8 +271,8 @@ def _first_of_each_class(
 
 
 def _require_free(out: Path) -> None:
-    if out.name in ("", "..") and not out.is_dir():
-        raise UserError(f"--out {out}: there is no such folder; name one")
+    if out.name in ("", "..") or out.resolve() == Path.cwd():
+        raise UserError(f"--out {out}: is where you are, or above; name a folder in it")
     try:
         if out.is_symlink() or (out.exists() and not out.is_dir()):
             raise UserError(f"--out {out}: is no folder; name another")

@@ -47,15 +47,16 @@ def open_data(config: DataConfig) -> Data:
 
 
 def verified(data: Data, config: DataConfig, ranks: Ranks) -> Data:
-    """The data less what does not decode: every image is decoded once, by the main rank.
+    """The data less what does not decode: every image is decoded once, by one of the ranks.
 
     Raises:
         UserError: An image does not decode, and the user does not want it skipped.
     """
 
     def checked(index: Index) -> Index:
-        mine = ranks.together(lambda: verify(index, config.workers) if ranks.main else None)
-        broken = ranks.broadcast(mine)
+        share = index.usable[ranks.rank :: ranks.world_size]
+        shares = ranks.gather_values(verify(index, workers_of(config, ranks), share))
+        broken = {i: why for share in ranks.broadcast(shares) or () for i, why in share.items()}
         index = index.without(broken) if broken else index
         ranks.together(lambda: index.require(config.on_bad_image))
         return index
@@ -92,6 +93,11 @@ def _beton_hint(root: Path) -> str:
     return "expected train/CLASS/*.jpg in it"
 
 
+def workers_of(config: DataConfig, ranks: Ranks) -> int:
+    """Threads of this process: the cores of a machine are shared by its processes."""
+    return config.workers or max(1, default_workers() // ranks.local_world_size)
+
+
 def build_loaders(
     config: TrainConfig,
     data: Data,
@@ -102,8 +108,7 @@ def build_loaders(
 ) -> tuple[Pipeline, Pipeline | None]:
     """This rank's training loader, in `dtype`, and its validation loader, in float32."""
     d = config.data
-    # The cores of a machine are shared by its processes.
-    workers = d.workers or max(1, default_workers() // ranks.local_world_size)
+    workers = workers_of(d, ranks)
 
     def loader(index: Index, *, train: bool) -> Pipeline:
         return build(

@@ -6,12 +6,18 @@ import os
 import shutil
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from fastsc.config import TrainConfig
 from fastsc.options import dump
 from fastsc.pipelines.errors import UserError
+
+# What a run and its sinks write beside config.yaml before the first step.
+WRITTEN = (
+    "log.jsonl", "checkpoints", "steps.csv", "epochs.csv", "tensorboard", "wandb", "wandb-id.txt",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,23 +77,43 @@ class RunFolder:
 
     def create(self, config: TrainConfig) -> Callable[[], None]:
         """Makes the folder and writes the resolved configuration; returns what undoes it."""
-        there, new = self.root.exists(), not self.config.exists()
-
-        def undo() -> None:
-            if new:  # and the folder was empty, or was not there
-                shutil.rmtree(self.root, ignore_errors=True)
-                if there:
-                    self.root.mkdir(exist_ok=True)
-
+        undo = self._remember()
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             text = dump(config.replace(out=str(self.root), resume=False))
-            temporary = self.config.with_suffix(".part")
-            temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, self.config)  # first of all files: it marks a run's folder
+            self._part.write_text(text, encoding="utf-8")
+            os.replace(self._part, self.config)  # first of all files: it marks a run's folder
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
+            undo()
             raise UserError(f"--out {self.root}: cannot be written ({error.strerror})") from None
+        return undo
+
+    @property
+    def _part(self) -> Path:
+        return self.config.with_suffix(".part")
+
+    def _remember(self) -> Callable[[], None]:
+        """A function that leaves the folder as it is now; a run's files in it are its own."""
+        before = self.config.read_bytes() if self.config.exists() else None
+        nearest = _nearest(self.root)
+
+        def undo() -> None:
+            if before is not None:
+                self.config.write_bytes(before)
+                return
+            for name in ("config.yaml", self._part.name, *WRITTEN):
+                path = self.root / name
+                if path.is_dir():
+                    shutil.rmtree(path, ignore_errors=True)
+                else:
+                    path.unlink(missing_ok=True)
+            for folder in (self.root, *self.root.parents):
+                if folder.absolute() == nearest.absolute():
+                    return
+                with suppress(OSError):  # somebody's file in it
+                    folder.rmdir()
+
         return undo
 
 

@@ -109,7 +109,7 @@ def convert(net: nn.Module, name: str, *, split: bool, sync: bool, on_gpu: bool)
     None where views make no difference. Parameters and names of the state stay.
 
     Raises:
-        UserError: The model's batch norm is of a kind that cannot be replaced.
+        UserError: The model's batch norm is of a kind that cannot be replaced, or it has none.
     """
     if not split and not sync:
         return None
@@ -122,13 +122,15 @@ def convert(net: nn.Module, name: str, *, split: bool, sync: bool, on_gpu: bool)
     ]
     if not found:
         raise UserError(f"{option}: model {name} has no batch norm; leave the option out")
+    by_torch = on_gpu and not split
+    known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) if by_torch else (nn.BatchNorm2d,)
     for _, _, child in found:
         # timm's has the activation in it, which a replacement would lose without a word.
-        if type(child) is not nn.BatchNorm2d:
+        if type(child) not in known:
             raise UserError(
                 f"{option} knows nn.BatchNorm2d, and model {name} has {type(child).__name__}"
             )
-    if on_gpu and not split:
+    if by_torch:
         nn.SyncBatchNorm.convert_sync_batchnorm(net)
         return None
     views = Views()

@@ -35,9 +35,7 @@ class Report:
                 return
             log = stack.enter_context(RunLog(folder.log))
             display = stack.enter_context(Display(total_steps))
-            sinks = open_sinks(config, folder.root)
-            for sink in sinks:
-                stack.callback(sink.close)
+            sinks = stack.enter_context(open_sinks(config, folder.root))
             yield cls(log, display, sinks)
 
     def event(self, event: str, /, **fields: Any) -> None:

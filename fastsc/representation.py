@@ -72,7 +72,10 @@ class Represented(nn.Module):
         self._stage = _wide(output).mean(self._positions(output))
 
     def _positions(self, output: Tensor) -> tuple[int, ...]:
-        """The axes to average over: those of a square map are equally long, wherever they are."""
+        """The axes to average over: those of a square map are equally long, wherever they are.
+
+        With as many channels as rows it is taken as (N, C, H, W).
+        """
         if output.ndim == 3:
             return (1,)
         _, a, b, c = output.shape

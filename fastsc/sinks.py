@@ -6,6 +6,8 @@ import csv
 import importlib
 import os
 import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -45,17 +47,29 @@ def check_sinks(config: TrainConfig) -> None:
             ) from None
 
 
-def open_sinks(config: TrainConfig, root: Path) -> list[Sink]:
-    """The sinks that a run asked for, writing below its folder."""
+@contextmanager
+def open_sinks(config: TrainConfig, root: Path) -> Iterator[list[Sink]]:
+    """The sinks that a run asked for, writing below its folder; closed behind the context.
+
+    Raises:
+        UserError: One cannot be opened; those before it are closed.
+    """
     run = config.run
+    wanted: list[tuple[bool, Callable[[], Sink]]] = [
+        (run.csv, lambda: CsvSink(root)),
+        (run.tensorboard, lambda: TensorBoardSink(root / "tensorboard")),
+        (run.wandb, lambda: WandbSink(config, root)),
+    ]
     sinks: list[Sink] = []
-    if run.csv:
-        sinks.append(CsvSink(root))
-    if run.tensorboard:
-        sinks.append(TensorBoardSink(root / "tensorboard"))
-    if run.wandb:
-        sinks.append(WandbSink(config, root))
-    return sinks
+    with ExitStack() as stack:
+        for asked, make in wanted:
+            if asked:
+                try:
+                    sinks.append(make())
+                except OSError as error:
+                    raise UserError(f"--out {root}: cannot be written ({error})") from None
+                stack.callback(sinks[-1].close)
+        yield sinks
 
 
 class CsvSink:
@@ -66,7 +80,7 @@ class CsvSink:
         for path, columns in zip(self._paths.values(), (STEP, EPOCH), strict=True):
             if path.exists():
                 drop_torn_line(path)
-            else:
+            if not path.exists() or not path.stat().st_size:
                 self._write(path, columns)
 
     def step(self, figures: dict[str, Any]) -> None:
@@ -114,7 +128,8 @@ class WandbSink:
         import wandb
 
         kept = root / "wandb-id.txt"  # so that a resumed run goes on as the same one there
-        name = kept.read_text("utf-8") if kept.exists() else uuid.uuid4().hex
+        name = kept.read_text("utf-8") if kept.exists() else os.environ.get("WANDB_RUN_ID")
+        name = name or uuid.uuid4().hex
         try:
             self._run: Any = wandb.init(
                 project=os.environ.get("WANDB_PROJECT", "fastsc"),

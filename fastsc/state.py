@@ -20,7 +20,7 @@ from fastsc.ranks import Ranks
 from fastsc.report import Report
 from fastsc.resume import check_unchanged, plain_options
 from fastsc.runlog import environment
-from fastsc.schedules import resolution_at
+from fastsc.schedules import resolution_at, resolutions
 from fastsc.step import Figures, Step
 
 
@@ -200,6 +200,10 @@ class Training:
 def introduce(training: Training, report: Report, saved: checkpoint.Loaded | None) -> None:
     """The header of a new run, or the line of a resumed one, for the log and for a person."""
     config = training.config
+    n_epochs = -(-training.total_steps // training.steps_per_epoch)
+    if (most := resolutions(config.data, n_epochs)[-1]) < config.data.resolution:
+        what = f"--resolution-ramp ends behind the {n_epochs} epochs of this run: it trains at"
+        report.say(f"warning: {what} {most} px at most, not at {config.data.resolution}")
     if saved is not None:
         for skipped in saved.skipped:
             report.say(f"passed over the broken checkpoint {skipped}")
@@ -224,13 +228,6 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
     for index in (data.train, data.val):
         for image in index.bad_images() if index is not None else ():
             report.bad_image(image)
-    last = config.data.resolution_ramp[1]
-    if config.data.min_resolution is not None and last >= config.optim.epochs:
-        report.warning(
-            0,
-            f"--resolution-ramp ends with epoch {last}, and of {config.optim.epochs} epochs the "
-            f"last is {config.optim.epochs - 1}: none is trained at {config.data.resolution} px",
-        )
 
 
 def _check_shares(config: TrainConfig, ranks: Ranks) -> None:
@@ -244,7 +241,9 @@ def _check_shares(config: TrainConfig, ranks: Ranks) -> None:
         )
     m = n_paired(size, config.method.paired_fraction)
     if m % shares:
+        near = min(size, max(1, round(m / shares)) * shares)
         raise UserError(
             f"--paired-fraction {config.method.paired_fraction:g} of {size} images is {m} pairs: "
-            f"not a multiple of {ranks.world_size} processes × {parts} accumulation steps"
+            f"not a multiple of {ranks.world_size} processes × {parts} accumulation steps; take "
+            f"{near / size:g} ({near} pairs)"
         )

@@ -128,7 +128,7 @@ class Step:
                     raise
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(f"model {name} does not run at {side} pixels: {reason}") from None
-        self._check_batch_norm(represented, min(sizes))
+        self._check_batch_norm(represented, resolutions(data, config.optim.epochs)[0])
         return represented.to(self.device).to(memory_format=torch.channels_last)
 
     def _check_batch_norm(self, represented: Represented, side: int) -> None:
@@ -137,7 +137,8 @@ class Step:
         parts = self.ranks.world_size * self.config.optim.accumulate
         n, m = size // parts, n_paired(size, method.paired_fraction) // parts
         plain = method.alpha == 0 and method.ce_views == "clean"
-        rows = n if plain else min(n, m) if method.bn == "split" else n + m
+        # Plain training looks at both views too, for the log.
+        rows = min(n, m) if method.bn == "split" else n if plain else n + m
         if rows > 1 or (method.sync_bn and not self.ranks.alone):
             return
         with untouched(represented, torch.device("cpu")), torch.no_grad():
@@ -146,7 +147,8 @@ class Step:
             except ValueError:  # torch's, which speaks of shapes
                 raise UserError(
                     f"batch norm gets one image and one position of it at {side} pixels: take a "
-                    "larger --batch-size or --resolution"
+                    "larger --batch-size or --resolution, or less of --accumulate, --bn split and "
+                    "--paired-fraction"
                 ) from None
 
     @property
@@ -206,8 +208,6 @@ class Step:
         (f, g), (a, b), (r, s) = ((output[:n], output[n:]) for output in outputs)
         parts = self.loss_of(a, b, part.target, r, s, measured=False)
         figures = torch.stack([parts.loss.detach(), parts.ce, parts.ds])
-        if self.config.optim.accumulate > 1:  # a CUDA graph's next part would write over them
-            f, g = f.clone(), g.clone()
         return parts.loss, figures, (f.detach(), g.detach())
 
     def _plain_loss(self, part: PairBatch) -> tuple[Tensor, Tensor, None]:
@@ -221,8 +221,9 @@ class Step:
     def _look(self, batch: PairBatch) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
         """DS and both views' features, where the loss does without; leaves no trace.
 
-        The same joint forward as with the constraint, so that the figures compare; then the
-        statistics of batch norm and the generators are put back as if it had not been.
+        The same joint forward as with the constraint, so that the figures compare (the scale of
+        kind relative is the whole batch's, where training takes a part's); then the statistics of
+        batch norm and the generators are put back as if it had not been.
         """
         if batch.perturbed is None:
             return None
@@ -280,11 +281,13 @@ class Step:
 def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Puts a model's buffers (batch norm's statistics) and the generators back behind it."""
     buffers = [buffer.clone() for buffer in model.buffers()]
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        yield
-    with torch.no_grad():
-        for buffer, value in zip(model.buffers(), buffers, strict=True):
-            buffer.copy_(value)
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
 
 
 def _part(batch: PairBatch, i: int, n_parts: int) -> PairBatch:

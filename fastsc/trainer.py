@@ -46,10 +46,10 @@ def train(config: TrainConfig) -> int:
 
 def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
     ranks.together(lambda: check_sinks(config))
-    ranks.together(lambda: check_compiler(config.run.compile, device))
-    precision = ranks.together(lambda: pick_precision(config.run.precision, device))
-    config = config.replace(precision=precision)
     ranks.together(lambda: check_same_options(config, ranks))
+    precision = ranks.together(lambda: pick_precision(config.run.precision, device))
+    ranks.same("the native precisions (name one with --precision)", precision)
+    config = config.replace(precision=precision)
     chosen = ranks.together(lambda: RunFolder.choose(config) if ranks.main else None)
     folder = ranks.broadcast(chosen)
     assert folder is not None
@@ -73,6 +73,7 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
                 return 0
         else:
             _say(ranks, f"{folder.root} has no checkpoint yet; starting over")
+    ranks.together(lambda: check_compiler(config.run.compile, device))
     with StopSignal() as stop, ExitStack() as stack:
         report = ranks.together(lambda: stack.enter_context(_begin(config, folder, training)))
         began, reason = time.monotonic(), "done"
@@ -149,9 +150,9 @@ def _fit(training: Training, folder: RunFolder, report: Report, stop: StopSignal
                 report.step(step, epoch, figures)
                 if warning := training.look_at(figures):
                     report.warning(step, warning)
-            if logged or wish != NOTHING:
-                _report_bad_images(training, report)
             due = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0
+            if logged or due or wish != NOTHING:  # before a checkpoint, which goes on behind them
+                _report_bad_images(training, report)
             if not last and (due or wish != NOTHING):
                 save()
                 meter.pause()

@@ -51,6 +51,7 @@ class Settings:
         """
         if not self.train:
             return n
+        assert n == self.batch_size // self.world_size, "training has whole batches"
         return n_paired(self.batch_size, self.paired_fraction) // self.world_size
 
 

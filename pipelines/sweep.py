@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, decode_pil
 from fastsc.pipelines.files import read_file
@@ -18,6 +21,7 @@ def sweep(
     use: Callable[[int, RGB8], None],
     *,
     workers: int | None = None,
+    only: NDArray[np.int64] | None = None,
     title: str,
 ) -> dict[int, str]:
     """Decodes every usable image whole and hands it to `use(dataset index, pixels)`.
@@ -27,6 +31,7 @@ def sweep(
         decode: One of `fastsc.pipelines.decode`.
         use: Called from several threads, each index once.
         workers: Threads. Default: the cores that this process may use, at most 16.
+        only: The dataset indices to decode. Default: all that are usable.
         title: Of the progress bar.
 
     Returns:
@@ -44,7 +49,7 @@ def sweep(
         use(i, image)
         return None
 
-    usable = index.usable.tolist()
+    usable = (index.usable if only is None else only).tolist()
     with ThreadPoolExecutor(workers or default_workers()) as threads:
         reasons: Iterable[str | None] = threads.map(one, usable)
         if len(usable) >= MIN_FILES:
@@ -52,10 +57,14 @@ def sweep(
         return {i: why for i, why in zip(usable, reasons, strict=True) if why is not None}
 
 
-def verify(index: Index, workers: int | None = None) -> dict[int, str]:
+def verify(
+    index: Index, workers: int | None = None, only: NDArray[np.int64] | None = None
+) -> dict[int, str]:
     """The files whose body does not decode, as `Index.without` takes them: what `--verify` does.
 
     Uses Pillow, which is strict where the fast decoders are not: a truncated JPEG may pass them
     when only the region above the cut is asked for.
     """
-    return sweep(index, decode_pil, lambda _i, _image: None, workers=workers, title="Verifying")
+    return sweep(
+        index, decode_pil, lambda _i, _image: None, workers=workers, only=only, title="Verifying"
+    )

@@ -42,7 +42,8 @@ def train(dump: Path, words: list[str]) -> int:
 
     Step.train_step, Training.close = observed_step, observed_close  # type: ignore[method-assign]
     status = seen["status"] = main(words)
-    torch.save(seen, dump / f"rank{Ranks().rank}.pt")
+    torch.save(seen, part := dump / f"{Ranks().rank}.part")
+    part.rename(dump / f"rank{Ranks().rank}.pt")  # torchrun may end this process at any moment
     return status
 
 

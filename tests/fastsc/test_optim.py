@@ -152,6 +152,7 @@ def test_an_overflow_in_the_first_step_changes_nothing() -> None:
     x = torch.randn(2, 3, 8, 8)
 
     scaler.scale(net(x).sum() * float("inf")).backward()
+    scaler.unscale_(optimizers[0])
     scaler.step(optimizers[0])
     scaler.update()
     optimizers[0].zero_grad()
@@ -159,6 +160,7 @@ def test_an_overflow_in_the_first_step_changes_nothing() -> None:
         assert "running" in key or "num_batches" in key or value.equal(twin.state_dict()[key])
 
     scaler.scale(net(x).sum()).backward()
+    scaler.unscale_(optimizers[0])
     scaler.step(optimizers[0])
     twin(x).sum().backward()
     optimizers[1].step()

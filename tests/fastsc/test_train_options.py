@@ -35,6 +35,9 @@ TINY = [
 ]  # fmt: skip
 
 
+PLAIN = ["--alpha", "0", "--ce-views", "clean"]
+
+
 def run(data: Path, out: Path, *more: str) -> int:
     return main([*TINY, "--data", str(data), "--out", str(out), *more])
 
@@ -239,6 +242,7 @@ def test_csv_has_the_logs_figures_and_survives_a_resume(image_folder: Path, tmp_
     assert run(image_folder, out, "--csv", "--max-steps", "6") == 0
     with open(out / "steps.csv", "a", encoding="utf-8") as file:
         file.write("7,1,0.5")  # what a kill leaves
+    (out / "epochs.csv").write_text("epo")
     assert run(image_folder, out, "--csv", "--resume") == 0
     with open(out / "steps.csv", newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
@@ -295,6 +299,10 @@ def test_a_sink_that_is_not_installed_is_a_mistake(
         (["--resolution-ramp", "3", "5"], "add it"),
         (["--min-resolution", "16"], "needs --resolution-ramp"),
         (["--bn", "split", "--paired-fraction", "0.1", "--model", "resnet18"], "batch norm gets"),
+        (
+            ["--bn", "split", "--paired-fraction", "0.1", "--model", "resnet18", *PLAIN],
+            "batch norm gets",
+        ),
         (["--bn", "split", "--model", "timm:test_convnext"], "no batch norm"),
         (["--compile", "--compile-mode", "reduce-overhead", "--accumulate", "2"], "CUDA graphs"),
         (["--clip-grad", "-1"], "--clip-grad must be above 0"),
@@ -373,21 +381,32 @@ def test_a_sink_that_fails_leaves_nothing(
     assert run(image_folder, tmp_path / "run", "--wandb", "--csv") == 2
     assert list((tmp_path / "run").iterdir()) == []
     assert run(image_folder, tmp_path / "run", "--max-steps", "1") == 0
-    before = sorted((tmp_path / "run").rglob("*"))
-    assert run(image_folder, tmp_path / "run", "--wandb", "--resume") == 2
-    assert sorted((tmp_path / "run").rglob("*")) == before
+    before = {p: p.is_file() and p.read_bytes() for p in (tmp_path / "run").rglob("*")}
+    assert run(image_folder, tmp_path / "run", "--wandb", "--resume", "--epochs", "9") == 2
+    assert {p: p.is_file() and p.read_bytes() for p in (tmp_path / "run").rglob("*")} == before
+    (tmp_path / "scratch").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "scratch")
+    assert run(image_folder, tmp_path / "link", "--wandb") == 2
+    assert (tmp_path / "link").is_symlink()
+    assert list((tmp_path / "scratch").iterdir()) == []
+    assert run(image_folder, tmp_path / "new" / "run", "--wandb") == 2
+    assert not (tmp_path / "new").exists()
 
 
-def test_a_ramp_that_ends_behind_the_run_is_warned_of(image_folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("more", [[], ["--epochs", "4", "--max-steps", "8"]])
+def test_a_ramp_that_ends_behind_the_run_is_warned_of(
+    image_folder: Path, tmp_path: Path, more: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     plan = ["--min-resolution", "16", "--resolution-ramp", "1", "2", "--val", "none"]
-    assert run(image_folder, tmp_path / "run", *plan) == 0
-    (warning,) = events(tmp_path / "run", "warning")
-    assert "none is trained at 32 px" in warning["reason"]
+    assert run(image_folder, tmp_path / "short", *plan, *more) == 0
+    assert "it trains at 16 px at most, not at 32" in capsys.readouterr().out
+    assert run(image_folder, tmp_path / "whole", *plan, "--epochs", "3") == 0
+    assert "at most" not in capsys.readouterr().out
 
 
 def test_accumulation_looks_at_both_views_in_parts(image_folder: Path) -> None:
-    """Plain training: the figures of the log, and no trace in the model."""
-    plain = ["--alpha", "0", "--ce-views", "clean", "--model", "timm:test_convnext"]
+    """Plain training: the figures of the log."""
+    plain = [*PLAIN, "--model", "timm:test_convnext"]
     whole, parts = (
         training(image_folder, *plain),
         training(image_folder, *plain, "--accumulate", "4"),
@@ -406,6 +425,19 @@ def test_accumulation_looks_at_both_views_in_parts(image_folder: Path) -> None:
     for name in ("loss", "ds", "ds_relative", "between", "effective_rank", "grad_norm"):
         assert b[name] == pytest.approx(a[name], rel=1e-4), name
     whole.close(), parts.close()
+
+
+def test_a_look_leaves_no_trace(image_folder: Path) -> None:
+    it = training(image_folder, *PLAIN)
+    batch = next(iter(it.loader))
+    before = {key: value.clone() for key, value in it.core.model.state_dict().items()}
+    generator = torch.get_rng_state()
+    it.core.model.train()
+    assert it.core._look(batch) is not None
+    after = it.core.model.state_dict()
+    assert all(torch.equal(value, after[key]) for key, value in before.items())
+    assert torch.equal(generator, torch.get_rng_state())
+    it.close()
 
 
 def test_the_number_of_pairs_is_that_of_the_whole_batch(image_folder: Path) -> None:
