@@ -180,6 +180,7 @@ def main(argv: list[str] | None = None) -> int:
         header = runlog.read(folder(names[0], 0) / "log.jsonl")[0]
         keep = ("images", "val_images", "model", "batch_size", "lr", "precision", "strengths")
         extra = {key: header[key] for key in keep} | {"epochs": epochs, "threads": threads}
+        extra |= {"commit_of_the_runs": header["commit"]}  # which may be older than this table
         extra |= {"arms": {name: known[name] for name in names}, "more": more}
         document = {"metadata": describe() | extra, "results": results}
         args.json.write_text(json.dumps(document, indent=1, allow_nan=False) + "\n")
