@@ -27,6 +27,12 @@ SIDE = 28
 # MNIST's own names, and the ones that some downloads have.
 IDX_NAMES = ("{part}-{what}-idx{dims}-ubyte", "{part}-{what}.idx{dims}-ubyte")
 
+# What numpy throws at a damaged .npz; TypeError: an .npy under another name; NotImplementedError: a
+# compression that zipfile does not read.
+BROKEN = (
+    OSError, EOFError, ValueError, TypeError, NotImplementedError, zlib.error, zipfile.BadZipFile,
+)  # fmt: skip
+
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
@@ -152,10 +158,7 @@ def _read_npz(path: Path) -> list[Part]:
                 if all(name in arrays for pair in pairs for name in pair):
                     return [(arrays[images], arrays[labels]) for images, labels in pairs]
             names = ", ".join(arrays.files) or "nothing"
-    except (  # TypeError: one array, an .npy under another name
-        OSError, EOFError, ValueError, TypeError, zlib.error, zipfile.BadZipFile,
-        NotImplementedError,
-    ):  # fmt: skip
+    except BROKEN:
         raise UserError(f"--digits {path}: cannot be read as an .npz of plain arrays") from None
     raise UserError(
         f"--digits {path}: needs x_train, y_train, x_test, y_test, or images, labels; has {names}"

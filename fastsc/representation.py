@@ -66,8 +66,7 @@ class Represented(nn.Module):
         if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
             raise UserError(f"--ds-at {self.at}: its output is no map of features")
         if output.ndim == 2:
-            # A copy: what runs next may work in place.
-            self._stage = output.clone() if output.element_size() == 8 else output.float().clone()
+            self._stage = _wide(output).clone()  # what runs next may work in place
             return
         self._stage = _wide(output).mean(self._positions(output))
 

@@ -56,7 +56,7 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
     data = ranks.first_here(lambda: open_data(config.data))
     ranks.same("the training images", data.train.hash)
     ranks.same("the validation images", None if data.val is None else data.val.hash)
-    if config.data.verify:  # a pass over all files: one rank's work
+    if config.data.verify:
         data = verified(data, config.data, ranks)
     training = ranks.together(lambda: Training(config, data, device, precision, ranks))
     saved = None

@@ -237,19 +237,8 @@ def test_two_hosts_equal_one_process(image_folder: Path, tmp_path: Path) -> None
     try:
         for host in hosts:
             ip("netns", "add", host)
-        ip(
-            "link",
-            "add",
-            "fsc0",
-            "netns",
-            hosts[0],
-            "type",
-            "veth",
-            "peer",
-            "fsc1",
-            "netns",
-            hosts[1],
-        )
+        cable = f"link add fsc0 netns {hosts[0]} type veth peer fsc1 netns {hosts[1]}"
+        ip(*cable.split())
         for number, host in enumerate(hosts):
             ip("-n", host, "addr", "add", f"10.77.0.{number + 1}/24", "dev", f"fsc{number}")
             for device in (f"fsc{number}", "lo"):

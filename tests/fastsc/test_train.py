@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import shutil
@@ -21,17 +20,12 @@ from fastsc import checkpoint, runlog
 from fastsc.optim import lr_at
 from fastsc.options import parse
 from fastsc.train import main
-from tests.pipelines.conftest import undecodable
+from tests.pipelines.conftest import BACKENDS, undecodable
 
 SMALL = [
     "--model", "resnet18", "--resolution", "32", "--batch-size", "8", "--epochs", "2",
     "--precision", "fp32", "--log-every", "1", "--workers", "2",
 ]  # fmt: skip
-needs_dali = pytest.mark.skipif(
-    importlib.util.find_spec("nvidia") is None or importlib.util.find_spec("nvidia.dali") is None,
-    reason="NVIDIA DALI is not installed: pip install 'fastsc[dali]'",
-)
-BACKENDS = [pytest.param("dali", marks=needs_dali), "cpu", "memory"]
 
 
 def run(data: Path, out: Path, *more: str, pipeline: str = "cpu") -> int:
