@@ -16,6 +16,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("val_resolution", 8, 4096),
     ("val_every", 1, math.inf),
     ("workers", 1, 1024),
+    ("loader_timeout", 0, math.inf),
     ("alpha", 0, math.inf),
     ("alpha_warmup_epochs", 0, math.inf),
     ("paired_fraction", 0, 1),
@@ -37,7 +38,15 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("log_every", 1, 10),
 )
 _BELOW_ONE = ("momentum", "label_smoothing", "ema")
-_ABOVE_ZERO = ("lr", "val_crop", "checkpoint_minutes", "paired_fraction", "clip_grad", "ema")
+_ABOVE_ZERO = (
+    "lr",
+    "val_crop",
+    "loader_timeout",
+    "checkpoint_minutes",
+    "paired_fraction",
+    "clip_grad",
+    "ema",
+)
 
 
 def check(config: TrainConfig) -> None:

@@ -25,14 +25,16 @@ class DataConfig:
     """Images: where they are, how they are cut, how the second view is perturbed."""
 
     data: Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="(required)")] = ""
-    """An ImageFolder: DIR/train/CLASS/* and DIR/val/CLASS/* (or DIR/test/CLASS/*)."""
+    """An ImageFolder: DIR/train/CLASS/* and DIR/val/CLASS/* (or DIR/test/CLASS/*). With --pipeline
+    ffcv a folder with train.beton and val.beton, made by `python -m fastsc.prepare beton`."""
     val: Dir = "auto"
-    """Folder of validation images, CLASS/*. auto: DIR/val, else DIR/test; none: no validation."""
-    pipeline: Literal["dali", "cpu", "memory"] = "dali"
+    """Folder of validation images, CLASS/*. auto: DIR/val, else DIR/test; none: no validation. With
+    --pipeline ffcv a beton; auto: DIR/val.beton."""
+    pipeline: Literal["dali", "cpu", "ffcv", "memory"] = "dali"
     """Who loads. dali: NVIDIA DALI, decodes on the GPU where there is one; cpu: threads of this
-    process with the fastest JPEG decoder installed; memory: small images (CIFAR), all held as one
-    array. Crops, flips and perturbations of an image are the same in each; never replaced silently
-    by another."""
+    process with the fastest JPEG decoder installed; ffcv: betons, one file of shrunk images, by
+    FFCV's decoder; memory: small images (CIFAR), all held as one array. Crops, flips and
+    perturbations of an image are the same in each; never replaced silently by another."""
     resolution: int = 224
     """Side of the square that the model sees, in pixels. Cost grows with its square."""
     min_resolution: Count = None
@@ -66,6 +68,9 @@ class DataConfig:
     on_bad_image: Literal["raise", "skip"] = "raise"
     """A broken image. raise: stop, name the file, exit 2, resumable; skip: put another in its place
     in the batch, and write a bad_image line to the log."""
+    loader_timeout: float = 120.0
+    """Seconds without a batch after which the run stops and names the stage and the file that it
+    waits for: a dead mount, a hanging decoder."""
     verify: bool = False
     """Decode every image once before training starts: finds truncated files at the price of one
     epoch's decoding."""

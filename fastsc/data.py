@@ -9,9 +9,11 @@ from typing import NamedTuple
 import torch
 
 from fastsc.config import DataConfig, TrainConfig
-from fastsc.pipelines import BadImage, Index, Pipeline, build, scan
+from fastsc.pipelines import BadImage, BetonIndex, Index, Pipeline, build, open_beton, scan
 from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.ffcv import verify as verify_samples
+from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
 from fastsc.pipelines.sweep import verify
 from fastsc.ranks import Ranks
 
@@ -33,15 +35,18 @@ def open_data(config: DataConfig) -> Data:
     root = Path(config.data)
     if not root.is_dir():
         raise UserError(f"--data {root}: {_absent(root)}")
-    if not (root / "train").is_dir():
-        hint = _beton_hint(root)
-        raise UserError(f"--data {root}: has no folder train; {hint}")
-    folder = _val_folder(config, root)
-    train = scan(root / "train")
+    is_beton = config.pipeline == "ffcv"
+    if is_beton:
+        _require_betons(root)
+    elif not (root / "train").is_dir():
+        raise UserError(f"--data {root}: has no folder train; {_hint(root)}")
+    val_path = _val_beton(config, root) if is_beton else _val_folder(config, root)
+    train = open_beton(root / TRAIN_BETON) if is_beton else scan(root / "train")
     train.require(config.on_bad_image)
-    if folder is None:
+    if val_path is None:
         return Data(train, None)
-    val = scan(folder, classes=train.classes)
+    opened = open_beton if is_beton else scan
+    val = opened(val_path, classes=train.classes)
     val.require(config.on_bad_image)
     return Data(train, val)
 
@@ -55,13 +60,41 @@ def verified(data: Data, config: DataConfig, ranks: Ranks) -> Data:
 
     def checked(index: Index) -> Index:
         share = index.usable[ranks.rank :: ranks.world_size]
-        shares = ranks.gather_values(verify(index, workers_of(config, ranks), share))
+        workers = workers_of(config, ranks)
+        if isinstance(index, BetonIndex):
+            found = verify_samples(index, workers, share)
+        else:
+            found = verify(index, workers, share)
+        shares = ranks.gather_values(found)
         broken = {i: why for share in ranks.broadcast(shares) or () for i, why in share.items()}
         index = index.without(broken) if broken else index
         ranks.together(lambda: index.require(config.on_bad_image))
         return index
 
     return Data(checked(data.train), None if data.val is None else checked(data.val))
+
+
+def _require_betons(root: Path) -> None:
+    if (root / TRAIN_BETON).is_file():
+        return
+    what = "an image folder" if (root / "train").is_dir() else f"has no {TRAIN_BETON}"
+    raise UserError(
+        f"--data {root}: {what}; --pipeline ffcv reads betons: python -m fastsc.prepare beton "
+        "--data DIR --out DIR2, then --data DIR2"
+    )
+
+
+def _val_beton(config: DataConfig, root: Path) -> Path | None:
+    if config.val == "none":
+        return None
+    path = root if config.val == "auto" else Path(config.val)
+    path = path / VAL_BETON if path.is_dir() else path
+    if path.is_file():
+        return path
+    raise UserError(
+        f"{path}: no such file; name a validation beton with --val FILE, or train without "
+        "validation with --val none"
+    )
 
 
 def _val_folder(config: DataConfig, root: Path) -> Path | None:
@@ -87,9 +120,9 @@ def _absent(path: Path) -> str:
     return "a file, not a folder" if path.exists() else "no such folder"
 
 
-def _beton_hint(root: Path) -> str:
+def _hint(root: Path) -> str:
     if any(root.glob("*.beton")):
-        return "*.beton files are not an image folder"
+        return "*.beton files are read by --pipeline ffcv"
     return "expected train/CLASS/*.jpg in it"
 
 
@@ -126,6 +159,7 @@ def build_loaders(
             dtype=dtype if train else torch.float32,
             workers=workers,
             on_bad_image=d.on_bad_image,
+            timeout=d.loader_timeout,
             report=report,
             paired_fraction=config.method.paired_fraction,
             rank=ranks.rank,

@@ -114,6 +114,7 @@ PROBES: tuple[Probe, ...] = (
     *_pipelines("cpu", DECODERS, needed=True),
     *_pipelines("memory", DECODERS),
     *_pipelines("dali", DALI),
+    *_pipelines("ffcv", FFCV),
     Probe("pipelines", "ffcv library", probes.ffcv_library, remedy=FFCV, slow=True),
     Probe("kernels", "pair_view", probes.kernel_pair_view, ("numba",), "pip install numba", True),
     Probe("kernels", "ds", probes.kernel_ds, needed=True),

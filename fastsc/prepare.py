@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import sys
 
-from fastsc import colormnist
+from fastsc import beton, colormnist
 from fastsc.arguments import Parser
 from fastsc.pipelines.errors import UserError
 from fastsc.signals import interrupted_by_sigterm
 
 # Each module has `add_arguments(parser)` and `run(args) -> str`, and imports what is slow in `run`.
 COMMANDS = {
+    "beton": (beton, "betons of an ImageFolder, FFCV's files, for --pipeline ffcv"),
     "colormnist": (colormnist, "an ImageFolder of MNIST digits whose colour tells their class"),
 }
 

@@ -30,16 +30,16 @@ def plain_options(config: TrainConfig) -> dict[str, Any]:
 # What a resumed run may change: where it runs, what it writes, how long it goes on.
 _FREE = {
     "recipe", "data", "val", "val_every", "val_flip", "val_resolution", "pipeline", "workers",
-    "on_bad_image", "verify", "epochs", "max_steps", "out", "resume", "checkpoint_steps",
-    "checkpoint_minutes", "device", "deterministic", "compile", "compile_mode", "csv",
-    "tensorboard", "wandb", "log_every",
+    "loader_timeout", "on_bad_image", "verify", "epochs", "max_steps", "out", "resume",
+    "checkpoint_steps", "checkpoint_minutes", "device", "deterministic", "compile", "compile_mode",
+    "csv", "tensorboard", "wandb", "log_every",
 }  # fmt: skip
 # Told apart by others: the model by its tensors, these by the pipeline's state.
 _FREE |= {"model", "stem", "num_classes", "seed", "batch_size"}
 
 
 # What may differ between the processes of one training: places, and what the main one alone writes.
-_OWN = {"recipe", "data", "val", "out", "workers", "csv", "tensorboard", "wandb"}
+_OWN = {"recipe", "data", "val", "out", "workers", "loader_timeout", "csv", "tensorboard", "wandb"}
 
 
 def check_same_options(config: TrainConfig, ranks: Ranks) -> None:

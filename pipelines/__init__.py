@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastsc.pipelines.base import Pipeline
     from fastsc.pipelines.batch import BadImage, PairBatch
+    from fastsc.pipelines.beton import BetonIndex, open_beton
     from fastsc.pipelines.errors import UserError
     from fastsc.pipelines.factory import PIPELINES, build
     from fastsc.pipelines.index import Index, scan
@@ -28,11 +29,13 @@ _HOME = {
     "IMAGENET_STD": "plan",
     "PIPELINES": "factory",
     "BadImage": "batch",
+    "BetonIndex": "beton",
     "Index": "index",
     "PairBatch": "batch",
     "Pipeline": "base",
     "UserError": "errors",
     "build": "factory",
+    "open_beton": "beton",
     "scan": "index",
 }
 
@@ -41,11 +44,13 @@ __all__ = [
     "IMAGENET_STD",
     "PIPELINES",
     "BadImage",
+    "BetonIndex",
     "Index",
     "PairBatch",
     "Pipeline",
     "UserError",
     "build",
+    "open_beton",
     "scan",
 ]
 

@@ -6,7 +6,7 @@ A backend only turns lists of dataset indices into uint8 images, in order (`_dec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,8 +18,11 @@ from fastsc.kernels import pair_view
 from fastsc.kernels.views import normalize
 from fastsc.pipelines.batch import BadImage, BufferPool, PairBatch
 from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.handover import SideStream
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings, local_batches, make_plan
+
+_Item = tuple[Sequence[BadImage], PairBatch | None]
 
 STATE_VERSION = 1
 MAX_SUBSTITUTES = 100  # broken in a row: then the folder is broken, not a file
@@ -54,8 +57,10 @@ class Pipeline(ABC):
         self._reported: set[str] = set()
         self._start = 0  # where the next iter() begins: not 0 only after load_state_dict
         self._position = 0  # global batches handed over in this epoch
-        self._pool = BufferPool()
-        self._being_read: list[tuple[torch.cuda.Event, torch.Tensor]] = []
+        on_gpu = settings.device.type == "cuda"
+        self._side = SideStream(settings.device) if on_gpu else None
+        # What threads fill: on the way to a GPU in pinned memory, which it reads by itself.
+        self._pool = BufferPool(pinned=on_gpu)
         self._targets = index.targets
 
     def __len__(self) -> int:
@@ -125,14 +130,27 @@ class Pipeline(ABC):
     def __iter__(self) -> Iterator[PairBatch]:
         plan, start = self.plan(), self._start
         self._start, self._position = 0, start
-        batches = local_batches(plan, self.settings, start)
+        made = self._made(plan, local_batches(plan, self.settings, start))
+        handed = self._side.ahead(made) if self._side else (item for item, _ in made)
+        try:
+            for bad, batch in handed:
+                self._tell(bad)
+                self._position += 1
+                if batch is not None:  # every image of a validation batch may have been left out
+                    yield batch
+        finally:
+            handed.close()
+            made.close()
+
+    def _made(
+        self, plan: Plan, batches: list[NDArray[np.int64]]
+    ) -> Generator[tuple[_Item, Iterable[torch.Tensor | None]], None, None]:
+        """The batches with what was broken in them, and their tensors."""
         decoded = self._decode(plan, batches)
         try:
             for batch in decoded:
-                self._tell(batch.bad)
-                self._position += 1
-                if len(batch.index):  # every image of a validation batch may have been left out
-                    yield self._views(plan, batch.images, batch.index)
+                views = self._views(plan, batch.images, batch.index) if len(batch.index) else None
+                yield (batch.bad, views), views or ()
         finally:
             decoded.close()
 
@@ -152,12 +170,12 @@ class Pipeline(ABC):
     def _views(self, plan: Plan, images: torch.Tensor, index: NDArray[np.int64]) -> PairBatch:
         """Bytes to normalized views, on the pipeline's device."""
         s = self.settings
-        if on_gpu := s.device.type == "cuda":
-            images = images.to(s.device, non_blocking=True)
+        if self._side is not None:
+            source, images = images, images.to(s.device, non_blocking=True)
 
         def buffer(n: int) -> torch.Tensor:
             shape = n, *images.shape[1:]
-            if on_gpu:
+            if self._side is not None:
                 return torch.empty(shape, dtype=s.dtype, device=s.device).permute(0, 3, 1, 2)
             return self._pool.empty_views(shape, s.dtype)
 
@@ -169,22 +187,11 @@ class Pipeline(ABC):
             pair_view(images[:m], factors, s.mean, s.std, dtype=s.dtype, out=out)
         if m < n:
             normalize(images[m:], s.mean, s.std, dtype=s.dtype, out=clean[m:])
-        if on_gpu:
-            self._keep_until_read(images)
+        if self._side is not None:
+            self._side.hold(source)  # a pinned slot, or DALI's own memory
         return PairBatch(
             clean, perturbed, self._to_device(self._targets[index]), self._to_device(index)
         )
-
-    def _keep_until_read(self, images: torch.Tensor) -> None:
-        """Holds bytes on the GPU until the kernels that read them have run.
-
-        They may be DALI's memory, and DALI, which knows nothing of torch's stream, would decode
-        the next batch into it as soon as the tensor is gone.
-        """
-        event = torch.cuda.Event()
-        event.record(torch.cuda.current_stream(images.device))
-        self._being_read = [entry for entry in self._being_read if not entry[0].query()]
-        self._being_read.append((event, images))
 
     def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)

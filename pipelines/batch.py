@@ -47,7 +47,9 @@ class BufferPool:
     count therefore tells exactly whether anybody can still see the memory.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, pinned: bool = False) -> None:
+        """`pinned`: memory that a GPU copies from while this process goes on."""
+        self._pinned = pinned
         self._buffers: list[NDArray[np.uint8]] = []  # smallest first
         self._lock = threading.Lock()
 
@@ -67,7 +69,11 @@ class BufferPool:
             if n_bytes <= size < 2 * n_bytes and sys.getrefcount(self._buffers[position]) == 2:
                 return self._buffers[position]
         # An eighth more than asked for: batches of files differ in size and should find it again.
-        buffer = np.empty(n_bytes + n_bytes // 8, np.uint8)
+        size = n_bytes + n_bytes // 8
+        if self._pinned:
+            buffer = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
+        else:
+            buffer = np.empty(size, np.uint8)
         insort(self._buffers, buffer, key=len)
         return buffer
 

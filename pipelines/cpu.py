@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
@@ -26,12 +27,22 @@ CHUNK = 4  # images a task: a task costs 20 µs to hand out, an image 1 ms to de
 
 
 @dataclass
+class Task:
+    """A few images of a batch, and what its thread is doing, for whoever waits for it in vain."""
+
+    rows: range
+    index: int = -1  # dataset index at hand
+    stage: str = "waiting for a free thread, to read"
+    done: Future[None] = field(default_factory=Future)
+
+
+@dataclass
 class _Pending:
     """A batch on its way: memory, what fills it, and who is at work."""
 
     images: torch.Tensor  # (N, R, R, 3) uint8
     index: NDArray[np.int64]  # (N,) as asked for; -1 or a substitute where a slot failed
-    tasks: list[Future[None]] = field(default_factory=list)
+    tasks: list[Task] = field(default_factory=list)
     bad: list[BadImage] = field(default_factory=list)
 
 
@@ -51,14 +62,26 @@ class CpuPipeline(Pipeline):
         """Ends the threads."""
         self._threads.close()
 
-    def _region(self, index: int, box: NDArray[np.int32]) -> NDArray[np.uint8]:
+    def _region(self, index: int, box: NDArray[np.int32], task: Task) -> NDArray[np.uint8]:
         """The pixels of a box (top, left, height, width) of one image: (h, w, 3)."""
+        task.stage = "reading"
         encoded = read_file(self.index.path(index), int(self.index.n_bytes[index]))
+        task.stage = "decoding"
         top, left, height, width = box.tolist()
         region = self._decode_region(encoded, top, left, height, width)
         if region.shape != (height, width, 3):
             raise DecodeError("its size differs from its header's")
         return region
+
+    def _fill(self, plan: Plan, index: int, slot: NDArray[np.uint8], task: Task) -> None:
+        """Writes one image, cropped, resized and flipped, into its slot: (R, R, 3).
+
+        Raises:
+            DecodeError: The image cannot be decoded.
+        """
+        region = self._region(index, plan.boxes[index], task)
+        task.stage = "resizing"
+        place(region, slot, plan.shift(index), bool(plan.flips[index]))
 
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]
@@ -76,46 +99,44 @@ class CpuPipeline(Pipeline):
             # What already runs goes on into memory that it holds itself, and is not waited for.
             for batch in pending:
                 for task in batch.tasks:
-                    task.cancel()
+                    task.done.cancel()
 
     def _submit(self, plan: Plan, share: NDArray[np.int64]) -> _Pending:
         size = self.settings.resolution
-        shape = (len(share), size, size, 3)
-        if self.settings.device.type == "cuda":
-            images = torch.empty(shape, dtype=torch.uint8, pin_memory=True)
-        else:
-            images = self._pool.empty(shape, torch.uint8)
+        images = self._pool.empty((len(share), size, size, 3), torch.uint8)
         batch = _Pending(images, share.copy())
+        slots = batch.images.numpy()
         for at in range(0, len(share), CHUNK):
-            rows = range(at, min(at + CHUNK, len(share)))
-            batch.tasks.append(self._threads.submit(self._fill, plan, batch, rows))
+            task = Task(range(at, min(at + CHUNK, len(share))))
+            task.done = self._threads.submit(self._work, plan, batch, slots, task)
+            batch.tasks.append(task)
         return batch
 
-    def _fill(self, plan: Plan, batch: _Pending, rows: range) -> None:
-        for row in rows:
+    def _work(self, plan: Plan, batch: _Pending, slots: NDArray[np.uint8], task: Task) -> None:
+        for row in task.rows:
             index = wanted = int(batch.index[row])
             attempt = 0
             while index >= 0:
+                task.index = index
                 try:
-                    region = self._region(index, plan.boxes[index])
+                    self._fill(plan, index, slots[row], task)
                 except DecodeError as error:
                     index, bad = self._replace(plan, wanted, attempt, str(error))
                     batch.bad.append(bad)
                     attempt += 1
                 else:
-                    shift = None if plan.shifts is None else plan.shifts[index]
-                    place(region, batch.images[row], shift, bool(plan.flips[index]))
                     break
             batch.index[row] = index
 
     def _collect(self, batch: _Pending) -> Decoded:
-        for number, task in enumerate(batch.tasks):
+        deadline = time.monotonic() + self.settings.timeout
+        for task in batch.tasks:
             try:
-                task.result(self.settings.timeout)
+                task.done.result(max(0.0, deadline - time.monotonic()))
             except TimeoutError:
-                first = self.index.path(int(batch.index[number * CHUNK]))
+                at = task.index if task.index >= 0 else int(batch.index[task.rows[0]])
                 raise StalledError(
-                    f"no image for {self.settings.timeout:g} s: decoding waits at or behind {first}"
+                    f"no batch for {self.settings.timeout:g} s: {task.stage} {self.index.path(at)}"
                 ) from None
         kept = batch.index >= 0
         if kept.all():

@@ -7,6 +7,7 @@ are up to 29/255 from torchvision's.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future
@@ -61,13 +62,16 @@ class DaliPipeline(Pipeline):
         self.decoder = f"dali {nvidia.dali.__version__} ({device})"
         self._shifted = settings.train and settings.crop == "pad"
         self._readers = DaemonPool(READERS, "fastsc-read")
+        # DALI's `run` has no time-out: it is waited for from outside.
+        self.runner = DaemonPool(1, "fastsc-dali")
         # Found while decoding, by (epoch, dataset index): not given to DALI again. By epoch, since
         # a region may decode where another of the same file does not.
         self._broken: dict[tuple[int, int], str] = {}
 
     def close(self) -> None:
-        """Ends the reading threads."""
+        """Ends the threads."""
         self._readers.close()
+        self.runner.close()
 
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]
@@ -102,8 +106,10 @@ class DaliPipeline(Pipeline):
                 bad.append(record)
         return _Sample(-1, slot[:0], tuple(bad))
 
-    def submit(self, plan: Plan, share: NDArray[np.int64]) -> list[Future[list[_Sample]]]:
-        """Starts reading the files of one batch."""
+    def submit(
+        self, plan: Plan, share: NDArray[np.int64]
+    ) -> list[tuple[int, Future[list[_Sample]]]]:
+        """Starts reading the files of one batch: in chunks, each with its first dataset index."""
 
         # One piece of pooled memory a batch: fresh pages cost more than the read.
         ends = np.cumsum(self.index.n_bytes[share])
@@ -115,7 +121,8 @@ class DaliPipeline(Pipeline):
 
         rows = range(len(share))
         return [
-            self._readers.submit(read, rows[at : at + CHUNK]) for at in range(0, len(share), CHUNK)
+            (wanted[at], self._readers.submit(read, rows[at : at + CHUNK]))
+            for at in range(0, len(share), CHUNK)
         ]
 
     def graph(self, source: Callable[[], Any] | None, batch_size: int) -> Any:
@@ -233,9 +240,10 @@ class _Run:
     def __init__(self, owner: DaliPipeline, plan: Plan, batches: list[NDArray[np.int64]]) -> None:
         self._owner, self._plan = owner, plan
         self._upcoming = iter(batches)
-        self._reading: deque[tuple[int, list[Future[list[_Sample]]]]] = deque()
+        self._reading: deque[list[tuple[int, Future[list[_Sample]]]]] = deque()
         self._inside: deque[list[_Sample]] = deque()  # given to DALI, not yet got back
         self._returned: list[_Sample] = []  # a GPU may still be reading the last one's bytes
+        self._reads = False  # DALI waits for files, and not we for DALI
 
     @property
     def in_flight(self) -> list[_Sample]:
@@ -249,7 +257,7 @@ class _Run:
         graph.build()
         while True:
             try:
-                (images,) = graph.run()
+                (images,) = self._wait(self._owner.runner.submit(graph.run))
             except StopIteration:
                 break
             yield from self._left_out()
@@ -258,6 +266,20 @@ class _Run:
             # Zero copy: the tensor keeps DALI's buffer alive, and DALI takes a fresh one.
             yield Decoded(torch.from_dlpack(images.as_tensor()), index, bad)
         yield from self._left_out()
+
+    def _wait(self, run: Future[Any]) -> Any:
+        timeout = self._owner.settings.timeout
+        while True:
+            try:
+                return run.result(timeout)
+            except TimeoutError:
+                if self._reads:  # `_feed` has a clock of its own
+                    continue
+                names = [self._owner.index.path(sample.index) for sample in self.in_flight[:1]]
+                raise StalledError(
+                    f"no batch for {timeout:g} s: DALI decodes or resizes "
+                    f"{' '.join(names)} or a file of the batches behind it"
+                ) from None
 
     def _left_out(self) -> Iterator[Decoded]:
         """Validation batches next in line without one usable image: DALI never saw them."""
@@ -268,8 +290,8 @@ class _Run:
 
     def stop(self) -> None:
         """Drops what is being read and what is held: DALI's graph and this refer to each other."""
-        for _, tasks in self._reading:
-            for task in tasks:
+        for reading in self._reading:
+            for _, task in reading:
                 task.cancel()
         self._reading.clear()
         self._inside.clear()
@@ -277,20 +299,14 @@ class _Run:
 
     def _read_next(self) -> None:
         if (share := next(self._upcoming, None)) is not None:
-            self._reading.append((int(share[0]), self._owner.submit(self._plan, share)))
+            self._reading.append(self._owner.submit(self._plan, share))
 
     def _feed(self) -> tuple[Any, ...]:
         """DALI's source: called from `run`, PREFETCH batches ahead."""
-        timeout = self._owner.settings.timeout
         while self._reading:
-            first, tasks = self._reading.popleft()
-            try:
-                chunks = [task.result(timeout) for task in tasks]
-            except TimeoutError:
-                raise StalledError(
-                    f"no batch for {timeout:g} s: reading waits at or behind "
-                    f"{self._owner.index.path(first)}"
-                ) from None
+            self._reads = True
+            chunks = self._await_files(self._reading.popleft())
+            self._reads = False
             samples = [sample for chunk in chunks for sample in chunk]
             self._read_next()
             self._inside.append(samples)
@@ -298,6 +314,19 @@ class _Run:
             if kept := [sample for sample in samples if sample.index >= 0]:
                 return self._owner.inputs(self._plan, kept)
         raise StopIteration
+
+    def _await_files(self, reading: list[tuple[int, Future[list[_Sample]]]]) -> list[list[_Sample]]:
+        timeout = self._owner.settings.timeout
+        deadline, chunks = time.monotonic() + timeout, []
+        for first, task in reading:
+            try:
+                chunks.append(task.result(max(0.0, deadline - time.monotonic())))
+            except TimeoutError:
+                raise StalledError(
+                    f"no batch for {timeout:g} s: reading {self._owner.index.path(first)} or one "
+                    f"of the {CHUNK - 1} files behind it"
+                ) from None
+        return chunks
 
 
 def _slots(samples: list[_Sample]) -> tuple[NDArray[np.int64], list[BadImage]]:

@@ -12,6 +12,7 @@ import torch
 
 from fastsc.pipelines.base import Pipeline
 from fastsc.pipelines.batch import BadImage
+from fastsc.pipelines.beton import BetonIndex, open_beton
 from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import Index, scan
@@ -21,6 +22,7 @@ from fastsc.pipelines.plan import IMAGENET_MEAN, IMAGENET_STD, Crop, OnBadImage,
 PIPELINES = {
     "dali": ("fastsc.pipelines.dali", "DaliPipeline"),
     "cpu": ("fastsc.pipelines.cpu", "CpuPipeline"),
+    "ffcv": ("fastsc.pipelines.ffcv", "FfcvPipeline"),
     "memory": ("fastsc.pipelines.memory", "MemoryPipeline"),
 }
 
@@ -56,8 +58,9 @@ def build(
     same for every pipeline, batch size, number of workers and number of ranks.
 
     Args:
-        pipeline: "dali", "cpu" or "memory".
-        data: An index (`scan`), or a folder with one folder of images a class.
+        pipeline: "dali", "cpu", "ffcv" or "memory".
+        data: An index (`scan`), or a folder with one folder of images a class; for "ffcv" an index
+            (`open_beton`), or a beton.
         batch_size: Unique images of a step over all ranks; a multiple of world_size in training.
         resolution: Side of the square output, in pixels.
         train: Shuffle, crop and flip, and drop the last partial batch; else every image once, in
@@ -94,7 +97,7 @@ def build(
     """
     if pipeline not in PIPELINES:
         raise UserError(f"no pipeline named {pipeline}; there are {', '.join(PIPELINES)}")
-    index = data if isinstance(data, Index) else scan(data)
+    index = _index_of(pipeline, data)
     index.require(on_bad_image)
     settings = Settings(
         batch_size=batch_size,
@@ -121,6 +124,15 @@ def build(
     module, name = PIPELINES[pipeline]
     loader: Pipeline = getattr(importlib.import_module(module), name)(index, settings, report)
     return loader
+
+
+def _index_of(pipeline: str, data: Index | str | os.PathLike[str]) -> Index:
+    if not isinstance(data, Index):
+        return open_beton(data) if pipeline == "ffcv" else scan(data)
+    if isinstance(data, BetonIndex) != (pipeline == "ffcv"):
+        kind = "a beton" if pipeline == "ffcv" else "an image folder, and not a beton"
+        raise UserError(f"{data.root}: --pipeline {pipeline} reads {kind}")
+    return data
 
 
 def _device(name: torch.device | str) -> torch.device:

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.decode import DecodeError
 
+TRAIN_BETON, VAL_BETON = "train.beton", "val.beton"  # in the folder that --data names
+
 
 def read_into(path: str, slot: NDArray[np.uint8]) -> None:
     """Fills a slot of the file's indexed size with its bytes.

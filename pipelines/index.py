@@ -12,8 +12,9 @@ import os
 import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,8 @@ from fastsc.pipelines.decode import header_parser
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.headers import Header, Parser, read_header
 from fastsc.pipelines.progress import MIN_FILES, tracked
+from fastsc.pipelines.walk import EXTENSIONS, Listing, list_files
 
-# torchvision's ImageFolder takes the same.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SCAN_CHUNK = 64  # files a task
 SCAN_THREADS = 8  # more than cores: on a cold disk the scan waits for reads
 
@@ -80,19 +80,15 @@ class Index:
         """The files left out, as the log has them."""
         return [BadImage(self.path(i), why) for i, why in sorted(self.left_out.items())]
 
-    def without(self, broken: dict[int, str]) -> Index:
+    def without(self, broken: dict[int, str]) -> Self:
         """The same index with further files left out."""
         keep = np.ones(len(self), np.int32)
         keep[list(broken)] = 0
-        return Index(
-            self.root,
-            self.classes,
-            self.paths,
-            self.targets,
-            self.heights * keep,
-            self.widths * keep,
-            self.n_bytes,
-            {**self.left_out, **broken},
+        return replace(
+            self,
+            heights=self.heights * keep,
+            widths=self.widths * keep,
+            left_out={**self.left_out, **broken},
         )
 
     def require(self, on_bad_image: str) -> None:
@@ -129,19 +125,15 @@ def scan(
             an image, or one that is not among `classes`.
     """
     root = Path(root)
-    found, paths, n_bytes, times = _list_files(root)
+    found, listing = _list_files(root)
     names = tuple(classes) if classes is not None else found
-    if unknown := sorted(set(found) - set(names)):
-        raise UserError(
-            f"{root}: class {unknown[0]} is not among the training classes; rename or remove it"
-        )
+    require_known(root, found, names)
     position = {name: i for i, name in enumerate(names)}
-    targets = np.array([position[p.split(os.sep, 1)[0]] for p in paths], np.int64)
+    targets = np.repeat(np.array([position[name] for name in found], np.int64), listing.counts)
+    paths, n_bytes = tuple(listing.names), np.array(listing.sizes, np.int64)
     decoder, parse = header_parser()
 
-    fingerprint = hashlib.sha256(os.fsencode("\0".join((decoder, *paths))))
-    fingerprint.update(n_bytes.tobytes() + times.tobytes())
-    key = fingerprint.hexdigest()
+    key = _fingerprint(decoder, listing)
     table = cache.load(root, key) if use_cache else None
     if table is None:
         files = [(os.path.join(root, p), int(size)) for p, size in zip(paths, n_bytes, strict=True)]
@@ -150,6 +142,22 @@ def scan(
         if use_cache and not any(header.passing for header in headers):
             cache.store(root, key, table)
     return Index(root, names, paths, targets, table.heights, table.widths, n_bytes, table.reasons)
+
+
+def _fingerprint(decoder: str, files: Listing) -> str:
+    """The cache's key: another for other names, sizes or times, or by another decoder."""
+    digest = hashlib.sha256(os.fsencode("\0".join((decoder, *files.names))))
+    digest.update(files.sizes)
+    digest.update(files.times)
+    return digest.hexdigest()
+
+
+def require_known(root: Path, found: Sequence[str], names: Sequence[str]) -> None:
+    """Raises UserError where a class of a validation set is not one of training's."""
+    if unknown := sorted(set(found) - set(names)):
+        raise UserError(
+            f"{root}: class {unknown[0]} is not among the training classes; rename or remove it"
+        )
 
 
 def _read_headers(
@@ -170,43 +178,20 @@ def _read_headers(
         return [header for chunk in done for header in chunk]
 
 
-def _list_files(
-    root: Path,
-) -> tuple[tuple[str, ...], tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
+def _list_files(root: Path) -> tuple[tuple[str, ...], Listing]:
+    """The classes of a folder and the image files of each."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; --data wants a folder with train/CLASS/*.jpg")
     try:
         classes = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir()))
-        files = [
-            (os.path.join(name, relative), stat.st_size, stat.st_mtime_ns)
-            for name in classes
-            for relative, stat in sorted(_walk(root / name))
-        ]
+        files = list_files([str(root / name) for name in classes])
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
     if not classes:
         raise UserError(f"{root}: no class folders in it; one folder a class is expected")
-    if not files:
+    if not files.names:
         raise UserError(f"{root}: no images in its class folders ({', '.join(EXTENSIONS)})")
-    filled = {path.split(os.sep, 1)[0] for path, _, _ in files}
-    if empty := [name for name in classes if name not in filled]:
-        raise UserError(f"{root / empty[0]}: a class folder without an image; fill or remove it")
-    paths, sizes, times = zip(*files, strict=True)
-    return classes, paths, np.array(sizes, np.int64), np.array(times, np.int64)
-
-
-def _walk(folder: Path, prefix: str = "") -> list[tuple[str, os.stat_result]]:
-    found: list[tuple[str, os.stat_result]] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            name = os.path.join(prefix, entry.name)
-            try:
-                is_folder, stat = entry.is_dir(), entry.stat()
-            except OSError:
-                # A dangling or circular link: keeps its place in the order, and is left out.
-                is_folder, stat = False, entry.stat(follow_symlinks=False)
-            if is_folder:
-                found += _walk(Path(entry.path), name)
-            elif entry.name.lower().endswith(EXTENSIONS):
-                found.append((name, stat))
-    return found
+    if 0 in files.counts:
+        empty = root / classes[files.counts.index(0)]
+        raise UserError(f"{empty}: a class folder without an image; fill or remove it")
+    return classes, files

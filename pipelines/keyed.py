@@ -41,6 +41,7 @@ class Stream(IntEnum):
     CROP_X = 7
     SUBSTITUTE = 8
     NEIGHBOUR = 9
+    JPEG = 10
     CROP_AREA = 32  # + attempt
     CROP_RATIO = 64  # + attempt
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.base import Decoded
 from fastsc.pipelines.batch import BadImage
-from fastsc.pipelines.cpu import CpuPipeline
+from fastsc.pipelines.cpu import CpuPipeline, Task
 from fastsc.pipelines.decode import RGB8, DecodeError, pick
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import Index
@@ -44,7 +44,8 @@ class MemoryPipeline(CpuPipeline):
         if not resized and not self._broken and (sizes == sizes[0, 0]).all():
             self._square = self._pixels.reshape(len(index), *sizes[0], 3)
 
-    def _region(self, index: int, box: NDArray[np.int32]) -> NDArray[np.uint8]:
+    def _region(self, index: int, box: NDArray[np.int32], task: Task) -> NDArray[np.uint8]:
+        task.stage = "cutting out"
         if index in self._broken:
             raise DecodeError(self._broken[index])
         shape = int(self.index.heights[index]), int(self.index.widths[index]), 3

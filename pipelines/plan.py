@@ -82,6 +82,13 @@ class Plan:
     flips: NDArray[np.bool_]
     factors: NDArray[np.float32]
 
+    def shift(self, index: int) -> tuple[int, int]:
+        """The row of `shifts` of a dataset index; (0, 0) where nothing is shifted."""
+        if self.shifts is None:
+            return 0, 0
+        dy, dx = self.shifts[index].tolist()
+        return dy, dx
+
     def substitute(self, index: int, attempt: int) -> int:
         """The dataset index that takes the slot of one that cannot be decoded."""
         return keyed.substitute(self.seed, self.epoch, index, self.usable, attempt)

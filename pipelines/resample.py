@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 def place(
-    region: NDArray[np.uint8], slot: torch.Tensor, shift: NDArray[np.int32] | None, flip: bool
+    region: NDArray[np.uint8], slot: NDArray[np.uint8], shift: tuple[int, int], flip: bool
 ) -> None:
     """Resizes a region to fill a slot, reads it `shift` off-centre with black around, mirrors it.
 
@@ -21,7 +21,7 @@ def place(
     Args:
         region: (h, w, 3) uint8.
         slot: (R, R, 3) uint8, contiguous; written.
-        shift: (2,) y and x in output pixels, or None.
+        shift: y and x, in output pixels.
         flip: Mirror left to right, after the shift.
     """
     size = slot.shape[0]
@@ -32,13 +32,12 @@ def place(
             image, (size, size), mode="bilinear", antialias=True
         )
         region = resized[0].permute(1, 2, 0).numpy()
-    dy, dx = (0, 0) if shift is None else shift.tolist()
     # Not torch's copy and flip: these would start a team of OpenMP threads for every thread here.
-    _write(region, slot.numpy(), dy, dx, flip)
+    move(region, slot, *shift, flip)
 
 
 @njit(nogil=True, cache=True)
-def _write(image: Any, slot: Any, dy: int, dx: int, flip: bool) -> None:
+def move(image: Any, slot: Any, dy: int, dx: int, flip: bool) -> None:
     """slot[y, x] = image[y + dy, (x mirrored) + dx], black outside; both (S, S, 3) uint8."""
     size = slot.shape[0]
     if dy != 0 or dx != 0:
@@ -67,4 +66,4 @@ def gather(
 ) -> None:
     """`place` for images that already have the output's size, a whole batch at once."""
     for k in range(len(index)):
-        _write(pixels[index[k]], out[k], shifts[k, 0], shifts[k, 1], flips[k])
+        move(pixels[index[k]], out[k], shifts[k, 0], shifts[k, 1], flips[k])

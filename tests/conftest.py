@@ -53,6 +53,16 @@ def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def beton_folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared folder's images as train.beton and val.beton."""
+    from fastsc import prepare
+
+    out = tmp_path_factory.mktemp("betons")
+    assert prepare.main(["beton", "--data", str(image_folder), "--out", str(out)]) == 0
+    return out
+
+
 def smooth_image(rng: np.random.Generator, label: int) -> Image.Image:
     """Coarse noise, upsampled: as smooth as a photograph, in a class's own colour."""
     width, height = (int(side) for side in rng.integers(60, 201, size=2))

@@ -151,8 +151,7 @@ def test_every_backend_has_its_row() -> None:
     assert len(BY_NAME) == len(PROBES)
     rows = {group: {p.name for p in PROBES if p.group == group} for group, _ in BY_NAME}
     assert rows["decoders"] == set(DECODERS)
-    assert {name for name in PIPELINES if name != "ffcv"} <= rows["pipelines"]
-    assert {f"{name} on cuda" for name in PIPELINES if name != "ffcv"} <= rows["pipelines"]
+    assert set(PIPELINES) | {f"{name} on cuda" for name in PIPELINES} <= rows["pipelines"]
     assert set(runlog.versions()) - {"python", "torch"} <= rows["packages"]
     requirements = [re.match(r"[\w-]+", line) for line in metadata.requires("fastsc") or []]
     core = {name[0] for name in requirements if name and "extra ==" not in name.string}

@@ -46,10 +46,18 @@ def same_weights(a: Path, b: Path) -> bool:
     return one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
 
 
+@pytest.fixture
+def data(pipeline: str, request: pytest.FixtureRequest) -> Path:
+    """What --data is for a pipeline."""
+    name = "beton_folder" if pipeline == "ffcv" else "image_folder"
+    folder: Path = request.getfixturevalue(name)
+    return folder
+
+
 @pytest.mark.parametrize("pipeline", BACKENDS)
-def test_every_file_of_a_run(image_folder: Path, tmp_path: Path, pipeline: str) -> None:
+def test_every_file_of_a_run(data: Path, tmp_path: Path, pipeline: str) -> None:
     out = tmp_path / "run"
-    assert run(image_folder, out, pipeline=pipeline) == 0
+    assert run(data, out, pipeline=pipeline) == 0
     assert {p.name for p in out.iterdir()} == {
         "config.yaml", "log.jsonl", "checkpoints", "weights.safetensors",
     }  # fmt: skip
@@ -145,20 +153,18 @@ def wait_for_step(process: subprocess.Popen[bytes], out: Path, step: int) -> Non
 
 
 @pytest.mark.parametrize("pipeline", BACKENDS)
-def test_kill_and_resume_is_bit_identical(
-    image_folder: Path, tmp_path: Path, pipeline: str
-) -> None:
+def test_kill_and_resume_is_bit_identical(data: Path, tmp_path: Path, pipeline: str) -> None:
     more = ("--epochs", "30", "--checkpoint-steps", "3", "--val", "none", "--max-steps", "25")
-    assert run(image_folder, tmp_path / "whole", *more, pipeline=pipeline) == 0
+    assert run(data, tmp_path / "whole", *more, pipeline=pipeline) == 0
     out = tmp_path / "killed"
-    process = start(image_folder, out, pipeline, *more)
+    process = start(data, out, pipeline, *more)
     wait_for_step(process, out, 6)  # 4 steps an epoch: in the middle of the second
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (out / "weights.safetensors").exists()
     with open(out / "log.jsonl", "a", encoding="utf-8") as log:
         log.write('{"event": "step", "st')  # what a kill leaves
-    assert run(image_folder, out, *more, "--resume", pipeline=pipeline) == 0
+    assert run(data, out, *more, "--resume", pipeline=pipeline) == 0
     assert len(events(out, "resume")) == 1
     assert same_weights(tmp_path / "whole", out)
     for line in (out / "log.jsonl").read_text().splitlines():

@@ -6,22 +6,48 @@ import importlib.util
 import io
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from fastsc.pipelines import BetonIndex, Index, open_beton, scan
+
 needs_dali = pytest.mark.skipif(
     importlib.util.find_spec("nvidia.dali") is None if importlib.util.find_spec("nvidia") else True,
     reason="NVIDIA DALI is not installed: pip install 'fastsc[dali]'",
 )
-BACKENDS = [pytest.param("dali", marks=needs_dali), "cpu", "memory"]
+needs_ffcv = pytest.mark.skipif(
+    importlib.util.find_spec("ffcv") is None,
+    reason="FFCV is not installed: make ffcv, or pip install 'fastsc[ffcv]'",
+)
+DALI, FFCV = pytest.param("dali", marks=needs_dali), pytest.param("ffcv", marks=needs_ffcv)
+BACKENDS = [DALI, "cpu", FFCV, "memory"]
 
 
 @pytest.fixture(params=BACKENDS)
 def backend(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
+
+
+def opened(backend: str, folder: Path, into: Path | None = None, **stored: Any) -> Index:
+    """The index of a class folder for a backend: for ffcv that of a beton made of it, beside it
+    or in another folder.
+
+    Half of the beton's images are JPEGs and half raw, and the larger ones are shrunk, unless
+    `stored` says otherwise.
+    """
+    index = scan(folder)
+    if backend != "ffcv":
+        return index
+    from fastsc.pipelines.beton_writer import BetonOptions, write_beton
+
+    path = (into or folder.parent) / f"{folder.name}.beton"
+    options = BetonOptions(**{"resolution": 120, "quality": 95, "jpeg_share": 0.5} | stored)
+    write_beton(index, path, options, on_bad_image="skip", workers=2)
+    return open_beton(path)
 
 
 def photograph(seed: int = 0, size: tuple[int, int] = (90, 70)) -> Image.Image:
@@ -102,6 +128,30 @@ def undecodable() -> bytes:
 def folder(image_folder: Path, tmp_path: Path) -> Path:
     """A copy of the shared folder that a test may change."""
     return Path(shutil.copytree(image_folder, tmp_path / "images"))
+
+
+def with_holes(backend: str, folder: Path, *holes: str) -> Index:
+    """The index of a class folder with images that only decoding shows to be broken.
+
+    In a folder they are PNGs; in a beton, which holds what could be decoded, samples whose bytes
+    were lost.
+    """
+    for hole in holes:
+        (folder / hole).write_bytes(
+            undecodable() if backend != "ffcv" else encoded(photograph(7), "PNG")
+        )
+    index = opened(backend, folder, jpeg_share=1.0)
+    if isinstance(index, BetonIndex):
+        for hole in holes:
+            damage(index, index.paths.index(hole))
+    return index
+
+
+def damage(index: BetonIndex, i: int) -> None:
+    """Overwrites a sample of a beton with zeros."""
+    with open(index.root, "r+b") as file:
+        file.seek(index.samples.offsets[i])
+        file.write(bytes(index.samples.n_bytes[i]))
 
 
 @pytest.fixture

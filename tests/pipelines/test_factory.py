@@ -17,7 +17,7 @@ from tests.pipelines.conftest import encoded, photograph
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
-        ({"pipeline": "dalli"}, "there are dali, cpu, memory"),
+        ({"pipeline": "dalli"}, "there are dali, cpu, ffcv, memory"),
         ({"batch_size": 0}, "batch_size"),
         ({"batch_size": 2.5}, "batch_size"),
         ({"batch_size": 100}, "smaller --batch-size"),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
+import signal
+import subprocess
 import warnings
 from pathlib import Path
 
@@ -12,8 +15,9 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from fastsc.pipelines import UserError, cache, scan
+from fastsc.pipelines import UserError, cache, scan, walk
 from fastsc.pipelines import index as index_module
+from fastsc.pipelines.decode import header_parser
 from fastsc.pipelines.headers import Header
 from tests.pipelines.conftest import broken_files, encoded, odd_files, photograph
 
@@ -109,6 +113,16 @@ def test_cache_is_used_until_the_folder_changes(
     assert len(reads) == len(renewed)
 
 
+def test_the_cache_key_is_made_of_decoder_names_sizes_and_times(folder: Path) -> None:
+    # Spelt out, since another key would make every user scan again.
+    index = scan(folder / "train")
+    stats = [os.stat(index.path(i)) for i in range(len(index))]
+    key = hashlib.sha256("\0".join((header_parser()[0], *index.paths)).encode())
+    key.update(np.array([stat.st_size for stat in stats], np.int64).tobytes())
+    key.update(np.array([stat.st_mtime_ns for stat in stats], np.int64).tobytes())
+    assert cache.load(folder / "train", key.hexdigest()) is not None
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "zeroed", "flipped"])
 def test_damaged_cache_is_made_again(folder: Path, damage: str) -> None:
     first = scan(folder / "train")
@@ -196,3 +210,114 @@ def test_unusable_folder_is_a_mistake_even_when_skipping(tmp_path: Path) -> None
     (tmp_path / "cat" / "a.jpg").write_bytes(b"")
     with pytest.raises(UserError, match="none of its 1 images"):
         scan(tmp_path).require("skip")
+
+
+@pytest.fixture
+def processes(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen[bytes]]:
+    """The processes that list files: all of a folder's, two at a time, on any machine."""
+    monkeypatch.setattr(walk, "FILES_ALONE", 0)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    started: list[subprocess.Popen[bytes]] = []
+    real = walk._start
+
+    def start() -> subprocess.Popen[bytes]:
+        started.append(real())
+        return started[-1]
+
+    monkeypatch.setattr(walk, "_start", start)
+    return started
+
+
+@pytest.mark.parametrize("alone", [0, 9, 20])
+def test_other_processes_list_the_same_files(
+    folder: Path,
+    alone: int,
+    processes: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train, image = folder / "train", encoded(photograph())
+    (train / "cloud" / "a" / "b").mkdir(parents=True)
+    (train / "cloud" / "gone.jpg").symlink_to("nowhere.jpg")
+    (train / "cloud" / "loop.PNG").symlink_to("loop.PNG")
+    (train / "door" / "below").symlink_to(train / "boat")
+    latin = os.fsdecode(b"\xe9t\xe9")
+    (train / latin).mkdir()
+    # In the order of whole names, "a-" comes before "a/" and that before "a0".
+    names = ["cloud/a/b/1.JPG", "cloud/a/2.Jpeg", "cloud/a-.jpg", "cloud/a0.jpg", "cloud/a.txt"]
+    for name in [*names, f"{latin}/1.jpg", f"{latin}/\U0001f34e.jpg", f"{latin}/{latin}.jpg"]:
+        (train / name).write_bytes(image)
+        os.utime(train / name, ns=(1, 1_600_000_000_123_456_789))
+    folders = [str(path) for path in sorted(train.iterdir())]
+
+    monkeypatch.setattr(walk, "FILES_ALONE", 1000)
+    here, index = walk.list_files(folders), scan(train)
+    assert not processes
+    monkeypatch.setattr(walk, "FILES_ALONE", alone)
+    apart = walk.list_files(folders)
+    assert len(processes) == 2
+    assert vars(apart) == vars(here)
+    assert scan(train).hash == index.hash
+    assert [name for name in apart.names if name.startswith("cloud/a")] == [
+        "cloud/a-.jpg",
+        "cloud/a/2.Jpeg",
+        "cloud/a/b/1.JPG",
+        "cloud/a0.jpg",
+    ]
+    assert [process.returncode for process in processes] == [0] * 4
+
+
+def test_a_folder_that_another_process_cannot_read_is_named(
+    folder: Path, processes: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = walk._start
+
+    def start() -> subprocess.Popen[bytes]:
+        shutil.rmtree(folder / "train" / "cloud", ignore_errors=True)
+        return real()
+
+    monkeypatch.setattr(walk, "_start", start)
+    with pytest.raises(UserError) as caught:
+        scan(folder / "train")
+    assert str(caught.value) == f"{folder}/train/cloud: cannot be read (No such file or directory)"
+    assert len(processes) == 2
+
+
+@pytest.mark.parametrize("death", ["sys.exit(3)", "os.kill(os.getpid(), 9)"])
+def test_the_death_of_another_process_is_an_error(
+    folder: Path,
+    tmp_path: Path,
+    death: str,
+    processes: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "dies.py").write_text(f"import os, sys\n{death}")
+    monkeypatch.setattr(walk, "__file__", str(tmp_path / "dies.py"))
+    with pytest.raises(RuntimeError, match=r"ended with status (3|-9)"):
+        scan(folder / "train")
+    assert all(process.returncode is not None for process in processes)
+
+
+def test_a_process_that_cannot_be_started_is_no_mistake_of_the_user(
+    folder: Path, processes: list[subprocess.Popen[bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.executable", str(folder / "python"))
+    with pytest.raises(RuntimeError, match="cannot be started: No such file"):
+        scan(folder / "train")
+
+
+def test_no_process_outlives_an_interrupt(
+    folder: Path,
+    tmp_path: Path,
+    processes: list[subprocess.Popen[bytes]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (tmp_path / "hangs.py").write_text("import time\ntime.sleep(100)")
+    monkeypatch.setattr(walk, "__file__", str(tmp_path / "hangs.py"))
+
+    def interrupted(process: subprocess.Popen[bytes]) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(walk, "_answer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scan(folder / "train")
+    assert [process.returncode for process in processes] == [-signal.SIGKILL] * 2

@@ -1,0 +1,124 @@
+"""A loader that gets nothing says which stage waits for what, and lets the program end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fastsc.pipelines import build, scan
+from fastsc.pipelines.threads import StalledError
+from tests.pipelines.conftest import DALI, FFCV, needs_dali, opened
+
+# A pipe that nobody writes to stands for a mount that is gone. In a process of its own, since a
+# thread that hangs must not keep it alive.
+HANGING_READ = """
+import os, sys
+from fastsc.pipelines import build, scan
+index = scan(sys.argv[2])
+for i in range(0, len(index), 4):
+    os.unlink(index.path(i))
+    os.mkfifo(index.path(i))
+loader = build(sys.argv[1], index, batch_size=8, resolution=32, timeout=1, on_bad_image="skip")
+try:
+    list(loader)
+finally:
+    loader.close()
+"""
+
+
+@pytest.mark.parametrize("name", [DALI, "cpu"])
+def test_hanging_read_ends_the_program(folder: Path, name: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", HANGING_READ, name, str(folder / "train")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert "StalledError: no batch for 1 s: reading " in last
+    assert str(folder / "train") in last
+
+
+@pytest.mark.parametrize("name", ["cpu", FFCV])
+@pytest.mark.parametrize("stage", ["decoding", "resizing"])
+def test_hanging_stage_is_named(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, stage: str
+) -> None:
+    index = opened(name, folder / "train", resolution=120)
+    loader: Any = build(name, index, batch_size=8, resolution=32, timeout=0.5)
+    hanging = threading.Event()
+    where = {
+        ("cpu", "decoding"): (loader, "_decode_region"),
+        ("cpu", "resizing"): ("fastsc.pipelines.cpu", "place"),
+        ("ffcv", "decoding"): ("fastsc.pipelines.ffcv", "decode_sample"),
+        ("ffcv", "resizing"): (loader, "_resize_crop"),
+    }[name, stage]
+    module, function = where
+    target = f"{module}.{function}" if isinstance(module, str) else None
+
+    def hang(*_: object) -> None:
+        hanging.wait(30)
+
+    if target is None:
+        monkeypatch.setattr(module, function, hang)
+    else:
+        monkeypatch.setattr(target, hang)
+    with pytest.raises(StalledError, match=rf"no batch for 0\.5 s: .*{stage} .*\.jpg"):
+        list(loader)
+    hanging.set()
+    loader.close()
+
+
+@needs_dali
+def test_hanging_dali_is_named(image_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader: Any = build(
+        "dali", scan(image_folder / "train"), batch_size=8, resolution=32, timeout=1
+    )
+    graph = loader.graph
+
+    class Hanging:
+        """DALI's own graph, whose second run never ends."""
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self.graph, self.runs = graph(*args, **options), 0
+
+        def build(self) -> None:
+            self.graph.build()
+
+        def run(self) -> Any:
+            self.runs += 1
+            if self.runs == 2:
+                time.sleep(5)
+            return self.graph.run()
+
+    monkeypatch.setattr(loader, "graph", Hanging)
+    batches = iter(loader)
+    next(batches)
+    with pytest.raises(StalledError, match=r"no batch for 1 s: DALI decodes or resizes .*\.jpg"):
+        next(batches)
+    loader.close()
+
+
+def test_timeout_is_of_the_batch_and_not_of_an_image(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fastsc.pipelines.resample import place
+
+    def slow(*arguments: Any) -> None:
+        time.sleep(0.2)
+        place(*arguments)
+
+    monkeypatch.setattr("fastsc.pipelines.cpu.place", slow)
+    index = scan(image_folder / "train")
+    loader = build("cpu", index, batch_size=32, resolution=32, timeout=1, workers=1)
+    with pytest.raises(StalledError, match="resizing"):
+        next(iter(loader))
+    loader.close()
