@@ -1,11 +1,12 @@
 """Loaders beside what a user would pick instead: `python -m bench.loaders [--data DIR]`.
 
-Photographs from JPEG files to batches of float32 views of 224 pixels on the CPU, shuffled, cropped
-and flipped; a pair is a clean and a colour-jittered view of one crop. All read the same files, from
-the page cache, with `--workers` decoding threads or worker processes; fastsc-dali adds a thread to
-DALI's, which DALI's own pipeline gains nothing from, and both have threads that read. DIR is a
-folder of class folders, or has one in train/; without it photographs that packages ship are written
-to a temporary folder.
+Photographs from JPEG files, or from betons made of them, to batches of float32 views of 224 pixels
+on the CPU, shuffled, cropped and flipped; a pair is a clean and a colour-jittered view of one crop.
+All read from the page cache with `--workers` decoding threads or worker processes; fastsc-dali adds
+a thread to DALI's, which DALI's own pipeline gains nothing from, and both have threads that read.
+`floor` decodes the crops' regions and resizes them, with our decoder and as many threads, and
+nothing else. The stages are timed alone, on one thread. DIR is a folder of class folders, or has
+one in train/; without it photographs that packages ship are written to a temporary folder.
 """
 
 from __future__ import annotations
@@ -13,48 +14,30 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch.utils.data import DataLoader, Dataset
 
+from bench import peers, stages
 from bench.common import Case, Row, Skipped, add_arguments, measure, parse, report
-from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, Index, build, scan
+from bench.loaders_plot import draw
+from bench.peers import BATCH, SIZE, PairDataset, drain
+from bench.sources import BETONS, add_data_argument, beton, linked_folder, source_folder
+from fastsc.pipelines import Index, build, open_beton, scan
 from fastsc.pipelines.decode import pick
+from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.resample import place
 
-SIZE = 224
-BATCH = 32
-STRENGTHS = (0.4, 0.4, 0.4, 0.1)
-MIN_FILES = 2500  # an epoch so long that its start does not count
-
-
-def linked_folder(source: Path, target: Path) -> Path:
-    """A class folder tree of links to the source's files, repeated up to MIN_FILES."""
-    index = scan(source, progress=False)
-    usable = index.usable.tolist()
-    for copy in range(-(-MIN_FILES // len(usable))):
-        for i in usable:
-            folder = target / index.classes[index.targets[i]]
-            folder.mkdir(parents=True, exist_ok=True)
-            file = Path(index.path(i)).resolve()
-            (folder / f"{copy:03d}-{i:07d}{file.suffix}").symlink_to(file)
-    return target
+Maker = Callable[[], Callable[[], int]]
 
 
-def drain(batches: Iterable[Any]) -> int:
-    """One epoch; the number of images in it."""
-    return sum(len(batch[0]) for batch in batches)
-
-
-# --- ours ----------------------------------------------------------------------------------------
-
-
-def fastsc(name: str, index: Index, workers: int, *, paired: bool) -> Callable[[], int]:
+def fastsc(name: str, data: Index | Path, workers: int, *, paired: bool) -> peers.Epoch:
     """Our loader, another epoch at every call."""
-    loader = build(name, index, batch_size=BATCH, resolution=SIZE, workers=workers, paired=paired)
+    loader = build(name, data, batch_size=BATCH, resolution=SIZE, workers=workers, paired=paired)
 
     def run() -> int:
         loader.set_epoch(loader.epoch + 1)
@@ -63,225 +46,147 @@ def fastsc(name: str, index: Index, workers: int, *, paired: bool) -> Callable[[
     return run
 
 
-def decode_floor(index: Index, workers: int) -> Callable[[], int]:
-    """Decoding the crops' regions with our decoder and nothing else: what no loader can pass."""
-    from concurrent.futures import ThreadPoolExecutor
-
+def floor(index: Index, workers: int, *, resize: bool = True) -> peers.Epoch:
+    """Decoding the crops' regions and resizing them: what the cpu loader cannot pass."""
     decode = pick()[1]
     loader = build("cpu", index, batch_size=BATCH, resolution=SIZE, workers=workers)
-    boxes = loader.plan().boxes.tolist()
+    plan = loader.plan()
     loader.close()
     threads = ThreadPoolExecutor(workers)
 
-    def one(i: int) -> None:
-        with open(index.path(i), "rb") as file:
-            decode(file.read(), *boxes[i])
+    def some(rows: Any) -> int:
+        slot = np.empty((SIZE, SIZE, 3), np.uint8)
+        for i in rows.tolist():
+            with open(index.path(i), "rb") as file:
+                region = decode(file.read(), *plan.boxes[i].tolist())
+            if resize:
+                place(region, slot, (0, 0), bool(plan.flips[i]))
+        return len(rows)
 
-    def run() -> int:
-        return len(list(threads.map(one, range(len(index)), chunksize=8)))
-
-    return run
-
-
-# --- peers ---------------------------------------------------------------------------------------
-
-
-class PairDataset(Dataset[tuple[torch.Tensor, ...]]):
-    """What a user writes: decode, one crop and flip, the jitter on a copy, normalization of both.
-
-    `kind` is "tensor" or "pil" (torchvision transforms v2) or "albumentations".
-    """
-
-    def __init__(self, index: Index, kind: str, *, paired: bool = True) -> None:
-        self.files = [index.path(i) for i in range(len(index))]
-        self.kind, self.paired = kind, paired
-        if kind == "albumentations":
-            import albumentations as A
-
-            self.crop: Any = A.Compose([A.RandomResizedCrop((SIZE, SIZE)), A.HorizontalFlip()])
-            ranges = [(1 - s, 1 + s) for s in STRENGTHS[:3]]
-            self.jitter: Any = A.ColorJitter(*ranges, (-STRENGTHS[3], STRENGTHS[3]), p=1)
-            self.finish: Any = A.Normalize(IMAGENET_MEAN, IMAGENET_STD)
-            return
-        from torchvision.transforms import v2
-
-        self.crop = v2.Compose([v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()])
-        self.jitter = v2.ColorJitter(*STRENGTHS)
-        self.finish = v2.Compose(
-            [
-                v2.ToImage(),
-                v2.ToDtype(torch.float32, scale=True),
-                v2.Normalize(IMAGENET_MEAN, IMAGENET_STD),
-            ]
-        )
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, i: int) -> tuple[torch.Tensor, ...]:
-        if self.kind == "albumentations":
-            return self._albumentations(self.files[i])
-        if self.kind == "tensor":
-            from torchvision.io import ImageReadMode, decode_image
-
-            image = self.crop(decode_image(self.files[i], ImageReadMode.RGB))
-        else:
-            from PIL import Image
-
-            image = self.crop(Image.open(self.files[i]).convert("RGB"))
-        if not self.paired:
-            return (self.finish(image),)
-        return self.finish(image), self.finish(self.jitter(image))
-
-    def _albumentations(self, file: str) -> tuple[torch.Tensor, ...]:
-        import cv2
-
-        pixels: Any = cv2.imread(file, cv2.IMREAD_COLOR_RGB)
-        image = self.crop(image=pixels)["image"]
-        jittered = self.jitter(image=image)["image"]
-        views = (self.finish(image=view)["image"] for view in (image, jittered))
-        return tuple(torch.from_numpy(view).permute(2, 0, 1) for view in views)
+    chunks = np.array_split(plan.order, max(1, len(index) // 8))
+    return lambda: sum(threads.map(some, chunks))
 
 
-def data_loader(dataset: PairDataset, workers: int) -> Callable[[], int]:
-    """torch's DataLoader around it, its processes kept alive between epochs."""
-    loader = DataLoader(
-        dataset,
-        batch_size=BATCH,
-        shuffle=True,
-        num_workers=workers,
-        drop_last=True,
-        persistent_workers=True,
-    )
-    return lambda: drain(loader)
+def makers(folder: Path, index: Index, workers: int) -> dict[str, tuple[Maker, str]]:
+    """Name -> what makes an epoch's function, and what to install where it cannot be made."""
+    n, files = len(index), folder.parent
 
+    def ours(name: str, paired: bool, kind: str | None = None) -> Maker:
+        def make() -> peers.Epoch:
+            data = index if kind is None else beton(index, files, kind)
+            return fastsc(name, data, workers, paired=paired)
 
-def dali_peer(folder: Path, n: int, workers: int, kind: str) -> Callable[[], int]:
-    """DALI's own pipelines, its reader shuffling and its decoder drawing the crops.
+        return make
 
-    "single" ends with uint8 pixels, the least that it can do; "normalized" adds the flip and
-    float32; "own-colour" makes both float32 views with its colour operators, decoding once.
-    """
-    from nvidia.dali import fn, pipeline_def, types
+    def torch_loader(kind: str, **more: bool) -> Maker:
+        return lambda: peers.data_loader(PairDataset(index, kind, **more), workers)
 
-    mean, std = [[255 * x for x in values] for values in (IMAGENET_MEAN, IMAGENET_STD)]
+    def dali(kind: str) -> Maker:
+        return lambda: peers.dali(folder, n, workers, kind)
 
-    @pipeline_def(batch_size=BATCH, num_threads=workers, device_id=None)
-    def graph() -> Any:
-        encoded, _ = fn.readers.file(file_root=str(folder), random_shuffle=True)
-        image = fn.decoders.image_random_crop(encoded, output_type=types.RGB)
-        image = fn.resize(image, size=[SIZE, SIZE], antialias=True)
-        if kind == "single":
-            return image
-        mirror = fn.random.coin_flip()
+    def keyed(feed: str) -> Maker:
+        def make() -> peers.Epoch:
+            loader = build("cpu", index, batch_size=BATCH, resolution=SIZE)
+            loader.close()
+            return peers.dali_keyed(index, loader.plan().boxes, workers, feed)
 
-        def finish(view: Any) -> Any:
-            return fn.crop_mirror_normalize(
-                view, mirror=mirror, mean=mean, std=std, output_layout="HWC"
-            )
+        return make
 
-        if kind == "normalized":
-            return finish(image)
-        b, c, s = (fn.random.uniform(range=(1 - x, 1 + x)) for x in STRENGTHS[:3])
-        turn = fn.random.uniform(range=(-360 * STRENGTHS[3], 360 * STRENGTHS[3]))
-        twist = fn.color_twist(image, brightness=b, contrast=c, saturation=s, hue=turn)
-        return finish(image), finish(twist)
+    def ffcv(kind: str, **more: bool) -> Maker:
+        return lambda: peers.ffcv(beton(index, files, kind), workers, **more)
 
-    pipe = graph()
-    pipe.build()
-
-    def run() -> int:
-        seen = 0
-        for _ in range(n // BATCH):
-            views = [torch.from_dlpack(view.as_tensor()) for view in pipe.run()]
-            seen += len(views[0])
-        return seen
-
-    return run
-
-
-# --- all together --------------------------------------------------------------------------------
-
-
-def make_cases(folder: Path, workers: int) -> tuple[list[Case], list[Row]]:
-    """Every loader as a case, and a row with the reason for each that is not here."""
-    index = scan(folder, progress=False, use_cache=False)
-    n = len(index)
-    makers: dict[str, tuple[Callable[[], Callable[[], int]], str]] = {
-        "fastsc-cpu/pair": (lambda: fastsc("cpu", index, workers, paired=True), ""),
-        "fastsc-cpu/single": (lambda: fastsc("cpu", index, workers, paired=False), ""),
-        "fastsc-dali/pair": (lambda: fastsc("dali", index, workers, paired=True), "fastsc[dali]"),
-        "fastsc-dali/single": (
-            lambda: fastsc("dali", index, workers, paired=False),
-            "fastsc[dali]",
-        ),
-        "torchvision-tensor/pair": (
-            lambda: data_loader(PairDataset(index, "tensor"), workers),
-            "torchvision",
-        ),
-        "torchvision-tensor/single": (
-            lambda: data_loader(PairDataset(index, "tensor", paired=False), workers),
-            "torchvision",
-        ),
-        "torchvision-pil/pair": (
-            lambda: data_loader(PairDataset(index, "pil"), workers),
-            "torchvision",
-        ),
-        "albumentations/pair": (
-            lambda: data_loader(PairDataset(index, "albumentations"), workers),
-            "albumentations",
-        ),
-        "dali/single": (lambda: dali_peer(folder, n, workers, "single"), "fastsc[dali]"),
-        "dali/single-normalized": (
-            lambda: dali_peer(folder, n, workers, "normalized"),
-            "fastsc[dali]",
-        ),
-        "dali-own-colour/pair": (
-            lambda: dali_peer(folder, n, workers, "own-colour"),
-            "fastsc[dali]",
-        ),
-        "floor": (lambda: decode_floor(index, workers), ""),
+    made: dict[str, tuple[Maker, str]] = {
+        "fastsc-cpu/pair": (ours("cpu", True), ""),
+        "fastsc-cpu/single": (ours("cpu", False), ""),
+        "fastsc-dali/pair": (ours("dali", True), "fastsc[dali]"),
+        "fastsc-dali/single": (ours("dali", False), "fastsc[dali]"),
+        "torchvision-tensor/pair": (torch_loader("tensor"), ""),
+        "torchvision-tensor/single": (torch_loader("tensor", paired=False), ""),
+        "torchvision-pil/pair": (torch_loader("pil"), ""),
+        "albumentations/pair": (torch_loader("albumentations"), "fastsc[bench]"),
+        "dali/single": (dali("single"), "fastsc[dali]"),
+        "dali/single-normalized": (dali("normalized"), "fastsc[dali]"),
+        "dali-own-colour/pair": (dali("own-colour"), "fastsc[dali]"),
+        "dali-keyed-reader/single": (keyed("reader"), "fastsc[dali]"),
+        "dali-keyed-bytes/single": (keyed("bytes"), "fastsc[dali]"),
+        "floor": (lambda: floor(index, workers), ""),
+        "floor-decode": (lambda: floor(index, workers, resize=False), ""),
     }
+    for kind in BETONS:
+        made[f"fastsc-ffcv{kind}/pair"] = (ours("ffcv", True, kind), "fastsc[ffcv]")
+        made[f"fastsc-ffcv{kind}/single"] = (ours("ffcv", False, kind), "fastsc[ffcv]")
+        made[f"ffcv{kind}/single"] = (ffcv(kind), "fastsc[ffcv]")
+    made["ffcv-twice/pair"] = (ffcv("", twice=True), "fastsc[ffcv]")
+    return made
+
+
+def make_cases(
+    folder: Path, index: Index, workers: int, only: Sequence[str] | None
+) -> tuple[list[Case], list[Row]]:
+    """Every loader as a case, and a row with the reason for each that is not here."""
     cases, skipped = [], list[Row]()
-    for name in ("fastsc-ffcv/pair", "ffcv/single"):
-        skipped.append(Skipped(f"loaders/{name}", "there is no ffcv pipeline yet"))
-    for name, (make, package) in makers.items():
+    for name, (make, package) in makers(folder, index, workers).items():
+        name = f"loaders/{name}"
+        if only and not any(word in name for word in only):
+            continue
         unit = "pairs/s" if name.endswith("/pair") else "images/s"
         try:
-            cases.append(Case(f"loaders/{name}", make(), n, unit))
+            cases.append(Case(name, make(), len(index), unit))
         except (ImportError, ValueError) as error:
-            skipped.append(Skipped(f"loaders/{name}", f"{error}; pip install '{package}'"))
+            hint = (
+                f"; pip install '{package}'" if package and not isinstance(error, UserError) else ""
+            )
+            skipped.append(Skipped(name, f"{error}{hint}"))
     return cases, skipped
+
+
+def stage_cases(index: Index, files: Path, workers: int) -> list[Case]:
+    """The stages of each of our loaders that is installed here."""
+    found = stages.cpu_stages(index, workers)
+    for made in (
+        lambda: stages.dali_stages(index),
+        *(
+            lambda kind=kind: stages.ffcv_stages(
+                open_beton(beton(index, files, kind)), workers, kind
+            )
+            for kind in BETONS
+        ),
+    ):
+        try:
+            found += made()
+        except (ImportError, UserError):
+            continue  # its loader's row says why
+    return found
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.loaders", description=__doc__)
     add_arguments(parser)
-    parser.add_argument("--data", type=Path, metavar="DIR", help="photographs in class folders")
+    add_data_argument(parser)
     cores = min(16, len(os.sched_getaffinity(0)))
     parser.add_argument("--workers", type=int, default=cores, help="threads or worker processes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose name has this in it")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results (.png, .svg)")
     parser.set_defaults(rounds=5)
     options = parse(parser, arguments)
     if options.workers < 1:
         parser.error("--workers must be at least 1")
     if options.device.type != "cpu":
         parser.error("--device: this benchmark is of loaders on the CPU")
+    if options.plot is not None and not options.plot.absolute().parent.is_dir():
+        parser.error(f"--plot: there is no folder {options.plot.parent}; make it first")
     with tempfile.TemporaryDirectory(prefix="fastsc-bench-") as temporary:
-        source = options.data
-        if source is None:
-            from fastsc.photographs import write_photographs
-
-            source = write_photographs(Path(temporary) / "photographs")
-        source = source / "train" if (source / "train").is_dir() else source
+        source = source_folder(options.data, Path(temporary))
         folder = linked_folder(source, Path(temporary) / "links")
-        cases, skipped = make_cases(folder, options.workers)
-        if options.only:
-            cases = [case for case in cases if any(word in case.name for word in options.only)]
-            if not cases:
-                parser.error(f"--only {' '.join(options.only)}: no case has this in its name")
         index = scan(folder, progress=False, use_cache=False)
-        rows = [*measure(cases, rounds=options.rounds, warmup=1), *skipped]
+        cases, rows = make_cases(folder, index, options.workers, options.only)
+        timed = stage_cases(index, folder.parent, options.workers)
+        if options.only:
+            timed = [case for case in timed if any(word in case.name for word in options.only)]
+        if not cases + timed:
+            parser.error(f"--only {' '.join(options.only)}: no case has this in its name")
+        rows = [*measure(cases, rounds=options.rounds, warmup=1), *rows]
+        rows += measure([replace(case) for case in timed], rounds=options.rounds, warmup=1)
         report(
             rows,
             f"loaders · {SIZE} px, batch {BATCH}, {options.workers} workers",
@@ -295,6 +200,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 "mean_pixels": float(np.mean(index.heights.astype(float) * index.widths)),
             },
         )
+        if options.plot is not None:
+            draw(rows, options.workers, options.plot)
 
 
 if __name__ == "__main__":

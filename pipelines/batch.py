@@ -65,8 +65,7 @@ class BufferPool:
         """The smallest free buffer that holds so much and not twice as much, else a new one."""
         for position in range(len(self._buffers)):
             size = self._buffers[position].size
-            # Two references mean: the list's own and getrefcount's argument.
-            if n_bytes <= size < 2 * n_bytes and sys.getrefcount(self._buffers[position]) == 2:
+            if n_bytes <= size < 2 * n_bytes and self._is_free(position):
                 return self._buffers[position]
         # An eighth more than asked for: batches of files differ in size and should find it again.
         size = n_bytes + n_bytes // 8
@@ -80,6 +79,16 @@ class BufferPool:
     def empty_views(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Like `empty`, as (N, 3, H, W) in channels-last memory; shape is (N, H, W, 3)."""
         return self.empty(shape, dtype).permute(0, 3, 1, 2)
+
+    def _is_free(self, position: int) -> bool:
+        # Two references mean: the list's own and getrefcount's argument.
+        return sys.getrefcount(self._buffers[position]) == 2
+
+    @property
+    def in_use(self) -> int:
+        """Buffers that somebody can still see."""
+        with self._lock:
+            return sum(not self._is_free(position) for position in range(len(self._buffers)))
 
     def __len__(self) -> int:
         return len(self._buffers)

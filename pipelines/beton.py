@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import Index, require_known
+from fastsc.pipelines.samples import Samples, link
 
 MAGIC = b"fastsc-index-01\n"
 _LENGTH = np.dtype("<u8")
@@ -36,17 +37,6 @@ INSTALL = (
     "FFCV is not installed; pip install 'fastsc[ffcv]' (it compiles against libopencv-dev and "
     "libturbojpeg0-dev), or take --pipeline dali or cpu on an ImageFolder"
 )
-
-
-@dataclass(frozen=True, eq=False)
-class Samples:
-    """Where each dataset index lies in the file and how: (n,) each, zeros for one left out."""
-
-    heights: NDArray[np.int32]  # as stored: at most the original's
-    widths: NDArray[np.int32]
-    offsets: _INT64  # bytes from the file's start
-    n_bytes: _INT64
-    is_jpeg: NDArray[np.bool_]  # else raw pixels
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -65,17 +55,19 @@ def require_ffcv() -> None:
     Raises:
         UserError: It cannot be imported; the message says what to do.
     """
-    if "ffcv" in sys.modules:
+    if "ffcv.libffcv" in sys.modules:
+        link(sys.modules["ffcv.libffcv"].lib)
         return
     threads = torch.get_num_threads(), numba.get_num_threads()
     try:
-        import ffcv.libffcv  # noqa: F401
+        from ffcv.libffcv import lib
     except ImportError as error:
         missing = isinstance(error, ModuleNotFoundError) and error.name == "ffcv"
         raise UserError(INSTALL if missing else f"FFCV cannot be imported ({error})") from None
     finally:
         torch.set_num_threads(threads[0])
         numba.set_num_threads(threads[1])
+    link(lib)
 
 
 def open_beton(path: str | os.PathLike[str], *, classes: Sequence[str] | None = None) -> BetonIndex:

@@ -37,7 +37,7 @@ class Task:
 
 
 @dataclass
-class _Pending:
+class Pending:
     """A batch on its way: memory, what fills it, and who is at work."""
 
     images: torch.Tensor  # (N, R, R, 3) uint8
@@ -86,7 +86,7 @@ class CpuPipeline(Pipeline):
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]
     ) -> Generator[Decoded, None, None]:
-        pending: deque[_Pending] = deque()
+        pending: deque[Pending] = deque()
         upcoming = iter(batches)
         try:
             while True:
@@ -101,10 +101,10 @@ class CpuPipeline(Pipeline):
                 for task in batch.tasks:
                     task.done.cancel()
 
-    def _submit(self, plan: Plan, share: NDArray[np.int64]) -> _Pending:
+    def _submit(self, plan: Plan, share: NDArray[np.int64]) -> Pending:
         size = self.settings.resolution
         images = self._pool.empty((len(share), size, size, 3), torch.uint8)
-        batch = _Pending(images, share.copy())
+        batch = Pending(images, share.copy())
         slots = batch.images.numpy()
         for at in range(0, len(share), CHUNK):
             task = Task(range(at, min(at + CHUNK, len(share))))
@@ -112,23 +112,28 @@ class CpuPipeline(Pipeline):
             batch.tasks.append(task)
         return batch
 
-    def _work(self, plan: Plan, batch: _Pending, slots: NDArray[np.uint8], task: Task) -> None:
+    def _work(self, plan: Plan, batch: Pending, slots: NDArray[np.uint8], task: Task) -> None:
         for row in task.rows:
-            index = wanted = int(batch.index[row])
-            attempt = 0
-            while index >= 0:
-                task.index = index
-                try:
-                    self._fill(plan, index, slots[row], task)
-                except DecodeError as error:
-                    index, bad = self._replace(plan, wanted, attempt, str(error))
-                    batch.bad.append(bad)
-                    attempt += 1
-                else:
-                    break
-            batch.index[row] = index
+            self._work_row(plan, batch, slots, task, row)
 
-    def _collect(self, batch: _Pending) -> Decoded:
+    def _work_row(
+        self, plan: Plan, batch: Pending, slots: NDArray[np.uint8], task: Task, row: int
+    ) -> None:
+        index = wanted = int(batch.index[row])
+        attempt = 0
+        while index >= 0:
+            task.index = index
+            try:
+                self._fill(plan, index, slots[row], task)
+            except DecodeError as error:
+                index, bad = self._replace(plan, wanted, attempt, str(error))
+                batch.bad.append(bad)
+                attempt += 1
+            else:
+                break
+        batch.index[row] = index
+
+    def _collect(self, batch: Pending) -> Decoded:
         deadline = time.monotonic() + self.settings.timeout
         for task in batch.tasks:
             try:

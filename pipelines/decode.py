@@ -51,7 +51,7 @@ def decode_pil(encoded: bytes, top: int, left: int, height: int, width: int) -> 
             grey = (np.asarray(image.crop(box)).astype(np.int64) * 255 + 32767) // 65535
             return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
         # RGBA's and palettes' transparency is dropped, as the other decoders do.
-        return np.asarray(image.convert("RGB").crop(box))
+        return np.array(image.convert("RGB").crop(box))  # writable, as torch likes it
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
         raise DecodeError(str(error)) from None
 

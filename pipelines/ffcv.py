@@ -20,76 +20,20 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.base import Decoded
 from fastsc.pipelines.batch import BadImage
-from fastsc.pipelines.beton import BetonIndex, Samples, require_ffcv
-from fastsc.pipelines.cpu import CpuPipeline, Task, default_workers
-from fastsc.pipelines.decode import RGB8, DecodeError
+from fastsc.pipelines.beton import BetonIndex, require_ffcv
+from fastsc.pipelines.cpu import CpuPipeline, Pending, Task, default_workers
+from fastsc.pipelines.decode import DecodeError
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.progress import MIN_FILES, tracked
-from fastsc.pipelines.resample import move
+from fastsc.pipelines.samples import OK, REASONS, decode, fill
 
-_scratch = threading.local()
-
-
-def _bytes(name: str, n: int) -> NDArray[np.uint8]:
-    """n bytes of this thread's own, valid until it asks for the same name again."""
-    buffer: NDArray[np.uint8] | None = getattr(_scratch, name, None)
-    if buffer is None or buffer.size < n:
-        buffer = np.empty(n + n // 4, np.uint8)
-        setattr(_scratch, name, buffer)
-    return buffer[:n]
-
-
-def _read(file: int, offset: int, n: int, name: str) -> NDArray[np.uint8]:
-    # Read and not mapped: a mapped file that is cut while it is in use kills the interpreter.
-    buffer = _bytes(name, n)
-    try:
-        done = os.preadv(file, [buffer.data], offset)
-    except OSError as error:
-        raise DecodeError(f"cannot be read ({error.strerror})") from None
-    if done < n:
-        raise DecodeError("the file has been cut since it was opened")
-    return buffer
-
-
-def decode_sample(
-    file: int, samples: Samples, i: int, rows: tuple[int, int] | None = None
-) -> tuple[RGB8, int]:
-    """Decodes a sample.
-
-    Args:
-        file: Descriptor of the beton.
-        samples: Its table.
-        i: The dataset index.
-        rows: First row and number of rows that are wanted; a JPEG is decoded whole all the same.
-
-    Returns:
-        (h, W, 3) pixels in this thread's scratch memory, valid until its next call, and the number
-        of the image's rows above the first of them.
-
-    Raises:
-        DecodeError: The file cannot be read there, or the JPEG is damaged.
-    """
-    from ffcv.libffcv import imdecode
-
-    height, width = int(samples.heights[i]), int(samples.widths[i])
-    offset, n_bytes = int(samples.offsets[i]), int(samples.n_bytes[i])
-    if not samples.is_jpeg[i]:
-        above, height = rows or (0, height)
-        stride = 3 * width
-        pixels = _read(file, offset + above * stride, height * stride, "pixels")
-        return pixels.reshape(height, width, 3), above
-    encoded = _read(file, offset, n_bytes, "encoded")
-    pixels = _bytes("pixels", height * width * 3)
-    # libjpeg-turbo writes no more than the size that it is given, and its warnings count: FFCV
-    # itself ignores both and trains on a black or half grey image.
-    if imdecode(encoded, pixels, height, width, height, width):
-        raise DecodeError("truncated or corrupt image data")
-    return pixels.reshape(height, width, 3), 0
+STAGE = "reading, decoding or resizing"  # one call of compiled code
+_NO_SHIFTS = np.zeros((0, 2), np.int32)
 
 
 class FfcvPipeline(CpuPipeline):
-    """Like `cpu`, with samples out of one file."""
+    """Like `cpu`, with samples out of one file, several of them a call of compiled code."""
 
     name = "ffcv"
 
@@ -98,12 +42,11 @@ class FfcvPipeline(CpuPipeline):
     ) -> None:
         assert isinstance(index, BetonIndex), "`build` makes it from the beton"
         require_ffcv()
-        from ffcv.libffcv import resize_crop
-
         super().__init__(index, settings, report)
         self.decoder = f"ffcv {version('ffcv')}"
-        self._samples, self._resize_crop = index.samples, resize_crop
+        self.samples = index.samples
         self.file = os.open(index.root, os.O_RDONLY | os.O_CLOEXEC)
+        self._local = threading.local()
 
     def close(self) -> None:
         """Ends the threads and closes the file."""
@@ -119,12 +62,11 @@ class FfcvPipeline(CpuPipeline):
 
     def stored_boxes(self, boxes: NDArray[np.int32]) -> NDArray[np.int32]:
         """Boxes of the originals as boxes of the stored images: the edges scaled and rounded."""
+        index, samples = self.index, self.samples
         scaled = np.empty_like(boxes)
-        for axis, (original, stored) in enumerate(
-            (
-                (self.index.heights, self._samples.heights),
-                (self.index.widths, self._samples.widths),
-            )
+        for axis, original, stored in (
+            (0, index.heights, samples.heights),
+            (1, index.widths, samples.widths),
         ):
             scale = stored / np.maximum(original, 1)
             start = np.rint(boxes[:, axis] * scale)
@@ -134,53 +76,56 @@ class FfcvPipeline(CpuPipeline):
             scaled[:, axis + 2] = np.maximum(end - start, 1)
         return scaled
 
-    def _fill(self, plan: Plan, index: int, slot: NDArray[np.uint8], task: Task) -> None:
-        task.stage = "reading and decoding"
-        top, left, height, width = plan.boxes[index].tolist()
-        image, above = decode_sample(self.file, self._samples, index, (top, height))
-        task.stage = "resizing"
-        box = top - above, left, height, width
-        self.place(image, box, slot, plan.shift(index), bool(plan.flips[index]))
+    def _work(self, plan: Plan, batch: Pending, slots: NDArray[np.uint8], task: Task) -> None:
+        """The whole task in one call; what fails in it is gone through again, one by one."""
+        task.index, task.stage = int(batch.index[task.rows[0]]), STAGE
+        rows = slice(task.rows.start, task.rows.stop)
+        for row in np.flatnonzero(self.fill(plan, batch.index[rows], slots[rows])).tolist():
+            self._work_row(plan, batch, slots, task, task.rows[row])
 
-    def place(
-        self,
-        image: RGB8,
-        box: tuple[int, int, int, int],
-        slot: NDArray[np.uint8],
-        shift: tuple[int, int],
-        flip: bool,
-    ) -> None:
-        """`fastsc.pipelines.resample.place` of a box (top, left, height, width), area-averaged."""
-        top, left, height, width = box
-        moved = flip or shift != (0, 0)
-        target = _bytes("resized", slot.size).reshape(slot.shape) if moved else slot
-        self._resize_crop(image, top, top + height, left, left + width, target)
-        if moved:
-            move(target, slot, *shift, flip)
+    def _fill(self, plan: Plan, index: int, slot: NDArray[np.uint8], task: Task) -> None:
+        task.stage = STAGE
+        (status,) = self.fill(plan, np.array([index]), slot[None])
+        if status != OK:
+            raise DecodeError(REASONS[int(status)])
+
+    def fill(
+        self, plan: Plan, index: NDArray[np.int64], slots: NDArray[np.uint8]
+    ) -> NDArray[np.uint8]:
+        """Fills (k, R, R, 3) slots with the images of k dataset indices; their statuses."""
+        if not hasattr(self._local, "scratch"):
+            self._local.scratch = self.samples.scratch()
+        status, resized = np.empty(len(index), np.uint8), np.empty(slots.shape[1:], np.uint8)
+        shifts = _NO_SHIFTS if plan.shifts is None else plan.shifts
+        encoded, pixels = self._local.scratch
+        fill(
+            self.file, self.samples.columns, index, plan.boxes, shifts, plan.flips,
+            encoded, pixels, resized, slots, status,
+        )  # fmt: skip
+        return status
 
 
 def verify(
-    index: BetonIndex,
-    workers: int | None = None,
-    only: NDArray[np.int64] | None = None,
-    title: str = "Verifying",
+    index: BetonIndex, workers: int | None = None, only: NDArray[np.int64] | None = None
 ) -> dict[int, str]:
     """The samples that do not decode, as `Index.without` takes them: what `--verify` does.
 
     Raw pixels always do.
     """
+    local, samples = threading.local(), index.samples
+    require_ffcv()
     with open(index.root, "rb", buffering=0) as file:
 
         def one(i: int) -> str | None:
-            try:
-                decode_sample(file.fileno(), index.samples, i)
-            except DecodeError as error:
-                return str(error)
-            return None
+            if not hasattr(local, "scratch"):
+                local.scratch = samples.scratch()
+            height = int(samples.heights[i])
+            status, _ = decode(file.fileno(), samples.columns, i, 0, height, *local.scratch)
+            return REASONS.get(status)
 
         wanted = (index.usable if only is None else only).tolist()
         with ThreadPoolExecutor(workers or default_workers()) as threads:
             reasons: Iterable[str | None] = threads.map(one, wanted)
             if len(wanted) >= MIN_FILES:
-                reasons = tracked(reasons, f"{title} {index.root}", len(wanted))
+                reasons = tracked(reasons, f"Verifying {index.root}", len(wanted))
             return {i: why for i, why in zip(wanted, reasons, strict=True) if why is not None}

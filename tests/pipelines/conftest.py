@@ -32,6 +32,12 @@ def backend(request: pytest.FixtureRequest) -> str:
     return name
 
 
+@pytest.fixture(autouse=True)
+def short_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
+    """DALI takes in two of the tests' batches at once, and not all of them."""
+    monkeypatch.setattr("fastsc.pipelines.dali.TOGETHER", 10)
+
+
 def opened(backend: str, folder: Path, into: Path | None = None, **stored: Any) -> Index:
     """The index of a class folder for a backend: for ffcv that of a beton made of it, beside it
     or in another folder.

@@ -94,7 +94,10 @@ def images(loader: Pipeline) -> dict[int, torch.Tensor]:
 
 @pytest.mark.parametrize("change", ["vanish", "grow", "other bytes"])
 @pytest.mark.parametrize("when", ["after the scan", "during the epoch"])
-def test_file_that_changes(backend: str, folder: Path, change: str, when: str) -> None:
+def test_file_that_changes(
+    backend: str, folder: Path, change: str, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastsc.pipelines.dali.TOGETHER", 1)  # DALI reads less far ahead
     index = opened(backend, folder / "train")
     options = {"batch_size": 2, "resolution": 32, "on_bad_image": "skip", "timeout": 30}
     expected = images(build(backend, index, **options))  # type: ignore[arg-type]

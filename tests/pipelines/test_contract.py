@@ -296,7 +296,7 @@ def test_slow_consumer_sees_the_same(make: Make) -> None:
 def test_error_in_a_worker_reaches_the_caller(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     loader = make(crop="rrc", timeout=20)
     # A function that this backend's threads call for every image.
-    where = {"dali": "dali.read_into", "ffcv": "ffcv.decode_sample"}.get(loader.name, "cpu.place")
+    where = {"dali": "dali.read_into", "ffcv": "ffcv.fill"}.get(loader.name, "cpu.place")
 
     def fail(*_: object) -> None:
         raise MemoryError("no room for this image")
@@ -333,7 +333,7 @@ def test_memory_does_not_grow_with_epochs(make: Make) -> None:
             batches = iter(loader)
             next(batches)
             batches.close()  # type: ignore[attr-defined]
-            held.append(len(loader._pool))
+            held.append(loader._pool.in_use)
     finally:
         gc.enable()
     # An abandoned epoch leaves up to three batches at work, which end in their own time.

@@ -13,7 +13,7 @@ import pytest
 
 from fastsc.pipelines import build, scan
 from fastsc.pipelines.threads import StalledError
-from tests.pipelines.conftest import DALI, FFCV, needs_dali, opened
+from tests.pipelines.conftest import DALI, needs_dali, needs_ffcv, opened
 
 # A pipe that nobody writes to stands for a mount that is gone. In a process of its own, since a
 # thread that hangs must not keep it alive.
@@ -47,31 +47,32 @@ def test_hanging_read_ends_the_program(folder: Path, name: str) -> None:
     assert str(folder / "train") in last
 
 
-@pytest.mark.parametrize("name", ["cpu", FFCV])
-@pytest.mark.parametrize("stage", ["decoding", "resizing"])
+@pytest.mark.parametrize(
+    ("name", "function", "stage"),
+    [
+        ("cpu", "cpu.read_file", "reading"),
+        ("cpu", "cpu.place", "resizing"),
+        pytest.param("ffcv", "ffcv.fill", "reading, decoding or resizing", marks=needs_ffcv),
+        ("memory", "cpu.place", "resizing"),
+    ],
+)
 def test_hanging_stage_is_named(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, stage: str
+    folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, function: str, stage: str
 ) -> None:
-    index = opened(name, folder / "train", resolution=120)
-    loader: Any = build(name, index, batch_size=8, resolution=32, timeout=0.5)
+    loader = build(name, opened(name, folder / "train"), batch_size=8, resolution=32, timeout=0.5)
     hanging = threading.Event()
-    where = {
-        ("cpu", "decoding"): (loader, "_decode_region"),
-        ("cpu", "resizing"): ("fastsc.pipelines.cpu", "place"),
-        ("ffcv", "decoding"): ("fastsc.pipelines.ffcv", "decode_sample"),
-        ("ffcv", "resizing"): (loader, "_resize_crop"),
-    }[name, stage]
-    module, function = where
-    target = f"{module}.{function}" if isinstance(module, str) else None
+    monkeypatch.setattr(f"fastsc.pipelines.{function}", lambda *_: hanging.wait(30))
+    with pytest.raises(StalledError, match=rf"no batch for 0\.5 s: {stage} .*\.jpg"):
+        list(loader)
+    hanging.set()
+    loader.close()
 
-    def hang(*_: object) -> None:
-        hanging.wait(30)
 
-    if target is None:
-        monkeypatch.setattr(module, function, hang)
-    else:
-        monkeypatch.setattr(target, hang)
-    with pytest.raises(StalledError, match=rf"no batch for 0\.5 s: .*{stage} .*\.jpg"):
+def test_hanging_decoder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader: Any = build("cpu", folder / "train", batch_size=8, resolution=32, timeout=0.5)
+    hanging = threading.Event()
+    monkeypatch.setattr(loader, "_decode_region", lambda *_: hanging.wait(30))
+    with pytest.raises(StalledError, match=r"no batch for 0\.5 s: decoding .*\.jpg"):
         list(loader)
     hanging.set()
     loader.close()

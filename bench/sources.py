@@ -1,0 +1,55 @@
+"""The photographs that the loaders' benchmarks read, as folders and as betons."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from fastsc.pipelines import Index, open_beton, scan
+
+MIN_FILES = 2500  # an epoch so long that its start does not count
+
+# Ways in which a beton holds images of at most 400 pixels: the share of JPEGs, quality 90.
+BETONS = {"": 1.0, "-half": 0.5, "-raw": 0.0}
+
+
+def add_data_argument(parser: argparse.ArgumentParser) -> None:
+    """--data, which `source_folder` takes."""
+    parser.add_argument("--data", type=Path, metavar="DIR", help="photographs in class folders")
+
+
+def source_folder(data: Path | None, temporary: Path) -> Path:
+    """--data, or the train folder in it, or photographs that packages ship."""
+    if data is None:
+        from fastsc.photographs import write_photographs
+
+        data = write_photographs(temporary / "photographs")
+    return data / "train" if (data / "train").is_dir() else data
+
+
+def linked_folder(source: Path, target: Path) -> Path:
+    """A class folder tree of links to the source's files, repeated up to MIN_FILES."""
+    index = scan(source, progress=False)
+    usable = index.usable.tolist()
+    for copy in range(-(-MIN_FILES // len(usable))):
+        for i in usable:
+            folder = target / index.classes[index.targets[i]]
+            folder.mkdir(parents=True, exist_ok=True)
+            file = Path(index.path(i)).resolve()
+            (folder / f"{copy:03d}-{i:07d}{file.suffix}").symlink_to(file)
+    return target
+
+
+def beton(index: Index, folder: Path, kind: str) -> Path:
+    """A beton of an index, one of BETONS; made when it is asked for first.
+
+    Raises:
+        UserError: FFCV is not installed.
+    """
+    from fastsc.pipelines.beton_writer import BetonOptions, write_beton
+
+    path = folder / f"train{kind}.beton"
+    if not path.exists():
+        write_beton(index, path, BetonOptions(jpeg_share=BETONS[kind]), on_bad_image="skip")
+    open_beton(path)
+    return path
