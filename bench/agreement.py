@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bench.common import Row, Skipped, add_arguments, parse, report, summarize
-from bench.sources import add_data_argument, source_folder
+from bench.sources import add_data_argument, mistakes, source_folder
 from fastsc.pipelines import Index, Pipeline, UserError, build, open_beton, scan
 from fastsc.pipelines.decode import DECODERS, pick
 
@@ -112,7 +112,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_arguments(parser)
     add_data_argument(parser)
     options = parse(parser, arguments)
-    with tempfile.TemporaryDirectory(prefix="fastsc-bench-") as temporary:
+    folders = tempfile.TemporaryDirectory(prefix="fastsc-bench-")
+    with mistakes(parser), folders as temporary:
         source = source_folder(options.data, Path(temporary))
         index = scan(source, progress=False, use_cache=False)
         rows = compare(index, Path(temporary))

@@ -26,7 +26,7 @@ from bench import peers, stages
 from bench.common import Case, Row, Skipped, add_arguments, measure, parse, report
 from bench.loaders_plot import draw
 from bench.peers import BATCH, SIZE, PairDataset, drain
-from bench.sources import BETONS, add_data_argument, beton, linked_folder, source_folder
+from bench.sources import BETONS, add_data_argument, beton, linked_folder, mistakes, source_folder
 from fastsc.pipelines import Index, build, open_beton, scan
 from fastsc.pipelines.decode import pick
 from fastsc.pipelines.errors import UserError
@@ -175,7 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--device: this benchmark is of loaders on the CPU")
     if options.plot is not None and not options.plot.absolute().parent.is_dir():
         parser.error(f"--plot: there is no folder {options.plot.parent}; make it first")
-    with tempfile.TemporaryDirectory(prefix="fastsc-bench-") as temporary:
+    folders = tempfile.TemporaryDirectory(prefix="fastsc-bench-")
+    with mistakes(parser), folders as temporary:
         source = source_folder(options.data, Path(temporary))
         folder = linked_folder(source, Path(temporary) / "links")
         index = scan(folder, progress=False, use_cache=False)

@@ -19,6 +19,7 @@ from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, Index
 SIZE = 224
 BATCH = 32
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)
+PREFETCHED = 2  # DALI's default prefetch_queue_depth
 Epoch = Callable[[], int]
 
 
@@ -174,13 +175,14 @@ def dali_keyed(index: Index, boxes: NDArray[np.int32], workers: int, feed: str) 
 
 
 def _dali_epoch(pipe: Any, n: int) -> Epoch:
+    """Batches of n images; those that DALI made ahead, in the turns of others, are not counted."""
     pipe.build()
 
     def run() -> int:
         seen = 0
-        for _ in range(n // BATCH):
+        for number in range(PREFETCHED + n // BATCH):
             views = [torch.from_dlpack(view.as_tensor()) for view in pipe.run()]
-            seen += len(views[0])
+            seen += len(views[0]) if number >= PREFETCHED else 0
         return seen
 
     return run

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from fastsc.pipelines import Index, open_beton, scan
+from fastsc.pipelines import Index, UserError, open_beton, scan
 
 MIN_FILES = 2500  # an epoch so long that its start does not count
 
 # Ways in which a beton holds images of at most 400 pixels: the share of JPEGs, quality 90.
 BETONS = {"": 1.0, "-half": 0.5, "-raw": 0.0}
+
+
+@contextmanager
+def mistakes(parser: argparse.ArgumentParser) -> Iterator[None]:
+    """Within the context a user's mistake ends the program with one line and exit status 2."""
+    try:
+        yield
+    except UserError as mistake:
+        parser.error(str(mistake))
 
 
 def add_data_argument(parser: argparse.ArgumentParser) -> None:

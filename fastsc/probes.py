@@ -140,7 +140,7 @@ def pipeline(name: str, device: str = "cpu") -> str:
 
     from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build, open_beton, scan
 
-    expected = []
+    expected, kind = [], Image.Resampling.BOX if name == "ffcv" else Image.Resampling.BILINEAR
     with tempfile.TemporaryDirectory() as folder:
         for i in range(8):
             path = Path(folder, f"class{i // 4}", f"{i}.jpg")
@@ -148,7 +148,6 @@ def pipeline(name: str, device: str = "cpu") -> str:
             _, jpeg, decoded = _picture(30 * i)
             path.write_bytes(jpeg)
             square = Image.fromarray(decoded).crop((12, 4, 68, 60))  # 7/8 of the shorter side
-            kind = Image.Resampling.BOX if name == "ffcv" else Image.Resampling.BILINEAR
             expected.append(np.asarray(square.resize((32, 32), kind)))
         index = scan(folder, use_cache=False, progress=False)
         if name == "ffcv":

@@ -7,11 +7,7 @@ are up to 29/255 from torchvision's.
 
 from __future__ import annotations
 
-import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections.abc import Callable, Generator
 from typing import Any
 
 import numpy as np
@@ -20,29 +16,16 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
+from fastsc.pipelines.dali_run import CHUNK, Reading, Run, Sample
 from fastsc.pipelines.decode import DecodeError, pick
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.files import read_into
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
-from fastsc.pipelines.threads import DaemonPool, StalledError
+from fastsc.pipelines.threads import DaemonPool
 
 PREFETCH = 2  # iterations that DALI works ahead
-# Images of an iteration on a CPU, where its threads wait for each other at the end of every
-# operator: small batches go in together (+7 % at 32 images a batch on two cores).
-TOGETHER = 128
-READ_AHEAD = 4  # batches of files read ahead of DALI, or two iterations
 READERS = 4  # threads; reading releases the interpreter's lock
-CHUNK = 8  # files a task: handing one out costs as much as reading a cached file
-
-
-@dataclass(frozen=True)
-class _Sample:
-    """One slot: the file that fills it and why others did not. index -1: left out."""
-
-    index: int
-    encoded: NDArray[np.uint8]
-    bad: tuple[BadImage, ...]
 
 
 class DaliPipeline(Pipeline):
@@ -83,7 +66,7 @@ class DaliPipeline(Pipeline):
         while done < len(batches):
             # Another round only after a file broke DALI: its graph is dead then and is made anew,
             # from the first batch that was not handed over, without that file.
-            run = _Run(self, plan, batches[done:])
+            run = Run(self, plan, batches[done:])
             try:
                 for decoded in run:
                     yield decoded
@@ -93,7 +76,7 @@ class DaliPipeline(Pipeline):
             finally:
                 run.stop()
 
-    def _read(self, plan: Plan, wanted: int, slot: NDArray[np.uint8]) -> _Sample:
+    def _read(self, plan: Plan, wanted: int, slot: NDArray[np.uint8]) -> Sample:
         """The file that is wanted, read into its slot, or a substitute where it cannot be read."""
         index, bad = wanted, list[BadImage]()
         while index >= 0:
@@ -103,15 +86,13 @@ class DaliPipeline(Pipeline):
                 if index != wanted:
                     slot = np.empty(self.index.n_bytes[index], np.uint8)
                 read_into(self.index.path(index), slot)
-                return _Sample(index, slot, tuple(bad))
+                return Sample(index, slot, tuple(bad))
             except DecodeError as error:
                 index, record = self._replace(plan, wanted, len(bad), str(error))
                 bad.append(record)
-        return _Sample(-1, slot[:0], tuple(bad))
+        return Sample(-1, slot[:0], tuple(bad))
 
-    def submit(
-        self, plan: Plan, share: NDArray[np.int64]
-    ) -> list[tuple[int, Future[list[_Sample]]]]:
+    def submit(self, plan: Plan, share: NDArray[np.int64]) -> Reading:
         """Starts reading the files of one batch: in chunks, each with its first dataset index."""
 
         # One piece of pooled memory a batch: fresh pages cost more than the read.
@@ -119,7 +100,7 @@ class DaliPipeline(Pipeline):
         slots = np.split(self._pool.empty((int(ends[-1]),), torch.uint8).numpy(), ends)
         wanted = share.tolist()
 
-        def read(rows: range) -> list[_Sample]:
+        def read(rows: range) -> list[Sample]:
             return [self._read(plan, wanted[row], slots[row]) for row in rows]
 
         rows = range(len(share))
@@ -153,7 +134,7 @@ class DaliPipeline(Pipeline):
                 dtype=[types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT]
                 + [types.INT32] * shifted,
                 ndim=1,
-                no_copy=True,  # _Run keeps the bytes until DALI has given the batch back
+                no_copy=True,  # Run keeps the bytes until DALI has given the batch back
             )
             images = fn.decoders.image_slice(
                 encoded,
@@ -186,7 +167,7 @@ class DaliPipeline(Pipeline):
 
         return decode()
 
-    def inputs(self, plan: Plan, samples: list[_Sample]) -> tuple[Any, ...]:
+    def inputs(self, plan: Plan, samples: list[Sample]) -> tuple[Any, ...]:
         """What the graph's source returns for these samples."""
         index = [sample.index for sample in samples]
         boxes = plan.boxes[index]
@@ -203,7 +184,7 @@ class DaliPipeline(Pipeline):
         encoded = [sample.encoded for sample in samples]
         return (encoded, *(np.ascontiguousarray(column) for column in columns))
 
-    def _find_broken(self, plan: Plan, samples: list[_Sample], error: RuntimeError) -> None:
+    def _find_broken(self, plan: Plan, samples: list[Sample], error: RuntimeError) -> None:
         """Finds which of the files in flight do not decode, and remembers them.
 
         DALI's message names a file only sometimes, and never the right one for bytes.
@@ -219,14 +200,14 @@ class DaliPipeline(Pipeline):
         reason = "truncated or corrupt image data"
         self._broken |= {(plan.epoch, sample.index): reason for sample in broken}
 
-    def _region_decodes(self, plan: Plan, sample: _Sample) -> bool:
+    def _region_decodes(self, plan: Plan, sample: Sample) -> bool:
         try:
             pick()[1](sample.encoded.tobytes(), *plan.boxes[sample.index].tolist())
         except DecodeError:
             return False
         return True
 
-    def _graph_decodes(self, plan: Plan, sample: _Sample) -> bool:
+    def _graph_decodes(self, plan: Plan, sample: Sample) -> bool:
         inputs = self.inputs(plan, [sample])
         alone = self.graph(lambda: inputs, batch_size=1)
         try:
@@ -235,118 +216,3 @@ class DaliPipeline(Pipeline):
         except RuntimeError:
             return False
         return True
-
-
-class _Run:
-    """One life of a DALI graph over some batches."""
-
-    def __init__(self, owner: DaliPipeline, plan: Plan, batches: list[NDArray[np.int64]]) -> None:
-        self._owner, self._plan = owner, plan
-        self._upcoming = iter(batches)
-        self._reading: deque[list[tuple[int, Future[list[_Sample]]]]] = deque()
-        size, on_gpu = owner.settings.batch_size, owner.settings.device.type == "cuda"
-        self._together = 1 if on_gpu else max(1, TOGETHER // size)
-        # Batches by iteration, given to DALI and not yet got back; and the last that was, whose
-        # bytes a GPU may still be reading.
-        self._inside: deque[list[list[_Sample]]] = deque()
-        self._returned: list[list[_Sample]] = []
-        self._reads = False  # DALI waits for files, and not we for DALI
-
-    @property
-    def in_flight(self) -> list[_Sample]:
-        """Samples that DALI has and has not given back."""
-        inside = (sample for group in self._inside for batch in group for sample in batch)
-        return [sample for sample in inside if sample.index >= 0]
-
-    def __iter__(self) -> Iterator[Decoded]:
-        for _ in range(max(READ_AHEAD, 2 * self._together)):
-            self._read_next()
-        size = self._owner.settings.batch_size * self._together
-        graph = self._owner.graph(self._feed, size)
-        graph.build()
-        while True:
-            try:
-                (images,) = self._wait(self._owner.runner.submit(graph.run))
-            except StopIteration:
-                break
-            yield from self._left_out()
-            self._returned = self._inside.popleft()
-            # Zero copy: the tensor keeps DALI's buffer alive, and DALI takes a fresh one.
-            rest = torch.from_dlpack(images.as_tensor())
-            for samples in self._returned:
-                index, bad = _slots(samples)
-                yield Decoded(rest[: len(index)], index, bad)
-                rest = rest[len(index) :]
-        yield from self._left_out()
-
-    def _wait(self, run: Future[Any]) -> Any:
-        timeout = self._owner.settings.timeout
-        try:
-            while True:
-                try:
-                    return run.result(timeout)
-                except TimeoutError:
-                    if self._reads:  # `_feed` has a clock of its own
-                        continue
-                    files = [self._owner.index.path(sample.index) for sample in self.in_flight]
-                    raise StalledError(
-                        f"no batch for {timeout:g} s: DALI decodes or resizes {files[0]} or one of "
-                        f"the {len(files) - 1} files behind it"
-                    ) from None
-        finally:
-            del run  # it holds its error, whose traceback holds this frame
-
-    def _left_out(self) -> Iterator[Decoded]:
-        """Validation batches next in line without one usable image: DALI never saw them."""
-        size = self._owner.settings.resolution
-        while self._inside and not any(len(_slots(samples)[0]) for samples in self._inside[0]):
-            for samples in self._inside.popleft():
-                index, bad = _slots(samples)
-                yield Decoded(torch.empty(0, size, size, 3, dtype=torch.uint8), index, bad)
-
-    def stop(self) -> None:
-        """Drops what is being read and what is held: DALI's graph and this refer to each other."""
-        for reading in self._reading:
-            for _, task in reading:
-                task.cancel()
-        self._reading.clear()
-        self._inside.clear()
-        self._returned = []
-
-    def _read_next(self) -> None:
-        if (share := next(self._upcoming, None)) is not None:
-            self._reading.append(self._owner.submit(self._plan, share))
-
-    def _feed(self) -> tuple[Any, ...]:
-        """DALI's source: called from `run`, PREFETCH iterations ahead."""
-        while self._reading:
-            self._reads, group = True, list[list[_Sample]]()
-            while self._reading and len(group) < self._together:
-                chunks = self._await_files(self._reading.popleft())
-                group.append([sample for chunk in chunks for sample in chunk])
-                self._read_next()
-            self._reads = False
-            self._inside.append(group)
-            # DALI takes no empty batch.
-            if kept := [sample for batch in group for sample in batch if sample.index >= 0]:
-                return self._owner.inputs(self._plan, kept)
-        raise StopIteration
-
-    def _await_files(self, reading: list[tuple[int, Future[list[_Sample]]]]) -> list[list[_Sample]]:
-        timeout = self._owner.settings.timeout
-        deadline, chunks = time.monotonic() + timeout, []
-        for first, task in reading:
-            try:
-                chunks.append(task.result(max(0.0, deadline - time.monotonic())))
-            except TimeoutError:
-                raise StalledError(
-                    f"no batch for {timeout:g} s: reading {self._owner.index.path(first)} or one "
-                    f"of the {CHUNK - 1} files behind it"
-                ) from None
-        return chunks
-
-
-def _slots(samples: list[_Sample]) -> tuple[NDArray[np.int64], list[BadImage]]:
-    """Dataset indices of the rows that DALI gives back, and the records of what failed."""
-    kept = [sample.index for sample in samples if sample.index >= 0]
-    return np.array(kept, np.int64), [record for sample in samples for record in sample.bad]

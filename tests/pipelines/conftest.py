@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import io
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastsc.pipelines import BetonIndex, Index, open_beton, scan
+from fastsc.pipelines import BetonIndex, Index, PairBatch, Pipeline, build, open_beton, scan
 
 needs_dali = pytest.mark.skipif(
     importlib.util.find_spec("nvidia.dali") is None if importlib.util.find_spec("nvidia") else True,
@@ -35,7 +36,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def short_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     """DALI takes in two of the tests' batches at once, and not all of them."""
-    monkeypatch.setattr("fastsc.pipelines.dali.TOGETHER", 10)
+    monkeypatch.setattr("fastsc.pipelines.dali_run.TOGETHER", 10)
 
 
 def opened(backend: str, folder: Path, into: Path | None = None, **stored: Any) -> Index:
@@ -167,3 +168,36 @@ def holey_folder(folder: Path) -> Path:
     (folder / "train" / "boat" / "00.png").write_bytes(undecodable())
     (folder / "val" / "cloud" / "01.png").write_bytes(undecodable())
     return folder
+
+
+# ---- the contract's loaders ----------------------------------------------------------------------
+
+SIZE = 48  # output pixels
+N, N_VAL, BATCH = 31, 11, 5  # usable images, divisible by nothing: 6 batches, 1 image is dropped
+Make = Callable[..., Pipeline]
+
+
+@pytest.fixture
+def make(backend: str, image_folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Make:
+    """build(...) of the backend at hand over the shared folder, closed after the test."""
+    indices = {
+        "train": opened(backend, image_folder / "train", tmp_path).without(
+            {17: "left out by the test"}
+        ),
+        "val": opened(backend, image_folder / "val", tmp_path).without({4: "left out by the test"}),
+    }
+
+    def build_one(**options: Any) -> Pipeline:
+        defaults = {"batch_size": BATCH, "resolution": SIZE, "workers": 2, "timeout": 30}
+        split = "train" if options.get("train", True) else "val"
+        loader = build(backend, indices[split], on_bad_image="skip", **defaults | options)
+        request.addfinalizer(loader.close)
+        return loader
+
+    return build_one
+
+
+def epoch(loader: Pipeline, number: int = 0) -> list[PairBatch]:
+    """All batches of an epoch."""
+    loader.set_epoch(number)
+    return list(loader)
