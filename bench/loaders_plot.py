@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bench.common import Result, Row
 
@@ -11,9 +12,9 @@ from bench.common import Result, Row
 OURS, PEERS, FLOOR = "#0072B2", "#999999", "#E69F00"
 STAGES = {
     "read": "#56B4E9",
-    "feed": "#56B4E9",
-    "decode": "#0072B2",
+    "feed": "#F0E442",
     "read and decode": "#0072B2",
+    "decode": "#0072B2",
     "resize": "#009E73",
     "pair": "#D55E00",
     "hand-over": "#CC79A7",
@@ -25,34 +26,45 @@ def draw(rows: Sequence[Row], workers: int, file: Path) -> None:
     from matplotlib.figure import Figure
 
     rates = [row for row in rows if isinstance(row, Result) and row.name.startswith("loaders/")]
-    rates.sort(key=lambda row: (not row.unit.startswith("pairs"), row.median))
+    panels = [
+        ("pairs a second", [row for row in rates if row.unit == "pairs/s"]),
+        ("single images a second", [row for row in rates if row.unit != "pairs/s"]),
+    ]
     parts = stage_parts(rows)
-    height = 1.6 + 0.24 * len(rates) + 0.4 * len(parts)
-    figure = Figure(figsize=(8, height), layout="constrained")
-    ratios = [max(1, len(rates)), max(1, 1.6 * len(parts))]
-    top, bottom = figure.subplots(2, 1, height_ratios=ratios)
-    for row in rates:
+    heights = [0.7 + 0.24 * len(bars) for _, bars in panels] + [0.9 + 0.3 * len(parts)]
+    figure = Figure(figsize=(8, sum(heights)), layout="constrained")
+    axes: Any = figure.subplots(3, 1, height_ratios=heights)
+    for axis, (unit, bars) in zip(axes, panels, strict=False):
+        _rates(axis, sorted(bars, key=lambda row: row.median))
+        axis.set_xlabel(f"{unit}, {workers} workers (median, quartiles)", fontsize=9)
+    for stage, colour in STAGES.items():
+        left = [sum(list(of.values())[: list(of).index(stage)]) if stage in of else 0.0
+                for of in parts.values()]  # fmt: skip
+        width = [of.get(stage, 0.0) for of in parts.values()]
+        label = stage if any(width) and stage != "read and decode" else None
+        label = "decode (ffcv: and read)" if label == "decode" else label
+        axes[2].barh(list(parts), width, left=left, color=colour, label=label)
+    axes[2].set_xlabel("ms of one thread for an image, each stage alone (median)", fontsize=9)
+    if parts:
+        axes[2].legend(ncols=len(STAGES), fontsize=7, frameon=False, loc="lower right",
+                       bbox_to_anchor=(1, 1))  # fmt: skip
+    for axis in axes:
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.tick_params(labelsize=8)
+        axis.margins(y=0.02)
+    figure.savefig(file, dpi=150)
+
+
+def _rates(axis: Any, bars: list[Result]) -> None:
+    for row in bars:
         name = row.name.removeprefix("loaders/")
         colour = OURS if "fastsc" in name else FLOOR if "floor" in name else PEERS
         spread = [[max(0, row.median - row.q1)], [max(0, row.q3 - row.median)]]
-        top.barh(name, row.median, color=colour, xerr=spread, error_kw={"lw": 1, "capsize": 2})
-        top.annotate(
+        axis.barh(name, row.median, color=colour, xerr=spread, error_kw={"lw": 1, "capsize": 2})
+        axis.annotate(
             f"{row.median:,.0f}", (row.q3, name), (4, 0), textcoords="offset points", va="center",
             fontsize=8,
         )  # fmt: skip
-    top.set_xlabel(f"images or pairs a second, {workers} workers (median, quartiles)")
-    for name, stages in parts.items():
-        left = 0.0
-        for stage, ms in stages.items():
-            bottom.barh(name, ms, left=left, color=STAGES[stage])
-            if ms > 0.05:
-                bottom.text(left + ms / 2, name, stage, ha="center", va="center", fontsize=7)
-            left += ms
-    bottom.set_xlabel("ms of one thread for an image, each stage alone (median)")
-    for axes in (top, bottom):
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.tick_params(labelsize=8)
-    figure.savefig(file, dpi=150)
 
 
 def stage_parts(rows: Sequence[Row]) -> dict[str, dict[str, float]]:

@@ -2,19 +2,25 @@
 
 `concurrent.futures.ThreadPoolExecutor` joins its threads when the interpreter ends. A thread that
 hangs in a read from a dead mount would then keep a program alive that has already said what hangs.
+All others are ended before the interpreter is: one that drops a tensor while Python shuts down
+aborts the process ("terminate called without an active exception").
 """
 
 from __future__ import annotations
 
+import atexit
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 _JOIN_SECONDS = 1.0
+_pools: weakref.WeakSet[DaemonPool] = weakref.WeakSet()
+_threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
 
 
 class StalledError(Exception):
@@ -40,22 +46,42 @@ class DaemonPool:
             ]
             for thread in self._threads:
                 thread.start()
+            _pools.add(self)
+            _threads.update(self._threads)
         future: Future[T] = Future()
         self._tasks.put((future, lambda: function(*args)))
         return future
 
     def close(self) -> None:
-        """Lets the threads end after the tasks at hand; waits a second at most."""
+        """Ends the threads after what they are doing now; waits a second at most."""
+        while self._threads:
+            try:
+                task = self._tasks.get_nowait()
+            except Empty:
+                break
+            if task is not None:
+                task[0].cancel()
         for _ in self._threads:
             self._tasks.put(None)
-        deadline = time.monotonic() + _JOIN_SECONDS
-        for thread in self._threads:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        _join(self._threads)
         self._threads = []
 
     def __del__(self) -> None:
         for _ in self._threads:  # a pool that nobody closed
             self._tasks.put(None)
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    deadline = time.monotonic() + _JOIN_SECONDS
+    for thread in threads:
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+@atexit.register
+def _end_all() -> None:
+    for pool in list(_pools):
+        pool.close()
+    _join(list(_threads))  # and those of pools that are gone already
 
 
 def _work(tasks: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None]) -> None:
