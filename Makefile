@@ -45,6 +45,7 @@ format: $(STAMP) ## write the files in ruff's format
 bench: $(STAMP) ## kernels and loaders beside their peers (about 15 minutes)
 	@$(PY) -m bench.kernels $(ARGS)
 	$(PY) -m bench.loaders $(ARGS)
+	$(PY) -m bench.agreement $(ARGS)
 
 clean: ## remove caches and build files (.venv and runs stay)
 	@rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

@@ -7,13 +7,16 @@ ds: forward and backward of one batch. Outputs are checked against the oracle be
 import argparse
 import importlib.util
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import torch
 import torchvision.transforms.v2.functional as tvf
 from torch import Tensor
 
 from bench.common import Case, Row, Skipped, add_arguments, measure, parse, report
+from bench.sources import add_data_argument, mistakes, source_folder
 from fastsc.kernels import ds, pair_view
+from fastsc.pipelines import build, scan
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)
@@ -65,11 +68,32 @@ def has(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def pair_cases(size: int, device: torch.device) -> tuple[list[Case], list[Row], dict[str, float]]:
+def images(data: Path | None, size: int) -> Tensor:
+    """(BATCH, size, size, 3) uint8: crops of photographs, else noise, dark and light.
+
+    The kernels have no branches: content changes the errors, and hardly the times.
+    """
+    if data is None:
+        seed, shape = torch.Generator().manual_seed(0), (BATCH, size, size, 3)
+        noise = torch.randint(0, 256, shape, dtype=torch.uint8, generator=seed)
+        noise[::2] //= 2
+        return noise
+    index = scan(source_folder(data, Path()), progress=False)
+    loader = build(
+        "cpu", index, batch_size=BATCH, resolution=size, paired=False, mean=(0, 0, 0),
+        std=(1, 1, 1), on_bad_image="skip",
+    )  # fmt: skip
+    batch = next(iter(loader))
+    loader.close()
+    return (255 * batch.clean).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def pair_cases(
+    x_u8: Tensor, device: torch.device
+) -> tuple[list[Case], list[Row], dict[str, float]]:
     """Cases, rows for what is not installed, and each checked case's largest error in 1/255."""
     generator = torch.Generator().manual_seed(0)
-    x_u8 = torch.randint(0, 256, (BATCH, size, size, 3), dtype=torch.uint8, generator=generator)
-    x_u8[::2] //= 2  # dark and light ones
+    size = x_u8.shape[1]
     factors = draw_factors(BATCH, generator)
     x_dev, factors_dev = x_u8.to(device), factors.to(device)
     cases, skipped = [], list[Row]()
@@ -180,13 +204,16 @@ def ds_cases(device: torch.device) -> list[Case]:
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.kernels", description=__doc__)
     add_arguments(parser)
+    add_data_argument(parser)
     parser.add_argument("--size", type=int, default=224, help="image side in pixels (default 224)")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default 1)")
     options = parse(parser, arguments)
     if options.size < 1 or options.threads < 1:
         parser.error("--size and --threads must be at least 1")
     torch.set_num_threads(options.threads)
-    cases, skipped, errors = pair_cases(options.size, options.device)
+    with mistakes(parser):
+        x_u8 = images(options.data, options.size)
+    cases, skipped, errors = pair_cases(x_u8, options.device)
     rows: list[Row] = [*measure(cases, rounds=options.rounds, device=options.device), *skipped]
     rows += measure(ds_cases(options.device), rounds=options.rounds, device=options.device)
     report(

@@ -31,6 +31,7 @@ from fastsc.pipelines.plan import OnBadImage
 from fastsc.pipelines.progress import tracked
 from fastsc.pipelines.threads import DaemonPool
 
+MAX_SIDE = 65_535  # 16 bits
 MIN_PAGE = 1 << 23  # bytes; FFCV's default
 AHEAD = 8  # samples made ahead, a thread
 TIMEOUT = 120.0  # seconds for one image
@@ -141,6 +142,9 @@ class _Encoder:
         image = self._decode(encoded, 0, 0, height, width)
         if image.shape != (height, width, 3):
             raise DecodeError("its size differs from its header's")
+        image = _shrink(image, self._side)
+        if max(image.shape) > MAX_SIDE:
+            raise DecodeError(f"more than the {MAX_SIDE} pixels a side that a beton can hold")
         field = self._fields[bool(self._as_jpeg[i])]
         metadata, stored = np.zeros(1, field.metadata_type), list[NDArray[np.uint8]]()
 
@@ -148,7 +152,7 @@ class _Encoder:
             stored.append(np.empty(size, np.uint8))
             return 0, stored[0]
 
-        field.encode(metadata, _shrink(image, self._side), allocate)
+        field.encode(metadata, image, allocate)
         return _Sample(metadata[0], stored[0])
 
 
