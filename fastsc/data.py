@@ -60,11 +60,11 @@ def verified(data: Data, config: DataConfig, ranks: Ranks) -> Data:
 
     def checked(index: Index) -> Index:
         share = index.usable[ranks.rank :: ranks.world_size]
-        workers = workers_of(config, ranks)
+        workers, timeout = workers_of(config, ranks), config.loader_timeout
         if isinstance(index, BetonIndex):
-            found = verify_samples(index, workers, share)
+            found = verify_samples(index, workers, share, timeout)
         else:
-            found = verify(index, workers, share)
+            found = verify(index, workers, share, timeout)
         shares = ranks.gather_values(found)
         broken = {i: why for share in ranks.broadcast(shares) or () for i, why in share.items()}
         index = index.without(broken) if broken else index

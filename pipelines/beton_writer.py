@@ -9,9 +9,6 @@ index's order, so that the same images give the same file.
 from __future__ import annotations
 
 import os
-from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,11 +26,10 @@ from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import OnBadImage
 from fastsc.pipelines.progress import tracked
-from fastsc.pipelines.threads import DaemonPool
+from fastsc.pipelines.threads import StalledError, in_order
 
 MAX_SIDE = 65_535  # 16 bits
 MIN_PAGE = 1 << 23  # bytes; FFCV's default
-AHEAD = 8  # samples made ahead, a thread
 TIMEOUT = 120.0  # seconds for one image
 
 
@@ -135,8 +131,14 @@ class _Encoder:
             for as_jpeg in (False, True)
         }
 
-    def __call__(self, i: int) -> _Sample:
-        """Raises DecodeError where the file does not decode."""
+    def __call__(self, i: int) -> _Sample | str:
+        """What is stored of a dataset index, or why it does not decode."""
+        try:
+            return self._encode(i)
+        except DecodeError as error:
+            return str(error)
+
+    def _encode(self, i: int) -> _Sample:
         height, width = int(self._index.heights[i]), int(self._index.widths[i])
         encoded = read_file(self._index.path(i), int(self._index.n_bytes[i]))
         image = self._decode(encoded, 0, 0, height, width)
@@ -199,15 +201,20 @@ def write_beton(
     broken: dict[int, str] = {}
     kept: list[int] = []
     usable = index.usable.tolist()
-    threads = DaemonPool(workers or default_workers(), "fastsc-encode")
-    samples: Iterable[tuple[int, _Sample | str]]
-    samples = _in_order(usable, _Encoder(index, options), threads, workers or default_workers())
-    if title:
-        samples = tracked(samples, title, len(usable))
+    samples = in_order(
+        _Encoder(index, options),
+        usable,
+        workers=workers or default_workers(),
+        name="fastsc-encode",
+        timeout=TIMEOUT,
+        describe=index.path,
+    )
+    made = zip(usable, samples, strict=True)
+    progress = tracked(made, title, len(usable)) if title else made
     try:
         with open(path, "wb") as file:
             layout = _Layout(file, len(usable), _page_size(index, options))
-            for i, sample in samples:
+            for i, sample in progress:
                 if isinstance(sample, str):
                     broken[i] = sample
                     index.without(broken).require(on_bad_image)
@@ -219,29 +226,11 @@ def write_beton(
             os.fsync(file.fileno())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
+    except StalledError as stalled:
+        raise UserError(f"{stalled}; is its disk there?") from None
     finally:
-        threads.close()
+        samples.close()
     return broken
-
-
-def _in_order(
-    usable: list[int], encode: _Encoder, threads: DaemonPool, workers: int
-) -> Iterator[tuple[int, _Sample | str]]:
-    """(dataset index, its sample or why there is none), some made ahead."""
-    pending: deque[tuple[int, Future[_Sample]]] = deque()
-    upcoming = iter(usable)
-    while True:
-        while len(pending) < AHEAD * workers and (i := next(upcoming, None)) is not None:
-            pending.append((i, threads.submit(encode, i)))
-        if not pending:
-            return
-        i, task = pending.popleft()
-        try:
-            yield i, task.result(TIMEOUT)
-        except DecodeError as error:
-            yield i, str(error)
-        except TimeoutError:
-            yield i, f"nothing for {TIMEOUT:g} s from it"
 
 
 def _page_size(index: Index, options: BetonOptions) -> int:

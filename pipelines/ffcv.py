@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -27,6 +26,8 @@ from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.progress import MIN_FILES, tracked
 from fastsc.pipelines.samples import OK, REASONS, decode, fill
+from fastsc.pipelines.sweep import TIMEOUT
+from fastsc.pipelines.threads import in_order
 
 STAGE = "reading, decoding or resizing"  # one call of compiled code
 _NO_SHIFTS = np.zeros((0, 2), np.int32)
@@ -106,11 +107,14 @@ class FfcvPipeline(CpuPipeline):
 
 
 def verify(
-    index: BetonIndex, workers: int | None = None, only: NDArray[np.int64] | None = None
+    index: BetonIndex,
+    workers: int | None = None,
+    only: NDArray[np.int64] | None = None,
+    timeout: float = TIMEOUT,
 ) -> dict[int, str]:
     """The samples that do not decode, as `Index.without` takes them: what `--verify` does.
 
-    Raw pixels always do.
+    Raw pixels do wherever they can be read.
     """
     local, samples = threading.local(), index.samples
     require_ffcv()
@@ -124,8 +128,14 @@ def verify(
             return REASONS.get(status)
 
         wanted = (index.usable if only is None else only).tolist()
-        with ThreadPoolExecutor(workers or default_workers()) as threads:
-            reasons: Iterable[str | None] = threads.map(one, wanted)
-            if len(wanted) >= MIN_FILES:
-                reasons = tracked(reasons, f"Verifying {index.root}", len(wanted))
-            return {i: why for i, why in zip(wanted, reasons, strict=True) if why is not None}
+        reasons: Iterable[str | None] = in_order(
+            one,
+            wanted,
+            workers=workers or default_workers(),
+            name="fastsc-verify",
+            timeout=timeout,
+            describe=index.path,
+        )
+        if len(wanted) >= MIN_FILES:
+            reasons = tracked(reasons, f"Verifying {index.root}", len(wanted))
+        return {i: why for i, why in zip(wanted, reasons, strict=True) if why is not None}

@@ -33,7 +33,7 @@ class MemoryPipeline(CpuPipeline):
     def __init__(
         self, index: Index, settings: Settings, report: Callable[[BadImage], None] | None = None
     ) -> None:
-        self._pixels, self._offsets, self._broken = _load(index, settings.workers)
+        self._pixels, self._offsets, self._broken = _load(index, settings)
         super().__init__(index, settings, report)
         if self._broken and settings.on_bad_image == "raise":
             first = min(self._broken)
@@ -68,7 +68,7 @@ class MemoryPipeline(CpuPipeline):
 
 
 def _load(
-    index: Index, workers: int
+    index: Index, settings: Settings
 ) -> tuple[NDArray[np.uint8], NDArray[np.int64], dict[int, str]]:
     """All usable images as one flat array, the offsets (n + 1,), and why some did not decode."""
     sizes = index.heights.astype(np.int64) * index.widths * 3
@@ -83,5 +83,12 @@ def _load(
     def keep(i: int, image: RGB8) -> None:
         pixels[offsets[i] : offsets[i + 1]] = image.reshape(-1)
 
-    broken = sweep(index, pick()[1], keep, workers=workers, title="Decoding")
+    broken = sweep(
+        index,
+        pick()[1],
+        keep,
+        workers=settings.workers,
+        timeout=settings.timeout,
+        title="Decoding",
+    )
     return pixels, offsets, broken

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +12,9 @@ from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, decode_pil
 from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.progress import MIN_FILES, tracked
+from fastsc.pipelines.threads import in_order
+
+TIMEOUT = 120.0
 
 
 def sweep(
@@ -22,6 +24,7 @@ def sweep(
     *,
     workers: int | None = None,
     only: NDArray[np.int64] | None = None,
+    timeout: float = TIMEOUT,
     title: str,
 ) -> dict[int, str]:
     """Decodes every usable image whole and hands it to `use(dataset index, pixels)`.
@@ -32,10 +35,14 @@ def sweep(
         use: Called from several threads, each index once.
         workers: Threads. Default: the cores that this process may use, at most 16.
         only: The dataset indices to decode. Default: all that are usable.
+        timeout: Seconds for one image, before it is said to hang.
         title: Of the progress bar.
 
     Returns:
         Dataset index -> reason, of the images that do not decode.
+
+    Raises:
+        StalledError: One took longer than `timeout`.
     """
 
     def one(i: int) -> str | None:
@@ -50,15 +57,24 @@ def sweep(
         return None
 
     usable = (index.usable if only is None else only).tolist()
-    with ThreadPoolExecutor(workers or default_workers()) as threads:
-        reasons: Iterable[str | None] = threads.map(one, usable)
-        if len(usable) >= MIN_FILES:
-            reasons = tracked(reasons, f"{title} {index.root}", len(usable))
-        return {i: why for i, why in zip(usable, reasons, strict=True) if why is not None}
+    reasons: Iterable[str | None] = in_order(
+        one,
+        usable,
+        workers=workers or default_workers(),
+        name="fastsc-sweep",
+        timeout=timeout,
+        describe=index.path,
+    )
+    if len(usable) >= MIN_FILES:
+        reasons = tracked(reasons, f"{title} {index.root}", len(usable))
+    return {i: why for i, why in zip(usable, reasons, strict=True) if why is not None}
 
 
 def verify(
-    index: Index, workers: int | None = None, only: NDArray[np.int64] | None = None
+    index: Index,
+    workers: int | None = None,
+    only: NDArray[np.int64] | None = None,
+    timeout: float = TIMEOUT,
 ) -> dict[int, str]:
     """The files whose body does not decode, as `Index.without` takes them: what `--verify` does.
 
@@ -66,5 +82,11 @@ def verify(
     when only the region above the cut is asked for.
     """
     return sweep(
-        index, decode_pil, lambda _i, _image: None, workers=workers, only=only, title="Verifying"
+        index,
+        decode_pil,
+        lambda _i, _image: None,
+        workers=workers,
+        only=only,
+        timeout=timeout,
+        title="Verifying",
     )

@@ -12,12 +12,15 @@ import atexit
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+R = TypeVar("R")
+AHEAD = 8  # items made ahead, a thread
 _JOIN_SECONDS = 1.0
 _pools: weakref.WeakSet[DaemonPool] = weakref.WeakSet()
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
@@ -69,6 +72,41 @@ class DaemonPool:
     def __del__(self) -> None:
         for _ in self._threads:  # a pool that nobody closed
             self._tasks.put(None)
+
+
+def in_order(
+    function: Callable[[T], R],
+    items: Iterable[T],
+    *,
+    workers: int,
+    name: str,
+    timeout: float,
+    describe: Callable[[T], str],
+) -> Generator[R, None, None]:
+    """function(item) of all items, in their order, made by threads a little ahead.
+
+    Raises:
+        StalledError: One item took longer than `timeout` seconds; `describe(item)` names it.
+    """
+    pool, upcoming = DaemonPool(workers, name), iter(items)
+    pending: deque[tuple[T, Future[R]]] = deque()
+    try:
+        while True:
+            while len(pending) < AHEAD * workers:
+                try:
+                    item = next(upcoming)
+                except StopIteration:
+                    break
+                pending.append((item, pool.submit(function, item)))
+            if not pending:
+                return
+            item, task = pending.popleft()
+            try:
+                yield task.result(timeout)
+            except TimeoutError:
+                raise StalledError(f"nothing for {timeout:g} s from {describe(item)}") from None
+    finally:
+        pool.close()
 
 
 def _join(threads: list[threading.Thread]) -> None:

@@ -25,6 +25,11 @@ def indices(loader: Pipeline, number: int) -> list[list[int]]:
     return [batch.index.tolist() for batch in loader]
 
 
+def images(loader: Pipeline) -> dict[int, torch.Tensor]:
+    """Dataset index -> clean view, of one epoch."""
+    return {int(i): x for batch in loader for i, x in zip(batch.index, batch.clean, strict=True)}
+
+
 HOLES = "apple/zz.png", "boat/00.png"
 
 
@@ -49,9 +54,12 @@ def test_skip_fills_the_slot_with_a_keyed_substitute(backend: str, folder: Path)
         on_bad_image="skip",
         report=reports.append,
     )
+    whole = build(backend, index.without(dict.fromkeys(holes, "out")), batch_size=32,
+                  resolution=32, on_bad_image="skip")  # fmt: skip
     for number in range(3):
-        (batch,) = indices(loader, number)
-        plan = loader.plan(number)
+        loader.set_epoch(number)
+        (views,) = loader
+        batch, plan = views.index.tolist(), loader.plan(number)
         expected = plan.order[:34].tolist()
         for slot, wanted in enumerate(expected):
             attempt = 0
@@ -59,7 +67,11 @@ def test_skip_fills_the_slot_with_a_keyed_substitute(backend: str, folder: Path)
                 expected[slot] = plan.substitute(wanted, attempt)
                 attempt += 1
         assert batch == expected
+        whole.set_epoch(number)
+        good = images(whole)
+        assert all(torch.equal(x, good[i]) for i, x in zip(batch, views.clean, strict=True))
     loader.close()
+    whole.close()
     assert sorted(Path(bad.path).name for bad in reports) == ["00.png", "zz.png"]  # once each
     assert all(bad.reason and bad.substitute for bad in reports)
 
@@ -79,17 +91,19 @@ def test_skip_leaves_the_slot_out_of_validation(backend: str, folder: Path) -> N
             report=reports.append,
         )
         found = indices(loader, 0)
+        shown = images(loader)
+        whole = build(backend, index.without({hole: "out"}), batch_size=12, resolution=32,
+                      train=False, on_bad_image="skip")  # fmt: skip
+        good = images(whole)
+        assert shown.keys() == good.keys()
+        assert all(torch.equal(shown[i], good[i]) for i in good)
+        whole.close()
         expected = [list(range(at, min(at + size, 13))) for at in range(0, 13, size)]
         kept = [[i for i in batch if i != hole] for batch in expected]
         assert found == [batch for batch in kept if batch]
         loader.close()
     assert {Path(bad.path).name for bad in reports} == {"01.png"}
     assert all(bad.substitute is None for bad in reports)
-
-
-def images(loader: Pipeline) -> dict[int, torch.Tensor]:
-    """Dataset index -> clean view, of one epoch."""
-    return {int(i): x for batch in loader for i, x in zip(batch.index, batch.clean, strict=True)}
 
 
 @pytest.mark.parametrize("change", ["vanish", "grow", "other bytes"])

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -25,6 +24,7 @@ SIZE = 32
 
 def deep_rgb() -> bytes:
     """A PNG of three times 16 bits a pixel, which Pillow cannot write."""
+    cv2 = pytest.importorskip("cv2")
     pixels = np.asarray(photograph())[..., ::-1].astype(np.uint16) * 257
     return bytes(cv2.imencode(".png", pixels)[1])
 

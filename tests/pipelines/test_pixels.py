@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from PIL import Image
@@ -53,6 +52,8 @@ def test_pixels_are_the_planned_crop_resized_and_mirrored(make: Make) -> None:
             whole = whole_image(loader, i)
             top, left, height, width = boxes[i].tolist()
             if loader.name == "ffcv":
+                import cv2
+
                 region = whole[:, top : top + height, left : left + width].permute(1, 2, 0)
                 resized = cv2.resize(region.numpy(), (64, 64), interpolation=cv2.INTER_AREA)
                 expected = torch.from_numpy(resized).permute(2, 0, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -11,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from fastsc.pipelines import build, scan
+from fastsc.pipelines import UserError, build, scan
+from fastsc.pipelines.beton_writer import BetonOptions, write_beton
+from fastsc.pipelines.sweep import verify
 from fastsc.pipelines.threads import StalledError
 from tests.pipelines.conftest import DALI, needs_dali, needs_ffcv, opened
 
@@ -19,12 +22,15 @@ from tests.pipelines.conftest import DALI, needs_dali, needs_ffcv, opened
 # thread that hangs must not keep it alive.
 HANGING_READ = """
 import os, sys
-from fastsc.pipelines import build, scan
+from fastsc.pipelines import UserError, build, scan
+from fastsc.pipelines.beton_writer import BetonOptions, write_beton
+from fastsc.pipelines.sweep import verify
 index = scan(sys.argv[2])
 for i in range(0, len(index), 4):
     os.unlink(index.path(i))
     os.mkfifo(index.path(i))
-loader = build(sys.argv[1], index, batch_size=8, resolution=32, timeout=1, on_bad_image="skip")
+options = dict(batch_size=8, resolution=32, timeout=1, on_bad_image="skip")
+loader = build(sys.argv[1], index, **options)
 try:
     list(loader)
 finally:
@@ -32,7 +38,7 @@ finally:
 """
 
 
-@pytest.mark.parametrize("name", [DALI, "cpu"])
+@pytest.mark.parametrize("name", [DALI, "cpu", "memory"])
 def test_hanging_read_ends_the_program(folder: Path, name: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", HANGING_READ, name, str(folder / "train")],
@@ -43,8 +49,30 @@ def test_hanging_read_ends_the_program(folder: Path, name: str) -> None:
     )
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
-    assert "StalledError: no batch for 1 s: reading " in last
+    said = "nothing for 1 s from" if name == "memory" else "no batch for 1 s: reading"
+    assert f"StalledError: {said} " in last
     assert str(folder / "train") in last
+
+
+def test_verify_does_not_wait_for_ever(folder: Path) -> None:
+    index = scan(folder / "train")
+    os.unlink(index.path(3))
+    os.mkfifo(index.path(3))
+    with pytest.raises(StalledError, match=r"nothing for 0\.5 s from .*/apple/03\.jpg"):
+        verify(index, timeout=0.5)
+
+
+@needs_ffcv
+@pytest.mark.parametrize("choice", ["raise", "skip"])
+def test_beton_writer_does_not_wait_for_ever(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, choice: Any
+) -> None:
+    index = scan(folder / "train")
+    os.unlink(index.path(3))
+    os.mkfifo(index.path(3))
+    monkeypatch.setattr("fastsc.pipelines.beton_writer.TIMEOUT", 0.5)
+    with pytest.raises(UserError, match=r"nothing for 0\.5 s from .*/apple/03\.jpg"):
+        write_beton(index, folder / "x.beton", BetonOptions(), on_bad_image=choice)
 
 
 @pytest.mark.parametrize(
@@ -59,20 +87,20 @@ def test_hanging_read_ends_the_program(folder: Path, name: str) -> None:
 def test_hanging_stage_is_named(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str, function: str, stage: str
 ) -> None:
-    loader = build(name, opened(name, folder / "train"), batch_size=8, resolution=32, timeout=0.5)
+    loader = build(name, opened(name, folder / "train"), batch_size=8, resolution=32, timeout=2)
     hanging = threading.Event()
     monkeypatch.setattr(f"fastsc.pipelines.{function}", lambda *_: hanging.wait(30))
-    with pytest.raises(StalledError, match=rf"no batch for 0\.5 s: {stage} .*\.jpg"):
+    with pytest.raises(StalledError, match=rf"no batch for 2 s: {stage} .*\.jpg"):
         list(loader)
     hanging.set()
     loader.close()
 
 
 def test_hanging_decoder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    loader: Any = build("cpu", folder / "train", batch_size=8, resolution=32, timeout=0.5)
+    loader: Any = build("cpu", folder / "train", batch_size=8, resolution=32, timeout=2)
     hanging = threading.Event()
     monkeypatch.setattr(loader, "_decode_region", lambda *_: hanging.wait(30))
-    with pytest.raises(StalledError, match=r"no batch for 0\.5 s: decoding .*\.jpg"):
+    with pytest.raises(StalledError, match=r"no batch for 2 s: decoding .*\.jpg"):
         list(loader)
     hanging.set()
     loader.close()
@@ -83,7 +111,7 @@ def test_hanging_dali_is_named(image_folder: Path, monkeypatch: pytest.MonkeyPat
     loader: Any = build(
         "dali", scan(image_folder / "train"), batch_size=8, resolution=32, timeout=1
     )
-    graph = loader.graph
+    graph, hanging = loader.graph, threading.Event()
 
     class Hanging:
         """DALI's own graph, whose second run never ends."""
@@ -97,7 +125,8 @@ def test_hanging_dali_is_named(image_folder: Path, monkeypatch: pytest.MonkeyPat
         def run(self) -> Any:
             self.runs += 1
             if self.runs == 2:
-                time.sleep(5)
+                hanging.wait(30)
+                raise StopIteration
             return self.graph.run()
 
     monkeypatch.setattr(loader, "graph", Hanging)
@@ -105,6 +134,7 @@ def test_hanging_dali_is_named(image_folder: Path, monkeypatch: pytest.MonkeyPat
     next(batches)
     with pytest.raises(StalledError, match=r"no batch for 1 s: DALI decodes or resizes .*\.jpg"):
         next(batches)
+    hanging.set()
     loader.close()
 
 
@@ -120,6 +150,6 @@ def test_timeout_is_of_the_batch_and_not_of_an_image(
     monkeypatch.setattr("fastsc.pipelines.cpu.place", slow)
     index = scan(image_folder / "train")
     loader = build("cpu", index, batch_size=32, resolution=32, timeout=1, workers=1)
-    with pytest.raises(StalledError, match="resizing"):
+    with pytest.raises(StalledError, match="no batch for 1 s"):
         next(iter(loader))
     loader.close()
