@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> str:
     """
     _check(args)
     targets = [args.out / name for name in (TRAIN_BETON, VAL_BETON)]
-    _require_free(args.out, targets, args.force)
+    _require_free(args.out, targets, args)
     from fastsc.config import DataConfig
     from fastsc.data import open_data
     from fastsc.pipelines.beton import require_ffcv
@@ -81,14 +81,17 @@ def run(args: argparse.Namespace) -> str:
             for index, target in zip(indices, targets, strict=False)
         ]
         for temporary, target, _ in written:
-            os.replace(temporary, target)
-        if len(indices) == 1 and args.force:
-            targets[1].unlink(missing_ok=True)  # of other data now
-        undo.pop_all()
+            try:
+                os.replace(temporary, target)
+            except OSError as error:
+                raise UserError(f"{target}: cannot be written ({error.strerror})") from None
+            undo.pop_all()
     return "\n".join(said for _, _, said in written)
 
 
 def _check(args: argparse.Namespace) -> None:
+    if not args.val:
+        raise UserError("--val is empty; name a folder, or none")
     if args.resolution != 0 and not 8 <= args.resolution <= 65_535:
         raise UserError(f"--resolution must be 0 or from 8 to 65535, not {args.resolution}")
     if not 1 <= args.quality <= 100:
@@ -99,18 +102,23 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--workers must be from 1 to 1024, not {args.workers}")
 
 
-def _require_free(out: Path, targets: list[Path], force: bool) -> None:
-    if out.exists() and not out.is_dir():
+def _require_free(out: Path, targets: list[Path], args: argparse.Namespace) -> None:
+    if os.path.exists(out) and not os.path.isdir(out):
         raise UserError(f"--out {out}: is no folder; name another")
     for target in targets:
-        if target.is_dir():
+        if os.path.isdir(target):
             raise UserError(f"{target}: is a folder; name another --out")
-        if target.exists() and not force:
+        if os.path.exists(target) and not args.force:
             raise UserError(f"{target}: is there already; name another --out, or --force")
+    if args.val == "none" and os.path.exists(targets[1]):
+        raise UserError(
+            f"{targets[1]}: would be of other data than train.beton; remove it, or name another "
+            "--out"
+        )
 
 
 def _make_folder(out: Path, undo: ExitStack) -> None:
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    missing = [folder for folder in (out, *out.parents) if not os.path.exists(folder)]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -33,7 +34,7 @@ def open_data(config: DataConfig) -> Data:
             skipped.
     """
     root = Path(config.data)
-    if not root.is_dir():
+    if not os.path.isdir(root):
         raise UserError(f"--data {root}: {_absent(root)}")
     is_beton = config.pipeline == "ffcv"
     if is_beton:
@@ -75,9 +76,9 @@ def verified(data: Data, config: DataConfig, ranks: Ranks) -> Data:
 
 
 def _require_betons(root: Path) -> None:
-    if (root / TRAIN_BETON).is_file():
+    if os.path.isfile(root / TRAIN_BETON):
         return
-    what = "an image folder" if (root / "train").is_dir() else f"has no {TRAIN_BETON}"
+    what = "an image folder" if os.path.isdir(root / "train") else f"has no {TRAIN_BETON}"
     raise UserError(
         f"--data {root}: {what}; --pipeline ffcv reads betons: python -m fastsc.prepare beton "
         "--data DIR --out DIR2, then --data DIR2"
@@ -117,7 +118,7 @@ def _val_folder(config: DataConfig, root: Path) -> Path | None:
 
 
 def _absent(path: Path) -> str:
-    return "a file, not a folder" if path.exists() else "no such folder"
+    return "a file, not a folder" if os.path.exists(path) else "no such folder"
 
 
 def _hint(root: Path) -> str:

@@ -172,6 +172,7 @@ class Pipeline(ABC):
         s = self.settings
         if self._side is not None:
             source, images = images, images.to(s.device, non_blocking=True)
+            self._side.hold(source)  # a pinned slot is being copied, whatever happens next
 
         def buffer(n: int) -> torch.Tensor:
             shape = n, *images.shape[1:]
@@ -188,7 +189,7 @@ class Pipeline(ABC):
         if m < n:
             normalize(images[m:], s.mean, s.std, dtype=s.dtype, out=clean[m:])
         if self._side is not None:
-            self._side.hold(source)  # a pinned slot, or DALI's own memory
+            self._side.hold(source)  # DALI's own memory is what the kernels read
         return PairBatch(
             clean, perturbed, self._to_device(self._targets[index]), self._to_device(index)
         )

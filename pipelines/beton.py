@@ -30,6 +30,7 @@ from fastsc.pipelines.index import Index, require_known
 from fastsc.pipelines.samples import Samples, link
 
 MAGIC = b"fastsc-index-01\n"
+MAX_LABEL = 1_000_000  # of a beton without class names
 _LENGTH = np.dtype("<u8")
 _INT64 = NDArray[np.int64]
 _HOW = "python -m fastsc.prepare beton --data DIR --out DIR2"
@@ -82,8 +83,8 @@ def open_beton(path: str | os.PathLike[str], *, classes: Sequence[str] | None = 
         UserError: No such file, no beton, one that was cut, or a class that is not in `classes`.
     """
     path = Path(path)
-    if not path.is_file():
-        what = "a folder, not a beton" if path.is_dir() else "no such file"
+    if not os.path.isfile(path):  # unlike Path's, no error where a folder may not be entered
+        what = "a folder, not a beton" if os.path.isdir(path) else "no such file"
         raise UserError(f"{path}: {what}; make one with {_HOW}")
     require_ffcv()
     try:
@@ -93,7 +94,8 @@ def open_beton(path: str | os.PathLike[str], *, classes: Sequence[str] | None = 
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # noqa: BLE001, damaged tables raise whatever their bytes lead to
-        raise UserError(f"{path}: not a whole beton ({error}); make it again with {_HOW}") from None
+        what = str(error) or type(error).__name__
+        raise UserError(f"{path}: not a whole beton ({what}); make it again with {_HOW}") from None
     if classes is None:
         return index
     return _with_classes(index, tuple(classes))
@@ -141,6 +143,7 @@ def _column(reader: Any, kind: type, preferred: str) -> str:
 
 def _stored(image: Any, table: Any, end: int) -> Samples:
     """The rows' places: FFCV keeps an allocation's size apart from the pointer to it."""
+    table = table[table["size"] > 0]  # an empty one shares its place with the next
     order = np.argsort(table["ptr"])
     pointers = table["ptr"][order]
     at = np.searchsorted(pointers, image["data_ptr"])
@@ -162,8 +165,8 @@ def _own_index(path: Path, labels: _INT64, stored: Samples) -> BetonIndex:
     n = len(labels)
     if n == 0:
         raise ValueError("it holds no image")
-    if labels.min() < 0:
-        raise ValueError("a label below 0")
+    if labels.min() < 0 or labels.max() > MAX_LABEL:
+        raise ValueError(f"labels from {labels.min()} to {labels.max()}, and not from 0 on")
     return BetonIndex(
         root=path,
         classes=tuple(str(label) for label in range(int(labels.max()) + 1)),
@@ -179,7 +182,16 @@ def _own_index(path: Path, labels: _INT64, stored: Samples) -> BetonIndex:
 def _indexed(path: Path, labels: _INT64, stored: Samples, block: dict[str, Any]) -> BetonIndex:
     """The block's index, with the rows spread over the dataset indices that they hold."""
     rows, n = block["rows"], len(block["targets"])
-    if len(rows) != len(labels) or (labels != block["targets"][rows]).any():
+    text = json.loads(bytes(block["text"]))
+    held = np.ones(n, np.bool_)
+    held[[int(i) for i in text["left_out"]]] = False
+    columns = block["heights"], block["widths"], block["n_bytes"], text["paths"]
+    if (
+        not np.array_equal(rows, np.flatnonzero(held))
+        or not np.array_equal(labels, block["targets"][rows])
+        or any(len(column) != n for column in columns)
+        or not (0 <= block["targets"].min() <= block["targets"].max() < len(text["classes"]))
+    ):
         raise ValueError("its samples are not those of its index")
 
     def spread(column: NDArray[Any]) -> NDArray[Any]:
@@ -187,7 +199,6 @@ def _indexed(path: Path, labels: _INT64, stored: Samples, block: dict[str, Any])
         whole[rows] = column
         return whole
 
-    text = json.loads(bytes(block["text"]))
     return BetonIndex(
         root=path,
         classes=tuple(text["classes"]),

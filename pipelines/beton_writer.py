@@ -154,7 +154,10 @@ class _Encoder:
             stored.append(np.empty(size, np.uint8))
             return 0, stored[0]
 
-        field.encode(metadata, image, allocate)
+        try:
+            field.encode(metadata, image, allocate)
+        except ValueError as error:  # more than libjpeg's 65,500 pixels a side, say
+            raise DecodeError(f"cannot be stored ({error})") from None
         return _Sample(metadata[0], stored[0])
 
 
@@ -252,5 +255,9 @@ def verify_beton(path: Path, index: Index) -> None:
     usable = written.usable
     if written.hash != index.hash or (usable != index.usable).any():
         raise UserError(f"{path}: does not read back as it was written; is the disk sound?")
-    for i, why in verify(written).items():
+    try:
+        damaged = verify(written)
+    except StalledError as stalled:
+        raise UserError(f"{stalled}; is its disk there?") from None
+    for i, why in damaged.items():
         raise UserError(f"{written.path(i)}: does not read back ({why}); is the disk sound?")

@@ -8,7 +8,6 @@ damaged image, and waits for ever once a worker has raised.
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Generator, Iterable
 from dataclasses import replace
@@ -46,19 +45,25 @@ class FfcvPipeline(CpuPipeline):
         super().__init__(index, settings, report)
         self.decoder = f"ffcv {version('ffcv')}"
         self.samples = index.samples
-        self.file = os.open(index.root, os.O_RDONLY | os.O_CLOEXEC)
+        self._opened = open(index.root, "rb", buffering=0)  # noqa: SIM115, until close()
         self._local = threading.local()
+        # Compiles, or loads what was compiled, before any batch is waited for.
+        self.fill(self.plan(), np.zeros(0, np.int64), np.zeros((0, 1, 1, 3), np.uint8))
+
+    @property
+    def file(self) -> int:
+        """The beton's descriptor."""
+        return self._opened.fileno()
 
     def close(self) -> None:
         """Ends the threads and closes the file."""
         super().close()
-        if self.file >= 0:
-            os.close(self.file)
-            self.file = -1
+        self._opened.close()
 
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]
     ) -> Generator[Decoded, None, None]:
+        assert not self._opened.closed, "a closed pipeline is not iterated"
         yield from super()._decode(replace(plan, boxes=self.stored_boxes(plan.boxes)), batches)
 
     def stored_boxes(self, boxes: NDArray[np.int32]) -> NDArray[np.int32]:

@@ -52,7 +52,10 @@ class SideStream:
                     self._wait(event, tensors)
                     yield item
                 if failed is not None:
-                    raise failed
+                    try:
+                        raise failed
+                    finally:
+                        failed = None  # its traceback holds this frame
                 if following is None:
                     return
                 ready = following

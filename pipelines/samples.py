@@ -16,6 +16,7 @@ import numpy as np
 from numba import njit, types
 from numpy.typing import NDArray
 
+from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.resample import move
 
 OK, UNREADABLE, CUT, DAMAGED = range(4)
@@ -52,6 +53,8 @@ _resize: Any = types.ExternalFunction("fastsc_ffcv_resize", types.void(*[types.i
 
 def link(library: ctypes.CDLL) -> None:
     """Tells the compiled code where FFCV's functions are, before it runs for the first time."""
+    if len(library.resize.argtypes) != 11 or len(library.imdecode.argtypes) != 13:
+        raise UserError("this FFCV's functions are not those of 1.0.2; pip install 'ffcv==1.0.2'")
     for name in ("imdecode", "resize"):
         address = ctypes.cast(getattr(library, name), ctypes.c_void_p).value
         llvmlite.binding.add_symbol(f"fastsc_ffcv_{name}", address)
@@ -93,6 +96,22 @@ def _read(file: int, offset: int, buffer: Any) -> int:
 
 
 @njit(nogil=True, cache=True)
+def _jpeg_size(data: Any) -> Any:
+    """Height and width in a JPEG's frame header (ITU T.81, B.2.2); zeros where there is none."""
+    at = np.int64(2)
+    while at + 9 < data.size and data[at] == 0xFF:
+        marker = data[at + 1]
+        if marker == 0xFF:  # a fill byte
+            at += np.int64(1)
+        elif 0xC0 <= marker <= 0xCF and marker != 0xC4 and marker != 0xC8 and marker != 0xCC:
+            height = (np.int64(data[at + 5]) << 8) | np.int64(data[at + 6])
+            return height, (np.int64(data[at + 7]) << 8) | np.int64(data[at + 8])
+        else:
+            at += np.int64(2) + ((np.int64(data[at + 2]) << 8) | np.int64(data[at + 3]))
+    return np.int64(0), np.int64(0)
+
+
+@njit(nogil=True, cache=True)
 def decode(file: int, columns: Any, i: int, top: int, rows: int, encoded: Any, pixels: Any) -> Any:
     """Reads and decodes the sample of dataset index i, at least its `rows` rows from `top` on.
 
@@ -107,9 +126,11 @@ def decode(file: int, columns: Any, i: int, top: int, rows: int, encoded: Any, p
         return _read(file, offsets[i] + top * stride, pixels[: rows * stride]), top
     whole = encoded[: n_bytes[i]]
     status = _read(file, offsets[i], whole)
-    # libjpeg-turbo writes no more than the size that it is given, and its warnings count: FFCV
-    # itself ignores both, and trains on an image that is black or grey in part.
-    if status == OK and _imdecode(
+    if status != OK:
+        return status, 0
+    # libjpeg-turbo scales a JPEG of another size to what it is asked for, or fills a part. And its
+    # warnings count, which FFCV ignores: it trains on images that are black or grey in part.
+    if _jpeg_size(whole) != (height, width) or _imdecode(
         whole.ctypes.data, whole.size, height, width, pixels.ctypes.data,
         height, width, 0, 0, 1, 1, False, False,
     ):  # fmt: skip
@@ -143,16 +164,23 @@ def fill(
     """Decodes, crops, resizes and flips some images, each into its slot."""
     for k in range(len(index)):
         i = index[k]
-        box = boxes[i].copy()
+        box, height, width = boxes[i].copy(), columns[0][i], columns[1][i]
+        # Whatever a beton's tables say, OpenCV is not asked for pixels outside of the image.
+        if (
+            min(box[0], box[1]) < 0 or min(box[2], box[3]) < 1
+            or box[0] + box[2] > height or box[1] + box[3] > width
+        ):  # fmt: skip
+            status[k] = DAMAGED
+            continue
         status[k], above = decode(file, columns, i, box[0], box[2], encoded, pixels)
         if status[k] != OK:
             continue
         box[0] -= above
-        rows = columns[0][i] if columns[4][i] else box[2]
+        rows = height if columns[4][i] else box[2]
         dy = shifts[i, 0] if len(shifts) else 0
         dx = shifts[i, 1] if len(shifts) else 0
         if flips[i] or dy != 0 or dx != 0:
-            resize(pixels, rows, columns[1][i], box, resized)
+            resize(pixels, rows, width, box, resized)
             move(resized, slots[k], dy, dx, flips[i])
         else:
-            resize(pixels, rows, columns[1][i], box, slots[k])
+            resize(pixels, rows, width, box, slots[k])

@@ -68,9 +68,11 @@ def test_refuses_to_overwrite_without_force(
     assert (out / "val.beton").read_bytes() == b"mine"
     assert beton(data, out, "--force") == 0
     assert len(open_beton(out / "val.beton")) == 12
+    capsys.readouterr()
     # Without validation images, those that are there would belong to other data.
-    assert beton(data, out, "--force", "--val", "none") == 0
-    assert os.listdir(out) == ["train.beton"]
+    line = mistake(capsys, *words, "--force", "--val", "none")
+    assert "val.beton: would be of other data than train.beton; remove it" in line
+    assert len(open_beton(out / "val.beton")) == 12
 
 
 @pytest.mark.parametrize(
@@ -84,6 +86,7 @@ def test_refuses_to_overwrite_without_force(
         (["--resolution", "70000"], "--resolution must be 0 or from 8 to 65535, not 70000"),
         (["--workers", "0"], "--workers must be from 1 to 1024, not 0"),
         (["--val", "nowhere"], "--val nowhere: no such folder"),
+        (["--val", ""], "--val is empty"),
         (["--data", "nowhere"], "--data nowhere: no such folder"),
         (["--out", "a-file"], "--out a-file: is no folder; name another"),
         (["--out", "a-file/below"], "--out a-file/below: cannot be made (Not a directory)"),

@@ -207,6 +207,52 @@ def test_every_cut_is_refused(beton: BetonIndex, tmp_path: Path) -> None:
             open_beton(path)
 
 
+def rewrite_size(beton: BetonIndex, row: int, field: str, value: int) -> None:
+    """Writes another height or width into FFCV's metadata of a row."""
+    from ffcv.reader import Reader
+    from ffcv.types import HeaderType
+
+    reader = Reader(str(beton.root))
+    metadata = reader.metadata.copy()
+    metadata[metadata.dtype.names[0]][field][row] = value
+    with open(beton.root, "r+b") as file:
+        file.seek(HeaderType.itemsize + reader.field_descriptors.nbytes)
+        file.write(metadata.tobytes())
+
+
+@pytest.mark.parametrize("change", [-40, -1, 1, 50, 1000])
+@pytest.mark.parametrize("field", ["height", "width"])
+def test_jpeg_of_another_size_than_its_table_says(
+    beton: BetonIndex, field: str, change: int
+) -> None:
+    victim = int(np.flatnonzero(beton.samples.is_jpeg)[3])
+    size = int(getattr(beton.samples, f"{field}s")[victim])
+    rewrite_size(beton, victim, field, max(1, size + change))
+    assert list(verify(open_beton(beton.root))) == [victim]
+    loader = build("ffcv", beton.root, batch_size=32, resolution=32)
+    with pytest.raises(UserError, match="truncated or corrupt"):
+        list(loader)
+    loader.close()
+
+
+def test_raw_sample_of_another_size_is_refused(beton: BetonIndex) -> None:
+    victim = int(np.flatnonzero(~beton.samples.is_jpeg)[0])
+    rewrite_size(beton, victim, "height", int(beton.samples.heights[victim]) + 1)
+    with pytest.raises(UserError, match="not a whole beton"):
+        open_beton(beton.root)
+
+
+def test_boxes_outside_of_a_sample_are_an_error_and_no_crash(beton: BetonIndex) -> None:
+    loader = build("ffcv", beton, batch_size=8, resolution=32)
+    assert isinstance(loader, FfcvPipeline)
+    for box in ([0, 0, 10_000, 5], [0, 0, 5, 10_000], [-1, 0, 5, 5], [0, -1, 5, 5], [0, 0, 0, 5]):
+        plan = loader.plan()
+        plan.boxes[:] = box
+        status = loader.fill(plan, np.arange(8), np.zeros((8, 32, 32, 3), np.uint8))
+        assert status.all(), box
+    loader.close()
+
+
 @pytest.mark.parametrize("content", [b"", b"no beton\n" * 900, bytes(50_000), b"\xff" * 50_000])
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "x.beton"
