@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> str:
                 os.replace(temporary, target)
             except OSError as error:
                 raise UserError(f"{target}: cannot be written ({error.strerror})") from None
-            undo.pop_all()
+        undo.pop_all()
     return "\n".join(said for _, _, said in written)
 
 

@@ -182,7 +182,7 @@ def write_beton(
     workers: int | None = None,
     title: str | None = None,
 ) -> dict[int, str]:
-    """Writes every usable image of an index into a beton, and reads it back.
+    """Writes every usable image of an index into a beton; `verify_beton` reads it back.
 
     Args:
         index: What to write; the beton keeps its dataset indices, names and original sizes.
@@ -196,8 +196,8 @@ def write_beton(
         Dataset index -> reason, of the images that turned out not to decode.
 
     Raises:
-        UserError: An image does not decode and on_bad_image is "raise", none is left, the disk is
-            full, or what was written does not read back.
+        UserError: An image does not decode and on_bad_image is "raise", none is left, one
+            takes longer than TIMEOUT, or the file cannot be written.
     """
     require_ffcv()
     index.require(on_bad_image)

@@ -9,7 +9,7 @@ damaged image, and waits for ever once a worker has raised.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -19,14 +19,12 @@ from numpy.typing import NDArray
 from fastsc.pipelines.base import Decoded
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.beton import BetonIndex, require_ffcv
-from fastsc.pipelines.cpu import CpuPipeline, Pending, Task, default_workers
+from fastsc.pipelines.cpu import CpuPipeline, Pending, Task
 from fastsc.pipelines.decode import DecodeError
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
-from fastsc.pipelines.progress import MIN_FILES, tracked
 from fastsc.pipelines.samples import OK, REASONS, decode, fill
-from fastsc.pipelines.sweep import TIMEOUT
-from fastsc.pipelines.threads import in_order
+from fastsc.pipelines.sweep import TIMEOUT, failures
 
 STAGE = "reading, decoding or resizing"  # one call of compiled code
 _NO_SHIFTS = np.zeros((0, 2), np.int32)
@@ -132,15 +130,4 @@ def verify(
             status, _ = decode(file.fileno(), samples.columns, i, 0, height, *local.scratch)
             return REASONS.get(status)
 
-        wanted = (index.usable if only is None else only).tolist()
-        reasons: Iterable[str | None] = in_order(
-            one,
-            wanted,
-            workers=workers or default_workers(),
-            name="fastsc-verify",
-            timeout=timeout,
-            describe=index.path,
-        )
-        if len(wanted) >= MIN_FILES:
-            reasons = tracked(reasons, f"Verifying {index.root}", len(wanted))
-        return {i: why for i, why in zip(wanted, reasons, strict=True) if why is not None}
+        return failures(index, one, workers=workers, only=only, timeout=timeout, title="Verifying")

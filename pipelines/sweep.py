@@ -56,18 +56,31 @@ def sweep(
         use(i, image)
         return None
 
-    usable = (index.usable if only is None else only).tolist()
+    return failures(index, one, workers=workers, only=only, timeout=timeout, title=title)
+
+
+def failures(
+    index: Index,
+    one: Callable[[int], str | None],
+    *,
+    workers: int | None,
+    only: NDArray[np.int64] | None,
+    timeout: float,
+    title: str,
+) -> dict[int, str]:
+    """Dataset index -> what `one` says of it, where it says anything; `sweep` has the arguments."""
+    wanted = (index.usable if only is None else only).tolist()
     reasons: Iterable[str | None] = in_order(
         one,
-        usable,
+        wanted,
         workers=workers or default_workers(),
         name="fastsc-sweep",
         timeout=timeout,
         describe=index.path,
     )
-    if len(usable) >= MIN_FILES:
-        reasons = tracked(reasons, f"{title} {index.root}", len(usable))
-    return {i: why for i, why in zip(usable, reasons, strict=True) if why is not None}
+    if len(wanted) >= MIN_FILES:
+        reasons = tracked(reasons, f"{title} {index.root}", len(wanted))
+    return {i: why for i, why in zip(wanted, reasons, strict=True) if why is not None}
 
 
 def verify(

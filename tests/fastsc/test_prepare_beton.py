@@ -216,6 +216,25 @@ def test_what_does_not_read_back_is_not_kept(
     assert os.listdir(tmp_path) == ["data"]
 
 
+def test_a_name_that_cannot_be_given_leaves_no_temporary_file(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    replace = os.replace
+
+    def fail_at_val(source: Path, target: Path) -> None:
+        if Path(target).name == "val.beton":
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fail_at_val)
+    line = mistake(capsys, "beton", "--data", data, "--out", tmp_path / "out")
+    assert "val.beton: cannot be written (No space left on device)" in line
+    assert os.listdir(tmp_path / "out") == ["train.beton"]
+
+
 # ---- training on them ----------------------------------------------------------------------------
 
 
