@@ -5,6 +5,6 @@ this package imports the rest of the program.
 """
 
 from fastsc.kernels.distance import ds
-from fastsc.kernels.views import pair_view
+from fastsc.kernels.views import normalize, pair_view, perturb
 
-__all__ = ["ds", "pair_view"]
+__all__ = ["ds", "normalize", "pair_view", "perturb"]

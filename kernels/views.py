@@ -1,17 +1,29 @@
 """The paired view: one uint8 batch in, a clean and a perturbed normalized batch out."""
 
+import concurrent.futures
 import functools
 import importlib.util
-import math
+import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from fastsc.kernels.arguments import (
+    DTYPES,
+    check_factors,
+    check_images,
+    check_order,
+    check_out,
+    empty_view,
+    overlap,
+    scale_and_shift,
+)
 from fastsc.kernels.colour import color_jitter
+from fastsc.kernels.devices import has_triton, interpreting
 
-DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-IMPLS = ("reference", "compiled", "numba")
+IMPLS = ("reference", "compiled", "numba", "triton")
 
 Pair = tuple[Tensor, Tensor]
 
@@ -25,6 +37,8 @@ def pair_view(
     dtype: torch.dtype = torch.float32,
     impl: str = "auto",
     out: Pair | None = None,
+    threads: int = 1,
+    order: Tensor | None = None,
 ) -> Pair:
     """Normalize a batch twice: as it is, and after a colour perturbation of each image.
 
@@ -42,10 +56,15 @@ def pair_view(
         mean, std: three floats each, on the scale [0, 1].
         dtype: of the views: float32, bfloat16 or float16.
         impl: "reference" (torch, any device), "compiled" (the reference through torch.compile),
-            "numba" (CPU, one thread, releases the GIL), or "auto": numba on the CPU where it is
-            installed, compiled on CUDA, else the reference.
+            "numba" (CPU, releases the GIL), "triton" (CUDA, two launches), or "auto": numba on the
+            CPU and triton on CUDA where they are installed, else compiled on CUDA and the
+            reference elsewhere.
         out: (clean, perturbed) to write into and return: `dtype`, (N, 3, H, W), channels-last, on
             the device of `x_u8`, not overlapping.
+        threads: Of the numba implementation, which deals the images over them; a loader that calls
+            from threads of its own wants 1. The result does not depend on it.
+        order: (N,) int64, same device, rows of `colour.PERMUTATIONS`: P's operations in an order of
+            each image's own, by "reference" or "compiled" only ("auto" is the former on the CPU).
 
     Returns:
         (clean, perturbed), each (N, 3, H, W) in channels-last memory.
@@ -53,22 +72,19 @@ def pair_view(
     Raises:
         ValueError: an argument does not fit; the message says what to do.
     """
-    _check_images(x_u8, dtype)
-    _check_factors(x_u8, factors)
-    implementation = _choose(impl, x_u8.device)
-    n, h, w, _ = x_u8.shape
+    check_images(x_u8, dtype)
+    check_factors(x_u8, factors)
+    check_order(x_u8, order)
+    implementation = _choose(impl, x_u8.device, threads, order)
     if out is None:
-        out = (_empty_view(x_u8, dtype), _empty_view(x_u8, dtype))
+        out = (empty_view(x_u8, dtype), empty_view(x_u8, dtype))
     else:
         clean, perturbed = out
-        _check_out("clean", clean, x_u8, dtype)
-        _check_out("perturbed", perturbed, x_u8, dtype)
-        if clean.numel() and _overlap(clean, perturbed):
+        check_out("clean", clean, x_u8, dtype)
+        check_out("perturbed", perturbed, x_u8, dtype)
+        if clean.numel() and overlap(clean, perturbed):
             raise ValueError("out: clean and perturbed share memory; give two separate buffers")
-    if n * h * w:
-        scale, shift = _affine(tuple(map(float, mean)), tuple(map(float, std)), x_u8.device)
-        with torch.no_grad():
-            implementation(x_u8.contiguous(), factors, scale, shift, *out)
+    _run(implementation, x_u8, factors, mean, std, *out)
     return out
 
 
@@ -80,106 +96,147 @@ def normalize(
     dtype: torch.dtype = torch.float32,
     impl: str = "auto",
     out: Tensor | None = None,
+    threads: int = 1,
 ) -> Tensor:
     """The clean view alone, for loaders of single views: bit-equal to `pair_view(...)[0]`.
 
     Arguments as for `pair_view`; `out` is one (N, 3, H, W) channels-last tensor.
     """
-    _check_images(x_u8, dtype)
-    implementation = _choose(impl, x_u8.device)
-    if out is None:
-        out = _empty_view(x_u8, dtype)
-    else:
-        _check_out("view", out, x_u8, dtype)
-    if out.numel():
-        scale, shift = _affine(tuple(map(float, mean)), tuple(map(float, std)), x_u8.device)
-        with torch.no_grad():
-            if implementation is _pair_numba:
-                _normalize_numba(x_u8.contiguous(), scale, shift, out)
-            elif implementation is _pair_compiled:
-                # As in the compiled pair, where a GPU's compiler fuses multiply and add.
-                _normalize_compiled()(x_u8.contiguous(), scale, shift, out)
-            else:
-                _normalize_reference(x_u8, scale, shift, out)
+    check_images(x_u8, dtype)
+    implementation = _choose(impl, x_u8.device, threads, None)
+    out = _one_view(x_u8, dtype, out)
+    _run(implementation, x_u8, None, mean, std, out, None)
     return out
 
 
+def perturb(
+    x_u8: Tensor,
+    factors: Tensor,
+    mean: Sequence[float],
+    std: Sequence[float],
+    *,
+    dtype: torch.dtype = torch.float32,
+    impl: str = "auto",
+    out: Tensor | None = None,
+    threads: int = 1,
+    order: Tensor | None = None,
+) -> Tensor:
+    """The perturbed view alone, to look at many of the same images: equal to `pair_view(...)[1]`.
+
+    Arguments as for `pair_view`; `out` is one (N, 3, H, W) channels-last tensor.
+    """
+    check_images(x_u8, dtype)
+    check_factors(x_u8, factors)
+    check_order(x_u8, order)
+    implementation = _choose(impl, x_u8.device, threads, order)
+    out = _one_view(x_u8, dtype, out)
+    _run(implementation, x_u8, factors, mean, std, None, out)
+    return out
+
+
+def _one_view(x_u8: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
+    if out is None:
+        return empty_view(x_u8, dtype)
+    check_out("view", out, x_u8, dtype)
+    return out
+
+
+def _run(
+    implementation: Callable[..., None],
+    x_u8: Tensor,
+    factors: Tensor | None,
+    mean: Sequence[float],
+    std: Sequence[float],
+    clean: Tensor | None,
+    perturbed: Tensor | None,
+) -> None:
+    scale, shift = scale_and_shift(tuple(map(float, mean)), tuple(map(float, std)), x_u8.device)
+    if x_u8.numel():
+        with torch.no_grad():
+            implementation(x_u8.contiguous(), factors, scale, shift, clean, perturbed)
+
+
 # --- implementations -----------------------------------------------------------------------------
+# Each takes (x_u8, factors, scale, shift, clean, perturbed): scale and shift (3,) take a level to a
+# normalized value; a view that is None is not wanted, and without a perturbed one factors are None.
 
 
-def _normalize_reference(x_u8: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
-    levels = x_u8.permute(0, 3, 1, 2).to(torch.float32)  # (N, 3, H, W), channels-last
-    out.copy_(levels * scale.view(3, 1, 1) + shift.view(3, 1, 1))
-
-
-def _pair_reference(
-    x_u8: Tensor, factors: Tensor, scale: Tensor, shift: Tensor, clean: Tensor, perturbed: Tensor
+def _reference(
+    order: Tensor | None,
+    x_u8: Tensor,
+    factors: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    clean: Tensor | None,
+    perturbed: Tensor | None,
 ) -> None:
     levels = x_u8.permute(0, 3, 1, 2).to(torch.float32)  # (N, 3, H, W), channels-last
     scale, shift = scale.view(3, 1, 1), shift.view(3, 1, 1)
     plain = levels * scale + shift
-    changed = color_jitter(levels / 255, factors) * (255 * scale) + shift
-    # x / 255 * 255 does not round back to x everywhere, so untouched images are taken as they are.
-    untouched = (factors[:, :3] == 1).all(1) & (factors[:, 3] == 0)
-    clean.copy_(plain)
-    perturbed.copy_(torch.where(untouched.view(-1, 1, 1, 1), plain, changed))
+    if clean is not None:
+        clean.copy_(plain)
+    if perturbed is not None and factors is not None:
+        changed = color_jitter(levels / 255, factors, order) * (255 * scale) + shift
+        # x / 255 * 255 does not round back to x everywhere: untouched images are taken as they are.
+        untouched = (factors[:, :3] == 1).all(1) & (factors[:, 3] == 0)
+        perturbed.copy_(torch.where(untouched.view(-1, 1, 1, 1), plain, changed))
 
 
 @functools.cache
 def _compiled() -> Callable[..., None]:
-    return torch.compile(_pair_reference)
+    return torch.compile(_reference)
+
+
+def _numba(
+    threads: int,
+    x_u8: Tensor,
+    factors: Tensor | None,
+    scale: Tensor,
+    shift: Tensor,
+    clean: Tensor | None,
+    perturbed: Tensor | None,
+) -> None:
+    from fastsc.kernels.views_numba import normalize_batch, pair_batch
+
+    n, lines = len(x_u8), (scale.numpy(), shift.numpy())
+    x = x_u8.numpy().reshape(n, -1)
+    plain: Any = None if clean is None else _flat(clean)
+    if perturbed is None or factors is None:
+
+        def work(rows: slice) -> None:
+            normalize_batch(x[rows], *lines, plain[rows])
+
+    else:
+        values, changed = factors.detach().contiguous().numpy(), _flat(perturbed)
+        both = plain is not None
+        first = plain if both else changed  # not touched, but an array of the same type
+
+        def work(rows: slice) -> None:
+            pair_batch(x[rows], values[rows], *lines, first[rows], changed[rows], both)
+
+    if (parts := min(threads, n)) < 2:
+        work(slice(n))
+        return
+    ends = [n * part // parts for part in range(parts + 1)]
+    # One slice a thread: images take equally long.
+    list(_pool(os.getpid(), parts).map(work, map(slice, ends[:-1], ends[1:])))
 
 
 @functools.cache
-def _normalize_compiled() -> Callable[..., None]:
-    return torch.compile(_normalize_reference)
+def _pool(_process: int, threads: int) -> concurrent.futures.ThreadPoolExecutor:
+    """Kept: starting threads takes as long as an image. A forked process needs its own."""
+    return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="pair_view")
 
 
-def _pair_compiled(*args: Tensor) -> None:
-    _compiled()(*args)
+def _flat(view: Tensor) -> Any:
+    """The memory of a channels-last view, as a numpy array (N, 3HW) for the numba kernel."""
+    from fastsc.kernels.numba_ir import BF16_BITS, FP16_BITS
 
-
-def _pair_numba(
-    x_u8: Tensor, factors: Tensor, scale: Tensor, shift: Tensor, clean: Tensor, perturbed: Tensor
-) -> None:
-    from fastsc.kernels.views_numba import pair_batch
-
-    n, h, w, _ = x_u8.shape
-    pair_batch(
-        x_u8.numpy().reshape(n, h, 3 * w),
-        factors.detach().contiguous().numpy(),
-        scale.numpy(),
-        shift.numpy(),
-        _rows(clean),
-        _rows(perturbed),
-    )
-
-
-def _normalize_numba(x_u8: Tensor, scale: Tensor, shift: Tensor, out: Tensor) -> None:
-    from fastsc.kernels.views_numba import normalize_batch
-
-    n, h, w, _ = x_u8.shape
-    rows = x_u8.numpy().reshape(n, h, 3 * w)
-    normalize_batch(rows, scale.numpy(), shift.numpy(), _rows(out))
-
-
-def _rows(view: Tensor):  # type: ignore[no-untyped-def]  # numpy arrays, (N, H, 3W)
-    """The memory of a channels-last view, as the numba kernel takes it."""
-    from fastsc.kernels.views_numba import BF16_BITS, FP16_BITS
-
-    n, _, h, w = view.shape
-    memory = view.detach().permute(0, 2, 3, 1)
+    memory = view.detach().permute(0, 2, 3, 1).reshape(len(view), -1)
     if view.dtype != torch.float32:
         bits = BF16_BITS if view.dtype == torch.bfloat16 else FP16_BITS
-        return memory.view(torch.int16).numpy().view(bits).reshape(n, h, 3 * w)
-    return memory.numpy().reshape(n, h, 3 * w)
-
-
-_TABLE: dict[str, Callable[..., None]] = {
-    "reference": _pair_reference,
-    "compiled": _pair_compiled,
-    "numba": _pair_numba,
-}
+        return memory.view(torch.int16).numpy().view(bits)
+    return memory.numpy()
 
 
 @functools.cache
@@ -187,92 +244,40 @@ def _has_numba() -> bool:
     return importlib.util.find_spec("numba") is not None
 
 
-def _choose(impl: str, device: torch.device) -> Callable[..., None]:
+def _choose(
+    impl: str, device: torch.device, threads: int, order: Tensor | None
+) -> Callable[..., None]:
+    if impl == "auto" and order is not None:
+        impl = "compiled" if device.type == "cuda" else "reference"
     if impl == "auto":
         if device.type == "cuda":
-            impl = "compiled"
+            impl = "triton" if has_triton(device) else "compiled"
         else:
             impl = "numba" if device.type == "cpu" and _has_numba() else "reference"
     if impl not in IMPLS:
         raise ValueError(f"impl {impl!r} does not exist; choose from auto, {', '.join(IMPLS)}")
+    if threads < 1:
+        raise ValueError(f"threads must be at least 1, not {threads}")
+    if order is not None and impl in ("numba", "triton"):
+        raise ValueError(f"impl {impl!r} has one order of operations; use 'compiled' or 'auto'")
     if impl == "numba":
         if device.type != "cpu":
             raise ValueError(
-                f"impl 'numba' runs on the CPU, x_u8 is on {device}; use 'compiled' or 'auto'"
+                f"impl 'numba' runs on the CPU, x_u8 is on {device}; use 'triton' or 'auto'"
             )
         if not _has_numba():
             raise ValueError("impl 'numba' needs numba: pip install numba, or use 'reference'")
-    return _TABLE[impl]
-
-
-# --- checks and buffers --------------------------------------------------------------------------
-
-
-def _check_images(x_u8: Tensor, dtype: torch.dtype) -> None:
-    if x_u8.dtype != torch.uint8 or x_u8.ndim != 4 or x_u8.shape[3] != 3:
-        raise ValueError(
-            f"x_u8 must be (N, H, W, 3) uint8, not {tuple(x_u8.shape)} {x_u8.dtype}; "
-            "for (N, 3, H, W) images pass x.permute(0, 2, 3, 1)"
-        )
-    if dtype not in DTYPES:
-        raise ValueError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
-
-
-def _check_factors(x_u8: Tensor, factors: Tensor) -> None:
-    n = x_u8.shape[0]
-    if factors.shape != (n, 4) or factors.dtype != torch.float32:
-        raise ValueError(
-            f"factors must be ({n}, 4) float32, one row an image (brightness, contrast, "
-            f"saturation, hue), not {tuple(factors.shape)} {factors.dtype}"
-        )
-    if factors.device != x_u8.device:
-        raise ValueError(
-            f"factors are on {factors.device}, x_u8 on {x_u8.device}; pass factors.to(x_u8.device)"
-        )
-    if factors.device.type == "cpu" and n:
-        # numpy, not torch: torch may wake its thread pool for these few numbers. Comparisons are
-        # written so that a NaN, which compares false, fails too.
-        values = factors.detach().numpy()
-        gains, hue = values[:, :3], values[:, 3]
-        gains_fit = gains.min() >= 0 and gains.max() < float("inf")
-        if not (gains_fit and hue.min() >= -0.5 and hue.max() <= 0.5):
+        return functools.partial(_numba, threads)
+    if impl == "triton":
+        if not (has_triton(device) or interpreting(device)):
             raise ValueError(
-                "factors out of range: brightness, contrast and saturation must be finite and "
-                "at least 0, hue in [-0.5, 0.5]"
+                f"impl 'triton' needs triton and a CUDA device of compute capability 8.0, x_u8 is "
+                f"on {device}; use 'compiled' or 'auto'"
             )
+        from fastsc.kernels.views_triton import paint
+
+        return paint
+    return functools.partial(_compiled() if impl == "compiled" else _reference, order)
 
 
-def _check_out(name: str, view: Tensor, x_u8: Tensor, dtype: torch.dtype) -> None:
-    n, h, w, _ = x_u8.shape
-    if view.shape != (n, 3, h, w) or view.dtype != dtype or view.device != x_u8.device:
-        raise ValueError(
-            f"out: {name} is {tuple(view.shape)} {view.dtype} on {view.device}; "
-            f"it must be {(n, 3, h, w)} {dtype} on {x_u8.device}"
-        )
-    if not view.permute(0, 2, 3, 1).is_contiguous():
-        raise ValueError(
-            f"out: {name} is not in channels-last memory; make it with "
-            "torch.empty(..., memory_format=torch.channels_last)"
-        )
-
-
-def _overlap(a: Tensor, b: Tensor) -> bool:
-    start_a, start_b = a.data_ptr(), b.data_ptr()
-    return start_a < start_b + b.nbytes and start_b < start_a + a.nbytes
-
-
-def _empty_view(x_u8: Tensor, dtype: torch.dtype) -> Tensor:
-    return torch.empty(x_u8.shape, dtype=dtype, device=x_u8.device).permute(0, 3, 1, 2)
-
-
-@functools.lru_cache(maxsize=64)
-def _affine(
-    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """(x / 255 - mean) / std as x * scale + shift; cached, for a copy to a GPU would stall it."""
-    finite = all(math.isfinite(v) for v in (*mean, *std))
-    if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
-        raise ValueError(f"mean and std must be three finite floats, std > 0; got {mean}, {std}")
-    scale = [1 / (255 * s) for s in std]
-    shift = [-m / s for m, s in zip(mean, std, strict=True)]
-    return torch.tensor(scale, device=device), torch.tensor(shift, device=device)
+__all__ = ["DTYPES", "IMPLS", "Pair", "normalize", "pair_view", "perturb"]

@@ -14,8 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastsc.kernels import pair_view
-from fastsc.kernels.views import normalize
+from fastsc.kernels import normalize, pair_view
 from fastsc.pipelines.batch import BadImage, BufferPool, PairBatch
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.handover import SideStream

@@ -42,6 +42,7 @@ class Stream(IntEnum):
     SUBSTITUTE = 8
     NEIGHBOUR = 9
     JPEG = 10
+    JITTER_ORDER = 11
     CROP_AREA = 32  # + attempt
     CROP_RATIO = 64  # + attempt
 
@@ -78,6 +79,11 @@ def factors(
         table[:, column] = low + uniforms(seed, epoch, stream, n) * (1.0 + strength - low)
     table[:, 3] = (2.0 * uniforms(seed, epoch, Stream.HUE, n) - 1.0) * strengths[3]
     return table
+
+
+def permutations(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
+    """In which of the 24 orders dataset index i has its colours changed: (n,) int64, uniform."""
+    return (24 * uniforms(seed, epoch, Stream.JITTER_ORDER, n)).astype(np.int64)
 
 
 def flips(seed: int, epoch: int, n: int) -> NDArray[np.bool_]:

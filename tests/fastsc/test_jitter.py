@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tv
+from PIL import Image
 from torch import Tensor
 
 from fastsc import ColorJitter
+from fastsc.kernels import pair_view, perturb
+from fastsc.kernels.colour import PERMUTATIONS, color_jitter
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build
 
 
 def images(n: int = 6) -> Tensor:
@@ -113,3 +120,144 @@ def test_inputs_that_are_no_images() -> None:
         jitter(torch.zeros(2, 3, 4, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"\(2, 4\), one row an image, not \(1, 4\)"):
         jitter(torch.rand(2, 3, 4, 4), torch.ones(1, 4))
+
+
+# --- orders ---------------------------------------------------------------------------------------
+
+OPS = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
+
+
+def test_every_order_as_torchvision_would_apply_it() -> None:
+    permutations = list(itertools.permutations(range(4)))
+    assert list(PERMUTATIONS) == permutations
+    x = torch.rand(24, 3, 11, 7, generator=torch.Generator().manual_seed(3))
+    factors = ColorJitter(0.9, 0.9, 0.9, 0.5).sample(24, torch.Generator().manual_seed(4))
+    out = ColorJitter(order="random")(x, factors, torch.arange(24))
+    for i, permutation in enumerate(permutations):
+        expected = x[i]
+        for column in permutation:
+            expected = OPS[column](expected, factors[i, column].item())
+        assert (out[i] - expected).abs().max() < 0.1 / 255, permutation
+    assert (out - color_jitter(x, factors)).abs().amax((1, 2, 3))[1:].min() > 1e-3, "order matters"
+    assert torch.equal(out[:1], color_jitter(x[:1], factors[:1])), "the first is the fixed one"
+
+
+def test_orders_are_drawn_uniformly_and_from_the_generator_given() -> None:
+    jitter = ColorJitter(order="random")
+    one, two = (jitter.sample_order(24_000, torch.Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(one, two)
+    counts = torch.bincount(one, minlength=24)
+    assert ((counts - 1000).abs() < 160).all(), "five standard errors"
+    torch.manual_seed(1)
+    drawn = jitter(images())
+    torch.manual_seed(1)
+    factors = jitter.sample(6)
+    assert torch.equal(drawn, jitter(images(), factors, jitter.sample_order(6)))
+    assert ColorJitter().sample_order(5) is None
+
+
+# --- keyed ----------------------------------------------------------------------------------------
+
+
+def test_keyed_factors_are_the_pipelines_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for i in range(6):
+        (folder := tmp_path / f"class{i % 2}").mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(folder / f"{i}.png")
+    strengths = (0.5, 0.3, 0.2, 0.05)
+    loader = build("cpu", tmp_path, batch_size=3, resolution=16, seed=5, strengths=strengths)
+    jitter = ColorJitter(*strengths)
+    for epoch in (0, 2):
+        loader.set_epoch(epoch)
+        plan = loader.plan()
+        for batch in loader:
+            factors = jitter.keyed(batch.index, seed=5, epoch=epoch)
+            assert np.array_equal(factors.numpy(), plan.factors[batch.index.numpy()])
+            # The clean view back to bytes, through the jitter: the loader's own perturbed view.
+            std, mean = (torch.tensor(v).view(3, 1, 1) for v in (IMAGENET_STD, IMAGENET_MEAN))
+            x = ((batch.clean * std + mean) * 255).round().to(torch.uint8)
+            clean, perturbed = jitter.pair(x, factors)
+            assert torch.equal(clean, batch.clean)
+            assert torch.equal(perturbed, batch.perturbed)
+    loader.close()
+
+
+def test_keyed_draws_depend_on_nothing_else() -> None:
+    jitter = ColorJitter(order="random")
+    whole = jitter.keyed(torch.arange(100), seed=1, epoch=2)
+    assert torch.equal(jitter.keyed([99, 3, 3], seed=1, epoch=2), whole[[99, 3, 3]])
+    assert torch.equal(jitter.keyed([3], seed=1, epoch=2), whole[[3]])
+    assert torch.equal(jitter.keyed([100_000, 3], seed=1, epoch=2)[1:], whole[[3]])
+    orders = jitter.keyed_order(torch.arange(100), seed=1, epoch=2)
+    assert orders is not None
+    assert torch.equal(jitter.keyed_order([7, 99], seed=1, epoch=2), orders[[7, 99]])
+    for seed, epoch in ((1, 3), (2, 2)):
+        assert not torch.equal(jitter.keyed([3, 4], seed=seed, epoch=epoch), whole[[3, 4]])
+        assert not torch.equal(jitter.keyed_order(range(100), seed=seed, epoch=epoch), orders)
+    assert ColorJitter().keyed_order([1]) is None
+    assert jitter.keyed([]).shape == (0, 4)
+
+
+@pytest.mark.parametrize("index", [torch.tensor([0.5]), [-1], [[1, 2]]])
+def test_indices_that_are_none(index) -> None:
+    with pytest.raises(ValueError, match="whole numbers >= 0"):
+        ColorJitter().keyed(index)
+
+
+# --- pairs ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("memory", [torch.contiguous_format, torch.channels_last])
+def test_pair_is_pair_view(dtype: torch.dtype, memory: torch.memory_format) -> None:
+    x = (images() * 255).to(torch.uint8).contiguous(memory_format=memory)
+    jitter = ColorJitter()
+    factors = jitter.sample(6, torch.Generator().manual_seed(2))
+    mean, std = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    pair = jitter.pair(x, factors, mean=mean, std=std, dtype=dtype, threads=2)
+    expected = pair_view(x.permute(0, 2, 3, 1), factors, mean, std, dtype=dtype)
+    assert torch.equal(torch.cat(pair), torch.cat(expected))
+    torch.manual_seed(3)
+    drawn = jitter.pair(x, mean=mean, std=std, dtype=dtype)
+    torch.manual_seed(3)
+    again = jitter.pair(x, jitter.sample(6), mean=mean, std=std, dtype=dtype)
+    assert torch.equal(drawn[1], again[1])
+
+
+@pytest.mark.parametrize("impl", ["auto", "reference", "compiled"])
+def test_pair_in_orders_of_its_own(impl: str) -> None:
+    x = (images() * 255).to(torch.uint8)
+    jitter = ColorJitter(order="random")
+    factors, order = jitter.keyed(range(6)), jitter.keyed_order(range(6))
+    factors[4] = torch.tensor([1.0, 1, 1, 0])
+    assert order is not None
+    unit = {"mean": (0.0, 0.0, 0.0), "std": (1.0, 1.0, 1.0)}
+    clean, perturbed = (
+        jitter.pair(x, factors, order, **unit)
+        if impl == "auto"
+        else pair_view(x.permute(0, 2, 3, 1), factors, **unit, impl=impl, order=order)
+    )
+    assert torch.equal(clean, jitter.pair(x, factors, order * 0, **unit)[0])
+    assert (perturbed - jitter(x / 255, factors, order)).abs().max() < 1e-5
+    assert torch.equal(perturbed[4], clean[4]), "identity factors, in any order"
+    assert perturbed.is_contiguous(memory_format=torch.channels_last)
+    alone = perturb(x.permute(0, 2, 3, 1), factors, **unit, order=order)
+    assert (alone - perturbed).abs().max() < 1e-5
+
+
+def test_orders_and_pairs_that_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="fixed, random"):
+        ColorJitter(order="shuffled")
+    x, jitter = (images() * 255).to(torch.uint8), ColorJitter(order="random")
+    with pytest.raises(ValueError, match=r"order must be \(6,\)"):
+        jitter.pair(x, order=torch.zeros(5, dtype=torch.int64))
+    with pytest.raises(ValueError, match="order out of range"):
+        jitter.pair(x, order=torch.full((6,), 24))
+    with pytest.raises(ValueError, match=r"order must be \(6,\) int64"):
+        jitter.pair(x, order=torch.zeros(6))
+    with pytest.raises(ValueError, match="uint8"):
+        jitter.pair(images())
+    nhwc, factors = x.permute(0, 2, 3, 1), jitter.sample(6)
+    for impl in ("numba", "triton"):
+        with pytest.raises(ValueError, match="one order of operations"):
+            pair_view(nhwc, factors, (0, 0, 0), (1, 1, 1), impl=impl, order=jitter.sample_order(6))

@@ -16,8 +16,7 @@ import torchvision.transforms.v2.functional as tvf
 from hypothesis import example, given, settings
 from torch import Tensor
 
-from fastsc.kernels import pair_view
-from fastsc.kernels.views import normalize
+from fastsc.kernels import normalize, pair_view, perturb
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IDENTITY = (1.0, 1.0, 1.0, 0.0)
@@ -172,6 +171,15 @@ def test_clean_view_is_the_same_everywhere(dtype: torch.dtype) -> None:
     assert torch.equal(clean[2:3], alone[0])
 
 
+@pytest.mark.parametrize("impl", ["reference", "numba", "compiled"])
+def test_one_view_alone_is_the_pairs(impl: str) -> None:
+    x, factors = images("mixed", 4, 21, 33), ends((0.4, 0.4, 0.4, 0.1))[:4].clone()
+    factors[1] = torch.tensor(IDENTITY)
+    clean, perturbed = pair_view(x, factors, MEAN, STD, impl=impl)
+    assert torch.equal(normalize(x, MEAN, STD, impl=impl), clean)
+    assert torch.equal(perturb(x, factors, MEAN, STD, impl=impl), perturbed)
+
+
 def test_compiled_equals_the_reference() -> None:
     """With a second batch size, as the last batch of an epoch has."""
     for n, dtype in ((6, torch.float32), (4, torch.bfloat16)):
@@ -211,6 +219,35 @@ def test_threads_agree_with_one_thread() -> None:
             thread.join(timeout=30)
         assert torch.equal(out[0], alone[0])
         assert torch.equal(out[1], alone[1])
+
+
+@pytest.mark.parametrize("n", [1, 2, 7, 40])
+@pytest.mark.parametrize("threads", [2, 3, 64])
+def test_images_dealt_over_threads(n: int, threads: int) -> None:
+    x, factors = images("random", n, 19, 23), ends((0.4, 0.4, 0.4, 0.1)).repeat(3, 1)[:n]
+    alone = pair_view(x, factors, MEAN, STD)
+    shared = pair_view(x, factors, MEAN, STD, threads=threads)
+    assert torch.equal(torch.cat(alone), torch.cat(shared))
+    assert torch.equal(normalize(x, MEAN, STD, threads=threads), alone[0])
+    assert torch.equal(perturb(x, factors, MEAN, STD, threads=threads), alone[1])
+
+
+FORKED = """
+import os, sys, torch
+from fastsc.kernels import pair_view
+x, factors = torch.full((4, 8, 8, 3), 77, dtype=torch.uint8), torch.full((4, 4), 0.4)
+lines = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+before = pair_view(x, factors, *lines, threads=2)
+if (child := os.fork()) == 0:
+    after = pair_view(x, factors, *lines, threads=2)
+    os._exit(not torch.equal(torch.cat(after), torch.cat(before)))
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+def test_threads_in_a_forked_process() -> None:
+    """As torch's DataLoader makes its workers: the threads of the parent are not there."""
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=60)
 
 
 DIGEST = """

@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from fastsc.kernels import pair_view, views
+from fastsc.kernels import normalize, pair_view, perturb, views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 N, H, W = 3, 8, 10
@@ -43,6 +43,23 @@ def test_out_keeps_its_neighbours(impl: str) -> None:
     for pool in pools:
         assert (pool[[0, -1]] == -9).all()
         assert (pool[1:-1] != -9).all()
+
+
+@pytest.mark.parametrize("impl", EAGER)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_one_view_alone_into_out(impl: str, dtype: torch.dtype) -> None:
+    """normalize and perturb write one slice of a buffer, with the bits of the pair."""
+    clean, perturbed = pair_view(X, FACTORS, MEAN, STD, dtype=dtype, impl=impl)
+    for view, make in ((clean, normalize), (perturbed, perturb)):
+        arguments = (X, MEAN, STD) if make is normalize else (X, FACTORS, MEAN, STD)
+        pool = buffer(N + 2, 3, H, W, dtype=dtype).fill_(-9)
+        out = make(*arguments, dtype=dtype, impl=impl, out=pool[1:-1])
+        assert torch.equal(out, view)
+        assert out.data_ptr() == pool[1:-1].data_ptr()
+        assert (pool[[0, -1]] == -9).all()
+        assert torch.equal(make(*arguments, dtype=dtype, impl=impl), view)
+        with pytest.raises(ValueError, match="view is"):
+            make(*arguments, dtype=dtype, impl=impl, out=pool)
 
 
 def test_views_never_alias() -> None:
@@ -149,10 +166,22 @@ def test_dtype_that_does_not_fit() -> None:
         pair_view(X, FACTORS, MEAN, STD, dtype=torch.float64)
 
 
-@pytest.mark.parametrize("impl", ["triton", "cuda", ""])
+@pytest.mark.parametrize("impl", ["cuda", ""])
 def test_unknown_impl_names_what_exists(impl: str) -> None:
-    with pytest.raises(ValueError, match="auto, reference, compiled, numba"):
+    with pytest.raises(ValueError, match="auto, reference, compiled, numba, triton"):
         pair_view(X, FACTORS, MEAN, STD, impl=impl)
+
+
+def test_triton_off_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with pytest.raises(ValueError, match="needs triton and a CUDA device"):
+        pair_view(X, FACTORS, MEAN, STD, impl="triton")
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_threads_that_do_not_fit(threads: int) -> None:
+    with pytest.raises(ValueError, match="threads must be at least 1"):
+        pair_view(X, FACTORS, MEAN, STD, threads=threads)
 
 
 def test_numba_off_the_cpu() -> None:

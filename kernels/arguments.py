@@ -1,0 +1,94 @@
+"""What the view kernels take: checks that name the remedy, buffers, constants."""
+
+import functools
+import math
+
+import torch
+from torch import Tensor
+
+from fastsc.kernels.colour import PERMUTATIONS
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+
+def check_images(x_u8: Tensor, dtype: torch.dtype) -> None:
+    if x_u8.dtype != torch.uint8 or x_u8.ndim != 4 or x_u8.shape[3] != 3:
+        raise ValueError(
+            f"x_u8 must be (N, H, W, 3) uint8, not {tuple(x_u8.shape)} {x_u8.dtype}; "
+            "for (N, 3, H, W) images pass x.permute(0, 2, 3, 1)"
+        )
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype must be float32, bfloat16 or float16, not {dtype}")
+
+
+def check_factors(x_u8: Tensor, factors: Tensor) -> None:
+    n = x_u8.shape[0]
+    if factors.shape != (n, 4) or factors.dtype != torch.float32:
+        raise ValueError(
+            f"factors must be ({n}, 4) float32, one row an image (brightness, contrast, "
+            f"saturation, hue), not {tuple(factors.shape)} {factors.dtype}"
+        )
+    if factors.device != x_u8.device:
+        raise ValueError(
+            f"factors are on {factors.device}, x_u8 on {x_u8.device}; pass factors.to(x_u8.device)"
+        )
+    if factors.device.type == "cpu" and n:
+        # numpy, not torch: torch may wake its thread pool for these few numbers. Comparisons are
+        # written so that a NaN, which compares false, fails too.
+        values = factors.detach().numpy()
+        gains, hue = values[:, :3], values[:, 3]
+        gains_fit = gains.min() >= 0 and gains.max() < float("inf")
+        if not (gains_fit and hue.min() >= -0.5 and hue.max() <= 0.5):
+            raise ValueError(
+                "factors out of range: brightness, contrast and saturation must be finite and "
+                "at least 0, hue in [-0.5, 0.5]"
+            )
+
+
+def check_order(x_u8: Tensor, order: Tensor | None) -> None:
+    if order is None:
+        return
+    n, last = x_u8.shape[0], len(PERMUTATIONS) - 1
+    if order.shape != (n,) or order.dtype != torch.int64 or order.device != x_u8.device:
+        raise ValueError(
+            f"order must be ({n},) int64 on {x_u8.device}, a row of PERMUTATIONS an image, not "
+            f"{tuple(order.shape)} {order.dtype} on {order.device}"
+        )
+    if order.device.type == "cpu" and n and not (order.min() >= 0 and order.max() <= last):
+        raise ValueError(f"order out of range: rows of PERMUTATIONS are 0 to {last}")
+
+
+def check_out(name: str, view: Tensor, x_u8: Tensor, dtype: torch.dtype) -> None:
+    n, h, w, _ = x_u8.shape
+    if view.shape != (n, 3, h, w) or view.dtype != dtype or view.device != x_u8.device:
+        raise ValueError(
+            f"out: {name} is {tuple(view.shape)} {view.dtype} on {view.device}; "
+            f"it must be {(n, 3, h, w)} {dtype} on {x_u8.device}"
+        )
+    if not view.permute(0, 2, 3, 1).is_contiguous():
+        raise ValueError(
+            f"out: {name} is not in channels-last memory; make it with "
+            "torch.empty(..., memory_format=torch.channels_last)"
+        )
+
+
+def overlap(a: Tensor, b: Tensor) -> bool:
+    start_a, start_b = a.data_ptr(), b.data_ptr()
+    return start_a < start_b + b.nbytes and start_b < start_a + a.nbytes
+
+
+def empty_view(x_u8: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty(x_u8.shape, dtype=dtype, device=x_u8.device).permute(0, 3, 1, 2)
+
+
+@functools.lru_cache(maxsize=64)
+def scale_and_shift(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """(x / 255 - mean) / std as x * scale + shift; cached, for a copy to a GPU would stall it."""
+    finite = all(math.isfinite(v) for v in (*mean, *std))
+    if len(mean) != 3 or len(std) != 3 or not finite or min(std) <= 0:
+        raise ValueError(f"mean and std must be three finite floats, std > 0; got {mean}, {std}")
+    scale = [1 / (255 * s) for s in std]
+    shift = [-m / s for m, s in zip(mean, std, strict=True)]
+    return torch.tensor(scale, device=device), torch.tensor(shift, device=device)
