@@ -11,11 +11,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import safetensors
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from fastsc.packages import needed
 from fastsc.pipelines.errors import UserError
 
 State = dict[str, Any]
@@ -112,20 +111,32 @@ def export_safetensors(path: Path | str, net: nn.Module, metadata: Mapping[str, 
 
     metadata: any JSON values, kept as JSON strings (architecture, classes, mean, std, resolution,
     stem); `load_safetensors` gives them back. Pass the bare architecture, `model.net`.
+    Raises UserError if the disk does not take it, or safetensors is not installed.
     """
+    needed("safetensors", str(path))
+    import safetensors.torch
+
     # A copy of each, on the CPU and row-major: safetensors refuses channels-last and shared memory.
     tensors = {
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in net.state_dict().items()
     }
     texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
-    _write_atomically(
-        Path(path), lambda temporary: safetensors.torch.save_file(tensors, temporary, texts)
-    )
+
+    def write(temporary: str) -> None:
+        try:
+            safetensors.torch.save_file(tensors, temporary, texts)
+        except safetensors.SafetensorError as error:  # a full disk, among others
+            raise OSError(str(error)) from None
+
+    _write_atomically(Path(path), write)
 
 
 def load_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State and metadata of a file of ours. UserError if it cannot be read."""
+    needed("safetensors", str(path))
+    import safetensors
+
     try:
         with safetensors.safe_open(str(path), framework="pt") as file:
             metadata = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
@@ -178,7 +189,7 @@ def _write_atomically(path: Path, write: Callable[[str], None]) -> None:
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
-        if isinstance(error, (OSError, safetensors.SafetensorError)):
+        if isinstance(error, OSError):
             raise UserError(f"{path} cannot be written: {_first_line(error)}") from None
         raise
 

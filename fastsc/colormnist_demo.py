@@ -55,7 +55,7 @@ class Arm(NamedTuple):
 
 def arms() -> list[Arm]:
     """What is compared, in the order of the table."""
-    from fastsc.options import load_recipe  # tyro is slow to import, and --help needs none of it
+    from fastsc.recipe import load_recipe
 
     strengths = load_recipe(RECIPE).data.strengths
     hue, whole = strengths[3], 0.5
@@ -234,8 +234,8 @@ def measure(run: Path, data: Path, arm: str, seed: int) -> list[Score]:
     from fastsc.checkpoint import load_model_state, load_safetensors
     from fastsc.colormnist import CLASSES
     from fastsc.models import build_model
-    from fastsc.options import load_recipe
     from fastsc.pipelines import build
+    from fastsc.recipe import load_recipe
     from fastsc.representation import Represented
     from fastsc.validate import validate
 

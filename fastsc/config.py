@@ -11,20 +11,37 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, Self
 
-import tyro
 
-Dir = Annotated[str, tyro.conf.arg(metavar="DIR")]
-Count = Annotated[int | None, tyro.conf.arg(metavar="N")]
-Number = Annotated[float | None, tyro.conf.arg(metavar="X")]
-Epochs = Annotated[tuple[int, int], tyro.conf.arg(metavar="FIRST LAST")]
-Strengths = Annotated[tuple[float, float, float, float], tyro.conf.arg(metavar="B C S H")]
+def _shown(metavar: str, *, required: bool = False) -> object:
+    """How tyro shows a field in --help: as nothing, where the command line's parser is missing."""
+    try:
+        from tyro.conf import arg
+    except ModuleNotFoundError:
+        return None
+    return arg(metavar=metavar, help_behavior_hint="(required)" if required else None)
+
+
+def _positional() -> object:
+    """tyro's mark of an argument without an option's name in front."""
+    try:
+        from tyro.conf import Positional
+    except ModuleNotFoundError:
+        return None
+    return Positional
+
+
+Dir = Annotated[str, _shown("DIR")]
+Count = Annotated[int | None, _shown("N")]
+Number = Annotated[float | None, _shown("X")]
+Epochs = Annotated[tuple[int, int], _shown("FIRST LAST")]
+Strengths = Annotated[tuple[float, float, float, float], _shown("B C S H")]
 
 
 @dataclass(frozen=True)
 class DataConfig:
     """Images: where they are, how they are cut, how the second view is perturbed."""
 
-    data: Annotated[str, tyro.conf.arg(metavar="DIR", help_behavior_hint="(required)")] = ""
+    data: Annotated[str, _shown("DIR", required=True)] = ""
     """An ImageFolder: DIR/train/CLASS/* and DIR/val/CLASS/* (or DIR/test/CLASS/*). With --pipeline
     ffcv a folder with train.beton and val.beton, made by `python -m fastsc.prepare beton`."""
     val: Dir = "auto"
@@ -178,7 +195,7 @@ class OptimConfig:
 class RunConfig:
     """The run: its folder, its machine, its repetition."""
 
-    out: Annotated[str | None, tyro.conf.arg(metavar="DIR")] = None
+    out: Annotated[str | None, _shown("DIR")] = None
     """The run's folder: config.yaml, log.jsonl, checkpoints/, weights.safetensors.
     None: runs/RECIPE-DATE-TIME. A folder with files in it needs --resume."""
     resume: bool = False
@@ -200,6 +217,10 @@ class RunConfig:
     compile: bool = False
     """torch.compile the training step's model: one static graph a resolution. Start-up takes
     minutes; each new graph is logged."""
+    pooling: Literal["auto", "fused", "separate"] = "auto"
+    """Global average pooling and DS. fused: in one pass over the last feature map, and one over its
+    gradient; separate: the model's own pooling, then DS; auto: fused on a GPU, where the model ends
+    in such a pooling and DS is taken there."""
     compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
     """Of --compile. reduce-overhead: CUDA graphs; max-autotune: also searches for kernels."""
     tensorboard: bool = False
@@ -219,10 +240,7 @@ SECTIONS = ("data", "method", "model", "optim", "run")
 class TrainConfig:
     """All of a training run. `config.optim.lr`, or `config.flat()["lr"]`."""
 
-    recipe: Annotated[
-        tyro.conf.Positional[str],
-        tyro.conf.arg(metavar="RECIPE", help_behavior_hint="(required)"),
-    ] = ""
+    recipe: Annotated[str, _positional(), _shown("RECIPE", required=True)] = ""
     """A recipe by name (--list-recipes prints them) or a path to a YAML file of the same fields,
     such as a run's config.yaml. Options given on the command line win over it."""
     data: DataConfig = field(default_factory=DataConfig)

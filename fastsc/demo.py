@@ -141,8 +141,8 @@ def compare(run: Path) -> tuple[Bytes, Bytes, list[str], Measured, Measured]:
 
     from fastsc.checkpoint import load_model_state, load_safetensors
     from fastsc.models import build_model
-    from fastsc.options import load_recipe
     from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build, scan
+    from fastsc.recipe import load_recipe
     from fastsc.representation import Represented
     from fastsc.validate import validate
 

@@ -1,21 +1,20 @@
-"""What a person sees of a run: a bar on a terminal, plain lines elsewhere. The log has it all."""
+"""What a person sees of a run: a bar on a terminal, plain lines elsewhere. The log has it all.
+
+Where rich is not installed, a terminal gets the plain lines, too.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from types import TracebackType
-from typing import Self
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from typing import TYPE_CHECKING, Self
 
 from fastsc.validate import Validation
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
 
 SECONDS_BETWEEN_LINES = 30.0  # where there is no terminal
 
@@ -24,19 +23,12 @@ class Display:
     """Progress of one run on stdout."""
 
     def __init__(self, total_steps: int) -> None:
-        self.console = Console(highlight=False, soft_wrap=True)
+        self._console = _console()
         self._spoke = time.monotonic()
         self._total = total_steps
         self._bar: Progress | None = None
-        if self.console.is_terminal:
-            self._bar = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
-                console=self.console,
-            )
+        if self._console is not None and self._console.is_terminal:
+            self._bar = _bar(self._console)
             self._task = self._bar.add_task("training", total=total_steps, figures="")
 
     def __enter__(self) -> Self:
@@ -55,7 +47,11 @@ class Display:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        self.console.print(line, markup=False)
+        if self._console is not None:
+            self._console.print(line, markup=False)
+        else:
+            sys.stdout.write(line + "\n")
+            sys.stdout.flush()
 
     def step(self, step: int, epoch: int, figures: dict[str, float]) -> None:
         """Figures of a logged step."""
@@ -79,3 +75,30 @@ class Display:
                 f"ds_relative {val.ds_relative:.4f}  ({val.n} images)"
             )
         self.say(line)
+
+
+def _console() -> Console | None:
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:
+        return None
+    return Console(highlight=False, soft_wrap=True)
+
+
+def _bar(console: Console) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[figures]}"),
+        console=console,
+    )

@@ -20,16 +20,14 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
-
-from rich.console import Console
-from rich.progress import Progress
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING, NamedTuple
 
 from fastsc import probes, runlog
 from fastsc.arguments import Parser
 from fastsc.pipelines.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 TIMEOUT = 120.0  # seconds; the slowest takes 15 on two busy cores, a cold network disk more
 MAX_AT_ONCE = 8  # a probe holds up to 1 GiB, on a GPU too
@@ -101,8 +99,8 @@ PROBES: tuple[Probe, ...] = (
     _package("timm", "timm"),
     _package("tyro", "tyro", needed=True),
     _package("pyyaml", "yaml", needed=True),
-    _package("rich", "rich", needed=True),
-    _package("safetensors", "safetensors", needed=True),
+    _package("rich", "rich"),
+    _package("safetensors", "safetensors"),
     _package("matplotlib", "matplotlib", EVAL),
     _package("mlxtend", "mlxtend", EVAL),
     _package("triton", "triton", "it comes with torch's build for CUDA"),
@@ -196,20 +194,52 @@ def _lines(path: Path) -> list[str]:
 # ---- telling -------------------------------------------------------------------------------------
 
 
-def show(results: Iterable[Result], console: Console) -> None:
-    """A table on a terminal; elsewhere a line a row, however long."""
+def show(results: Iterable[Result], console: Console | None) -> None:
+    """A table on a terminal; elsewhere, and where rich is missing, a line a row, however long."""
+    rows = [
+        (probe, works, "works" if works else "no", f"{detail} -> {remedy}" if remedy else detail)
+        for probe, works, detail, remedy in results
+    ]
+    if console is None or not console.is_terminal:
+        for probe, _, status, words in rows:
+            _say(f"{probe.group:<12}{probe.name:<16}{status:<7}{words}", console)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, show_header=False)
-    for probe, works, detail, remedy in results:
-        status = "works" if works else "no"
-        words = Text(f"{detail} -> {remedy}" if remedy else detail)  # its brackets are no markup
-        if console.is_terminal:
-            colour = "green" if works else "red" if probe.needed else "yellow"
-            table.add_row(probe.group, probe.name, Text(status, colour), words)
-        else:
-            row = Text(f"{probe.group:<12}{probe.name:<16}{status:<7}") + words
-            console.print(row, soft_wrap=True)
-    if console.is_terminal:
-        console.print(table)
+    for probe, works, status, words in rows:
+        colour = "green" if works else "red" if probe.needed else "yellow"
+        # Text, since brackets are no markup here.
+        table.add_row(probe.group, probe.name, Text(status, colour), Text(words))
+    console.print(table)
+
+
+def _console() -> Console | None:
+    try:
+        from rich.console import Console
+    except ModuleNotFoundError:
+        return None
+    return Console(highlight=False)
+
+
+def _say(text: str, console: Console | None) -> None:
+    if console is None:
+        sys.stdout.write(f"{text}\n")
+        return
+    from rich.text import Text
+
+    console.print(Text(text), soft_wrap=True)
+
+
+def _examine_all(console: Console | None) -> list[Result]:
+    if console is None or not console.is_terminal:
+        return examine(PROBES)
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("trying", total=len(PROBES))
+        return examine(PROBES, lambda _: bar.advance(task))
 
 
 def advice(results: Iterable[Result]) -> list[str]:
@@ -270,13 +300,10 @@ def main(argv: list[str] | None = None) -> int:
         path: Path | None = parser.parse_args(argv).json
         if path is not None:
             _check_writable(path)
-        console = Console(highlight=False)
-        began = time.monotonic()
-        with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-            task = bar.add_task("trying", total=len(PROBES))
-            results = examine(PROBES, lambda _: bar.advance(task))
+        console, began = _console(), time.monotonic()
+        results = _examine_all(console)
         show(results, console)
-        console.print(Text("\n".join(["", *advice(results)])), soft_wrap=True)
+        _say("\n".join(["", *advice(results)]), console)
         if path is not None:
             path.write_text(to_json(results, time.monotonic() - began), "utf-8")
     except UserError as mistake:

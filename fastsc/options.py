@@ -1,33 +1,25 @@
-"""A recipe's YAML and the command line, parsed by one parser (tyro) into a checked TrainConfig.
+"""The command line, parsed by tyro into a checked TrainConfig.
 
-A recipe is turned into command-line tokens first, so that both have the same types, checks and
-messages. The command line is then parsed with the recipe's result as its defaults, so that
-`RECIPE --help` shows the recipe's own values.
+It is parsed with the recipe's values (`fastsc.recipe`) as its defaults, so that `RECIPE --help`
+shows the recipe's own. tyro is needed here alone, and imported when there is something to parse.
 """
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import re
 import sys
-import typing
 from collections.abc import Iterable, Sequence
-from functools import cache
-from importlib import resources
-from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-import docstring_parser
-import tyro
-import yaml
-
 from fastsc.checks import check
 from fastsc.config import SECTIONS, TrainConfig
+from fastsc.packages import needed
 from fastsc.pipelines.errors import UserError
+from fastsc.recipe import description_of, did_you_mean, field_types, load_recipe, recipe_names
 
 PROG = "fastsc.train"
 _DESCRIPTION = (
@@ -45,8 +37,9 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     argv = list(argv)
     if "--list-recipes" in argv:
         for name in recipe_names():
-            sys.stdout.write(f"{name:<14} {_description_of(name)}\n")
+            sys.stdout.write(f"{name:<14} {description_of(name)}\n")
         raise SystemExit(0)
+    needed("tyro", "python -m fastsc.train")
     helps = any(token in ("-h", "--help") for token in argv)
     tokens = [token for token in argv if token not in ("-h", "--help")]
     if helps:
@@ -63,149 +56,10 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     return config
 
 
-def recipe_names() -> list[str]:
-    """Names of the recipes that ship with fastsc."""
-    folder = resources.files("fastsc") / "recipes"
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
-
-
-def load_recipe(recipe: str) -> TrainConfig:
-    """The defaults with a recipe's values in place: a shipped name or the path of a YAML file.
-
-    A recipe may begin from a shipped one: `base: NAME`, and what it changes.
-
-    The result is not `check`ed: what the recipe leaves out (--data) comes from the command line.
-    """
-    if recipe in recipe_names():
-        where, name = f"recipe {recipe}", recipe
-        text = _shipped(recipe)
-    else:
-        path = Path(recipe)
-        if not path.exists() and path.name == recipe and path.suffix not in (".yaml", ".yml"):
-            raise UserError(
-                f"unknown recipe {recipe!r}{_did_you_mean(recipe, recipe_names())}; known are "
-                f"{', '.join(recipe_names())}, or the path of a YAML file"
-            )
-        if path.is_dir():
-            raise UserError(
-                f"recipe {recipe} is a folder: give the YAML file, as config.yaml in it"
-            )
-        try:
-            text = path.read_text("utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"recipe {recipe} is not a text file") from None
-        except OSError as error:
-            raise UserError(f"recipe {recipe} cannot be read: {error.strerror}") from None
-        where, name = recipe, path.stem
-    values = _with_base(text, where)
-    tokens = [token for key, value in values.items() for token in _tokens(key, value, where)]
-    try:
-        config = _cli(tokens, TrainConfig())
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
-    return config.replace(recipe=config.recipe or name)
-
-
-def dump(config: TrainConfig) -> str:
-    """The whole configuration as YAML: `parse([path of it])` gives an equal one."""
-    values = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in config.flat().items()
-    }
-    lines = []
-    for key, value in values.items():
-        text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
-        lines.append(f"{key}: {text.removesuffix(chr(10)).removesuffix('...').strip()}")
-    return "\n".join(lines) + "\n"
-
-
-# --- YAML to tokens ---------------------------------------------------------------------------
-
-
-def _with_base(text: str, where: str) -> dict[str, Any]:
-    """The values of a recipe's text over those of the shipped recipe that it names as its base."""
-    values = _read_yaml(text, where)
-    if (base := values.pop("base", None)) is None:
-        return values
-    if base not in recipe_names():
-        raise UserError(
-            f"{where}: base {base!r} is no recipe that ships with fastsc"
-            f"{_did_you_mean(str(base), recipe_names())}"
-        )
-    return _with_base(_shipped(base), f"recipe {base}") | values
-
-
-def _shipped(name: str) -> str:
-    return (resources.files("fastsc") / "recipes" / f"{name}.yaml").read_text("utf-8")
-
-
-def _read_yaml(text: str, where: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "unreadable"
-        raise UserError(f"{where} is not YAML: {problem}{line}") from None
-    if values is None:
-        return {}
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise UserError(f"{where} must hold lines of `option: value`")
-    plain: dict[str, Any] = {}
-    for key, value in values.items():
-        name = key.replace("-", "_")
-        if name not in _field_types() and name != "base":
-            raise UserError(f"{where}: unknown key {key!r}{_did_you_mean(name, _field_types())}")
-        if name in plain:
-            raise UserError(f"{where}: {key!r} is given twice")
-        plain[name] = value
-    return plain
-
-
-def _tokens(key: str, value: object, where: str) -> list[str]:
-    """What one would type for a YAML line."""
-    option = key.replace("_", "-")
-    kind = _field_types()[key]
-    if kind is bool:
-        if not isinstance(value, bool):
-            raise UserError(f"{where}: {key} must be true or false, not {value!r}")
-        return [f"--{option}" if value else f"--no-{option}"]
-    if value is None:
-        if type(None) not in typing.get_args(kind):
-            raise UserError(f"{where}: {key} has no value")
-        value = "None"
-    if isinstance(value, bool):  # YAML reads a bare no, on and yes so
-        raise UserError(f"{where}: {key} cannot be {value!r}; put a word like no into quotes")
-    if isinstance(value, dict) or isinstance(value, list) != (typing.get_origin(kind) is tuple):
-        raise UserError(f"{where}: {key} cannot be {value!r}")
-    if key == "recipe":
-        if str(value).startswith("-"):
-            raise UserError(f"{where}: recipe cannot be {value!r}")
-        return [str(value)]
-    if isinstance(value, list):
-        return [f"--{option}", *map(str, value)]
-    return [f"--{option}={value}"]  # one token, since a value may begin with a hyphen
-
-
-@cache
-def _field_types() -> dict[str, Any]:
-    types: dict[str, Any] = {"recipe": str}
-    for name in SECTIONS:
-        section = getattr(TrainConfig(), name)
-        hints = typing.get_type_hints(type(section))
-        types |= {f.name: hints[f.name] for f in dataclasses.fields(section)}
-    return types
-
-
-def _description_of(name: str) -> str:
-    return _shipped(name).splitlines()[0].removeprefix("#").strip()
-
-
-# --- tyro ---------------------------------------------------------------------------------------
-
-
 def _cli(tokens: Sequence[str], defaults: TrainConfig, *, note: str = "") -> TrainConfig:
     """One pass of tyro; its boxed messages become a UserError of one line."""
+    import tyro
+
     stderr = io.StringIO()
     try:
         with contextlib.redirect_stderr(stderr):
@@ -244,6 +98,8 @@ def _show_help(tokens: Sequence[str]) -> NoReturn:
 
 def _reflow_help() -> None:
     """Hand tyro the fields' docstrings without our source's line breaks, which it would keep."""
+    import docstring_parser  # tyro's own
+
     sections: list[Any] = [type(getattr(TrainConfig(), name)) for name in SECTIONS]
     for section in (TrainConfig, *sections):
         fields = {f.name: f for f in dataclasses.fields(section)}
@@ -256,14 +112,14 @@ def _reflow_help() -> None:
 def _check_names(tokens: Iterable[str]) -> None:
     """Unknown options first: tyro would name the value behind one as unknown too."""
     known = {"help", "list-recipes"}
-    for key, kind in _field_types().items():
+    for key, kind in field_types().items():
         if key != "recipe":
             known |= {key.replace("_", "-")}
             known |= {"no-" + key.replace("_", "-")} if kind is bool else set()
     for token in tokens:
         name = token.partition("=")[0]
         if name.startswith("--") and name[2:].replace("_", "-") not in known:
-            hint = _did_you_mean(name, {f"--{option}" for option in known})
+            hint = did_you_mean(name, {f"--{option}" for option in known})
             raise UserError(f"unrecognized option {name}{hint}")
 
 
@@ -312,8 +168,3 @@ _PLAINER = (
     (r"^Missing value for argument '(.*)'. Expected (\d+) values\.$", r"\1 needs \2 values"),
     (r"^Unrecognized options: (.*)$", r"unrecognized argument \1"),
 )
-
-
-def _did_you_mean(word: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""

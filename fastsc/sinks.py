@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -28,23 +27,6 @@ class Sink(Protocol):
     def step(self, figures: dict[str, Any]) -> None: ...
     def epoch(self, figures: dict[str, Any]) -> None: ...
     def close(self) -> None: ...
-
-
-def check_sinks(config: TrainConfig) -> None:
-    """Raises UserError for a sink that is asked for and not installed."""
-    wanted = {
-        "tensorboard": (config.run.tensorboard, "torch.utils.tensorboard"),
-        "wandb": (config.run.wandb, "wandb"),
-    }
-    for name, (asked, module) in wanted.items():
-        if not asked:
-            continue
-        try:
-            importlib.import_module(module)
-        except ImportError:
-            raise UserError(
-                f"--{name}: {name} is not installed; pip install {name}, or leave the option out"
-            ) from None
 
 
 @contextmanager

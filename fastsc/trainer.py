@@ -16,12 +16,12 @@ from fastsc.data import open_data, verified
 from fastsc.devices import pick_device, pick_precision
 from fastsc.folder import RunFolder
 from fastsc.meter import Meter
+from fastsc.packages import check_packages, installed
 from fastsc.pipelines.errors import PeerError, UserError
 from fastsc.ranks import NOTHING, SAVE, STOP, Ranks
 from fastsc.report import Report
 from fastsc.resume import check_same_options, exported_step
 from fastsc.signals import EXIT_RESUMABLE, StopSignal
-from fastsc.sinks import check_sinks
 from fastsc.state import Training, introduce
 from fastsc.validate import Validation, validate
 
@@ -45,7 +45,7 @@ def train(config: TrainConfig) -> int:
 
 
 def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
-    ranks.together(lambda: check_sinks(config))
+    ranks.together(lambda: check_packages(config))
     ranks.together(lambda: check_same_options(config, ranks))
     precision = ranks.together(lambda: pick_precision(config.run.precision, device))
     ranks.same("the native precisions (name one with --precision)", precision)
@@ -80,7 +80,7 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
         try:
             introduce(training, report, saved)
             if _fit(training, folder, report, stop):
-                ranks.on_main(lambda: training.export(folder.weights))
+                ranks.on_main(lambda: _export(training, folder, report))
             else:
                 reason = f"stopped by {stop.name or 'a signal to another process'}"
         except UserError as error:  # a broken image, say: all steps before it are kept
@@ -100,7 +100,8 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
             at = f"{reason} at step {training.step}"
             report.say(f"{at}; go on with --resume --out {folder.root}")
             return EXIT_RESUMABLE
-        report.say(f"wrote {folder.weights}, {folder.log}")
+        weights = f"{folder.weights}, " if installed("safetensors") else ""
+        report.say(f"wrote {weights}{folder.log}")
         return 0
 
 
@@ -198,6 +199,15 @@ def _save(training: Training, folder: RunFolder) -> None:
     """A checkpoint: all ranks give their part, the main one writes."""
     state = training.state_dict()
     training.ranks.on_main(lambda: checkpoint.save(folder.checkpoints, state, training.step))
+
+
+def _export(training: Training, folder: RunFolder, report: Report) -> None:
+    """weights.safetensors; without that package the weights stay in the last checkpoint."""
+    if installed("safetensors"):
+        training.export(folder.weights)
+        return
+    advice = "pip install safetensors, then --resume"
+    report.warning(training.step, f"{folder.weights.name} not written: {advice}")
 
 
 def _report_bad_images(training: Training, report: Report) -> None:

@@ -157,7 +157,7 @@ def test_every_backend_has_its_row() -> None:
     core = {name[0] for name in requirements if name and "extra ==" not in name.string}
     assert core - {"torch"} <= rows["packages"]
     of_core = [p for p in PROBES if p.group == "packages" and p.name in core]
-    assert {p.name for p in of_core if not p.needed} <= {"timm"}
+    assert {p.name for p in of_core if not p.needed} <= {"timm", "rich", "safetensors"}
     assert {p.after for p in PROBES} <= {p.name for p in PROBES} | {""}
     assert {("torch", "torch"), ("pipelines", "cpu"), ("kernels", "ds")} <= {
         key for key, probe in BY_NAME.items() if probe.needed
@@ -266,6 +266,17 @@ def test_rows_keep_what_stands_in_brackets(terminal: bool) -> None:
     (row,) = (line for line in out.getvalue().splitlines() if "simplejpeg" in line)
     for part in ("decoders", "no", "because -> pip install 'fastsc[jpeg]'"):
         assert part in row
+
+
+def test_the_rows_are_the_same_without_rich(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(doctor, "examine", lambda *_: outcome(("decoders", "simplejpeg")))
+    assert doctor.main([]) == 0
+    with_rich = capsys.readouterr()
+    monkeypatch.setitem(sys.modules, "rich.console", None)  # import raises ModuleNotFoundError
+    assert doctor.main([]) == 0
+    assert capsys.readouterr() == with_rich
 
 
 def test_json_mistakes_are_one_line_before_anything_is_tried(

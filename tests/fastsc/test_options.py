@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -18,8 +19,9 @@ from fastsc.config import (
     RunConfig,
     TrainConfig,
 )
-from fastsc.options import dump, load_recipe, parse, recipe_names
+from fastsc.options import parse
 from fastsc.pipelines.errors import UserError
+from fastsc.recipe import configure, dump, load_recipe, recipe_names
 
 
 def test_a_recipe_gives_its_values_and_the_command_line_wins() -> None:
@@ -206,6 +208,8 @@ def test_missing_things(argv: list[str], words: str) -> None:
         ("flip: 3", "flip must be true or false"),
         ("strengths: .4", "strengths cannot be 0.4"),
         ("strengths: [.4, .4]", "--strengths needs 4 values"),
+        ("strengths: [.4, .4, .4, .1, .1]", "--strengths needs 4 values"),
+        ("strengths: [.4, .4, .4, x]", "--strengths takes a number, not 'x'"),
         ("lr: [1, 2]", "lr cannot be"),
         ("lr: {a: 1}", "lr cannot be"),
         ("crop: big", "--crop has no choice 'big'"),
@@ -258,3 +262,34 @@ def test_replace_by_flat_names() -> None:
     assert TrainConfig().optim.lr != 1.0
     with pytest.raises(TypeError, match="lrr"):
         TrainConfig().replace(lrr=1.0)
+
+
+def test_configure_is_the_command_line_in_python(tmp_path: Path) -> None:
+    words = f"cifar100 --data {tmp_path} --no-flip --lr 1 --strengths 0 .1 .2 .3 --max-steps 7"
+    strengths = [0, 0.1, 0.2, 0.3]
+    values = {"data": tmp_path, "flip": False, "lr": 1, "strengths": strengths, "max_steps": 7}
+    config = configure("cifar100", **values)
+    assert config == parse(words.split())
+    assert isinstance(config.optim.lr, float)
+    (tmp_path / "config.yaml").write_text(dump(config))
+    again = configure(tmp_path / "config.yaml", max_steps=None, out=tmp_path)
+    assert again == config.replace(max_steps=None, out=str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({}, "--data is missing"),
+        ({"data": "d", "lrr": 1}, "unknown option 'lrr'; did you mean lr?"),
+        ({"data": "d", "batch_size": 7.5}, "--batch-size takes a whole number, not '7.5'"),
+        ({"data": "d", "batch_size": 0}, "--batch-size must be at least 1"),
+        ({"data": "d", "pipeline": "tf"}, "--pipeline has no choice 'tf'"),
+        ({"data": "d", "strengths": (1, 2, 3)}, "--strengths needs 4 values"),
+        ({"data": "d", "flip": 1}, "flip must be true or false"),
+        ({"data": None}, "data has no value"),
+    ],
+)
+def test_mistakes_of_configure(values: dict[str, Any], words: str) -> None:
+    with pytest.raises(UserError) as mistake:
+        configure("imagenet", **values)
+    assert words in str(mistake.value)
