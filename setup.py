@@ -75,6 +75,7 @@ setup(
             *JPEG,  # the cpu pipeline is tested with each of its decoders
             "hypothesis",
             "import-linter>=2.7",  # acyclic_siblings contracts
+            "lightning",  # one of the examples
             "mypy",
             "pytest",
             "pytest-timeout",
