@@ -93,7 +93,7 @@ def _halves(x, n: tl.constexpr):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def store(out, left, r, g, b, FAST: tl.constexpr, TILE: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Interleave what `_load` gave and write it to the first `left` units at out."""
+    """Interleave what `load` gave and write it to the first `left` units at out."""
     kind: tl.constexpr = out.dtype.element_ty
     if not FAST:
         t = tl.arange(0, TILE)
@@ -130,9 +130,9 @@ def store(out, left, r, g, b, FAST: tl.constexpr, TILE: tl.constexpr):  # type: 
             upper = _rows(h0, h1, h2, h3, h4, h5, h6, h7, h8, h9, h10, h11, n)
             # Rounded as pairs of neighbours: the hardware does two in one instruction.
             values = tl.join(lower, upper).to(kind)
-        # Eight units a warp and instruction, in one dimension: so no version of Triton deals its
-        # lanes out otherwise. The first dimension is then the registers of a thread, whose share
-        # of an address is a constant of the instruction.
+        # Eight units, a warp's share of an instruction, in one dimension: Triton 3.6 would deal its
+        # lanes out over single units before it comes to what is within. The other dimension is
+        # left to a thread's registers, whose share of an address is a constant of the instruction.
         at, of_unit, inside = places(lane)
         unit = 8 * tl.arange(0, n // 8)[:, None]
         inside = (unit + of_unit < n // TILE * left) & inside

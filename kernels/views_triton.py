@@ -6,8 +6,8 @@ Why it looks as it does (judged by the machine code for sm_80 and sm_90):
   the first launch ask to stay there, last loads and stores of the second to leave (".cs").
 - How pixels get into registers and out, 128 bits an access, is told in `triton_pixels`.
 - `_views` is one warp a block: the exchange through shared memory then needs no barrier. It loads
-  the input anew for the second view, from L1: kept, it costs 40 registers a thread, and with them
-  more than a third of the warps.
+  the input anew for the second view, from L1: kept, it takes 156 registers a thread, not 80 (to 16
+  bits, sm_90), and so halves the number of warps. Blocks of four warps needed more of everything.
 - The arithmetic is that of `views_numba`, where it is explained, in the same order and fused in the
   same places, so that the bits agree; nothing else may fuse, hence `enable_fp_fusion=False`. Levels
   are kept on 0..255/256: the power of two changes no bit, and clamping at 0 then comes free with
@@ -33,7 +33,7 @@ _MAX_PIXELS = 1 << 28
 _MAX_SHARE = 1 << 23  # pixels; 255 times that fits the int32 of a partial sum
 _MAX_SPLITS = 32
 _PROGRAMS = 2048  # of _grey_sums where the batch is large enough: twice what an H100 holds at once
-_SUMS_STEP_FAST, _SUMS_STEP = 64, 1024  # units a program of _grey_sums takes at once
+_SUMS_STEP_FAST, _SUMS_STEP = 64, 512  # units a program of _grey_sums takes at once
 _ROUNDS = 4  # tiles a program of _views: its parameters cost a quarter of a tile
 
 _GREY_RED = tl.constexpr(GREY_WEIGHTS[0])
@@ -73,7 +73,7 @@ def _grey_sums(  # type: ignore[no-untyped-def]
     first = (program % splits) * share
     last = tl.minimum(first + share, units)
     brightness, contrast = tl.load(factors_ptr + 4 * n), tl.load(factors_ptr + 4 * n + 1)
-    last = tl.where(contrast == 1.0, first, last)  # the mean does not matter
+    last = tl.where(contrast == 1.0, first, last)  # the mean has no weight: sums of 0 will do
     cap = _limit(brightness)[0].to(tl.int32)
     image = x_ptr + n.to(tl.int64) * size
     low_r, low_g, low_b = 0, 0, 0
@@ -116,18 +116,26 @@ def _grey_sums(  # type: ignore[no-untyped-def]
             low_r, low_g, low_b = low_r + r - over_r, low_g + g - over_g, low_b + b - over_b
     else:
         t = tl.arange(0, TILE)
+        red, green, blue = t * 0, t * 0, t * 0
+        over_r, over_g, over_b = t * 0, t * 0, t * 0
         for start in range(first, last, TILE):
             here = image + 3 * start
             inside = t < last - start
             r = tl.load(here + 3 * t, mask=inside, other=0).to(tl.int32)
             g = tl.load(here + (3 * t + 1), mask=inside, other=0).to(tl.int32)
             b = tl.load(here + (3 * t + 2), mask=inside, other=0).to(tl.int32)
-            low_r += tl.sum(tl.minimum(r, cap))
-            low_g += tl.sum(tl.minimum(g, cap))
-            low_b += tl.sum(tl.minimum(b, cap))
-            high_r += tl.sum(tl.minimum(r, cap + 1))
-            high_g += tl.sum(tl.minimum(g, cap + 1))
-            high_b += tl.sum(tl.minimum(b, cap + 1))
+            red += tl.minimum(r, cap)
+            green += tl.minimum(g, cap)
+            blue += tl.minimum(b, cap)
+            over_r += (r > cap).to(tl.int32)
+            over_g += (g > cap).to(tl.int32)
+            over_b += (b > cap).to(tl.int32)
+        low_r, low_g, low_b = tl.sum(red), tl.sum(green), tl.sum(blue)
+        high_r, high_g, high_b = (
+            low_r + tl.sum(over_r),
+            low_g + tl.sum(over_g),
+            low_b + tl.sum(over_b),
+        )
     sums_ptr += 6 * program
     tl.store(sums_ptr, low_r)
     tl.store(sums_ptr + 1, low_g)
@@ -244,7 +252,6 @@ def _views(  # type: ignore[no-untyped-def]
         saturation, hue = tl.load(factors_ptr + 2), tl.load(factors_ptr + 3)
         untouched = (brightness == 1.0) & (contrast == 1.0) & (saturation == 1.0) & (hue == 0.0)
         mean = _mean_grey(sums_ptr + 6 * splits * n, splits, brightness, size // 3)
-        mean = tl.where(contrast == 1.0, 0.0, mean)
         offset = ((1.0 - contrast.to(tl.float64)) * mean).to(tl.float32)
         high = tl.minimum(contrast * 255.0 + offset, 255.0) * _UNIT
         gain, offset = brightness * contrast * _UNIT, offset * _UNIT

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 import triton
 import triton.language as tl
 from triton.backends.compiler import GPUTarget
@@ -127,6 +128,7 @@ def fma(x: Any, y: Any, z: Any) -> Any:
 class Compiled:
     """One kernel's machine code, and what a block of it takes."""
 
+    ttgir: str  # Triton's last level that knows of layouts
     ptx: str
     sass: str
     registers: int  # a thread
@@ -182,6 +184,7 @@ def compile_kernel(
     (line,) = [line for line in usage.splitlines() if "REG:" in line]
     used = {name: int(value) for name, value in re.findall(r"(\w+):(\d+)", line)}
     return Compiled(
+        ttgir=done.asm["ttgir"],
         ptx=done.asm["ptx"],
         sass=sass,
         registers=used["REG"],
@@ -192,10 +195,90 @@ def compile_kernel(
     )
 
 
+_TYPES = {
+    torch.uint8: "u8",
+    torch.int32: "i32",
+    torch.int64: "i64",
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """A launch that did not take place, with its arguments by name."""
+
+    kernel: Any
+    grid: tuple[int, ...]
+    arguments: dict[str, Any]
+    options: dict[str, Any]
+
+    def compile(self, capability: int = 90) -> Compiled:
+        """What would have run: the same types, values, alignments and options."""
+        signature, constexprs, divisible = {}, {}, []
+        for parameter in self.kernel.params:
+            name, value = parameter.name, self.arguments[parameter.name]
+            free = not parameter.do_not_specialize
+            if (
+                parameter.is_constexpr
+                or value is None
+                or (free and type(value) is int and value == 1)
+            ):
+                constexprs[name] = value
+            elif isinstance(value, torch.Tensor):
+                signature[name] = "*" + _TYPES[value.dtype]
+                divisible += [name] if value.data_ptr() % 16 == 0 else []
+            else:
+                signature[name] = "fp32" if isinstance(value, float) else "i32"
+                divisible += [name] if free and signature[name] == "i32" and value % 16 == 0 else []
+        return compile_kernel(
+            self.kernel, signature, constexprs, divisible, capability=capability, **self.options
+        )
+
+
+@contextmanager
+def recorded(*modules: ModuleType) -> Iterator[list[Launch]]:
+    """Inside, launches of the modules' kernels are noted down instead: no GPU is asked for."""
+    found: list[Launch] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRITON_INTERPRET", "1")  # for code that asks whether CPU tensors will do
+        for module in modules:
+            for name, value in list(vars(module).items()):
+                if isinstance(value, JITFunction):
+                    patch.setattr(module, name, _Recorder(value, found))
+        yield found
+
+
+@dataclass(frozen=True)
+class _Recorder:
+    kernel: Any
+    found: list[Launch]
+
+    def __getitem__(self, grid: tuple[int, ...]) -> Callable[..., None]:
+        def launch(*args: Any, **options: Any) -> None:
+            names = self.kernel.arg_names
+            arguments = dict(zip(names, args, strict=False))
+            arguments |= {name: options.pop(name) for name in names if name in options}
+            assert set(arguments) == set(names), "arguments are missing"
+            self.found.append(Launch(self.kernel, grid, arguments, options))
+
+        return launch
+
+
 def _tool(name: str, *arguments: str) -> str:
     return subprocess.run(
         [str(BIN / name), *arguments], check=True, capture_output=True, text=True, timeout=60
     ).stdout
 
 
-__all__ = ["Compiled", "compile_kernel", "fma", "interpreted", "round_to_bfloat16"]
+__all__ = [
+    "Compiled",
+    "Launch",
+    "compile_kernel",
+    "fma",
+    "interpreted",
+    "recorded",
+    "round_to_bfloat16",
+]
