@@ -5,6 +5,7 @@ this package imports the rest of the program.
 """
 
 from fastsc.kernels.distance import ds
+from fastsc.kernels.pooling import pool_ds
 from fastsc.kernels.views import normalize, pair_view, perturb
 
-__all__ = ["ds", "normalize", "pair_view", "perturb"]
+__all__ = ["ds", "normalize", "pair_view", "perturb", "pool_ds"]

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from fastsc.kernels.devices import has_triton, interpreting
+
 # In place of a zero denominator; a real one so small says that the features have collapsed.
-_TINY = 1e-12
+TINY = 1e-12
 _LN2 = 0.6931471805599453
 
 
@@ -42,10 +44,31 @@ def relative(
 
     With `detach_scale` the unit gets no gradient.
     """
-    scale = between_distance(f if others is None else others)
+    return l2(f, g) / _scale(f if others is None else others, detach_scale)
+
+
+def _scale(others: Tensor, detach_scale: bool) -> Tensor:
+    scale = between_distance(others)
     if detach_scale:
         scale = scale.detach()
-    return l2(f, g) / scale.clamp_min(_TINY)
+    return scale.clamp_min(TINY)
+
+
+def _relative_in_one_pass(
+    f: Tensor, g: Tensor, detach_scale: bool = False, others: Tensor | None = None
+) -> Tensor:
+    """`relative`, for the compiler: its backward is one loop over f, without arrays in between.
+
+    The gradient of row i comes from the distances to both its neighbours. Through the roll, one of
+    them arrives from another row, and stops the fusion. Here each distance is taken from both of
+    its ends, the other end held constant, and the second time for the gradient alone.
+    """
+    if others is not None or detach_scale:
+        return relative(f, g, detach_scale, others)
+    fixed = f.detach()
+    behind = _norm(f - fixed.roll(1, 0)).mean()
+    scale = _norm(f - fixed.roll(-1, 0)).mean() + (behind - behind.detach())
+    return l2(f, g) / scale.clamp_min(TINY)
 
 
 def _unit(x: Tensor) -> Tensor:
@@ -84,7 +107,7 @@ def js(f: Tensor, g: Tensor) -> Tensor:
 
 
 KINDS = ("l2", "relative", "cosine", "js")
-IMPLS = ("reference", "compiled")
+IMPLS = ("reference", "compiled", "triton")
 _TABLE: dict[str, Callable[..., Tensor]] = {
     "l2": l2,
     "relative": relative,
@@ -93,9 +116,43 @@ _TABLE: dict[str, Callable[..., Tensor]] = {
 }
 
 
+def fusible(kind: str) -> Callable[..., Tensor]:
+    """The formula of a kind as torch.compile fuses it best."""
+    return _relative_in_one_pass if kind == "relative" else _TABLE[kind]
+
+
 @functools.cache
 def _compiled(kind: str) -> Callable[..., Tensor]:
-    return torch.compile(_TABLE[kind])
+    return torch.compile(fusible(kind))
+
+
+def _triton(
+    f: Tensor, g: Tensor, kind: str, detach_scale: bool = False, others: Tensor | None = None
+) -> Tensor:
+    from fastsc.kernels.distance_ops import ds as launch
+
+    if f.dtype != g.dtype:
+        f, g = f.float(), g.float()
+    if kind == "relative" and others is not None:  # their distance by the formula: no pairs there
+        return launch(f, g, "l2", False) / _scale(others.float(), detach_scale)
+    return launch(f, g, kind, detach_scale)
+
+
+@torch.compiler.assume_constant_result  # asked while torch.compile traces a model
+def triton_runs(device: torch.device) -> bool:
+    """Whether the Triton kernels take tensors on `device`."""
+    return has_triton(device) or interpreting(device)
+
+
+def check_triton(device: torch.device, double: bool) -> None:
+    """Raises ValueError where the Triton kernels do not run."""
+    if double:
+        raise ValueError("impl 'triton' computes in float32; use 'reference' for float64 inputs")
+    if not triton_runs(device):
+        raise ValueError(
+            "impl 'triton' needs triton and a CUDA device of compute capability 8.0, the input is "
+            f"on {device}; use 'compiled' or 'auto'"
+        )
 
 
 def ds(
@@ -118,7 +175,8 @@ def ds(
         kind: "l2": mean ||f_i - g_i||. "relative": that, divided by mean ||f_i - f_j|| with
             j = (i + 1) mod N. "cosine": mean 1 - cos. "js": Jensen-Shannon divergence in nats of
             the softmaxes.
-        impl: "reference", "compiled" (torch.compile), or "auto": compiled on CUDA, else reference.
+        impl: "reference", "compiled" (torch.compile), "triton" (CUDA; not float64), or "auto":
+            compiled on CUDA, else reference. Only the reference has second derivatives.
         detach_scale: for "relative", hold the divisor constant in the backward pass.
         others: for "relative", (K, D) representations of K >= 2 different images whose mean
             distance is the divisor, in place of f: those of all ranks, say.
@@ -151,8 +209,12 @@ def ds(
             "ds kind 'relative' compares different images: the batch needs at least two "
             "(use 'l2' or 'cosine' for one)"
         )
-    distance = _TABLE[kind] if impl == "reference" else _compiled(kind)
     double = torch.float64 in (f.dtype, g.dtype)
+    if impl == "triton":
+        check_triton(f.device, double or (others is not None and others.dtype == torch.float64))
+        with torch.autocast(f.device.type, enabled=False):
+            return _triton(f, g, kind, detach_scale, others)
+    distance = _TABLE[kind] if impl == "reference" else _compiled(kind)
     if kind == "relative":
         wide = None if others is None else _upcast(others, double)
         distance = functools.partial(distance, detach_scale=detach_scale, others=wide)

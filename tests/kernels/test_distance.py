@@ -9,7 +9,7 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from fastsc.kernels import ds
-from fastsc.kernels.distance import KINDS, between_distance, relative
+from fastsc.kernels.distance import KINDS, between_distance, fusible, relative
 
 N, D = 9, 33  # odd on purpose
 
@@ -110,6 +110,22 @@ def test_compiled_agrees_forward_and_backward(kind: str) -> None:
     for x in (same, copy):
         assert x.grad is not None
         assert torch.equal(x.grad, torch.zeros_like(x))
+
+
+@pytest.mark.parametrize("rows", [2, 3, N])
+def test_relative_in_one_pass_is_relative(rows: int) -> None:
+    """What the compiler gets in its place: same value, same gradient."""
+    f, g = (x.detach()[:rows].clone().requires_grad_() for x in pair())
+    with torch.no_grad():
+        f[1] = f[0]  # the distance to a neighbour is 0
+    results = []
+    for function in (relative, fusible("relative")):
+        for options in ({}, {"detach_scale": True}, {"others": pair(seed=1)[0].detach()}):
+            value = function(f, g, **options)
+            results.append((value.detach(), *torch.autograd.grad(value, (f, g))))
+    for a, b in zip(results[:3], results[3:], strict=True):
+        assert torch.equal(a[0], b[0])
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
 
 
 def eager(f: Tensor, g: Tensor, kind: str) -> Tensor:
