@@ -98,6 +98,7 @@ class ContinuityLoss(nn.Module):
         features_perturbed: Tensor | None = None,
         *,
         measured: bool = True,
+        ds: Tensor | None = None,
     ) -> LossParts:
         """Logits (N, C), target (N,) int64 (or (N, C) probabilities), features (N, D); any dtype.
 
@@ -105,6 +106,9 @@ class ContinuityLoss(nn.Module):
         cross-entropy on both views is then the mean over all N + M of them, and DS over M. Features
         may be left out with at="logits"; ds_relative is then of the logits. Everything is computed
         in float32 (float64 stays), under autocast too. `measured` False spares ds_relative (NaN).
+        `ds` is the distance where it is there already, with its gradient: what
+        `fastsc.kernels.pool_ds` measures on its way through the last feature map. Kind, place and
+        stop-gradient are then its maker's.
         """
         if self.at == "features" and (features_clean is None or features_perturbed is None):
             raise ValueError('at="features" needs features_clean and features_perturbed')
@@ -114,18 +118,8 @@ class ContinuityLoss(nn.Module):
             if features_clean is not None and features_perturbed is not None:
                 features = _wide(features_clean), _wide(features_perturbed)
             ce = self._ce(*logits, target)
-            f, g = features if self.at == "features" else logits
-            f = f[: len(g)]
-            if self.alpha == 0:
-                f, g = f.detach(), g.detach()
-            if self.stop_gradient == "clean":
-                f = f.detach()
-            elif self.stop_gradient == "perturbed":
-                g = g.detach()
-            others = self.gather(f) if self.gather and self.kind == "relative" else None
-            ds = ds_of(
-                f, g, self.kind, impl=self.impl, detach_scale=self.detach_scale, others=others
-            )
+            if ds is None:
+                ds = self._ds(*(features if self.at == "features" else logits))
             loss = ce + self.alpha * ds if self.alpha else ce
             relative = self._ds_relative(*features, measured)
             return LossParts(loss, ce.detach(), ds.detach(), relative)
@@ -139,6 +133,17 @@ class ContinuityLoss(nn.Module):
             perturbed, target[:m], label_smoothing=self.label_smoothing
         )
         return (ce + other) / 2 if m == n else (n * ce + m * other) / (n + m)
+
+    def _ds(self, f: Tensor, g: Tensor) -> Tensor:
+        f = f[: len(g)]
+        if self.alpha == 0:
+            f, g = f.detach(), g.detach()
+        if self.stop_gradient == "clean":
+            f = f.detach()
+        elif self.stop_gradient == "perturbed":
+            g = g.detach()
+        others = self.gather(f) if self.gather and self.kind == "relative" else None
+        return ds_of(f, g, self.kind, impl=self.impl, detach_scale=self.detach_scale, others=others)
 
     @torch.no_grad()
     def _ds_relative(self, f: Tensor, g: Tensor, measured: bool) -> Tensor:

@@ -12,6 +12,7 @@ import torchvision
 from torch import Tensor, nn
 
 from fastsc.blurpool import add_blurpool
+from fastsc.packages import needed
 from fastsc.pipelines.errors import UserError
 from fastsc.smallnets import SmallResNet, small_model
 
@@ -64,12 +65,17 @@ class FeatureModel(nn.Module):
     autocast the last feature map leaves its module in float32, so that pooling is done in float32
     wherever the architecture does it. `net` is the architecture as its library builds it, with its
     own state-dict names.
+
+    Attributes:
+        feature_map: The module whose output is the last map with positions, or None.
+        pool: What is done with that output, in place of making it float32; see `fastsc.pooling`.
     """
 
     def __init__(self, net: nn.Module, name: str, num_classes: int, resolution: int) -> None:
         super().__init__()
         self.net = net
         self.name = name
+        self.pool: Callable[[Tensor], Tensor] | None = None
         self._features: Tensor | None = None
         trace = _dry_forward(net, name, resolution)
         if trace.classifier is None:
@@ -85,8 +91,13 @@ class FeatureModel(nn.Module):
         if trace.dropout is not None:
             trace.dropout.inplace = False  # else it would overwrite the features that are kept
         (trace.dropout or trace.classifier).register_forward_pre_hook(self._keep_features)
+        self._map_name = next((k for k, m in net.named_modules() if m is trace.feature_map), None)
         if trace.feature_map is not None:
-            trace.feature_map.register_forward_hook(_to_float32)
+            trace.feature_map.register_forward_hook(self._leave_map)
+
+    @property
+    def feature_map(self) -> nn.Module | None:
+        return None if self._map_name is None else self.net.get_submodule(self._map_name)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, 3, H, W) -> features (N, D) float32, logits (N, C)."""
@@ -99,6 +110,15 @@ class FeatureModel(nn.Module):
         del module
         features = args[0]
         self._features = features if features.dtype == torch.float64 else features.float()
+
+    def _leave_map(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        del module, args
+        return wide(output) if self.pool is None else self.pool(output)
+
+
+def wide(x: Tensor) -> Tensor:
+    """In float32, where it is of less."""
+    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
 class _Trace:
@@ -157,11 +177,6 @@ def _dry_forward(net: nn.Module, name: str, resolution: int) -> _Trace:
     return trace
 
 
-def _to_float32(module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-    del module, args
-    return output.float() if output.dtype in (torch.bfloat16, torch.float16) else output
-
-
 # --- by name --------------------------------------------------------------------------------------
 
 
@@ -184,6 +199,7 @@ def _torchvision_model(name: str, num_classes: int, resolution: int) -> nn.Modul
 
 
 def _timm_model(name: str, num_classes: int, resolution: int) -> nn.Module:
+    needed("timm", f"--model timm:{name}")
     import timm  # slow to import, and only wanted for its names
 
     if not timm.is_model(name):

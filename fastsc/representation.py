@@ -9,10 +9,13 @@ from torch import Tensor, nn
 from fastsc.models import FeatureModel
 from fastsc.norms import Views
 from fastsc.pipelines.errors import UserError
+from fastsc.pooling import PoolDS
 
 
 class Represented(nn.Module):
     """forward(x) -> (features (N, D) float32, logits (N, C), representation (N, E) float32).
+
+    With `pool`, a forward pass in training over both views gives DS as a fourth.
 
     Args:
         model: What gives features and logits.
@@ -20,14 +23,22 @@ class Represented(nn.Module):
             whose output is averaged in float32 over all positions: (N, C, H, W) over H and W,
             tokens (N, L, C) over L.
         views: Told to the batch norms that keep the statistics of both views apart.
+        pool: Takes the place of the model's global average pooling, and measures DS on the way.
 
     Raises:
         UserError: The architecture has no module of that name.
     """
 
-    def __init__(self, model: FeatureModel, at: str, views: Views | None = None) -> None:
+    def __init__(
+        self,
+        model: FeatureModel,
+        at: str,
+        views: Views | None = None,
+        pool: PoolDS | None = None,
+    ) -> None:
         super().__init__()
-        self.model, self.at, self.views = model, at, views
+        self.model, self.at, self.views, self.pool = model, at, views, pool
+        model.pool = pool
         self._stage: Tensor | None = None
         if at not in ("features", "logits"):
             modules = dict(model.net.named_modules())
@@ -45,11 +56,16 @@ class Represented(nn.Module):
         """The architecture as its library builds it."""
         return self.model.net
 
-    def forward(self, x: Tensor, n_clean: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor, n_clean: int | None = None) -> tuple[Tensor, ...]:
         """x (N, 3, H, W), its first n_clean rows clean views (None: rows are of one kind)."""
         if self.views is not None:
             self.views.n_clean = n_clean
+        fused = self.pool is not None and self.training and n_clean is not None
+        if self.pool is not None:
+            self.pool.n_clean = n_clean if fused else None
         features, logits = self.model(x)
+        if self.pool is not None and fused:
+            return features, logits, features, self.pool.take()
         if self.at == "features":
             return features, logits, features
         if self.at == "logits":

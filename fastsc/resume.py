@@ -32,7 +32,7 @@ _FREE = {
     "recipe", "data", "val", "val_every", "val_flip", "val_resolution", "pipeline", "workers",
     "loader_timeout", "on_bad_image", "verify", "epochs", "max_steps", "out", "resume",
     "checkpoint_steps", "checkpoint_minutes", "device", "deterministic", "compile", "compile_mode",
-    "csv", "tensorboard", "wandb", "log_every",
+    "pooling", "csv", "tensorboard", "wandb", "log_every",
 }  # fmt: skip
 # Told apart by others: the model by its tensors, these by the pipeline's state.
 _FREE |= {"model", "stem", "num_classes", "seed", "batch_size"}

@@ -175,6 +175,7 @@ class Training:
             **config.flat(),
             "decoder": self.loader.decoder,
             "device": str(self.core.device),
+            "pooling": "separate" if self.core.model.pool is None else "fused",
             "world_size": self.ranks.world_size,
             "accumulation": config.optim.accumulate,
             "pairs": n_paired(config.optim.batch_size, config.method.paired_fraction),

@@ -17,12 +17,14 @@ from fastsc.config import TrainConfig
 from fastsc.devices import Precision, autocast
 from fastsc.kernels import ds
 from fastsc.loss import ContinuityLoss
-from fastsc.models import build_model
+from fastsc.models import FeatureModel, build_model
 from fastsc.norms import Views, convert
 from fastsc.optim import lr_at, make_optimizer, set_lr
+from fastsc.packages import needed
 from fastsc.pipelines import PairBatch
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.plan import n_paired
+from fastsc.pooling import PoolDS, ends_in_average_pooling
 from fastsc.ranks import Ranks
 from fastsc.representation import Represented
 from fastsc.schedules import alpha_at, resolutions
@@ -54,6 +56,9 @@ class Step:
         self.step = 0
         self.steps_per_epoch = 1  # set by the owner, who knows the data
         method, optim = config.method, config.optim
+        # Plain training: the perturbed view would cost a forward pass and change nothing but the
+        # batch-norm statistics, so it is looked at for the log only.
+        self.plain = method.alpha == 0 and method.ce_views == "clean"
         torch.manual_seed(config.run.seed)  # the same weights on every rank
         self.model = self._build(n_classes)
         self.loss_of = ContinuityLoss(
@@ -66,13 +71,11 @@ class Step:
             label_smoothing=optim.label_smoothing,
             gather=None if ranks.alone else ranks.gather,
         )
-        # Plain training: the perturbed view would cost a forward pass and change nothing but the
-        # batch-norm statistics, so it is looked at for the log only.
-        self.plain = method.alpha == 0 and method.ce_views == "clean"
         self.optimizer = make_optimizer(self.model, optim)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._ema: Any = None
         if optim.ema is not None:
+            needed("timm", "--ema")
             from timm.utils import ModelEmaV3  # timm takes seconds to import
 
             # Of the model, hooks and all, so that it can be validated.
@@ -116,7 +119,7 @@ class Step:
             blurpool=config.model.blurpool,
             adapt=adapt,
         )
-        represented = Represented(model, method.ds_at, views[0])
+        represented = Represented(model, method.ds_at, views[0], self._pool(model))
         sizes = {data.val_resolution or data.resolution, *resolutions(data, config.optim.epochs)}
         represented.eval()
         for side in sorted(sizes):
@@ -131,14 +134,39 @@ class Step:
         self._check_batch_norm(represented, resolutions(data, config.optim.epochs)[0])
         return represented.to(self.device).to(memory_format=torch.channels_last)
 
+    def _pool(self, model: FeatureModel) -> PoolDS | None:
+        """What pools and measures DS in one pass over the last feature map; None: each by itself.
+
+        Raises:
+            UserError: It was asked for by name, and cannot be had.
+        """
+        method, wanted = self.config.method, self.config.run.pooling
+        if wanted == "separate" or (wanted == "auto" and self.device.type != "cuda"):
+            return None
+        reason = None
+        if self.plain:
+            reason = "--alpha 0 with --ce-views clean trains without DS"
+        elif method.ds_at != "features":
+            reason = f"DS is taken at {method.ds_at}, not at the pooled features"
+        elif method.ds == "relative" and not self.ranks.alone:
+            reason = "--ds relative compares the images of all processes"
+        elif not ends_in_average_pooling(model, self.config.data.resolution):
+            reason = f"model {model.name} does not end in global average pooling"
+        if reason is None:
+            return PoolDS(
+                method.ds, stop_gradient=method.stop_gradient, detach_scale=method.detach_scale
+            )
+        if wanted == "fused":
+            raise UserError(f"--pooling fused: {reason}; leave the option out")
+        return None
+
     def _check_batch_norm(self, represented: Represented, side: int) -> None:
         """Raises UserError where batch norm would get a single value of a channel to normalize."""
         method, size = self.config.method, self.config.optim.batch_size
         parts = self.ranks.world_size * self.config.optim.accumulate
         n, m = size // parts, n_paired(size, method.paired_fraction) // parts
-        plain = method.alpha == 0 and method.ce_views == "clean"
         # Plain training looks at both views too, for the log.
-        rows = min(n, m) if method.bn == "split" else n if plain else n + m
+        rows = min(n, m) if method.bn == "split" else n if self.plain else n + m
         if rows > 1 or (method.sync_bn and not self.ranks.alone):
             return
         with untouched(represented, torch.device("cpu")), torch.no_grad():
@@ -205,8 +233,9 @@ class Step:
         n = len(part.target)
         with autocast(self.device, self.precision):
             outputs = self.forward(torch.cat([part.clean, part.perturbed]), n)
-        (f, g), (a, b), (r, s) = ((output[:n], output[n:]) for output in outputs)
-        parts = self.loss_of(a, b, part.target, r, s, measured=False)
+        (f, g), (a, b), (r, s) = ((output[:n], output[n:]) for output in outputs[:3])
+        distance = outputs[3] if len(outputs) > 3 else None
+        parts = self.loss_of(a, b, part.target, r, s, measured=False, ds=distance)
         figures = torch.stack([parts.loss.detach(), parts.ce, parts.ds])
         return parts.loss, figures, (f.detach(), g.detach())
 
@@ -234,7 +263,7 @@ class Step:
             assert part.perturbed is not None
             with untouched(self.model, self.device), autocast(self.device, self.precision):
                 outputs = self.model(torch.cat([part.clean, part.perturbed]), n := len(part.target))
-            (f, g), _, (r, s) = ((output[:n], output[n:]) for output in outputs)
+            (f, g), _, (r, s) = ((output[:n], output[n:]) for output in outputs[:3])
             parts.append((f, g, r[: len(s)], s))
         f, g, r, s = (torch.stack(rows, 1).flatten(0, 1) for rows in zip(*parts, strict=True))
         others = self.ranks.gather(r) if kind == "relative" else None

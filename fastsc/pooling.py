@@ -1,0 +1,83 @@
+"""Global average pooling and DS in one, in the place of a model's own pooling.
+
+The last feature map is the largest thing that pooling and DS read. Here it is read once for both,
+and its gradient is written once (`fastsc.kernels.pool_ds`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fastsc.kernels import pool_ds
+from fastsc.models import FeatureModel, wide
+
+
+class PoolDS:
+    """Takes the last feature map of a `FeatureModel` and gives its means; keeps DS of the views.
+
+    Attributes:
+        n_clean: Clean views in the batch that is under way; None pools nothing: the map goes on as
+            it is, and the model's own pooling does its work.
+    """
+
+    def __init__(
+        self, kind: str, *, stop_gradient: str = "none", detach_scale: bool = False
+    ) -> None:
+        self.kind, self.stop_gradient, self.detach_scale = kind, stop_gradient, detach_scale
+        self.n_clean: int | None = None
+        self._ds: Tensor | None = None
+
+    def __call__(self, maps: Tensor) -> Tensor:
+        """(R, C, H, W) -> means (R, C, 1, 1) float32, which any average leaves as they are."""
+        if self.n_clean is None:
+            return wide(maps)
+        features, self._ds = pool_ds(
+            maps,
+            self.kind,
+            n_clean=self.n_clean,
+            stop_gradient=self.stop_gradient,
+            detach_scale=self.detach_scale,
+        )
+        return features[:, :, None, None]
+
+    def take(self) -> Tensor:
+        """DS of the forward pass that has just run."""
+        ds, self._ds = self._ds, None
+        assert ds is not None, "the model's last feature map did not come by"
+        return ds
+
+
+@torch.no_grad()
+def ends_in_average_pooling(model: FeatureModel, resolution: int) -> bool:
+    """Whether the features are the plain mean of the last map, as a look at random images tells.
+
+    Not so where something comes between: a ReLU (torchvision's densenet), a norm (ConvNeXt), tokens
+    (ViT); or where the map has but one position.
+    """
+    if model.feature_map is None:
+        return False
+    kept: list[Tensor] = []
+
+    def keep(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
+        kept.append(output.clone())  # what comes next may work in place
+
+    handle = model.feature_map.register_forward_hook(keep)
+    modes = [(module, module.training) for module in model.modules()]
+    parameter = next(model.parameters())
+    try:
+        # A generator of its own: building a model must draw the same with and without this look.
+        seed = torch.Generator().manual_seed(0)
+        x = torch.randn(2, 3, resolution, resolution, generator=seed).to(parameter)
+        features, _ = model.eval()(x)
+    finally:
+        handle.remove()
+        for module, training in modes:
+            module.training = training
+    maps = kept[-1]
+    if maps.ndim != 4 or maps.shape[:2] != features.shape:
+        return False
+    means = maps.to(features.dtype).mean((2, 3))
+    return torch.allclose(features, means, rtol=1e-4, atol=1e-5 * float(means.abs().max()))

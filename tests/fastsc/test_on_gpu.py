@@ -1,0 +1,93 @@
+"""The training step on a GPU. Needs torch, torchvision, triton, numba, pyyaml and pytest alone.
+
+FASTSC_DRY=1 runs the same lines on a CPU, which shows that they run.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import pytest
+import torch
+
+from fastsc.config import TrainConfig
+from fastsc.devices import set_determinism
+from fastsc.kernels import pair_view
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, PairBatch
+from fastsc.ranks import Ranks
+from fastsc.step import Step
+
+ON_GPU = torch.cuda.is_available()
+DEVICE = torch.device("cuda" if ON_GPU else "cpu")
+N, SIDE = 8, 32
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not (ON_GPU or os.environ.get("FASTSC_DRY")), reason="needs a CUDA device"),
+]
+
+
+def make(**changes: Any) -> Step:
+    base = {
+        "model": "fastsc:resnet8w8", "stem": "cifar", "resolution": SIDE, "batch_size": N,
+        "lr": 0.5, "warmup_epochs": 0.0, "precision": "fp32",
+    }  # fmt: skip
+    config = TrainConfig().replace(**{**base, **changes})
+    step = Step(config, 5, DEVICE, config.run.precision, Ranks())  # type: ignore[arg-type]
+    step.steps_per_epoch = 100
+    return step
+
+
+def batch(seed: int = 0, dtype: torch.dtype = torch.float32) -> PairBatch:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randint(0, 256, (N, SIDE, SIDE, 3), dtype=torch.uint8, generator=generator)
+    factors = torch.rand(N, 4, generator=generator) * 0.8 + torch.tensor([0.6, 0.6, 0.6, -0.4])
+    views = pair_view(x.to(DEVICE), factors.to(DEVICE), IMAGENET_MEAN, IMAGENET_STD, dtype=dtype)
+    target = torch.randint(0, 5, (N,), generator=generator).to(DEVICE)
+    return PairBatch(*views, target, torch.arange(N, device=DEVICE))
+
+
+def losses(step: Step, n_steps: int = 3, dtype: torch.dtype = torch.float32) -> list[float]:
+    found = []
+    for seed in range(n_steps):
+        _, _, figures = step.train_step(batch(seed, dtype), measured=True)
+        found.append(figures["loss"])
+    return found
+
+
+@pytest.mark.parametrize("kind", ["cosine", "l2", "relative"])
+def test_fused_pooling_trains_alike(kind: str) -> None:
+    alpha = 0.1 if kind == "l2" else 1.0
+    fused = losses(make(ds=kind, alpha=alpha, pooling="fused"))
+    separate = losses(make(ds=kind, alpha=alpha, pooling="separate"))
+    assert fused == pytest.approx(separate, rel=1e-3)
+
+
+def test_auto_is_fused_on_a_gpu() -> None:
+    assert (make().model.pool is not None) == ON_GPU
+
+
+@pytest.mark.parametrize("pooling", ["fused", "separate"])
+def test_compiled_trains_alike(pooling: str) -> None:
+    plain, compiled = losses(make(pooling=pooling)), losses(make(pooling=pooling, compile=True))
+    assert compiled == pytest.approx(plain, rel=1e-3)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_low_precision_trains(precision: str) -> None:
+    if precision == "fp16" and not ON_GPU:
+        pytest.skip("fp16 is for GPUs")
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float16
+    low = losses(make(precision=precision, lr=0.05), 5, dtype)
+    full = losses(make(lr=0.05), 5)
+    assert low == pytest.approx(full, rel=0.05)
+
+
+def test_deterministic_runs_repeat_to_the_bit() -> None:
+    set_determinism(DEVICE, True)
+    try:
+        one, two = (losses(make(pooling="fused"), 4) for _ in range(2))
+    finally:
+        set_determinism(DEVICE, False)
+        torch.use_deterministic_algorithms(False)
+    assert one == two
