@@ -22,8 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 PACKAGES = (
     "torch",
@@ -214,31 +212,65 @@ def _number(value: float) -> str:
     return f"{value:,.{digits}f}"
 
 
-def print_table(rows: Iterable[Row], title: str, baselines: dict[str, str] | None = None) -> None:
-    """Print the rows; `baselines` maps a name's first part to the row that its ratios refer to."""
+def print_table(
+    rows: Iterable[Row],
+    title: str,
+    baselines: dict[str, str] | None = None,
+    columns: dict[str, dict[str, str]] | None = None,
+) -> None:
+    """Print the rows.
+
+    `baselines` maps what stands in a name before its last "-", or else before its first "/", to the
+    row that its ratios refer to; `columns` are further ones: by heading, texts by the row's name.
+    """
+    columns, baselines = columns or {}, baselines or {}
     rows = list(rows)
     by_name = {row.name: row for row in rows}
-    table = Table(title=title, title_justify="left")
-    for heading in ("name", "median", "q1", "q3", "unit", "n", "speed-up"):
-        left = heading in ("name", "unit")
-        table.add_column(heading, justify="left" if left else "right", no_wrap=heading == "name")
+    lines = [["name", "median", "q1", "q3", "unit", "n", "speed-up", *columns]]
     for row in rows:
         if isinstance(row, Skipped):
-            table.add_row(row.name, "skipped", style="dim")
+            lines.append([row.name, "skipped", *[""] * (len(lines[0]) - 2)])
             continue
-        base = by_name.get((baselines or {}).get(row.name.split("/")[0], ""))
+        stem, group = row.name.rsplit("-", 1)[0], row.name.split("/")[0]
+        base = by_name.get(baselines.get(stem, baselines.get(group, "")))
         ratio = ""
         if isinstance(base, Result) and base.unit == row.unit:
             faster = row.median / base.median
             ratio = f"{faster if is_rate(row.unit) else 1 / faster:.2f}×"
         numbers = [_number(v) for v in (row.median, row.q1, row.q3)]
-        table.add_row(row.name, *numbers, row.unit, str(row.n), ratio)
-    # Into a file or a pipe rich would fold the table to 80 columns.
-    console = Console() if sys.stdout.isatty() else Console(width=120)
-    console.print(table)
+        more = [texts.get(row.name, "") for texts in columns.values()]
+        lines.append([row.name, *numbers, row.unit, str(row.n), ratio, *more])
+    print_lines(lines, title, left=("name", "unit"))
     for row in rows:
         if isinstance(row, Skipped):
-            console.print(f"{row.name} was skipped: {row.skipped}", highlight=False)
+            print(f"{row.name} was skipped: {row.skipped}")
+
+
+def print_lines(lines: Sequence[Sequence[str]], title: str, *, left: Sequence[str]) -> None:
+    """A table, its first line the headings; those in `left` head columns of words.
+
+    By rich where it is installed: a GPU machine may have torch and little else.
+    """
+    headings, *body = lines
+    try:
+        from rich.console import Console
+        from rich.table import Table
+    except ModuleNotFoundError:
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        print(title)
+        for line in lines:
+            cells = zip(headings, line, widths, strict=True)
+            print("  ".join(c.ljust(w) if h in left else c.rjust(w) for h, c, w in cells).rstrip())
+        return
+    table = Table(title=title, title_justify="left")
+    for i, heading in enumerate(headings):
+        words = heading in left
+        table.add_column(heading, justify="left" if words else "right", no_wrap=i == 0)
+    for line in body:
+        table.add_row(*line, style="dim" if "skipped" in line else None)
+    # Into a file or a pipe rich would fold the table to 80 columns.
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    console.print(table)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -271,12 +303,13 @@ def report(
     *,
     baselines: dict[str, str] | None = None,
     extra: dict[str, Any] | None = None,
+    columns: dict[str, dict[str, str]] | None = None,
 ) -> None:
     """Print the table and write `--json`, with `extra` in the metadata."""
     metadata = describe(options.device) | (extra or {})
     hardware = metadata["hardware"]
     where = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
-    print_table(rows, f"{title} · {where} · threads {metadata['threads']}", baselines)
+    print_table(rows, f"{title} · {where} · threads {metadata['threads']}", baselines, columns)
     if options.json is not None:
         options.json.write_text(to_json(rows, metadata))
         print(f"wrote {options.json}")

@@ -173,7 +173,7 @@ def test_the_kernel_benchmark_runs(tmp_path: Path) -> None:
     threads = torch.get_num_threads()
     path = tmp_path / "kernels.json"
     try:
-        main(["--rounds", "1", "--size", "24", "--json", str(path)])
+        main(["--rounds", "1", "--size", "24", "--batch", "4", "--json", str(path)])
     finally:
         torch.set_num_threads(threads)
     names = [row["name"] for row in json.loads(path.read_text())["results"]]

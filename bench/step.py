@@ -1,0 +1,206 @@
+"""The training step beside its limits: `python -m bench.step [--device cuda] [--json FILE]`.
+
+ResNet-50 at 224 px by the trainer's own step, on bytes that lie on the device: pair_view, forward,
+loss, backward, SGD. No loader: what is timed is what a loader has to keep up with. Rows take turns.
+
+step/single         one view of N images, compiled
+step/single-2n      one view of 2N images, compiled: what a paired step costs without the pairing
+step/pair           pairs of N images, compiled, pooling and DS fused: the default on a GPU
+step/pair-separate  the same with pooling and DS each by itself
+step/pair-eager     the same without torch.compile
+step/pair-eager-…   that with one technique less: float32, NCHW memory, DS by eager torch
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bench.common import Case, Result, Row, Skipped, add_arguments, measure, parse, report
+from fastsc.compiling import check_compiler
+from fastsc.config import TrainConfig
+from fastsc.devices import DTYPES, pick_precision
+from fastsc.kernels import pair_view
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, PairBatch, UserError
+from fastsc.pipelines.keyed import factors
+from fastsc.ranks import Ranks
+from fastsc.step import Step
+
+# Dense bf16 with float32 accumulation, tensor cores, from NVIDIA's data sheets (SXM boards).
+PEAK_TFLOPS = {"H200": 989.4, "H100": 989.4, "A100": 311.9}
+# ResNet-50 at 224 px: 4.09 G multiply-adds an image forward (He et al., arXiv 1512.03385, give 3.8
+# without the shortcuts), twice that backward.
+RESNET50_FLOPS = 2 * 3 * 4.09e9
+STEPS_A_CALL = 5
+
+PAIRED: dict[str, Any] = {}
+SINGLE: dict[str, Any] = {"alpha": 0.0, "ce_views": "clean"}
+
+
+class Bench:
+    """One trainer's step over one resident batch."""
+
+    def __init__(
+        self, options: argparse.Namespace, n: int, *, channels_last: bool = True, **changes: Any
+    ) -> None:
+        self.device, self.n = options.device, n
+        config = TrainConfig().replace(
+            **{
+                "model": options.model, "batch_size": n, "resolution": options.size,
+                "stem": options.stem, "warmup_epochs": 0.0, "lr": 1e-3, "precision": "auto",
+                **changes,
+            }
+        )  # fmt: skip
+        precision = pick_precision(config.run.precision, self.device)
+        self.step = Step(config, options.classes, self.device, precision, Ranks())
+        self.step.steps_per_epoch = 10**6  # a constant learning rate
+        self.paired = not self.step.plain
+        self.dtype = DTYPES[precision]
+        self.channels_last = channels_last
+        if not channels_last:
+            self.step.model.to(memory_format=torch.contiguous_format)
+        seed = torch.Generator().manual_seed(0)
+        shape = n, options.size, options.size, 3
+        self.x = torch.randint(0, 256, shape, dtype=torch.uint8, generator=seed).to(self.device)
+        self.factors = torch.from_numpy(factors(0, 0, n, config.data.strengths)).to(self.device)
+        self.target = torch.randint(0, options.classes, (n,), generator=seed).to(self.device)
+        self.index = torch.arange(n, device=self.device)
+
+    def batch(self) -> PairBatch:
+        views: Sequence[Tensor | None] = pair_view(
+            self.x, self.factors, IMAGENET_MEAN, IMAGENET_STD, dtype=self.dtype
+        )
+        if not self.channels_last:
+            views = [None if view is None else view.contiguous() for view in views]
+        clean, perturbed = views
+        assert clean is not None
+        return PairBatch(clean, perturbed if self.paired else None, self.target, self.index)
+
+    def run(self) -> None:
+        for _ in range(STEPS_A_CALL):
+            self.step.train_step(self.batch(), measured=False)
+
+
+def variants(options: argparse.Namespace) -> dict[str, Callable[[], Bench]]:
+    """By the row's name, what makes the bench of it."""
+    n = options.batch
+    compiled: dict[str, Any] = {"compile": True}
+    fused: dict[str, Any] = {"pooling": "fused"}
+    separate: dict[str, Any] = {"pooling": "separate"}
+
+    def make(n: int, channels_last: bool = True, **changes: Any) -> Callable[[], Bench]:
+        return lambda: Bench(options, n, channels_last=channels_last, **changes)
+
+    return {
+        "single": make(n, **SINGLE, **compiled),
+        "single-2n": make(2 * n, **SINGLE, **compiled),
+        "pair": make(n, **compiled, **fused),
+        "pair-separate": make(n, **compiled, **separate),
+        "pair-eager": make(n, **fused),
+        "pair-eager-separate": make(n, **separate),
+        "pair-eager-fp32": make(n, precision="fp32", **separate),
+        "pair-eager-nchw": make(n, channels_last=False, **separate),
+    }
+
+
+def idle_share(run: Callable[[], None], device: torch.device) -> float | None:
+    """Part of the time in which the GPU runs no kernel; None on a CPU."""
+    if device.type != "cuda":
+        return None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+        run()
+        torch.cuda.synchronize(device)
+    spans = sorted(
+        (event.time_range.start, event.time_range.end)
+        for event in profile.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    )
+    busy, end = 0.0, spans[0][0]
+    for first, last in spans:
+        busy += max(0.0, last - max(first, end))
+        end = max(end, last)
+    return 1 - busy / (end - spans[0][0])
+
+
+def peak_tflops(device: torch.device) -> float | None:
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.step", description=__doc__.split("\n")[0]
+    )
+    add_arguments(parser)
+    parser.add_argument("--model", default="resnet50", help="torchvision name (default resnet50)")
+    parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"))
+    parser.add_argument("--size", type=int, default=224, help="image side in pixels (default 224)")
+    parser.add_argument("--batch", type=int, default=256, help="unique images a step (default 256)")
+    parser.add_argument("--classes", type=int, default=1000, help="outputs (default 1000)")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows, such as pair single")
+    options = parse(parser, arguments)
+    wanted = variants(options)
+    if unknown := set(options.only or ()) - set(wanted):
+        parser.error(f"--only: no rows {', '.join(sorted(unknown))}; there are {', '.join(wanted)}")
+    cases, rows, extra = list[Case](), list[Row](), dict[str, dict[str, float | None]]()
+    peak = peak_tflops(options.device)
+    compiles: str | None = None
+    try:
+        check_compiler(True, options.device)
+    except UserError as error:
+        compiles = str(error)
+    for name, make in wanted.items():
+        row = f"step/{name}"
+        if options.only and name not in options.only:
+            continue
+        try:
+            if compiles is not None and "eager" not in name:
+                raise UserError(compiles)
+            bench = make()
+            bench.run()  # compiles
+        except (UserError, torch.cuda.OutOfMemoryError) as error:
+            rows.append(Skipped(row, str(error).splitlines()[0]))
+            continue
+        unit = "pairs/s" if bench.paired else "images/s"
+        cases.append(Case(row, bench.run, STEPS_A_CALL * bench.n, unit))
+        extra[row] = {"idle_share": idle_share(bench.run, options.device)}
+    timed = measure(cases, rounds=options.rounds, warmup=1, device=options.device)
+    for result in timed:
+        views = 2 if result.unit == "pairs/s" else 1
+        share = None
+        if peak is not None and options.model == "resnet50" and options.size == 224:
+            share = result.median * views * RESNET50_FLOPS / (1e12 * peak)
+        extra[result.name]["share_of_bf16_peak"] = share
+    report(
+        [*timed, *rows],
+        f"step · {options.model}, {options.size} px, {options.batch} images",
+        options,
+        extra={"model": options.model, "batch": options.batch, "rows": extra},
+        columns={
+            heading: {
+                name: f"{values[key]:.1%}"
+                for name, values in extra.items()
+                if values[key] is not None
+            }
+            for heading, key in (("idle", "idle_share"), ("of peak", "share_of_bf16_peak"))
+        },
+    )
+    _compare(timed)
+
+
+def _compare(rows: Sequence[Result]) -> None:
+    """The line that matters: what pairing costs beyond its images."""
+    by_name = {row.name: row.median for row in rows}
+    if {"step/pair", "step/single-2n"} <= set(by_name):
+        ratio = by_name["step/single-2n"] / (2 * by_name["step/pair"])
+        print(f"a paired step takes {ratio:.3f} of the plain step of the same views")
+
+
+if __name__ == "__main__":
+    main()
