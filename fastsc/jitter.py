@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -12,11 +11,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fastsc.kernels import pair_view
+from fastsc.kernels.arguments import MAX_GAIN, check_rows, check_values
 from fastsc.kernels.colour import PERMUTATIONS, color_jitter
 from fastsc.pipelines import keyed
 from fastsc.pipelines.plan import IMAGENET_MEAN, IMAGENET_STD
 
 ORDERS = ("fixed", "random")
+_LAST_INDEX = 2**30  # the keyed tables have a row for every image up to the last
 
 
 class ColorJitter(nn.Module):
@@ -52,12 +53,14 @@ class ColorJitter(nn.Module):
         order: str = "fixed",
     ) -> None:
         super().__init__()
+        given = {
+            "brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue,
+        }  # fmt: skip
+        for name, strength in given.items():
+            high = 0.5 if name == "hue" else MAX_GAIN - 1
+            if not (isinstance(strength, (int, float)) and 0 <= strength <= high):
+                raise ValueError(f"{name} must be a number from 0 to {high:g}, not {strength}")
         self.strengths = (float(brightness), float(contrast), float(saturation), float(hue))
-        names = ("brightness", "contrast", "saturation", "hue")
-        for name, strength, high in zip(names, self.strengths, (*[math.inf] * 3, 0.5), strict=True):
-            if not (math.isfinite(strength) and 0 <= strength <= high):
-                limit = "from 0 to 0.5" if name == "hue" else "finite and at least 0"
-                raise ValueError(f"{name} must be {limit}, not {strength}")
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
         self.order = order
@@ -102,11 +105,16 @@ class ColorJitter(nn.Module):
         and from a loader of ours with these strengths.
 
         Args:
-            index: (N,) numbers >= 0 of the images in their data set. On a GPU they stall it.
+            index: (N,) places, from 0 on, of the images in their data set, below 2**30. On a GPU
+                they stall it.
+            seed: From 0 to 2**64 - 1.
+            epoch: From 0 to 2**56 - 1.
+
+        Raises:
+            ValueError: One of them is out of range.
         """
-        rows = _rows(index)
-        size = _table_size(rows)
-        return torch.from_numpy(_factors(seed, epoch, size, self.strengths)[rows])
+        rows = _rows(index, seed, epoch)
+        return torch.from_numpy(_factors(seed, epoch, _table_size(rows), self.strengths)[rows])
 
     def keyed_order(
         self, index: Tensor | Sequence[int], *, seed: int = 0, epoch: int = 0
@@ -114,7 +122,7 @@ class ColorJitter(nn.Module):
         """Orders (N,) int64 on the CPU, a function of (seed, epoch, index); None where fixed."""
         if self.order == "fixed":
             return None
-        rows = _rows(index)
+        rows = _rows(index, seed, epoch)
         return torch.from_numpy(_orders(seed, epoch, _table_size(rows))[rows])
 
     # --- applying ---------------------------------------------------------------------------------
@@ -184,9 +192,16 @@ class ColorJitter(nn.Module):
             )
         if order is None:
             order = self.sample_order(n)
-        elif order.shape != (n,):
-            raise ValueError(f"order must be ({n},), one an image, not {tuple(order.shape)}")
-        return factors.to(batch.device), None if order is None else order.to(batch.device)
+        elif order.shape != (n,) or order.is_floating_point():
+            what = f"{tuple(order.shape)} {order.dtype}"
+            raise ValueError(f"order must be ({n},) whole numbers, one an image, not {what}")
+        check_values(factors)
+        factors = _to(batch.device, factors)
+        if order is None:
+            return factors, None
+        order = order.long()
+        check_rows(order)
+        return factors, _to(batch.device, order)
 
     def extra_repr(self) -> str:
         names = ("brightness", "contrast", "saturation", "hue")
@@ -194,12 +209,24 @@ class ColorJitter(nn.Module):
         return strengths if self.order == "fixed" else f"{strengths}, order={self.order}"
 
 
-def _rows(index: Tensor | Sequence[int]) -> NDArray[np.int64]:
+def _to(device: torch.device, drawn: Tensor) -> Tensor:
+    if device.type == "cuda" and drawn.device.type == "cpu":
+        return drawn.pin_memory().to(device, non_blocking=True)  # else the CPU waits for the GPU
+    return drawn.to(device)
+
+
+def _rows(index: Tensor | Sequence[int], seed: int, epoch: int) -> NDArray[np.int64]:
+    for name, value, bits in (("seed", seed, 64), ("epoch", epoch, 56)):
+        if not 0 <= value < 2**bits:
+            raise ValueError(f"{name} must be from 0 to 2**{bits} - 1, not {value}")
     rows = torch.as_tensor(index).cpu()
     if rows.numel() == 0:
         return np.empty(0, np.int64)
-    if rows.ndim != 1 or rows.is_floating_point() or int(rows.min()) < 0:
-        raise ValueError("index must be (N,) whole numbers >= 0, the images' places in their data")
+    whole = rows.ndim == 1 and not rows.is_floating_point()
+    if not (whole and int(rows.min()) >= 0 and int(rows.max()) < _LAST_INDEX):
+        raise ValueError(
+            "index must be (N,) whole numbers from 0 to 2**30 - 1, the images' places in their data"
+        )
     return rows.numpy().astype(np.int64)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -119,6 +120,19 @@ class FeatureModel(nn.Module):
 def wide(x: Tensor) -> Tensor:
     """In float32, where it is of less."""
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+
+
+@contextlib.contextmanager
+def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
+    """Puts a model's buffers (batch norm's statistics) and the generators back behind it."""
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        with torch.no_grad():
+            for buffer, value in zip(model.buffers(), buffers, strict=True):
+                buffer.copy_(value)
 
 
 class _Trace:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsc.kernels import pool_ds
-from fastsc.models import FeatureModel, wide
+from fastsc.models import FeatureModel, untouched, wide
 
 
 class PoolDS:
@@ -24,9 +24,15 @@ class PoolDS:
     """
 
     def __init__(
-        self, kind: str, *, stop_gradient: str = "none", detach_scale: bool = False
+        self,
+        kind: str,
+        *,
+        stop_gradient: str = "none",
+        detach_scale: bool = False,
+        impl: str = "auto",
     ) -> None:
         self.kind, self.stop_gradient, self.detach_scale = kind, stop_gradient, detach_scale
+        self.impl = impl
         self.n_clean: int | None = None
         self._ds: Tensor | None = None
 
@@ -40,6 +46,7 @@ class PoolDS:
             n_clean=self.n_clean,
             stop_gradient=self.stop_gradient,
             detach_scale=self.detach_scale,
+            impl=self.impl,
         )
         return features[:, :, None, None]
 
@@ -49,13 +56,18 @@ class PoolDS:
         assert ds is not None, "the model's last feature map did not come by"
         return ds
 
+    def forget(self) -> None:
+        """Behind a forward pass, whole or not: the map goes on as it is."""
+        self.n_clean = self._ds = None
+
 
 @torch.no_grad()
 def ends_in_average_pooling(model: FeatureModel, resolution: int) -> bool:
     """Whether the features are the plain mean of the last map, as a look at random images tells.
 
-    Not so where something comes between: a ReLU (torchvision's densenet), a norm (ConvNeXt), tokens
-    (ViT); or where the map has but one position.
+    Not so where something comes between: a ReLU (torchvision's densenet), a norm (ConvNeXt),
+    dropout, tokens (ViT); or where the map has but one position. The look is in training mode,
+    where dropout drops and batch norm, new as it is, does something. Nothing of it stays.
     """
     if model.feature_map is None:
         return False
@@ -68,16 +80,15 @@ def ends_in_average_pooling(model: FeatureModel, resolution: int) -> bool:
     modes = [(module, module.training) for module in model.modules()]
     parameter = next(model.parameters())
     try:
-        # A generator of its own: building a model must draw the same with and without this look.
-        seed = torch.Generator().manual_seed(0)
-        x = torch.randn(2, 3, resolution, resolution, generator=seed).to(parameter)
-        features, _ = model.eval()(x)
+        with untouched(model, parameter.device):
+            seed = torch.Generator().manual_seed(0)
+            x = torch.randn(3, 3, resolution, resolution, generator=seed).to(parameter)
+            features, _ = model.train()(x)
     finally:
         handle.remove()
         for module, training in modes:
             module.training = training
-    maps = kept[-1]
-    if maps.ndim != 4 or maps.shape[:2] != features.shape:
+    if len(kept) != 1 or kept[0].ndim != 4 or kept[0].shape[:2] != features.shape:
         return False
-    means = maps.to(features.dtype).mean((2, 3))
+    means = kept[0].to(features.dtype).mean((2, 3))
     return torch.allclose(features, means, rtol=1e-4, atol=1e-5 * float(means.abs().max()))

@@ -201,21 +201,21 @@ def kernel_pair_view(impl: str, device: str = "cpu") -> str:
     return f"{impl}: {_within(255 * worst, PERTURBED, 'the reference')}"
 
 
-def kernel_ds() -> str:
+def kernel_ds(impl: str = "reference", device: str = "cpu") -> str:
     import torch
 
     from fastsc.kernels import ds
     from fastsc.kernels.distance import KINDS
 
-    f = torch.linspace(-1, 1, 24).reshape(4, 6).requires_grad_()
+    f = torch.linspace(-1, 1, 24, device=device).reshape(4, 6).requires_grad_()
     g = f.detach().flip(0) + 0.5
     for kind in KINDS:
         for other, apart in ((f, False), (g, True)):
-            distance = ds(f, other, kind, impl="reference")
+            distance = ds(f, other, kind, impl=impl)
             (slope,) = torch.autograd.grad(distance, f)
             _require(slope.isfinite().all(), f"{kind}: the gradient is not finite")
             _require((distance > 0) == slope.any() == apart, f"{kind}: not 0 exactly where f is g")
-    return f"reference: {', '.join(KINDS)}, with gradients"
+    return f"{impl}: {', '.join(KINDS)}, with gradients"
 
 
 def torch_compile() -> str:
@@ -232,10 +232,10 @@ def torch_compile() -> str:
 
 
 def triton_launch() -> str:
-    """What kernels on a GPU are compiled with."""
     import triton
 
-    return f"{triton.__version__}: pair_view {kernel_pair_view('compiled', 'cuda')}"
+    seen = f"pair_view {kernel_pair_view('triton', 'cuda')}; ds {kernel_ds('triton', 'cuda')}"
+    return f"{triton.__version__}: {seen}"
 
 
 def all_reduce(backend: str, device: str) -> str:

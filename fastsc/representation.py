@@ -61,11 +61,14 @@ class Represented(nn.Module):
         if self.views is not None:
             self.views.n_clean = n_clean
         fused = self.pool is not None and self.training and n_clean is not None
-        if self.pool is not None:
-            self.pool.n_clean = n_clean if fused else None
-        features, logits = self.model(x)
         if self.pool is not None and fused:
-            return features, logits, features, self.pool.take()
+            self.pool.n_clean = n_clean
+            try:
+                features, logits = self.model(x)
+                return features, logits, features, self.pool.take()
+            finally:
+                self.pool.forget()
+        features, logits = self.model(x)
         if self.at == "features":
             return features, logits, features
         if self.at == "logits":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -17,7 +16,7 @@ from fastsc.config import TrainConfig
 from fastsc.devices import Precision, autocast
 from fastsc.kernels import ds
 from fastsc.loss import ContinuityLoss
-from fastsc.models import FeatureModel, build_model
+from fastsc.models import FeatureModel, build_model, untouched
 from fastsc.norms import Views, convert
 from fastsc.optim import lr_at, make_optimizer, set_lr
 from fastsc.packages import needed
@@ -304,19 +303,6 @@ class Step:
             unsynced: contextlib.AbstractContextManager[Any] = self.forward.no_sync()  # type: ignore[operator]
             return unsynced
         return contextlib.nullcontext()
-
-
-@contextlib.contextmanager
-def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Puts a model's buffers (batch norm's statistics) and the generators back behind it."""
-    buffers = [buffer.clone() for buffer in model.buffers()]
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        with torch.no_grad():
-            for buffer, value in zip(model.buffers(), buffers, strict=True):
-                buffer.copy_(value)
 
 
 def _part(batch: PairBatch, i: int, n_parts: int) -> PairBatch:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from fastsc.kernels.colour import PERMUTATIONS
 
+MAX_GAIN = 1e6  # the kernels multiply two of them
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -32,29 +33,41 @@ def check_factors(x_u8: Tensor, factors: Tensor) -> None:
         raise ValueError(
             f"factors are on {factors.device}, x_u8 on {x_u8.device}; pass factors.to(x_u8.device)"
         )
-    if factors.device.type == "cpu" and n:
-        # numpy, not torch: torch may wake its thread pool for these few numbers. Comparisons are
-        # written so that a NaN, which compares false, fails too.
-        values = factors.detach().numpy()
-        gains, hue = values[:, :3], values[:, 3]
-        gains_fit = gains.min() >= 0 and gains.max() < float("inf")
-        if not (gains_fit and hue.min() >= -0.5 and hue.max() <= 0.5):
-            raise ValueError(
-                "factors out of range: brightness, contrast and saturation must be finite and "
-                "at least 0, hue in [-0.5, 0.5]"
-            )
+    check_values(factors)
+
+
+def check_values(factors: Tensor) -> None:
+    """(N, 4) factors on the CPU: on a GPU a look at them would stall it."""
+    if factors.device.type != "cpu" or not len(factors):
+        return
+    # numpy, not torch: torch may wake its thread pool for these few numbers. Comparisons are
+    # written so that a NaN, which compares false, fails too.
+    values = factors.detach().numpy()
+    gains, hue = values[:, :3], values[:, 3]
+    gains_fit = gains.min() >= 0 and gains.max() <= MAX_GAIN
+    if not (gains_fit and hue.min() >= -0.5 and hue.max() <= 0.5):
+        raise ValueError(
+            f"factors out of range: brightness, contrast and saturation must be from 0 to "
+            f"{MAX_GAIN:g}, hue in [-0.5, 0.5]"
+        )
 
 
 def check_order(x_u8: Tensor, order: Tensor | None) -> None:
     if order is None:
         return
-    n, last = x_u8.shape[0], len(PERMUTATIONS) - 1
+    n = x_u8.shape[0]
     if order.shape != (n,) or order.dtype != torch.int64 or order.device != x_u8.device:
         raise ValueError(
             f"order must be ({n},) int64 on {x_u8.device}, a row of PERMUTATIONS an image, not "
             f"{tuple(order.shape)} {order.dtype} on {order.device}"
         )
-    if order.device.type == "cpu" and n and not (order.min() >= 0 and order.max() <= last):
+    check_rows(order)
+
+
+def check_rows(order: Tensor) -> None:
+    """(N,) rows of PERMUTATIONS on the CPU."""
+    last = len(PERMUTATIONS) - 1
+    if order.device.type == "cpu" and len(order) and not 0 <= order.min() <= order.max() <= last:
         raise ValueError(f"order out of range: rows of PERMUTATIONS are 0 to {last}")
 
 

@@ -102,6 +102,18 @@ def _places(permutation: tuple[int, ...]) -> list[bool]:
 _TAKEN = torch.tensor([_places(permutation) for permutation in PERMUTATIONS])  # (24, 12) bool
 
 
+_kept: dict[torch.device, Tensor] = {}
+
+
+def _taken(device: torch.device) -> Tensor:
+    """_TAKEN on a device, kept there: a copy to a GPU would stall it."""
+    if torch.compiler.is_compiling():
+        return _TAKEN.to(device)  # once, as a constant of the graph
+    if device not in _kept:
+        _kept[device] = _TAKEN.to(device)
+    return _kept[device]
+
+
 def color_jitter(image: Tensor, factors: Tensor, order: Tensor | None = None) -> Tensor:
     """Brightness, contrast, saturation and hue in that order, each clamped to [0, 1].
 
@@ -116,7 +128,7 @@ def color_jitter(image: Tensor, factors: Tensor, order: Tensor | None = None) ->
         for adjust, factor in zip(_OPS, columns, strict=True):
             image = adjust(image, factor)
         return image
-    taken = _TAKEN.to(image.device)[order]  # (N, 12)
+    taken = _taken(image.device)[order]  # (N, 12)
     for step, here in zip(_STEPS, taken.unbind(1), strict=True):
         image = _OPS[step](image, torch.where(here, columns[step], IDENTITY[step]))
     return image

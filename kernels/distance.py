@@ -138,10 +138,14 @@ def _triton(
     return launch(f, g, kind, detach_scale)
 
 
-@torch.compiler.assume_constant_result  # asked while torch.compile traces a model
 def triton_runs(device: torch.device) -> bool:
     """Whether the Triton kernels take tensors on `device`."""
     return has_triton(device) or interpreting(device)
+
+
+# Asked while torch.compile traces a model. What torch.compiler.assume_constant_result does; that
+# would import the compiler for everybody who imports a kernel, which takes a second.
+triton_runs._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def check_triton(device: torch.device, double: bool) -> None:
@@ -176,7 +180,8 @@ def ds(
             j = (i + 1) mod N. "cosine": mean 1 - cos. "js": Jensen-Shannon divergence in nats of
             the softmaxes.
         impl: "reference", "compiled" (torch.compile), "triton" (CUDA; not float64), or "auto":
-            compiled on CUDA, else reference. Only the reference has second derivatives.
+            triton on CUDA where it is installed, else compiled there, and reference on the CPU.
+            Only the reference has second derivatives.
         detach_scale: for "relative", hold the divisor constant in the backward pass.
         others: for "relative", (K, D) representations of K >= 2 different images whose mean
             distance is the divisor, in place of f: those of all ranks, say.
@@ -189,8 +194,12 @@ def ds(
     """
     if kind not in KINDS:
         raise ValueError(f"ds kind {kind!r} does not exist; choose from {', '.join(KINDS)}")
+    double = torch.float64 in (f.dtype, g.dtype)
+    any_double = double or (others is not None and others.dtype == torch.float64)
     if impl == "auto":
-        impl = "compiled" if f.device.type == "cuda" else "reference"
+        impl = "reference"
+        if f.device.type == "cuda":
+            impl = "triton" if not any_double and triton_runs(f.device) else "compiled"
     if impl not in IMPLS:
         raise ValueError(f"impl {impl!r} does not exist; choose from auto, {', '.join(IMPLS)}")
     if f.ndim != 2 or f.shape != g.shape or f.numel() == 0:
@@ -209,9 +218,8 @@ def ds(
             "ds kind 'relative' compares different images: the batch needs at least two "
             "(use 'l2' or 'cosine' for one)"
         )
-    double = torch.float64 in (f.dtype, g.dtype)
     if impl == "triton":
-        check_triton(f.device, double or (others is not None and others.dtype == torch.float64))
+        check_triton(f.device, any_double)
         with torch.autocast(f.device.type, enabled=False):
             return _triton(f, g, kind, detach_scale, others)
     distance = _TABLE[kind] if impl == "reference" else _compiled(kind)

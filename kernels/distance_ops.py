@@ -1,7 +1,9 @@
 """DS by the kernels of `distance_triton`, as operators that autograd and torch.compile know.
 
 To torch.compile they are opaque: it compiles the model around them as one graph. Each hands its
-statistics to its backward pass as a second output, which is nobody else's.
+statistics to its backward pass as a last output, which is nobody else's. When an operator's
+arguments or backward pass change, so must its name: torch.compile keeps compiled graphs on disk,
+and knows them by the names of the operators.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -70,7 +72,9 @@ def launch_gradient(
     stop_gradient: str,
     detach_scale: bool,
     first: int,
-    shape: list[int],
+    rows: int,
+    height: int,
+    width: int,
     dtype: torch.dtype,
 ) -> Tensor:
     """Gradient of maps of which f (n, D), then g (m, D), are the means: of rows first, first + 1, …
@@ -79,10 +83,10 @@ def launch_gradient(
         stats, value: what `launch_values` gave.
         grad_ds: () float32; None: DS was not used.
         grad_features: (n + m, D) float32; None: the means were not used.
-        shape: (rows, D, H, W) of the result, which lies in channels-last memory.
+        rows, height, width: with D the shape of the result, which lies in channels-last memory.
     """
-    rows, size, height, width = shape
-    out = _empty(f, shape, dtype)
+    size = f.shape[1]
+    out = _maps(f, rows, height, width, dtype)
     if grad_ds is None and grad_features is None:
         return out.zero_()
     if grad_features is not None:
@@ -102,11 +106,12 @@ def launch_gradient(
 
 @launch_gradient.register_fake
 def _(f: Tensor, *others: Any) -> Tensor:
-    return _empty(f, *others[-2:])
+    return _maps(f, *others[-4:])
 
 
-def _empty(like: Tensor, shape: list[int], dtype: torch.dtype) -> Tensor:
-    return torch.empty(shape, dtype=dtype, device=like.device, memory_format=torch.channels_last)
+def _maps(f: Tensor, rows: int, height: int, width: int, dtype: torch.dtype) -> Tensor:
+    shape = (rows, f.shape[1], height, width)
+    return torch.empty(shape, dtype=dtype, device=f.device, memory_format=torch.channels_last)
 
 
 # --- ds -------------------------------------------------------------------------------------------
@@ -146,7 +151,7 @@ def _backward(ctx: Any, grad_ds: Tensor | None, _: Tensor | None) -> tuple[Tenso
     # One side alone is the first or the second half of the rows.
     grad = launch_gradient(
         f, g, stats, value, grad_ds, None, ctx.kind, stopped, ctx.detach_scale, 0 if to_f else n,
-        [n * (to_f + to_g), size, 1, 1], f.dtype,
+        n * (to_f + to_g), 1, 1, f.dtype,
     ).view(-1, size)  # fmt: skip
     return grad[:n] if to_f else None, grad[-n:] if to_g else None, None, None
 

@@ -42,7 +42,7 @@ def _load(at, inside):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _inverse(norm):  # type: ignore[no-untyped-def]
-    """1 / norm, and 1 for a zero vector, which has no direction and stays as it is."""
+    """1 / norm, and 1 for a zero vector, which stays as it is: it has no direction."""
     return 1.0 / tl.where(norm == 0.0, 1.0, norm)
 
 
@@ -198,12 +198,6 @@ def finish(stats_ptr, value_ptr, m, statistics, KIND: tl.constexpr, BLOCK: tl.co
 
 
 @triton.jit
-def _along(norm):  # type: ignore[no-untyped-def]
-    """1 / norm: the gradient of a norm is the vector times that; it is 0 at the zero vector."""
-    return tl.where(norm == 0.0, 0.0, 1.0 / tl.where(norm == 0.0, 1.0, norm))
-
-
-@triton.jit
 def _pair_gradient(  # type: ignore[no-untyped-def]
     f_ptr, g_ptr, stats_ptr, value_ptr, share, i, m, size, at, inside, clean,
     statistics, KIND: tl.constexpr, DETACH: tl.constexpr,
@@ -215,18 +209,18 @@ def _pair_gradient(  # type: ignore[no-untyped-def]
     first = tl.load(stats_ptr)
     sign = tl.where(clean, 1.0, -1.0)
     if KIND == "l2":
-        grad = (f - g) * (sign * share * _along(first))
+        grad = (f - g) * (sign * share * _inverse(first))
     elif KIND == "relative":
         between = tl.load(stats_ptr - i + statistics * m)
         share /= _scale(between)
-        grad = (f - g) * (sign * share * _along(first))
+        grad = (f - g) * (sign * share * _inverse(first))
         if not DETACH:  # noqa: SIM102  (a constant for the compiler, a value for the kernel)
             if clean & (between >= _TINY):
                 ahead, behind = (i + 1) % m, (i + m - 1) % m
                 ahead_f = _load(_row(f_ptr, ahead, size) + at, inside)
                 behind_f = _load(_row(f_ptr, behind, size) + at, inside)
-                to_ahead = (f - ahead_f) * _along(tl.load(stats_ptr + m))
-                to_behind = (f - behind_f) * _along(tl.load(stats_ptr - i + m + behind))
+                to_ahead = (f - ahead_f) * _inverse(tl.load(stats_ptr + m))
+                to_behind = (f - behind_f) * _inverse(tl.load(stats_ptr - i + m + behind))
                 grad -= (to_ahead + to_behind) * (share * tl.load(value_ptr))
     elif KIND == "cosine":
         norm_f, norm_g = tl.load(stats_ptr + m), tl.load(stats_ptr + 2 * m)

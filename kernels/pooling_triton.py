@@ -85,7 +85,7 @@ def _(maps: Tensor, kind: str, n_clean: int, *_: Any) -> tuple[Tensor, Tensor, T
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor, Tensor]) -> None:
     maps, ctx.kind, ctx.n_clean, ctx.stop_gradient, ctx.detach_scale = inputs
-    ctx.shape, ctx.dtype = list(maps.shape), maps.dtype
+    ctx.map = (maps.shape[0], maps.shape[2], maps.shape[3], maps.dtype)
     features, value, stats = output
     ctx.mark_non_differentiable(stats)
     ctx.set_materialize_grads(False)
@@ -100,7 +100,7 @@ def _backward(
     features, stats, value = ctx.saved_tensors
     grad = launch_gradient(
         features[: ctx.n_clean], features[ctx.n_clean :], stats, value, grad_ds, grad_features,
-        ctx.kind, ctx.stop_gradient, ctx.detach_scale, 0, ctx.shape, ctx.dtype,
+        ctx.kind, ctx.stop_gradient, ctx.detach_scale, 0, *ctx.map,
     )  # fmt: skip
     return grad, None, None, None, None
 

@@ -196,8 +196,16 @@ def _numba(
     clean: Tensor | None,
     perturbed: Tensor | None,
 ) -> None:
-    from fastsc.kernels.views_numba import normalize_batch, pair_batch
+    from fastsc.kernels.views_numba import normalize_batch, pair_batch, rounds_to_half
 
+    views = (clean, perturbed)
+    if any(v is not None and v.dtype == torch.float16 for v in views) and not rounds_to_half():
+        wide = [None if v is None else torch.empty_like(v, dtype=torch.float32) for v in views]
+        _numba(threads, x_u8, factors, scale, shift, *wide)
+        for view, single in zip(views, wide, strict=True):
+            if view is not None and single is not None:
+                view.copy_(single)
+        return
     n, lines = len(x_u8), (scale.numpy(), shift.numpy())
     x = x_u8.numpy().reshape(n, -1)
     plain: Any = None if clean is None else _flat(clean)
@@ -219,7 +227,7 @@ def _numba(
         return
     ends = [n * part // parts for part in range(parts + 1)]
     # One slice a thread: images take equally long.
-    list(_pool(os.getpid(), parts).map(work, map(slice, ends[:-1], ends[1:])))
+    list(_pool(os.getpid(), threads).map(work, map(slice, ends[:-1], ends[1:])))
 
 
 @functools.cache
@@ -230,7 +238,7 @@ def _pool(_process: int, threads: int) -> concurrent.futures.ThreadPoolExecutor:
 
 def _flat(view: Tensor) -> Any:
     """The memory of a channels-last view, as a numpy array (N, 3HW) for the numba kernel."""
-    from fastsc.kernels.numba_ir import BF16_BITS, FP16_BITS
+    from fastsc.kernels.views_numba import BF16_BITS, FP16_BITS
 
     memory = view.detach().permute(0, 2, 3, 1).reshape(len(view), -1)
     if view.dtype != torch.float32:

@@ -23,18 +23,26 @@ Why it looks as it does (AMD Zen 4 and 5, float32, a 224x224 image):
 - No `parallel=True`: numba's default threading layer is not thread-safe, and loaders call this from
   threads of their own. The GIL is released and all scratch belongs to the call.
 
-Arrays: `x` (N, 3HW) uint8 and the views (N, 3HW), of float32 or of the bits of bfloat16 or float16,
-contiguous; `factors` (N, 4) float32; `scale` and `shift` (3,) float32 take a level 0..255 to a
-normalized value.
+Arrays: `x` (N, 3HW) uint8 and the views (N, 3HW), of float32 or of the bits of bfloat16 or float16
+(told apart by signedness: numpy has no bfloat16, and numba no float16 on the CPU), contiguous;
+`factors` (N, 4) float32; `scale` and `shift` (3,) float32 take a level 0..255 to a view's value.
 """
 
 import math
+import platform
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.core import cgutils, codegen, config
+from numba.extending import intrinsic
 
 from fastsc.kernels.colour import GREY_WEIGHTS
-from fastsc.kernels.numba_ir import LANES, affine, fma, jit, store_as
 
+BF16_BITS, FP16_BITS = np.dtype(np.uint16), np.dtype(np.int16)
+LANES = 16
 _F32 = np.float32
 _ZERO, _ONE, _THREE, _TOP = _F32(0), _F32(1), _F32(3), _F32(255)
 _WR, _WG, _WB = (_F32(w) for w in GREY_WEIGHTS)
@@ -47,6 +55,137 @@ _BLOCK = 256  # pixels
 _BYTES = 3 * _BLOCK
 # 257 bytes of 255 are the most that a 16-bit column sum holds.
 _BLOCKS_A_SUM = 257
+
+# --- LLVM instructions that numba has no name for -----------------------------------------------
+# In this file, and not beside it: numba compiles anew when the file of a function has changed.
+
+_BYTE, _SHORT, _WORD, _FLOAT = ir.IntType(8), ir.IntType(16), ir.IntType(32), ir.FloatType()
+
+
+class _BFloat(ir.Type):
+    """LLVM's bfloat, which llvmlite has no class for."""
+
+    def _to_string(self) -> str:
+        return "bfloat"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash(_BFloat)
+
+
+def jit(fastmath: set[str] | bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """numba's njit without the GIL, kept in its cache where a folder for that can be written."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
+        try:
+            return njit(cache=True, **options)(function)
+        except RuntimeError:  # no writable folder for the cache: compile anew in every process
+            return njit(**options)(function)
+
+    return decorate
+
+
+def _has(feature: str) -> bool:
+    """Whether numba compiles for a CPU that has an instruction, by LLVM's name for it.
+
+    Without one LLVM would call a function of a runtime library that numba does not link, and end
+    the process.
+    """
+    features: str | None = config.CPU_FEATURES  # type: ignore[attr-defined]  # the environment's
+    if features is None:
+        features = codegen.get_host_cpu_features()  # less what NUMBA_ENABLE_AVX=0 takes away
+    return f"+{feature}" in features.split(",")
+
+
+def rounds_to_half() -> bool:
+    """Whether arrays of float16 can be written; every x86-64 CPU since 2013 does it."""
+    return platform.machine() not in ("x86_64", "AMD64") or _has("f16c")
+
+
+def _encode(builder: Any, number: Any, storage: Any, lanes: int = 1) -> Any:
+    """A float32, or a vector of `lanes`, as `storage` holds it, rounded to nearest even."""
+
+    def of(kind: ir.Type) -> ir.Type:
+        return kind if lanes == 1 else ir.VectorType(kind, lanes)
+
+    def constant(value: int) -> Any:
+        return ir.Constant(of(_WORD), value if lanes == 1 else [value] * lanes)
+
+    if storage == types.int16:
+        return builder.bitcast(builder.fptrunc(number, of(ir.HalfType())), of(_SHORT))
+    if storage == types.uint16 and _has("avx512bf16"):
+        return builder.bitcast(builder.fptrunc(number, of(_BFloat())), of(_SHORT))
+    if storage == types.uint16:
+        # Views are finite, so the carry of the rounding needs no case for NaN.
+        bits = builder.bitcast(number, of(_WORD))
+        odd = builder.and_(builder.lshr(bits, constant(16)), constant(1))
+        rounded = builder.add(bits, builder.add(odd, constant(0x7FFF)))
+        return builder.trunc(builder.lshr(rounded, constant(16)), of(_SHORT))
+    return number
+
+
+def _store_as_typed(_typing: Any, _value: Any, out: Any) -> Any:
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return _encode(builder, args[0], out.dtype)
+
+    return out.dtype(types.float32, out), codegen
+
+
+def _fma_typed(_typing: Any, _a: Any, _b: Any, _c: Any) -> Any:
+    def codegen(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    return types.float32(types.float32, types.float32, types.float32), codegen
+
+
+def _affine_typed(
+    _typing: Any, x: Any, _i: Any, scale: Any, shift: Any, _k: Any, out: Any, _j: Any
+) -> Any:
+    """No bounds are checked, as nowhere in code that numba compiles."""
+    signature = types.void(x, types.intp, scale, shift, types.intp, out, types.intp)
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        kinds = signature.args
+
+        def pointer(array: int, index: int, element: ir.Type) -> Any:
+            struct = context.make_array(kinds[array])(context, builder, args[array])
+            place = cgutils.get_item_pointer(
+                context, builder, kinds[array], struct, [args[index]], wraparound=False
+            )
+            return builder.bitcast(place, ir.VectorType(element, LANES).as_pointer())
+
+        def load(array: int, index: int, element: ir.Type, align: int) -> Any:
+            return builder.load(pointer(array, index, element), align=align)
+
+        levels = builder.uitofp(load(0, 1, _BYTE, 1), ir.VectorType(_FLOAT, LANES))
+        product = builder.fmul(levels, load(2, 4, _FLOAT, 4))
+        view = _encode(builder, builder.fadd(product, load(3, 4, _FLOAT, 4)), out.dtype, LANES)
+        size = 4 if out.dtype == types.float32 else 2
+        builder.store(view, pointer(5, 6, view.type.element), align=size)
+        return context.get_dummy_value()
+
+    return signature, codegen
+
+
+# numba hands the typing context to these; type checkers would ask the caller for it.
+
+store_as: Any = intrinsic(_store_as_typed)
+"""store_as(number, out): a float32 in the representation that the array `out` holds."""
+
+fma: Any = intrinsic(_fma_typed)
+"""fma(a, b, c): a * b + c, one rounding, on every CPU; one without the instruction is slow."""
+
+affine: Any = intrinsic(_affine_typed)
+"""affine(x, i, scale, shift, k, out, j): out[j : j + 16] = x[i : ] * scale[k : ] + shift[k : ].
+
+Two roundings, as torch has it. `x` uint8, `scale` and `shift` float32, all flat and contiguous.
+"""
+
+
+# --- blocks --------------------------------------------------------------------------------------
 
 
 @jit()  # strict arithmetic: bit-equal to the torch reference

@@ -79,14 +79,22 @@ def test_lightning_module(photos: Path, tmp_path: Path, monkeypatch: pytest.Monk
 
 
 @pytest.mark.parametrize("model", ["resnet18", "vit_tiny_patch16_224"])
-def test_timm_task(photos: Path, model: str) -> None:
+def test_timm_task(photos: Path, model: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """DS is that of the features in front of the classifier, for any architecture."""
     module = load("timm_task")
+    created: list[dict[str, object]] = []
+    create = module.timm.data.create_dataset
+    monkeypatch.setattr(
+        module.timm.data, "create_dataset", lambda *a, **kw: created.append(kw) or create(*a, **kw)
+    )
     torch.manual_seed(0)
     size = 32 if model == "resnet18" else 224
     if model == "resnet18":
         assert math.isfinite(module.main(str(photos), resolution=size, model=model))
+        assert len(created) == 1
     net = module.timm.create_model(model, num_classes=CLASSES).eval()
+    made = [str(kw.get("transform")) for kw in created]
+    assert all("RandomResizedCrop" in text and "Jitter" not in text for text in made)
     task = module.ContinuityTask(net, alpha=2.0)
     images = torch.randint(0, 256, (3, 3, size, size), dtype=torch.uint8)
     target = torch.tensor([0, 1, 2])

@@ -198,10 +198,29 @@ def test_keyed_draws_depend_on_nothing_else() -> None:
     assert jitter.keyed([]).shape == (0, 4)
 
 
-@pytest.mark.parametrize("index", [torch.tensor([0.5]), [-1], [[1, 2]]])
+@pytest.mark.parametrize("index", [torch.tensor([0.5]), [-1], [[1, 2]], [2**30]])
 def test_indices_that_are_none(index) -> None:
-    with pytest.raises(ValueError, match="whole numbers >= 0"):
+    with pytest.raises(ValueError, match="whole numbers from 0"):
         ColorJitter().keyed(index)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("seed", -1), ("seed", 2**64), ("epoch", -1), ("epoch", 2**56)]
+)
+def test_keys_out_of_range(name: str, value: int) -> None:
+    for draw in (ColorJitter().keyed, ColorJitter(order="random").keyed_order):
+        with pytest.raises(ValueError, match=f"{name} must be from 0 to"):
+            draw([1], **{name: value})
+
+
+@pytest.mark.parametrize(
+    "row", [(-1.0, 1, 1, 0), (1, 2e6, 1, 0), (1, 1, 1, 0.6), (1, math.nan, 1, 0)]
+)
+def test_factors_out_of_range(row: tuple[float, ...]) -> None:
+    x, factors = images(2), torch.tensor([(1.0, 1, 1, 0), row])
+    for call, images_of in ((ColorJitter(), x), (ColorJitter().pair, (x * 255).byte())):
+        with pytest.raises(ValueError, match="factors out of range"):
+            call(images_of, factors)
 
 
 # --- pairs ----------------------------------------------------------------------------------------
@@ -253,8 +272,15 @@ def test_orders_and_pairs_that_do_not_fit() -> None:
         jitter.pair(x, order=torch.zeros(5, dtype=torch.int64))
     with pytest.raises(ValueError, match="order out of range"):
         jitter.pair(x, order=torch.full((6,), 24))
-    with pytest.raises(ValueError, match=r"order must be \(6,\) int64"):
+    with pytest.raises(ValueError, match=r"order must be \(6,\) whole numbers"):
         jitter.pair(x, order=torch.zeros(6))
+    for order in (torch.full((6,), -1), torch.full((6,), 24, dtype=torch.int32)):
+        with pytest.raises(ValueError, match="order out of range"):
+            jitter(x, order=order)
+    factors, order = jitter.sample(6), torch.arange(6, dtype=torch.int32)
+    assert torch.equal(jitter(x, factors, order), jitter(x, factors, order.long()))
+    with pytest.raises(ValueError, match="brightness must be a number"):
+        ColorJitter((0.6, 1.4))
     with pytest.raises(ValueError, match="uint8"):
         jitter.pair(images())
     nhwc, factors = x.permute(0, 2, 3, 1), jitter.sample(6)

@@ -78,6 +78,33 @@ def test_fused_and_separate_train_alike(m: int, changes: dict[str, Any]) -> None
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-5, msg=name)
 
 
+@pytest.mark.parametrize(
+    ("m", "changes"),
+    [
+        (N, {"ds": "cosine", "accumulate": 2}),
+        (N, {"ds": "relative", "alpha": 1.0, "precision": "bf16"}),
+        (3, {"ds": "l2", "alpha": 0.1, "paired_fraction": 0.5, "stop_gradient": "clean"}),
+    ],
+)
+def test_the_operators_of_a_gpu_train_alike(m: int, changes: dict[str, Any]) -> None:
+    """Triton's kernels in the trainer's step, interpreted."""
+    pytest.importorskip("triton")
+    from fastsc.kernels import distance_ops, distance_triton, pooling_triton
+    from tests.kernels.triton_tools import interpreted
+
+    fused, plain = make("fused", **changes), make("fused", **changes)
+    assert fused.model.pool is not None
+    fused.model.pool.impl = "triton"
+    low = changes.get("precision") == "bf16"
+    for seed in range(2):
+        with interpreted(distance_triton, distance_ops, pooling_triton):
+            _, _, one = fused.train_step(batch(m, seed), measured=True)
+        _, _, other = plain.train_step(batch(m, seed), measured=True)
+        for name in one:
+            expected = pytest.approx(other[name], rel=2e-2 if low else 1e-4, abs=1e-6)
+            assert one[name] == expected, name
+
+
 def test_validation_and_copies_pool_as_ever() -> None:
     """Outside a paired training step the model's own pooling runs, and a copy is independent."""
     step, plain = make("fused"), make("separate")
@@ -87,6 +114,10 @@ def test_validation_and_copies_pool_as_ever() -> None:
     step.model.train()
     assert len(step.model(x)) == 3, "views of one kind"
     assert len(step.model(torch.cat([x, x]), N)) == 4
+    with torch.no_grad():
+        logits = step.model.eval()(x)[1]
+        assert torch.equal(step.model.net(x), logits), "the bare net, behind a fused step"
+    step.model.train()
     twin = copy.deepcopy(step.model)
     assert twin.pool is not step.model.pool
     assert twin.model.pool is twin.pool
@@ -117,10 +148,13 @@ def test_ds_is_zero_for_equal_views() -> None:
         ("convnext_tiny", False),  # a norm after pooling
         ("timm:vit_tiny_patch16_224", False),  # tokens
         ("vgg11", False),
+        ("timm:legacy_seresnet18", False),  # functional dropout after pooling
+        ("timm:repvit_m0_9", False),  # a batch norm after pooling, at first nearly nothing
+        ("inception_v3", False),  # dropout between pooling and its flattening
     ],
 )
 def test_which_models_end_in_average_pooling(name: str, ends_so: bool) -> None:
-    side = 224 if "vit" in name else 64
+    side = {"timm:vit_tiny_patch16_224": 224, "inception_v3": 139}.get(name, 64)
     model = build_model(name, 7, "imagenet", side).train()
     before = torch.get_rng_state()
     assert ends_in_average_pooling(model, side) is ends_so

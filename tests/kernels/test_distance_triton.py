@@ -12,7 +12,6 @@ from torch import Tensor
 
 pytest.importorskip("triton")
 
-from triton.runtime.interpreter import InterpretedFunction
 
 from fastsc.kernels import distance, distance_ops, distance_triton, ds
 from fastsc.kernels.distance import KINDS
@@ -26,9 +25,7 @@ ROUNDING = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
 
 @pytest.fixture
-def interpreter(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    # What Triton has prepared to be interpreted does not outlive `interpreted`.
-    monkeypatch.setattr(InterpretedFunction, "rewritten_fn", {})
+def interpreter() -> Iterator[None]:
     with interpreted(distance_triton, distance_ops):
         yield
 
@@ -58,9 +55,10 @@ def truth(f: Tensor, g: Tensor, kind: str, **options) -> list[Tensor]:
     return outcome(lambda a, b: ds(a, b, kind, impl="reference", **options), *wide)
 
 
-def close(found: list[Tensor], exact: list[Tensor], rounding: float) -> None:
+def close(found: list[Tensor], exact: list[Tensor], rounding: float, single: float = 3e-6) -> None:
+    """By norms; `single` is for the value, which is float32 always."""
     for i, (a, b) in enumerate(zip(found, exact, strict=True)):
-        limit = 3e-6 if i == 0 else rounding  # the value is float32 always
+        limit = single if i == 0 else max(rounding, single)
         assert (a - b).norm() <= limit * b.norm() + 1e-9, (i, (a - b).norm() / b.norm())
 
 
@@ -140,8 +138,10 @@ def test_gradient_of_others(interpreter) -> None:
 def test_collapsed_features_stay_finite(interpreter) -> None:
     assert distance_triton.TINY == distance.TINY
     same = torch.ones(5, 8)
-    for g in (same, same + 1):
-        found, exact = by_triton(same, g, "relative"), truth(same, g, "relative")
+    nearly = same.clone().index_fill_(0, torch.tensor(1), 1 + 2**-22)
+    tiny = pair(5, 8, scale=1e-14)[0]  # under the least scale, which has no gradient
+    for f, g in ((same, same), (same, same + 1), (nearly, same), (nearly, same + 1), (tiny, same)):
+        found, exact = by_triton(f, g, "relative"), truth(f, g, "relative")
         assert all(x.isfinite().all() for x in found)
         close(found, exact, 1e-5)
 
@@ -158,8 +158,8 @@ def test_cosine_of_zero_vectors(interpreter, a: float, b: float) -> None:
 
 @pytest.mark.parametrize("size", [50.0, 1e3, 1e30])
 def test_js_of_large_logits(interpreter, size: float) -> None:
-    f = F.one_hot(torch.tensor([0, 1]), 5) * size
-    g = F.one_hot(torch.tensor([2, 1]), 5) * size
+    f = F.one_hot(torch.tensor([0, 1]), 2100) * size  # more than one round of a program
+    g = F.one_hot(torch.tensor([2, 1]), 2100) * size
     value, *gradients = by_triton(f, g, "js")
     assert value.item() == pytest.approx(math.log(2) / 2, rel=1e-6)
     assert all(grad.isfinite().all() for grad in gradients)
@@ -183,8 +183,10 @@ def test_same_bits_again_and_for_any_input_layout(interpreter, kind: str) -> Non
         again = by_triton(f, g, kind)
     for other in (by_triton(f, g, kind), by_triton(*strided, kind), again):
         assert all(torch.equal(a, b) for a, b in zip(first, other, strict=True))
-    mixed = by_triton(f.bfloat16(), g, kind)
-    close(mixed, truth(f.bfloat16(), g, kind), 8e-3)
+    low = f.bfloat16()
+    mixed, exact = by_triton(low, g, kind), truth(low, g, kind)
+    close(mixed, exact, 8e-3)
+    close([mixed[0], mixed[2]], [exact[0], exact[2]], 3e-6)  # the gradient of g is not rounded
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -296,7 +298,7 @@ def test_on_a_gpu(kind: str, dtype: torch.dtype) -> None:
     for shape in ((2, 3), (5, 33), (64, 1000), (256, 2048), (3, 5000)):
         f, g = (x.cuda() for x in pair(*shape, dtype))
         found = by_triton(f, g, kind)
-        close(found, truth(f, g, kind), ROUNDING[dtype])
+        close(found, truth(f, g, kind), ROUNDING[dtype], 2e-5)  # its exp and log are its own
         again = by_triton(f, g, kind)
         assert all(torch.equal(a, b) for a, b in zip(found, again, strict=True))
         for result in by_triton(f, f, kind):

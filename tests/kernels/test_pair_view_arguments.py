@@ -138,6 +138,7 @@ def test_factors_that_do_not_fit(factors: torch.Tensor) -> None:
 @pytest.mark.parametrize(
     ("column", "value"),
     [(0, -0.1), (1, -1e-3), (2, -5.0), (3, 0.51), (3, -0.6)]
+    + [(0, 2e6), (1, 1e20)]
     + [(column, value) for column in range(4) for value in (float("nan"), float("inf"))],
 )
 def test_factors_out_of_range(impl: str, column: int, value: float) -> None:

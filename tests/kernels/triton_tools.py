@@ -47,6 +47,8 @@ def interpreted(*modules: ModuleType) -> Iterator[None]:
         patch.setattr(InterpreterBuilder, "cast_impl", _cast)
         patch.setattr(InterpreterBuilder, "create_fma", _fma)
         patch.setattr(interpreter, "_patch_lang_tensor", _patch_tensor)
+        # Functions that it has rewritten find names in the modules that are restored behind it.
+        patch.setattr(InterpretedFunction, "rewritten_fn", {})
         for module in (tl, tl.standard, *modules):
             for name, value in list(vars(module).items()):
                 if isinstance(value, JITFunction):
