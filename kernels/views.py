@@ -3,6 +3,7 @@
 import concurrent.futures
 import functools
 import importlib.util
+import itertools
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -226,8 +227,13 @@ def _numba(
         work(slice(n))
         return
     ends = [n * part // parts for part in range(parts + 1)]
-    # One slice a thread: images take equally long.
-    list(_pool(os.getpid(), threads).map(work, map(slice, ends[:-1], ends[1:])))
+    slices = [slice(*pair) for pair in itertools.pairwise(ends)]
+    # One slice a thread, for images take equally long, and one here: woken together, two threads
+    # may find themselves on one core, where this one is at home.
+    others = [_pool(os.getpid(), threads - 1).submit(work, rows) for rows in slices[1:]]
+    work(slices[0])
+    for other in others:
+        other.result()
 
 
 @functools.cache

@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastsc.kernels.arguments import empty_bytes
+
 
 class PairBatch(NamedTuple):
     """One step's images, on the pipeline's device.
@@ -72,7 +74,7 @@ class BufferPool:
         if self._pinned:
             buffer = torch.empty(size, dtype=torch.uint8, pin_memory=True).numpy()
         else:
-            buffer = np.empty(size, np.uint8)
+            buffer = empty_bytes(size)
         insort(self._buffers, buffer, key=len)
         return buffer
 
