@@ -25,7 +25,9 @@ class Detail:
     error: float | None = None
     """Against float64: in 1/255 for views, relative for distances and gradients."""
     launches: int | None = None
-    """Kernels and copies on the GPU; None on a CPU."""
+    """Kernels, copies and fills on the GPU; None on a CPU, or where the profiler may not look."""
+    device_ms: float | None = None
+    """That they take of the GPU, an item; what is timed has Python and the launches in it too."""
 
 
 class Cases:
@@ -37,13 +39,17 @@ class Cases:
         self.skipped: list[Row] = []
         self.details: dict[str, Detail] = {}
 
-    def add(self, case: Case, *, bytes: int, error: float | None = None) -> None:
-        count = None
+    def add(
+        self, case: Case, *, bytes: int, error: float | None = None, calls: int = CALLS_ON_GPU
+    ) -> None:
+        detail = Detail(bytes, error)
         if self.device.type == "cuda":
             case.run()  # compiled, and its memory there
-            count = launches(case.run)
-            case = replace(case, run=_repeated(case.run), items=CALLS_ON_GPU * case.items)
-        self.details[case.name] = Detail(bytes, error, count)
+            if (seen := on_device(case.run)) is not None:
+                count, ms = seen
+                detail = replace(detail, launches=count, device_ms=ms / case.items)
+            case = replace(case, run=_repeated(case.run, calls), items=calls * case.items)
+        self.details[case.name] = detail
         self.cases.append(case)
 
     def skip(self, name: str, reason: str) -> None:
@@ -59,29 +65,42 @@ class Cases:
         return [*measure(self.cases, rounds=rounds, device=self.device), *self.skipped]
 
 
-def _repeated(run: Callable[[], object]) -> Callable[[], None]:
-    def calls() -> None:  # returns nothing: a number would be taken for items
-        for _ in range(CALLS_ON_GPU):
+def _repeated(run: Callable[[], object], calls: int) -> Callable[[], None]:
+    def repeated() -> None:  # returns nothing: a number would be taken for items
+        for _ in range(calls):
             run()
 
-    return calls
+    return repeated
 
 
-def launches(run: Callable[[], object]) -> int:
-    """Kernels, copies and fills that one call puts on the GPU."""
+def on_device(run: Callable[[], object], calls: int = 5) -> tuple[int, float] | None:
+    """Kernels, copies and fills that a call puts on the GPU, and how many ms they take of it.
+
+    None where the profiler sees none: without the rights to the counters.
+    """
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
-        run()
+        for _ in range(calls):
+            run()
         torch.cuda.synchronize()
-    return sum(event.device_type == torch.autograd.DeviceType.CUDA for event in profile.events())
+    spans = [
+        event.time_range.elapsed_us()
+        for event in profile.events()
+        if event.device_type == torch.autograd.DeviceType.CUDA
+    ]
+    return (round(len(spans) / calls), sum(spans) / calls / 1e3) if spans else None
 
 
 def columns(rows: Sequence[Row], details: dict[str, Detail]) -> dict[str, dict[str, Any]]:
-    """GB/s, share of the copy's, launches and error, by the name of the row."""
-    rates = {
-        row.name: details[row.name].bytes / row.median / 1e6
-        for row in rows
-        if isinstance(row, Result) and row.name in details and row.unit.startswith("ms")
-    }
+    """GB/s, share of the copy's, launches and error, by the name of the row.
+
+    The rates are the device's where it is known how long that worked, else of what was timed.
+    """
+    rates: dict[str, float] = {}
+    for row in rows:
+        if isinstance(row, Result) and row.name in details and row.unit.startswith("ms"):
+            detail = details[row.name]
+            ms = row.median if detail.device_ms is None else detail.device_ms
+            rates[row.name] = detail.bytes / ms / 1e6
     copy = rates.get(COPY)
     found: dict[str, dict[str, Any]] = {}
     for name, rate in rates.items():

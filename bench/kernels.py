@@ -9,6 +9,7 @@ only the bytes that the case must move.
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -85,14 +86,23 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 for name, d in details.items()
                 if d["share_of_copy"] is not None
             },
-            "launches": {
-                name: str(d["launches"]) for name, d in details.items() if d["launches"] is not None
-            },
+            **_on_device(details),
             "error": {
                 name: f"{d['error']:.2g}" for name, d in details.items() if d["error"] is not None
             },
         },
     )
+
+
+def _on_device(details: dict[str, dict[str, Any]]) -> dict[str, dict[str, str]]:
+    """Columns that a CPU has nothing to say to."""
+    seen = {name: d for name, d in details.items() if d["launches"] is not None}
+    if not seen:
+        return {}
+    return {
+        "device ms": {name: f"{d['device_ms']:.3g}" for name, d in seen.items()},
+        "launches": {name: str(d["launches"]) for name, d in seen.items()},
+    }
 
 
 if __name__ == "__main__":
