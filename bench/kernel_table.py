@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 
-from bench.common import Case, Result, Row, Skipped, measure
+from bench.common import Case, Result, Row, Skipped, measure, synchronize
 
-# On a GPU a timed call is so many of the case's, so that what is timed is the device's work and not
-# the way there and back.
-CALLS_ON_GPU = 20
+# What is timed is so many calls of a case that they take about as long in each: a case of 2 ms,
+# once, would be timed on the caches that another of 20 ms has left it. On a GPU it also spreads the
+# way there and back.
+REGION_S = 0.03
 COPY = "copy/torch"
 
 
@@ -39,18 +41,22 @@ class Cases:
         self.skipped: list[Row] = []
         self.details: dict[str, Detail] = {}
 
-    def add(
-        self, case: Case, *, bytes: int, error: float | None = None, calls: int = CALLS_ON_GPU
-    ) -> None:
+    def add(self, case: Case, *, bytes: int, error: float | None = None) -> None:
         detail = Detail(bytes, error)
-        if self.device.type == "cuda":
-            case.run()  # compiled, and its memory there
-            if (seen := on_device(case.run)) is not None:
-                count, ms = seen
-                detail = replace(detail, launches=count, device_ms=ms / case.items)
-            case = replace(case, run=_repeated(case.run, calls), items=calls * case.items)
+        case.run()  # compiled, and its memory there
+        if self.device.type == "cuda" and (seen := on_device(case.run)) is not None:
+            count, ms = seen
+            detail = replace(detail, launches=count, device_ms=ms / case.items)
+        calls = self._calls(case)
         self.details[case.name] = detail
-        self.cases.append(case)
+        self.cases.append(replace(case, run=_repeated(case.run, calls), items=calls * case.items))
+
+    def _calls(self, case: Case) -> int:
+        synchronize(self.device)
+        start = time.perf_counter()
+        case.run()
+        synchronize(self.device)
+        return max(1, round(REGION_S / (time.perf_counter() - start)))
 
     def skip(self, name: str, reason: str) -> None:
         self.skipped.append(Skipped(name, reason))

@@ -126,7 +126,6 @@ def add_pair_views(cases: Cases, x_u8: Tensor) -> None:
         Case("pair_view/torchvision", lambda: torchvision_pair(images, rows), few),
         bytes=bytes_moved(size, torch.float32),
         error=checked("torchvision", torchvision_pair(images, rows), torch.uint8),
-        calls=1,
     )
     peers: dict[str, tuple[Callable[[], Callable[[], object]], int]] = {
         "kornia": (lambda: kornia_pair(batch), slow),
