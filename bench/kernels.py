@@ -2,8 +2,9 @@
 
 pair_view: one image from uint8 to a clean and a perturbed normalized view; one thread on a CPU. ds
 and pool_ds: forward and backward of one batch. Each case is checked against float64 before the
-clock runs, and timed over so many calls that the cases' turns take equally long. "of copy" is a case's share of the bandwidth that torch's copy reaches here, counting
-only the bytes that the case must move.
+clock runs, and timed over so many calls that the cases' turns take equally long. "of copy" is a
+case's share of the bandwidth that torch's copy reaches here, counting only the bytes that the case
+must move.
 """
 
 import argparse
