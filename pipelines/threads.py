@@ -112,7 +112,8 @@ def in_order(
 def _join(threads: list[threading.Thread]) -> None:
     deadline = time.monotonic() + _JOIN_SECONDS
     for thread in threads:
-        thread.join(max(0.0, deadline - time.monotonic()))
+        if thread.is_alive():  # one that an interruption kept from starting cannot be joined
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 @atexit.register

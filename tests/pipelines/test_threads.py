@@ -75,3 +75,25 @@ def test_no_thread_outlives_the_interpreter() -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout == "['MainThread']\n"
+
+
+def test_closing_behind_an_interruption_while_threads_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Ctrl-C may fall between the making of threads and their start."""
+    started: list[threading.Thread] = []
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        if started:
+            raise KeyboardInterrupt
+        started.append(thread)
+        start(thread)
+
+    pool = DaemonPool(3, "test-interrupted")
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            pool.submit(divmod, 7, 2)
+    pool.close()
+    assert not started[0].is_alive()
