@@ -164,7 +164,8 @@ def test_a_full_disk_is_one_line_and_nothing_is_left(data: Path, tmp_path: Path)
 
 # A pipe that nobody writes to takes the place of an image: reading it never ends.
 HANGING = """
-import os, sys
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
 import fastsc.data
 from fastsc import prepare
 scan = fastsc.data.scan
