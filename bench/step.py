@@ -1,7 +1,8 @@
 """The training step beside its limits: `python -m bench.step [--device cuda] [--json FILE]`.
 
-ResNet-50 at 224 px by the trainer's own step, on bytes that lie on the device: pair_view, forward,
-loss, backward, SGD. No loader: what is timed is what a loader has to keep up with. Rows take turns.
+ResNet-50 at 224 px (on a CPU ResNet-18 at 112) by the trainer's own step, on bytes that lie on the
+device: pair_view, forward, loss, backward, SGD. No loader: what is timed is what a loader has to
+keep up with. Rows take turns.
 
 step/single         one view of N images, compiled
 step/single-2n      one view of 2N images, compiled: what a paired step costs without the pairing
@@ -145,10 +146,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m bench.step", description=__doc__.split("\n")[0]
     )
     add_arguments(parser)
-    parser.add_argument("--model", default="resnet50", help="torchvision name (default resnet50)")
+    parser.add_argument("--model", help="torchvision name (default resnet50; cpu resnet18)")
     parser.add_argument("--stem", default="imagenet", choices=("imagenet", "cifar"))
-    parser.add_argument("--size", type=int, default=224, help="image side in pixels (default 224)")
-    parser.add_argument("--batch", type=int, default=256, help="unique images a step (default 256)")
+    parser.add_argument("--size", type=int, help="image side in pixels (default 224; cpu 112)")
+    parser.add_argument("--batch", type=int, help="unique images a step (default 256; cpu 16)")
     parser.add_argument("--classes", type=int, default=1000, help="outputs (default 1000)")
     parser.add_argument(
         "--seconds",
@@ -158,6 +159,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--only", nargs="+", metavar="ROW", help="these rows, such as pair single")
     options = parse(parser, arguments)
+    defaults = {"model": "resnet50", "size": 224, "batch": 256}
+    if options.device.type == "cpu":
+        defaults = {"model": "resnet18", "size": 112, "batch": 16}
+    for name, value in defaults.items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
     wanted = variants(options)
     if unknown := set(options.only or ()) - set(wanted):
         parser.error(f"--only: no rows {', '.join(sorted(unknown))}; there are {', '.join(wanted)}")
