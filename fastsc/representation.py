@@ -6,7 +6,7 @@ import difflib
 
 from torch import Tensor, nn
 
-from fastsc.models import FeatureModel
+from fastsc.models import FeatureModel, wide
 from fastsc.norms import Views
 from fastsc.pipelines.errors import UserError
 from fastsc.pooling import PoolDS
@@ -72,7 +72,7 @@ class Represented(nn.Module):
         if self.at == "features":
             return features, logits, features
         if self.at == "logits":
-            return features, logits, _wide(logits)
+            return features, logits, wide(logits)
         stage, self._stage = self._stage, None
         if stage is None:
             raise UserError(
@@ -85,9 +85,9 @@ class Represented(nn.Module):
         if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
             raise UserError(f"--ds-at {self.at}: its output is no map of features")
         if output.ndim == 2:
-            self._stage = _wide(output).clone()  # what runs next may work in place
+            self._stage = wide(output).clone()  # what runs next may work in place
             return
-        self._stage = _wide(output).mean(self._positions(output))
+        self._stage = wide(output).mean(self._positions(output))
 
     def _positions(self, output: Tensor) -> tuple[int, ...]:
         """The axes to average over: those of a square map are equally long, wherever they are.
@@ -104,7 +104,3 @@ class Represented(nn.Module):
         raise UserError(
             f"--ds-at {self.at}: its output {tuple(output.shape)} is no square map of features"
         )
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.element_size() == 8 else x.float()

@@ -19,7 +19,9 @@ DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 ON_GPU = torch.cuda.is_available()
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not (ON_GPU or os.environ.get("FASTSC_DRY")), reason="needs a CUDA device"),
+    pytest.mark.skipif(
+        not (ON_GPU or os.environ.get("FASTSC_DRY")), reason="needs a CUDA device, or FASTSC_DRY=1"
+    ),
 ]
 
 
@@ -77,10 +79,11 @@ def test_many_small_images(device: str) -> None:
     assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
 
 
-def test_more_values_than_32_bits_count(device: str) -> None:
+@pytest.mark.parametrize("odd", [0, 3])
+def test_more_values_than_32_bits_count(device: str, odd: int) -> None:
     """The last images of a batch of 3.2e9 values; nothing overtakes them."""
     n, side = (4096, 512) if ON_GPU else (3, 16)
-    x, factors = batch(4, side, side)
+    x, factors = batch(4, side - odd, side + odd)
     repeated = x.to(device).repeat(-(-n // 4), 1, 1, 1)[:n]
     rows = factors.to(device).repeat(-(-n // 4), 1)[:n]
     found = pair_view(repeated, rows, MEAN, STD, dtype=torch.bfloat16, impl="triton")
@@ -97,6 +100,31 @@ def test_views_again_and_into_out(device: str) -> None:
     again = pair_view(x, factors, MEAN, STD, impl="triton", out=(out[0], out[1]))
     assert again[0] is out[0]
     assert all(torch.equal(a, b) for a, b in zip(first, out, strict=True))
+
+
+@pytest.mark.parametrize("offset", [1, 5])
+def test_an_address_that_is_not_aligned(device: str, offset: int) -> None:
+    x, factors = batch(3, 32, 32)
+    expected = pair_view(x, factors, MEAN, STD)
+    moved = torch.cat([x.new_zeros(offset), x.flatten()]).to(device)[offset:].view(x.shape)
+    found = pair_view(moved, factors.to(device), MEAN, STD, impl="triton")
+    assert all(torch.equal(a.cpu(), b) for a, b in zip(found, expected, strict=True))
+
+
+@pytest.mark.skipif(not ON_GPU, reason="streams are a GPU's")
+def test_another_stream_and_no_stall(device: str) -> None:
+    x, factors = (t.to(device) for t in batch(8, 64, 64))
+    expected = pair_view(x, factors, MEAN, STD, impl="triton")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        with torch.cuda.stream(stream):
+            found = pair_view(x, factors, MEAN, STD, impl="triton")
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    stream.synchronize()
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 def test_compiled_views_agree(device: str) -> None:
@@ -133,6 +161,12 @@ def test_distances(device: str, kind: str, impl: str) -> None:
     second = ds(*again, kind, impl=impl)
     second.backward()
     assert torch.equal(second, value), "twice the same"
+    equal = again[0].detach().clone().requires_grad_()
+    nothing = ds(equal, again[0].detach().clone(), kind, impl=impl)
+    nothing.backward()
+    assert nothing.item() == 0.0, "of equal views, to the last bit"
+    assert equal.grad is not None
+    assert not equal.grad.any()
     assert all(torch.equal(x.grad, y.grad) for x, y in zip(here, again, strict=True))
 
 

@@ -1,4 +1,4 @@
-"""pair_view in Triton: interpreted, as machine code, and on a GPU where there is one."""
+"""pair_view in Triton: interpreted, and as machine code. On a GPU: test_on_gpu."""
 
 import math
 import re
@@ -308,72 +308,3 @@ def test_stores_of_a_warp_are_of_neighbours() -> None:
         code = launches("clean", dtype, (32, 32))[-1].compile()
         layout = f"sizePerThread = [1, {lane}], threadsPerWarp = [1, 32]"
         assert layout in code.ttgir
-
-
-# --- on a GPU ------------------------------------------------------------------------------------
-
-on_a_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
-
-class TestOnAGpu:
-    pytestmark = on_a_gpu
-
-    @pytest.mark.parametrize("dtype", DTYPES)
-    @pytest.mark.parametrize("size", [(1, 1), (1, 7), (16, 16), (223, 225), (224, 224)])
-    def test_bits_are_those_of_numba(self, size: tuple[int, int], dtype: torch.dtype) -> None:
-        factors = torch.cat([ends(STRONG), torch.tensor([IDENTITY]), factors_of(15)])
-        x = images("mixed", len(factors), *size)
-        expected = pair_view(x, factors, MEAN, STD, dtype=dtype, impl="numba", threads=4)
-        x, factors = x.cuda(), factors.cuda()
-        clean, perturbed = pair_view(x, factors, MEAN, STD, dtype=dtype, impl="triton")
-        assert_equal_bits((clean.cpu(), perturbed.cpu()), expected)
-        assert torch.equal(normalize(x, MEAN, STD, dtype=dtype, impl="triton"), clean)
-        assert torch.equal(perturb(x, factors, MEAN, STD, dtype=dtype, impl="triton"), perturbed)
-
-    @pytest.mark.parametrize("offset", [1, 5])
-    def test_an_address_that_is_not_aligned(self, offset: int) -> None:
-        x, factors = images("random", 3, 32, 32), factors_of(3)
-        expected = pair_view(x, factors, MEAN, STD, impl="numba")
-        moved = torch.cat([x.new_zeros(offset), x.flatten()]).cuda()[offset:].view(x.shape)
-        pair = pair_view(moved, factors.cuda(), MEAN, STD, impl="triton")
-        assert_equal_bits((pair[0].cpu(), pair[1].cpu()), expected)
-
-    def test_many_small_images(self) -> None:
-        x, factors = images("random", 4096, 32, 32), factors_of(4096)
-        expected = pair_view(x, factors, MEAN, STD, impl="numba", threads=4)
-        pair = pair_view(x.cuda(), factors.cuda(), MEAN, STD, impl="triton")
-        assert_equal_bits((pair[0].cpu(), pair[1].cpu()), expected)
-
-    @pytest.mark.parametrize("size", [(512, 512), (509, 515)])
-    def test_offsets_beyond_32_bits(self, size: tuple[int, int]) -> None:
-        """More than 2**31 values a view; the first and the last images are looked at."""
-        n = 2800
-        if torch.cuda.mem_get_info()[0] < 14 * 2**30:
-            pytest.skip("needs 14 GiB of free device memory")
-        some = images("random", 4, *size)
-        factors = factors_of(n)
-        x = torch.zeros((n, *size, 3), dtype=torch.uint8, device="cuda")
-        x[:2], x[-2:] = some[:2].cuda(), some[2:].cuda()
-        assert x.numel() > 2**31
-        pair = pair_view(x, factors.cuda(), MEAN, STD, dtype=torch.bfloat16, impl="triton")
-        rows = [0, 1, n - 2, n - 1]
-        got = (pair[0][rows].cpu(), pair[1][rows].cpu())
-        options = {"dtype": torch.bfloat16, "impl": "numba"}
-        assert_equal_bits(got, pair_view(some, factors[rows], MEAN, STD, **options))
-
-    def test_another_stream_and_no_stall(self) -> None:
-        x, factors = images("random", 8, 64, 64).cuda(), factors_of(8).cuda()
-        expected = pair_view(x, factors, MEAN, STD, impl="triton")
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        torch.cuda.set_sync_debug_mode("error")
-        try:
-            with torch.cuda.stream(stream):
-                pair = pair_view(x, factors, MEAN, STD, impl="triton")
-        finally:
-            torch.cuda.set_sync_debug_mode("default")
-        stream.synchronize()
-        assert_equal_bits(pair, expected)
