@@ -30,8 +30,12 @@ class Loaded(NamedTuple):
     """Newer checkpoints that could not be read: "NAME: reason"."""
 
 
-def save(folder: Path | str, state: State, step: int, *, keep: int = 2) -> Path:
+def save(
+    folder: Path | str, state: State, step: int, *, keep: int = 2, best: int | None = None
+) -> Path:
     """Write folder/step-00000123.pt whole or not at all, then drop all but the newest `keep`.
+
+    best: the step of one that stays, too, however old it is.
 
     state: tensors, numbers, strings, None, and lists and dicts of these: what torch.load reads
     back with weights_only=True. Raises UserError if the disk does not take it; the checkpoints
@@ -43,7 +47,8 @@ def save(folder: Path | str, state: State, step: int, *, keep: int = 2) -> Path:
     # A later one than this was broken when the run resumed behind it: it must not count as kept.
     found = _checkpoints(folder)
     later = [other for other in found if _step(other) > step]
-    for useless in [*later, *found[len(later) + keep :], *folder.glob(".step-*.part")]:
+    old = [other for other in found[len(later) + keep :] if _step(other) != best]
+    for useless in [*later, *old, *folder.glob(".step-*.part")]:
         useless.unlink(missing_ok=True)
     return path
 

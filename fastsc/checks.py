@@ -34,6 +34,8 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("ema", 0, 1),
     ("checkpoint_steps", 1, math.inf),
     ("checkpoint_minutes", 0, math.inf),
+    ("keep_checkpoints", 2, math.inf),
+    ("rank_timeout", 0, 86400 * 7),
     ("seed", 0, 2**63 - 1),
     ("log_every", 1, 10),
 )
@@ -43,6 +45,7 @@ _ABOVE_ZERO = (
     "val_crop",
     "loader_timeout",
     "checkpoint_minutes",
+    "rank_timeout",
     "paired_fraction",
     "clip_grad",
     "ema",
@@ -80,6 +83,10 @@ def check(config: TrainConfig) -> None:
         raise UserError("--nesterov needs --momentum above 0 (or give --no-nesterov)")
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", run.device):
         raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {run.device!r}")
+    if config.data.decode == "gpu" and config.data.pipeline != "dali":
+        raise UserError(f"--decode gpu belongs to --pipeline dali, not {config.data.pipeline}")
+    if run.pooling == "fused" and not run.channels_last:
+        raise UserError("--pooling fused reads channels-last maps: leave --no-channels-last out")
     if run.compile_mode != "default" and not run.compile:
         raise UserError(f"--compile-mode {run.compile_mode} belongs to --compile: add it")
     if run.compile_mode != "default" and optim.accumulate > 1:

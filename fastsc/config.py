@@ -82,6 +82,12 @@ class DataConfig:
     workers: Count = None
     """Threads that decode, of each process. None: one a core that this process may use, at most 16,
     shared out over the processes of this machine."""
+    decode: Literal["auto", "gpu", "cpu"] = "auto"
+    """Where --pipeline dali decodes and resizes. auto: on the GPU where the run has one; cpu: there
+    never. The other pipelines decode on the CPU."""
+    prefetch: bool = True
+    """With a GPU: copy the next batch there and make its views while the step at hand runs, on a
+    stream beside it. Without: in front of each step."""
     on_bad_image: Literal["raise", "skip"] = "raise"
     """A broken image. raise: stop, name the file, exit 2, resumable; skip: put another in its place
     in the batch, and write a bad_image line to the log."""
@@ -204,6 +210,18 @@ class RunConfig:
     """Write a checkpoint every so many steps, besides epoch ends and --checkpoint-minutes."""
     checkpoint_minutes: float = 5.0
     """Write a checkpoint when so many minutes have passed since the last: what a crash may cost."""
+    keep_checkpoints: int = 2
+    """The newest so many stay, at least 2: should the last be damaged, a resume takes the one
+    before. That of the best validation (top-1) stays besides."""
+    on_nan: Literal["stop", "skip"] = "stop"
+    """A step whose loss is not finite. stop: end, resumable from the last checkpoint before it;
+    skip: leave weights and statistics as they were, and go on (it waits for the GPU at every step,
+    and looks at the gradient too). Either way the log says which images they were, and
+    `python -m fastsc.replay` shows them."""
+    rank_timeout: float = 1800.0
+    """With several processes: seconds that one waits for the others before it ends, resumable: a
+    cut network, a dead machine. Longer than the slowest thing that one does alone, such as the
+    first scan of a folder."""
     device: str = "auto"
     """cuda, cuda:N or cpu. auto: cuda where there is one, else cpu."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
@@ -214,6 +232,11 @@ class RunConfig:
     deterministic: bool = False
     """Only deterministic GPU kernels: repeats and resumes are bit-exact there too, and slower. On
     a CPU they are anyway, with the same versions and thread count."""
+    channels_last: bool = True
+    """Weights and views with the channels innermost in memory, as tensor cores and CPUs convolve
+    them."""
+    fused_optimizer: bool = True
+    """The optimizer's step in one pass over all weights; else several, tensor list by list."""
     compile: bool = False
     """torch.compile the training step's model: one static graph a resolution. Start-up takes
     minutes; each new graph is logged."""

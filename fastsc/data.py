@@ -161,6 +161,8 @@ def build_loaders(
             workers=workers,
             on_bad_image=d.on_bad_image,
             timeout=d.loader_timeout,
+            decode=d.decode,
+            prefetch=d.prefetch,
             report=report,
             paired_fraction=config.method.paired_fraction,
             rank=ranks.rank,

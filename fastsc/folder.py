@@ -16,13 +16,14 @@ from fastsc.recipe import dump
 
 # What a run and its sinks write beside config.yaml before the first step.
 WRITTEN = (
-    "log.jsonl", "checkpoints", "steps.csv", "epochs.csv", "tensorboard", "wandb", "wandb-id.txt",
+    "log.jsonl", "ranks", "checkpoints", "steps.csv", "epochs.csv", "tensorboard", "wandb",
+    "wandb-id.txt",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run's files are; nothing is written before `create`."""
+    """Where a run's files are; nothing is written before `make`."""
 
     root: Path
 
@@ -33,6 +34,10 @@ class RunFolder:
     @property
     def log(self) -> Path:
         return self.root / "log.jsonl"
+
+    def log_of(self, rank: int) -> Path:
+        """A rank's log; the main one's is the run's."""
+        return self.root / "ranks" / f"rank-{rank}.jsonl" if rank else self.log
 
     @property
     def checkpoints(self) -> Path:
@@ -75,11 +80,34 @@ class RunFolder:
             raise UserError(f"--out {root}: {there} cannot be written to")
         return cls(root)
 
-    def create(self, config: TrainConfig) -> Callable[[], None]:
-        """Makes the folder and writes the resolved configuration; returns what undoes it."""
-        undo = self._remember()
+    def make(self) -> Callable[[], None]:
+        """Makes the folder itself, empty; returns what removes it where nobody put a file in."""
+        nearest = _nearest(self.root)
+
+        def undo() -> None:
+            for folder in (self.root, *self.root.parents):
+                if folder.absolute() == nearest.absolute():
+                    return
+                with suppress(OSError):  # somebody's file in it
+                    folder.rmdir()
+
         try:
             self.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            undo()
+            raise UserError(f"--out {self.root}: cannot be written ({error.strerror})") from None
+        return undo
+
+    def create(self, config: TrainConfig) -> Callable[[], None]:
+        """Writes the resolved configuration, under the run's lock; returns what undoes it.
+
+        Raises:
+            UserError: Another run came first, while this one looked at its data; or a full disk.
+        """
+        if self.config.exists() and not config.run.resume:
+            raise UserError(f"--out {self.root}: another run has begun there; name another folder")
+        undo = self._remember()
+        try:
             text = dump(config.replace(out=str(self.root), resume=False))
             self._part.write_text(text, encoding="utf-8")
             os.replace(self._part, self.config)  # first of all files: it marks a run's folder
@@ -96,7 +124,6 @@ class RunFolder:
     def _remember(self) -> Callable[[], None]:
         """A function that leaves the folder as it is now; a run's files in it are its own."""
         before = self.config.read_bytes() if self.config.exists() else None
-        nearest = _nearest(self.root)
 
         def undo() -> None:
             if before is not None:
@@ -108,11 +135,6 @@ class RunFolder:
                     shutil.rmtree(path, ignore_errors=True)
                 else:
                     path.unlink(missing_ok=True)
-            for folder in (self.root, *self.root.parents):
-                if folder.absolute() == nearest.absolute():
-                    return
-                with suppress(OSError):  # somebody's file in it
-                    folder.rmdir()
 
         return undo
 

@@ -27,8 +27,8 @@ def param_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD over `param_groups`, fused where every parameter's device has the fused kernel.
+def make_optimizer(model: nn.Module, config: OptimConfig, *, fused: bool = True) -> torch.optim.SGD:
+    """SGD over `param_groups`, `fused` where every parameter's device has the fused kernel.
 
     Its learning rate is the peak; `set_lr` gives each step its own.
     """
@@ -38,7 +38,7 @@ def make_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
         lr=peak_lr(config),
         momentum=config.momentum,
         nesterov=config.nesterov,
-        fused=devices <= {"cpu", "cuda"},
+        fused=fused and devices <= {"cpu", "cuda"},
     )
     if config.momentum:
         # The fused kernel takes fresh memory for these, and leaves it as it is when a scaled

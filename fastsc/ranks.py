@@ -8,6 +8,7 @@ agreeing on a stop waits for no GPU.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
 from datetime import timedelta
@@ -17,11 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastsc.pipelines.errors import PeerError, UserError
+from fastsc.pipelines.errors import LostContactError, PeerError, UserError
 
 T = TypeVar("T")
 NOTHING, SAVE, STOP = 0, 1, 2  # what a rank may wish for between two batches
-TIMEOUT = timedelta(minutes=30)  # a checkpoint on a slow disk, a folder's first scan
+# How gloo, NCCL and torch's store speak of a rank that is gone or cannot be reached.
+_NETWORK = re.compile(
+    r"gloo|nccl|connection (closed|reset|refused)|timed out|timeout|broken pipe|socket|tcpstore",
+    re.IGNORECASE,
+)
 
 
 class Ranks:
@@ -32,6 +37,9 @@ class Ranks:
         self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
         self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
         self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        # torchrun's: how often it has started this job's processes anew, and would at most.
+        self.restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        self.max_restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
     @property
     def main(self) -> bool:
@@ -42,23 +50,46 @@ class Ranks:
         return self.world_size == 1
 
     @contextmanager
-    def connected(self, device: torch.device) -> Iterator[None]:
-        """Within the context the ranks can speak to each other."""
+    def connected(self, device: torch.device, timeout: float = 1800.0) -> Iterator[None]:
+        """Within the context the ranks can speak to each other.
+
+        timeout: seconds to wait for one of them, after which it counts as lost.
+        """
         if self.alone:
             yield
             return
         on_gpu = device.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(device)
-        dist.init_process_group(
-            "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-            timeout=TIMEOUT,
-            device_id=device if on_gpu else None,
-        )
+        with self.contact():
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
+                timeout=timedelta(seconds=timeout),
+                device_id=device if on_gpu else None,
+            )
         try:
             yield
-        finally:
+        except LostContactError:
+            raise  # and say no farewell to those who cannot be reached
+        except BaseException:
             dist.destroy_process_group()
+            raise
+        dist.destroy_process_group()
+
+    @contextmanager
+    def contact(self) -> Iterator[None]:
+        """Within the context a rank that is gone is a LostContactError, whoever notices it."""
+        try:
+            yield
+        except RuntimeError as error:
+            lines = str(error).strip().splitlines()
+            if self.alone or isinstance(error, LostContactError) or not lines:
+                raise
+            if not (isinstance(error, dist.DistError) or _NETWORK.search(str(error))):
+                raise
+            raise LostContactError(
+                f"rank {self.rank} has lost contact with the others: {lines[0]}"
+            ) from error
 
     # --- decisions --------------------------------------------------------------------------------
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from typing import Any
+
+import torch
 
 from fastsc.config import TrainConfig
 from fastsc.display import Display
 from fastsc.folder import RunFolder
 from fastsc.pipelines import BadImage
-from fastsc.runlog import RunLog
+from fastsc.pipelines.errors import UserError
+from fastsc.ranks import Ranks
+from fastsc.runlog import RunLog, environment
 from fastsc.sinks import Sink, open_sinks
 from fastsc.validate import Validation
 
@@ -22,6 +26,8 @@ class Report:
     def __init__(self, log: RunLog | None, display: Display | None, sinks: list[Sink]) -> None:
         self._log, self._display, self._sinks = log, display, sinks
         self._bad: set[str] = set()
+        self._failed: UserError | None = None
+        self._rank_log: RunLog | None = None
 
     @classmethod
     @contextmanager
@@ -38,10 +44,41 @@ class Report:
             sinks = stack.enter_context(open_sinks(config, folder.root))
             yield cls(log, display, sinks)
 
+    @contextmanager
+    def rank_log(self, folder: RunFolder, ranks: Ranks, device: torch.device) -> Iterator[None]:
+        """Within the context this rank says in the run's folder who it is, and how it ended.
+
+        The main rank's log is log.jsonl; the others have a file each, since lines that several
+        machines append to one file get lost. Without a shared disk a rank's file is where it runs.
+        """
+        if ranks.main:
+            yield
+            return
+        with RunLog(folder.log_of(ranks.rank)) as log:
+            who = {"rank": ranks.rank, "world_size": ranks.world_size, "restarts": ranks.restarts}
+            log.event("rank", **who, device=str(device), **environment())
+            self._rank_log = log
+            yield
+            self._rank_log = None
+
+    def end(self, **fields: Any) -> None:
+        """The last line of this rank's log: reason, steps, seconds."""
+        with suppress(UserError):  # of a full disk; there is a reason already
+            (self._rank_log or self).event("end", **fields)
+
+    def check(self) -> None:
+        """Raises UserError if a line could not be written since the last call."""
+        failed, self._failed = self._failed, None
+        if failed is not None:
+            raise failed
+
     def event(self, event: str, /, **fields: Any) -> None:
-        """One line of log.jsonl."""
+        """One line of log.jsonl. If it cannot be written, `check` says so: to all ranks at once."""
         if self._log is not None:
-            self._log.event(event, **fields)
+            try:
+                self._log.event(event, **fields)
+            except UserError as error:
+                self._failed = error
 
     def say(self, line: str) -> None:
         """One line for a person."""
@@ -53,8 +90,7 @@ class Report:
         self.event("step", step=step, epoch=epoch, **figures)
         if self._display is not None:
             self._display.step(step, epoch, figures)
-        for sink in self._sinks:
-            sink.step({"step": step, "epoch": epoch, **figures})
+        self._tell(lambda sink: sink.step({"step": step, "epoch": epoch, **figures}))
 
     def epoch(self, epoch: int, step: int, seconds: float, val: Validation | None) -> None:
         """A finished epoch, with its validation if there was one."""
@@ -62,8 +98,15 @@ class Report:
         self.event("epoch", epoch=epoch, seconds=seconds, val=figures)
         if self._display is not None:
             self._display.epoch(epoch, seconds, val)
+        values = {"epoch": epoch, "step": step, "seconds": seconds, **(figures or {})}
+        self._tell(lambda sink: sink.epoch(values))
+
+    def _tell(self, tell: Callable[[Sink], None]) -> None:
         for sink in self._sinks:
-            sink.epoch({"epoch": epoch, "step": step, "seconds": seconds, **(figures or {})})
+            try:
+                tell(sink)
+            except OSError as error:
+                self._failed = UserError(f"--{sink.name} cannot be written: {error.strerror}")
 
     def bad_image(self, image: BadImage) -> None:
         """A file that was left out or replaced; each is named once, whichever rank met it."""

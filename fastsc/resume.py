@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from fastsc import checkpoint
+from fastsc import checkpoint, runlog
 from fastsc.config import TrainConfig
 from fastsc.pipelines.errors import UserError
 from fastsc.ranks import Ranks
@@ -21,6 +21,18 @@ def exported_step(weights: Path) -> int | None:
         return None  # damaged: written again
 
 
+def was_told_to_stop(log: Path) -> bool:
+    """Whether a run ended because a person or a scheduler wanted it to.
+
+    torchrun sees a process that ended with another status than 0, and starts the job anew. SIGTERM
+    does not count: torchrun itself ends processes by it, to start them anew with more or less
+    machines.
+    """
+    last = runlog.read(log)[-1:] if log.exists() else []
+    told = "stopped by SIGUSR1", "stopped by SIGINT"
+    return any(event["event"] == "end" and event["reason"] in told for event in last)
+
+
 def plain_options(config: TrainConfig) -> dict[str, Any]:
     """The options as values that a checkpoint may hold."""
     values = config.flat().items()
@@ -30,9 +42,10 @@ def plain_options(config: TrainConfig) -> dict[str, Any]:
 # What a resumed run may change: where it runs, what it writes, how long it goes on.
 _FREE = {
     "recipe", "data", "val", "val_every", "val_flip", "val_resolution", "pipeline", "workers",
-    "loader_timeout", "on_bad_image", "verify", "epochs", "max_steps", "out", "resume",
-    "checkpoint_steps", "checkpoint_minutes", "device", "deterministic", "compile", "compile_mode",
-    "pooling", "csv", "tensorboard", "wandb", "log_every",
+    "loader_timeout", "decode", "prefetch", "on_bad_image", "verify", "epochs", "max_steps", "out",
+    "resume", "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "on_nan",
+    "rank_timeout", "device", "deterministic", "channels_last", "fused_optimizer", "compile",
+    "compile_mode", "pooling", "csv", "tensorboard", "wandb", "log_every",
 }  # fmt: skip
 # Told apart by others: the model by its tensors, these by the pipeline's state.
 _FREE |= {"model", "stem", "num_classes", "seed", "batch_size"}

@@ -8,6 +8,7 @@ import math
 import os
 import platform
 import shlex
+import socket
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -24,7 +25,8 @@ class RunLog:
     """Appends to a JSONL file; first drops a last line that a crash tore.
 
     `dropped` is the number of characters that were removed, 0 for a whole log. Every line is
-    flushed to the operating system, so that a killed process loses none.
+    given to the operating system at once, so that a killed process loses none, and a line for which
+    the disk has no room leaves no half of it.
     """
 
     def __init__(self, path: Path | str) -> None:
@@ -32,17 +34,27 @@ class RunLog:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.dropped = _drop_torn_line(self.path)
-            self._file = open(self.path, "a", encoding="utf-8")  # noqa: SIM115, closed in close()
+            self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115, closed in close()
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
 
     def event(self, event: str, /, **fields: Any) -> None:
-        """Write {"event": event, …fields}: NaN and infinity as null, tensors of one as numbers."""
+        """Write {"event": event, …fields}: NaN and infinity as null, tensors of one as numbers.
+
+        Raises:
+            UserError: The disk does not take it.
+        """
         line = json.dumps({"event": event} | fields, default=_plain, allow_nan=True)
         if "NaN" in line or "Infinity" in line:  # rare, or a path that is called so
             line = json.dumps(_finite(json.loads(line)), allow_nan=False)
-        self._file.write(line + "\n")
-        self._file.flush()
+        data = (line + "\n").encode("utf-8")
+        try:
+            end = self._file.seek(0, os.SEEK_END)
+            if (n := self._file.write(data)) < len(data):
+                self._file.truncate(end)
+                raise OSError(0, f"{n} of {len(data)} bytes were written: the disk is full")
+        except OSError as error:
+            raise UserError(f"{self.path} cannot be written: {error.strerror}") from None
 
     def close(self) -> None:
         self._file.close()
@@ -66,12 +78,13 @@ def read(path: Path | str) -> list[dict[str, Any]]:
 
 
 def environment() -> dict[str, Any]:
-    """For the header: versions, hardware, commit of the checkout, command line."""
+    """For the header: versions, hardware, commit of the checkout, command line, process."""
     return {
         "versions": versions(),
         "hardware": hardware(),
         "commit": commit(),
         "command": command(),
+        "process": {"host": socket.gethostname(), "pid": os.getpid()},
     }
 
 

@@ -12,18 +12,28 @@ EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
 
-class StopSignal:
-    """Within the context, SIGTERM, SIGINT and SIGUSR1 only raise a flag that loops look at.
+class StoppedEarly(KeyboardInterrupt):
+    """A signal before there was anything to save."""
 
+
+class StopSignal:
+    """Within the context, SIGTERM, SIGINT and SIGUSR1 end the process by an exit status of ours.
+
+    Until `wait_for_loops`, by an exception; from then on they only raise a flag that loops look at.
     A second SIGINT interrupts at once, for a person who does not want to wait for the checkpoint.
     """
 
     def __init__(self) -> None:
-        self.name: str | None = None
+        self.number: signal.Signals | None = None
+        self._at_once = True
         self._before: dict[signal.Signals, Any] = {}
 
     def __bool__(self) -> bool:
-        return self.name is not None
+        return self.number is not None
+
+    def wait_for_loops(self) -> None:
+        """From now on there is something to save before the end."""
+        self._at_once = False
 
     def __enter__(self) -> Self:
         self._before = {number: signal.signal(number, self._raise_flag) for number in _SIGNALS}
@@ -40,9 +50,11 @@ class StopSignal:
 
     def _raise_flag(self, number: int, frame: FrameType | None) -> None:
         del frame
-        if self.name is not None and number == signal.SIGINT:
+        if self._at_once:
+            raise StoppedEarly(signal.Signals(number).name)
+        if self and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self.name = signal.Signals(number).name
+        self.number = signal.Signals(number)
 
 
 @contextmanager

@@ -22,7 +22,9 @@ EPOCH = ("epoch", "step", "seconds", "top1", "top5", "top1_perturbed", "ds", "ds
 
 
 class Sink(Protocol):
-    """Something that wants the figures of steps and epochs."""
+    """Something that wants the figures of steps and epochs; `name` is its option."""
+
+    name: str
 
     def step(self, figures: dict[str, Any]) -> None: ...
     def epoch(self, figures: dict[str, Any]) -> None: ...
@@ -57,6 +59,8 @@ def open_sinks(config: TrainConfig, root: Path) -> Iterator[list[Sink]]:
 class CsvSink:
     """steps.csv and epochs.csv; a resumed run appends, as to log.jsonl."""
 
+    name = "csv"
+
     def __init__(self, root: Path) -> None:
         self._paths = {"step": root / "steps.csv", "epoch": root / "epochs.csv"}
         for path, columns in zip(self._paths.values(), (STEP, EPOCH), strict=True):
@@ -83,6 +87,8 @@ class CsvSink:
 class TensorBoardSink:
     """Scalars train/* by step and val/* by the epoch's last step."""
 
+    name = "tensorboard"
+
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
@@ -105,6 +111,8 @@ class TensorBoardSink:
 
 class WandbSink:
     """A run of the project fastsc, or $WANDB_PROJECT; WANDB_MODE=offline works as ever."""
+
+    name = "wandb"
 
     def __init__(self, config: TrainConfig, root: Path) -> None:
         import wandb

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fastsc.collapse import CollapseWatch, Spread
 from fastsc.config import TrainConfig
 from fastsc.data import Data, build_loaders
 from fastsc.devices import DTYPES, Precision, set_determinism
+from fastsc.finite import LossWatch
 from fastsc.optim import peak_lr
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage
 from fastsc.pipelines.errors import UserError
@@ -22,6 +24,7 @@ from fastsc.resume import check_unchanged, plain_options
 from fastsc.runlog import environment
 from fastsc.schedules import resolution_at, resolutions
 from fastsc.step import Figures, Step
+from fastsc.validate import Validation
 
 
 class Training:
@@ -37,7 +40,8 @@ class Training:
     ) -> None:
         self.config, self.data, self.ranks = config, data, ranks
         self.validated_step = -1  # the one after which an epoch was last validated and logged
-        self.diverged = False
+        self.best: tuple[float, int | None] = (-1.0, None)  # top-1 of a validation, and its step
+        self.losses = LossWatch(ranks)
         self.watch = CollapseWatch()
         set_determinism(device, config.run.deterministic)
         n_classes = len(data.train.classes)
@@ -71,12 +75,22 @@ class Training:
 
     def look_at(self, figures: Figures) -> str | None:
         """What a logged step gives reason to warn of."""
-        if figures["loss"] - figures["loss"] != 0:  # not finite
-            first, self.diverged = not self.diverged, True
-            return "the loss is not finite; try a smaller --lr" if first else None
+        if not math.isfinite(figures["loss"]):
+            return None  # `losses` sees to that
         nan = float("nan")
         spread = Spread(figures.get("between", nan), figures.get("effective_rank", nan))
         return self.watch.look(spread)
+
+    @property
+    def looks_at_every_loss(self) -> bool:
+        """Whether that costs no wait: on a CPU, or where the step waited for its loss anyway."""
+        return self.core.device.type == "cpu" or self.config.run.on_nan == "skip"
+
+    def validated(self, val: Validation | None) -> None:
+        """The present epoch has come to its end, with this validation if there was one."""
+        self.validated_step = self.step
+        if val is not None and val.top1 > self.best[0]:
+            self.best = val.top1, self.step
 
     def take_bad_images(self) -> list[BadImage]:
         """Files that turned out to be broken since the last call, of all ranks on the main one."""
@@ -102,6 +116,7 @@ class Training:
         return {
             "step": self.step,
             "validated_step": self.validated_step,
+            "best": list(self.best),
             "model": core.model.net.state_dict(),
             "ema": None if core.ema is None else core.ema.net.state_dict(),
             "optimizer": core.optimizer.state_dict(),
@@ -127,6 +142,8 @@ class Training:
             core.scaler.load_state_dict(state["scaler"])
             self.watch.load_state_dict(state["watch"])
             core.step, self.validated_step = int(state["step"]), int(state["validated_step"])
+            top1, step = state.get("best", self.best)
+            self.best = top1, step
             self._load_ranks(state["ranks"])
         except (KeyError, TypeError, AttributeError, RuntimeError) as error:
             reason = f"no {error}" if isinstance(error, KeyError) else str(error)
@@ -213,7 +230,13 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
         if (world_size := training.ranks.world_size) != saved.state["world_size"]:
             changed["world_size"] = world_size
         report.event(
-            "resume", epoch=epoch, step=training.step, checkpoint=saved.path.name, changed=changed
+            "resume",
+            epoch=epoch,
+            step=training.step,
+            checkpoint=saved.path.name,
+            passed_over=saved.skipped,
+            world_size=world_size,
+            changed=changed,
         )
         report.say(f"resuming at epoch {epoch + 1}, step {training.step}, from {saved.path}")
         return

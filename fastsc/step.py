@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import math
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from fastsc.collapse import spread
 from fastsc.config import TrainConfig
 from fastsc.devices import Precision, autocast
+from fastsc.finite import Buffers
 from fastsc.kernels import ds
 from fastsc.loss import ContinuityLoss
 from fastsc.models import FeatureModel, build_model, untouched
@@ -41,6 +43,7 @@ class Step:
     Attributes:
         model: Gives (features, logits, representation); its own forward, without DDP or compiler.
         ema: The same with averaged weights, or None.
+        last_loss: Of this rank in the last step, on its device; NaN where the step was left out.
     """
 
     def __init__(
@@ -58,6 +61,8 @@ class Step:
         # Plain training: the perturbed view would cost a forward pass and change nothing but the
         # batch-norm statistics, so it is looked at for the log only.
         self.plain = method.alpha == 0 and method.ce_views == "clean"
+        self.layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
+        self.last_loss = torch.tensor(0.0)
         torch.manual_seed(config.run.seed)  # the same weights on every rank
         self.model = self._build(n_classes)
         self.loss_of = ContinuityLoss(
@@ -70,7 +75,7 @@ class Step:
             label_smoothing=optim.label_smoothing,
             gather=None if ranks.alone else ranks.gather,
         )
-        self.optimizer = make_optimizer(self.model, optim)
+        self.optimizer = make_optimizer(self.model, optim, fused=config.run.fused_optimizer)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._ema: Any = None
         if optim.ema is not None:
@@ -131,7 +136,7 @@ class Step:
                 reason = str(error).strip().splitlines()[0]
                 raise UserError(f"model {name} does not run at {side} pixels: {reason}") from None
         self._check_batch_norm(represented, resolutions(data, config.optim.epochs)[0])
-        return represented.to(self.device).to(memory_format=torch.channels_last)
+        return represented.to(self.device).to(memory_format=self.layout)
 
     def _pool(self, model: FeatureModel) -> PoolDS | None:
         """What pools and measures DS in one pass over the last feature map; None: each by itself.
@@ -139,8 +144,9 @@ class Step:
         Raises:
             UserError: It was asked for by name, and cannot be had.
         """
-        method, wanted = self.config.method, self.config.run.pooling
-        if wanted == "separate" or (wanted == "auto" and self.device.type != "cuda"):
+        method, run = self.config.method, self.config.run
+        wanted, on_gpu = run.pooling, self.device.type == "cuda"
+        if wanted == "separate" or (wanted == "auto" and not (on_gpu and run.channels_last)):
             return None
         reason = None
         if self.plain:
@@ -200,6 +206,8 @@ class Step:
         set_lr(self.optimizer, lr)
         self.loss_of.alpha = alpha = alpha_at(self.step, method, self.steps_per_epoch)
         self.model.train()
+        batch = _laid_out(batch, self.layout)
+        before = Buffers(self.model) if self.config.run.on_nan == "skip" else None
         seen = self._look(batch) if self.plain and measured else None
         losses, pairs = list[Tensor](), list[tuple[Tensor, Tensor]]()
         for i in range(optim.accumulate):
@@ -212,19 +220,33 @@ class Step:
             losses.append(figures)
             pairs += [] if pair is None else [pair]
         self.scaler.unscale_(self.optimizer)
-        norm = self._clip(measured)
-        self.scaler.step(self.optimizer)
+        norm = self._clip(measured or before is not None)
+        within = torch.stack(losses).mean(0)
+        self.step += 1
+        loss = within[0]
+        if before is not None and not self._finite(loss, norm):
+            before.put_back()
+            loss = torch.full_like(loss, float("nan"))  # its gradient may have been it
+        else:
+            self.scaler.step(self.optimizer)
+            if self._ema is not None:
+                self._ema.update(self.model, self.step)
         self.scaler.update()
         self.optimizer.zero_grad(set_to_none=True)
-        self.step += 1
-        if self._ema is not None:
-            self._ema.update(self.model, self.step)
+        self.last_loss = loss
         if not measured:
             return lr, alpha, {}
-        within = torch.stack(losses).mean(0)
         if seen is not None:
             within[2], pairs = seen[0], [seen[1]]
         return lr, alpha, self._figures(within, pairs) | {"grad_norm": norm}
+
+    def _finite(self, loss: Tensor, norm: float) -> bool:
+        """Whether every rank's loss is finite, and the gradient, which is the same on all.
+
+        fp16's gradients overflow now and then: its scaler leaves such a step out by itself.
+        """
+        by_gradient = self.precision == "fp16" or math.isfinite(norm)
+        return by_gradient and bool(self.ranks.mean(loss.clone()).isfinite())
 
     def _loss(self, part: PairBatch) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor]]:
         """The loss, its figures (loss, ce, ds), and the pooled features of both views."""
@@ -287,7 +309,7 @@ class Step:
         return figures | {"between": between, "effective_rank": rank}
 
     def _clip(self, measured: bool) -> float:
-        """Clips where asked to. The gradient's norm, where it is wanted or had anyway."""
+        """Clips where asked to. The gradient's norm, where it is wanted."""
         limit = self.config.optim.clip_grad
         if limit is None and not measured:
             return float("nan")
@@ -303,6 +325,14 @@ class Step:
             unsynced: contextlib.AbstractContextManager[Any] = self.forward.no_sync()  # type: ignore[operator]
             return unsynced
         return contextlib.nullcontext()
+
+
+def _laid_out(batch: PairBatch, layout: torch.memory_format) -> PairBatch:
+    """The batch with its views, which loaders give channels-last, in the run's memory format."""
+    views = [v if v is None else v.contiguous(memory_format=layout) for v in batch[:2]]
+    clean, perturbed = views
+    assert clean is not None
+    return PairBatch(clean, perturbed, batch.target, batch.index)
 
 
 def _part(batch: PairBatch, i: int, n_parts: int) -> PairBatch:

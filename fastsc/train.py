@@ -1,21 +1,24 @@
 """`python -m fastsc.train RECIPE --data DIR`: the command line of the main job.
 
-Exit status: 0 done; 2 the user's mistake, one line on stderr; 75 stopped by a signal, resumable;
-1 our own fault, with the traceback in the run's log.
+Exit status: 0 done; 2 the user's mistake, one line on stderr; 75 stopped by a signal or cut off
+from the run's other processes, resumable; 1 our own fault, with the traceback in the run's log.
 """
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 
 from fastsc.options import parse
-from fastsc.pipelines.errors import PeerError, UserError
-from fastsc.signals import EXIT_RESUMABLE
+from fastsc.pipelines.errors import LostContactError, PeerError, UserError
+from fastsc.signals import EXIT_RESUMABLE, StoppedEarly
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the options and trains; returns the exit status."""
+    if not faulthandler.is_enabled():
+        faulthandler.enable()  # should a library crash the interpreter, its last words say where
     try:
         try:
             config = parse(sys.argv[1:] if argv is None else argv)
@@ -31,6 +34,12 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"fastsc.train: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    except LostContactError as error:
+        print(f"fastsc.train: {error}; --resume goes on from the last checkpoint", file=sys.stderr)
+        return EXIT_RESUMABLE
+    except StoppedEarly as stopped:
+        print(f"fastsc.train: stopped by {stopped} before the first step", file=sys.stderr)
+        return EXIT_RESUMABLE
     except KeyboardInterrupt:
         print(
             "fastsc.train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import time
 import traceback
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing, contextmanager, suppress
 
 import torch
 
@@ -14,16 +15,22 @@ from fastsc.compiling import GraphCounter, check_compiler
 from fastsc.config import TrainConfig
 from fastsc.data import open_data, verified
 from fastsc.devices import pick_device, pick_precision
+from fastsc.finite import MOST_SKIPPED, NON_FINITE
 from fastsc.folder import RunFolder
+from fastsc.lock import locked
 from fastsc.meter import Meter
 from fastsc.packages import check_packages, installed
-from fastsc.pipelines.errors import PeerError, UserError
+from fastsc.pipelines import PairBatch
+from fastsc.pipelines.errors import LostContactError, PeerError, UserError
 from fastsc.ranks import NOTHING, SAVE, STOP, Ranks
 from fastsc.report import Report
-from fastsc.resume import check_same_options, exported_step
+from fastsc.resume import check_same_options, exported_step, was_told_to_stop
 from fastsc.signals import EXIT_RESUMABLE, StopSignal
 from fastsc.state import Training, introduce
 from fastsc.validate import Validation, validate
+from fastsc.writer import CheckpointWriter
+
+PATIENCE = 60.0  # seconds that a restarted job waits for its first life to end
 
 
 def train(config: TrainConfig) -> int:
@@ -34,17 +41,26 @@ def train(config: TrainConfig) -> int:
 
     Raises:
         UserError: One line for the user. Once training has begun, the last whole checkpoint stays.
+        LostContactError: Another process is gone, or the network to it.
     """
     ranks = Ranks()
+    if ranks.max_restarts and config.run.out is None:
+        raise UserError("torchrun --max-restarts comes back to a run: name its folder, --out DIR")
+    if ranks.restarts:  # a process of this job died: it goes on where the last checkpoint is
+        config = config.replace(resume=True)
     try:
         device = pick_device(config.run.device, ranks)
     except UserError as error:  # of all on this machine, which cannot speak to each other yet
         raise error if ranks.local_rank == 0 else PeerError(str(error)) from None
-    with ranks.connected(device):
-        return _train(config, device, ranks)
+    with (
+        StopSignal() as stop,
+        ranks.connected(device, config.run.rank_timeout),
+        ranks.contact(),
+    ):
+        return _train(config, device, ranks, stop)
 
 
-def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
+def _train(config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSignal) -> int:
     ranks.together(lambda: check_packages(config))
     ranks.together(lambda: check_same_options(config, ranks))
     precision = ranks.together(lambda: pick_precision(config.run.precision, device))
@@ -53,6 +69,8 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
     chosen = ranks.together(lambda: RunFolder.choose(config) if ranks.main else None)
     folder = ranks.broadcast(chosen)
     assert folder is not None
+    if ranks.broadcast(was_told_to_stop(folder.log) if ranks.main and ranks.restarts else False):
+        return EXIT_RESUMABLE
     data = ranks.first_here(lambda: open_data(config.data))
     ranks.same("the training images", data.train.hash)
     ranks.same("the validation images", None if data.val is None else data.val.hash)
@@ -74,20 +92,32 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
         else:
             _say(ranks, f"{folder.root} has no checkpoint yet; starting over")
     ranks.together(lambda: check_compiler(config.run.compile, device))
-    with StopSignal() as stop, ExitStack() as stack:
+    with ExitStack() as stack:
         report = ranks.together(lambda: stack.enter_context(_begin(config, folder, training)))
+        ranks.together(lambda: stack.enter_context(report.rank_log(folder, ranks, device)))
+        writer = CheckpointWriter(folder.checkpoints, keep=config.run.keep_checkpoints)
+        stack.callback(writer.close)
+        stop.wait_for_loops()
         began, reason = time.monotonic(), "done"
         try:
-            introduce(training, report, saved)
-            if _fit(training, folder, report, stop):
-                ranks.on_main(lambda: _export(training, folder, report))
-            else:
-                reason = f"stopped by {stop.name or 'a signal to another process'}"
-        except UserError as error:  # a broken image, say: all steps before it are kept
+            with ranks.contact():
+                introduce(training, report, saved)
+                if _fit(training, writer, report, stop):
+                    ranks.on_main(writer.wait)
+                    ranks.on_main(lambda: _export(training, folder, report))
+                else:
+                    reason = f"stopped by {_signal_name(ranks, stop)}"
+                    ranks.on_main(writer.wait)
+        except UserError as error:
             reason = str(error)
-            with suppress(UserError):
-                _report_bad_images(training, report)
-                _save(training, folder)
+            if not isinstance(error, NON_FINITE):  # a broken image, say: keep the steps before it
+                with suppress(UserError):
+                    _report_bad_images(training, report)
+                    _save(training, writer)
+                    ranks.on_main(writer.wait)
+            raise
+        except LostContactError as error:
+            reason = str(error)
             raise
         except BaseException as error:
             reason = "".join(traceback.format_exception(error))
@@ -95,7 +125,7 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
         finally:
             training.close()
             seconds = round(time.monotonic() - began, 3)
-            report.event("end", reason=reason, steps=training.step, seconds=seconds)
+            report.end(reason=reason, steps=training.step, seconds=seconds)
         if not training.finished:
             at = f"{reason} at step {training.step}"
             report.say(f"{at}; go on with --resume --out {folder.root}")
@@ -108,18 +138,21 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks) -> int:
 @contextmanager
 def _begin(config: TrainConfig, folder: RunFolder, training: Training) -> Iterator[Report]:
     """The folder and what is written there; all of it is gone again if it cannot be opened."""
-    main, undo = training.ranks.main, ExitStack()
+    ranks, undo = training.ranks, ExitStack()
     with ExitStack() as stack:
         with undo:
-            if main:
+            if ranks.main:
+                undo.callback(folder.make())
+                patience = PATIENCE if ranks.restarts else 0.0
+                stack.enter_context(locked(folder.log, patience=patience))
                 undo.callback(folder.create(config))
-            opened = Report.open(config, folder, training.total_steps, main=main)
+            opened = Report.open(config, folder, training.total_steps, main=ranks.main)
             report = stack.enter_context(opened)
             undo.pop_all()
         yield report
 
 
-def _fit(training: Training, folder: RunFolder, report: Report, stop: StopSignal) -> bool:
+def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: StopSignal) -> bool:
     """The training loop. True when it came to its end, False when a signal stopped it."""
     config, ranks, loader = training.config, training.ranks, training.loader
     run, meter, graphs = config.run, Meter(ranks.world_size), GraphCounter(config.run.compile)
@@ -127,22 +160,32 @@ def _fit(training: Training, folder: RunFolder, report: Report, stop: StopSignal
 
     def save() -> None:
         nonlocal last_saved
-        _save(training, folder)
+        _save(training, writer)
         last_saved = time.monotonic()
 
     def wished() -> int:
         minutes = (time.monotonic() - last_saved) / 60
         return STOP if stop else SAVE if minutes >= run.checkpoint_minutes else NOTHING
 
+    def fed() -> Generator[PairBatch, None, None]:
+        """Batches; what went wrong beside the steps is raised here, where all ranks hear of it."""
+        with closing(meter.batches(loader)) as batches:
+            for batch in batches:
+                writer.check()
+                report.check()
+                yield batch
+
     while not training.finished:
         epoch, epoch_began = training.begin_epoch(), time.monotonic()
         left = min(training.total_steps - training.step, len(loader) - loader.position)
-        for batch, wish in ranks.batches(meter.batches(loader), wished, left):
+        for batch, wish in ranks.batches(fed(), wished, left):
             assert batch is not None, "a rank has less batches than the others"
             step = training.step + 1
             last = step == training.total_steps
             logged = step == 1 or step % run.log_every == 0 or last
+            due = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0
             lr, alpha, figures = training.core.train_step(batch, measured=logged)
+            training.losses.note(step, training.core.last_loss, batch.index)
             graphs.report_new(report, step, loader.settings.resolution)
             if logged:
                 pairs_per_s, wait = meter.read()
@@ -151,9 +194,10 @@ def _fit(training: Training, folder: RunFolder, report: Report, stop: StopSignal
                 report.step(step, epoch, figures)
                 if warning := training.look_at(figures):
                     report.warning(step, warning)
-            due = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0
             if logged or due or wish != NOTHING:  # before a checkpoint, which goes on behind them
                 _report_bad_images(training, report)
+            if logged or due or wish != NOTHING or training.looks_at_every_loss:
+                _report_non_finite(training, report)
             if not last and (due or wish != NOTHING):
                 save()
                 meter.pause()
@@ -161,6 +205,7 @@ def _fit(training: Training, folder: RunFolder, report: Report, stop: StopSignal
                 return False
 
         _report_bad_images(training, report)
+        _report_non_finite(training, report)
         training.synchronize()
         save()  # what stops the validation costs no training
         done, val = _validation(training, epoch, stop)
@@ -170,7 +215,7 @@ def _fit(training: Training, folder: RunFolder, report: Report, stop: StopSignal
         report.epoch(epoch, training.step, time.monotonic() - epoch_began, val)
         if loader.exhausted:  # --max-steps may have ended it earlier, and may go on from there
             loader.set_epoch(epoch + 1)
-        training.validated_step = training.step
+        training.validated(val)
         save()
         meter.pause()
         if ranks.agree(wish=STOP if stop else NOTHING) and not training.finished:
@@ -195,10 +240,10 @@ def _validation(training: Training, epoch: int, stop: StopSignal) -> tuple[bool,
     return val is not None, val
 
 
-def _save(training: Training, folder: RunFolder) -> None:
-    """A checkpoint: all ranks give their part, the main one writes."""
+def _save(training: Training, writer: CheckpointWriter) -> None:
+    """A checkpoint: all ranks give their part, the main one writes, beside the steps to come."""
     state = training.state_dict()
-    training.ranks.on_main(lambda: checkpoint.save(folder.checkpoints, state, training.step))
+    training.ranks.on_main(lambda: writer.save(state, training.step, best=training.best[1]))
 
 
 def _export(training: Training, folder: RunFolder, report: Report) -> None:
@@ -213,6 +258,31 @@ def _export(training: Training, folder: RunFolder, report: Report) -> None:
 def _report_bad_images(training: Training, report: Report) -> None:
     for image in training.take_bad_images():
         report.bad_image(image)
+
+
+def _report_non_finite(training: Training, report: Report) -> None:
+    """Names the images of a loss that is not finite, and ends the run if it has not been left out.
+
+    Raises:
+        UserError: One of `NON_FINITE`.
+    """
+    if (found := training.losses.look()) is None:
+        return
+    action, spe = training.config.run.on_nan, training.steps_per_epoch
+    epoch, batch = divmod(found.step - 1, spe)
+    report.event(
+        "nonfinite", step=found.step, epoch=epoch, batch=batch, action=action, index=found.index
+    )
+    if action == "stop":
+        raise training.losses.stop(found, "")
+    report.say(f"warning: step {found.step} was left out, its loss is not finite")
+    if training.losses.count_skipped():
+        raise training.losses.stop(found, f", like the {MOST_SKIPPED - 1} before it")
+
+
+def _signal_name(ranks: Ranks, stop: StopSignal) -> str:
+    """The signal that stops the run, whichever rank it reached."""
+    return signal.Signals(int(ranks.max(float(stop.number or 0)))).name
 
 
 def _say(ranks: Ranks, line: str) -> None:

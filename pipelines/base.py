@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -129,14 +130,50 @@ class Pipeline(ABC):
     def __iter__(self) -> Iterator[PairBatch]:
         plan, start = self.plan(), self._start
         self._start, self._position = 0, start
-        made = self._made(plan, local_batches(plan, self.settings, start))
-        handed = self._side.ahead(made) if self._side else (item for item, _ in made)
-        try:
+        with closing(self._handed(plan, local_batches(plan, self.settings, start))) as handed:
             for bad, batch in handed:
                 self._tell(bad)
                 self._position += 1
                 if batch is not None:  # every image of a validation batch may have been left out
                     yield batch
+
+    def batch_at(self, epoch: int, batch: int) -> PairBatch | None:
+        """This rank's share of one batch, as iterating hands it over, without those before it.
+
+        Neither the epoch nor the position changes; the resolution is the present one.
+
+        Args:
+            epoch: Any, from 0.
+            batch: Its number in the epoch, from 0.
+
+        Returns:
+            None where no image of a validation batch could be decoded.
+
+        Raises:
+            UserError: The epoch has no such batch, or as while iterating.
+        """
+        plan, n = self.plan(epoch), len(self)
+        if not 0 <= batch < n:
+            raise UserError(f"batch {batch}: an epoch has {n}, 0 to {n - 1}")
+        return self.batch_of(plan, local_batches(plan, self.settings, batch)[0])
+
+    def batch_of(self, plan: Plan, share: NDArray[np.int64]) -> PairBatch | None:
+        """Like `batch_at`, of dataset indices that the caller chooses: (N,) int64.
+
+        N is that of this rank's batches in training.
+        """
+        with closing(self._handed(plan, [share])) as handed:
+            ((bad, batch),) = handed
+        self._tell(bad)
+        return batch
+
+    def _handed(self, plan: Plan, batches: list[NDArray[np.int64]]) -> Generator[_Item, None, None]:
+        """The batches with what was broken in them, ready for the consumer's stream."""
+        made = self._made(plan, batches)
+        side = self._side if self.settings.prefetch else None
+        handed = side.ahead(made) if side is not None else (item for item, _ in made)
+        try:
+            yield from handed
         finally:
             handed.close()
             made.close()
@@ -222,6 +259,8 @@ class Pipeline(ABC):
         """
         broken = index if attempt == 0 else plan.substitute(index, attempt - 1)
         path = self.index.path(broken)
+        if not self.index.root.exists():  # unplugged, unmounted, removed: no file's fault
+            raise UserError(f"{self.index.root} has vanished; bring it back, then --resume")
         if self.settings.on_bad_image == "raise":
             raise UserError(
                 f"{path}: {reason}; mend or remove it, or go on with --on-bad-image skip"

@@ -44,7 +44,7 @@ class DaliPipeline(Pipeline):
                 "--pipeline dali: NVIDIA DALI is not installed; pip install 'fastsc[dali]' "
                 "(dali-cu12 for CUDA 12), or take --pipeline cpu"
             ) from None
-        device = "mixed" if settings.device.type == "cuda" else "cpu"
+        device = "mixed" if settings.decodes_on_gpu else "cpu"
         self.decoder = f"dali {nvidia.dali.__version__} ({device})"
         self._shifted = settings.train and settings.crop == "pad"
         self._readers = DaemonPool(READERS, "fastsc-read")
@@ -117,7 +117,7 @@ class DaliPipeline(Pipeline):
         from nvidia.dali import fn, pipeline_def, types
 
         s, shifted = self.settings, self._shifted
-        on_gpu = s.device.type == "cuda"
+        on_gpu = s.decodes_on_gpu
         device_id = s.device.index if on_gpu else None
 
         @pipeline_def(

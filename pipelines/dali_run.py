@@ -62,7 +62,7 @@ class Run:
         self._reading: deque[Reading] = deque()
         settings = owner.settings
         self._size = -(-settings.batch_size // settings.world_size)  # of this rank's batches
-        on_gpu = settings.device.type == "cuda"
+        on_gpu = settings.decodes_on_gpu
         self._together = 1 if on_gpu else max(1, TOGETHER // self._size)
         # Batches by iteration, given to DALI and not yet got back; and the last that was, whose
         # bytes a GPU may still be reading.

@@ -7,5 +7,9 @@ class UserError(ValueError):
     """A user's mistake. The message is one line that says what is wrong and what to do."""
 
 
+class LostContactError(RuntimeError):
+    """The other processes of the run cannot be reached: one line; resumable."""
+
+
 class PeerError(UserError):
     """Another process of the run met the mistake, and says what it is: this one only ends."""

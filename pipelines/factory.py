@@ -16,7 +16,15 @@ from fastsc.pipelines.beton import BetonIndex, open_beton
 from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import Index, scan
-from fastsc.pipelines.plan import IMAGENET_MEAN, IMAGENET_STD, Crop, OnBadImage, Settings, n_paired
+from fastsc.pipelines.plan import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Crop,
+    Decode,
+    OnBadImage,
+    Settings,
+    n_paired,
+)
 
 # Imported when asked for: a backend that is not installed troubles nobody else.
 PIPELINES = {
@@ -50,6 +58,8 @@ def build(
     rank: int = 0,
     world_size: int = 1,
     timeout: float = 120.0,
+    decode: Decode = "auto",
+    prefetch: bool = True,
     report: Callable[[BadImage], None] | None = None,
 ) -> Pipeline:
     """A loader of paired clean and perturbed views of one decode.
@@ -85,6 +95,8 @@ def build(
             validation.
         rank, world_size: This process's share of every batch.
         timeout: Seconds to wait for a batch before saying which stage hangs.
+        decode: Where "dali" decodes and resizes: "cpu", "gpu", or "auto", the device.
+        prefetch: On a GPU: make each batch one ahead, on a stream beside the consumer's.
         report: Called once for every file that turns out to be broken while decoding.
 
     Returns:
@@ -119,8 +131,13 @@ def build(
         rank=rank,
         world_size=world_size,
         timeout=timeout,
+        decode=decode,
+        prefetch=prefetch,
     )
     _check(settings, index)
+    if decode == "gpu" and (pipeline != "dali" or settings.device.type != "cuda"):
+        what = f"{pipeline} on {settings.device}"
+        raise UserError(f"decode gpu is for the pipeline dali on a GPU, not for {what}")
     module, name = PIPELINES[pipeline]
     loader: Pipeline = getattr(importlib.import_module(module), name)(index, settings, report)
     return loader
@@ -156,6 +173,7 @@ def _check(s: Settings, index: Index) -> None:
     for name, choice, known in (
         ("crop", s.crop, get_args(Crop)),
         ("on_bad_image", s.on_bad_image, get_args(OnBadImage)),
+        ("decode", s.decode, get_args(Decode)),
         ("dtype", s.dtype, (torch.float32, torch.bfloat16, torch.float16)),
     ):
         if choice not in known:

@@ -17,6 +17,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 Crop = Literal["rrc", "pad", "none"]
 OnBadImage = Literal["raise", "skip"]
+Decode = Literal["auto", "gpu", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,13 @@ class Settings:
     rank: int
     world_size: int
     timeout: float
+    decode: Decode = "auto"
+    prefetch: bool = True
+
+    @property
+    def decodes_on_gpu(self) -> bool:
+        """Whether a pipeline that can decode on the GPU does."""
+        return self.device.type == "cuda" and self.decode != "cpu"
 
     def n_paired(self, n: int) -> int:
         """How many of the n rows of this rank's batch get a perturbed view, the first ones.

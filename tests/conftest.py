@@ -10,6 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
+FAULTS = pytest.StashKey["FaultTable"]()
 CLASSES = ("apple", "boat", "cloud", "door")
 TRAIN_PER_CLASS = 8
 VAL_PER_CLASS = 3
@@ -31,6 +32,44 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("FASTSC_CACHE_DIR", str(folder))
         yield folder
+
+
+class FaultTable:
+    """What faults did to training runs: a row each, printed when all tests are over."""
+
+    HEADINGS = ("fault", "when", "exit", "went on from", "weights")
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[str, ...]] = []
+
+    def add(self, fault: str, when: str, status: object, resumed: str, equal: bool) -> None:
+        """status: the struck run's exit. equal: its last weights, with the unstruck run's."""
+        same = "equal, bit for bit" if equal else "DIFFER"
+        self.rows.append((fault, when, str(status), resumed, same))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[FAULTS] = FaultTable()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """The table of faults, if a test wrote into it."""
+    rows = config.stash[FAULTS].rows
+    if not rows:
+        return
+    lines = [FaultTable.HEADINGS, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    terminalreporter.section(f"{len(rows)} runs that a fault struck")
+    for line in lines:
+        cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
+        terminalreporter.write_line("  ".join(cells).rstrip())
+
+
+@pytest.fixture(scope="session")
+def fault_table(pytestconfig: pytest.Config) -> FaultTable:
+    return pytestconfig.stash[FAULTS]
 
 
 @pytest.fixture(scope="session")

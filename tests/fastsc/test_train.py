@@ -333,10 +333,3 @@ def test_resume_refuses_other_science(
     assert run(image_folder, plain_run, "--val", "none", "--resume", *option) == 2
     assert "has changed" in capsys.readouterr().err
     assert before == {p: p.stat().st_mtime_ns for p in plain_run.rglob("*")}
-
-
-def test_loss_that_is_not_finite_is_warned_of_once(image_folder: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    assert run(image_folder, out, "--lr", "1e30", "--val", "none") == 0
-    assert events(out, "step")[-1]["loss"] is None
-    assert len(events(out, "warning")) == 1

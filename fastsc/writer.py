@@ -1,0 +1,66 @@
+"""Checkpoints written beside the step: by a thread, from a copy of the state."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fastsc import checkpoint
+from fastsc.checkpoint import State
+
+
+class CheckpointWriter:
+    """One write at a time; what goes wrong is raised by the next call, in the trainer's thread."""
+
+    def __init__(self, folder: Path, *, keep: int) -> None:
+        self._folder, self._keep = folder, keep
+        self._thread = ThreadPoolExecutor(1, "fastsc-checkpoint")
+        self._writing: Future[object] | None = None
+
+    def save(self, state: State, step: int, *, best: int | None = None) -> None:
+        """Copies the state and begins to write it, once the checkpoint before it is on the disk.
+
+        best: the step whose checkpoint stays beside the newest.
+
+        Raises:
+            UserError: The one before could not be written.
+        """
+        self.wait()
+        copy = _copied(state)
+        write: Callable[[], object] = lambda: checkpoint.save(  # noqa: E731
+            self._folder, copy, step, keep=self._keep, best=best
+        )
+        self._writing = self._thread.submit(write)
+
+    def wait(self) -> None:
+        """Returns when all that was saved is on the disk. Raises UserError where it is not."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def check(self) -> None:
+        """Raises UserError if a write has failed in the meantime; waits for none."""
+        if self._writing is not None and self._writing.done():
+            self.wait()
+
+    def close(self) -> None:
+        """Ends the thread, behind a write that is under way, whatever comes of it."""
+        with suppress(Exception):
+            self.wait()
+        self._thread.shutdown()
+
+
+def _copied(value: Any) -> Any:
+    """The state with tensors of its own, on the CPU: training changes the others in place."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return type(value)((key, _copied(item)) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return type(value)(_copied(item) for item in value)
+    return value
