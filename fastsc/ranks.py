@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.distributed.rendezvous import rendezvous
 
 from fastsc.pipelines.errors import LostContactError, PeerError, UserError
 
@@ -61,10 +62,18 @@ class Ranks:
         on_gpu = device.type == "cuda"
         if on_gpu:
             torch.cuda.set_device(device)
+        patience = timedelta(seconds=timeout)
         with self.contact():
+            store, rank, world_size = next(rendezvous("env://", timeout=patience))
+            # torchrun keeps one store for all lives of a job: without a name of its own a restarted
+            # process may find there, and wait for, the addresses of those that died.
+            life = f"fastsc/{self.restarts}/{world_size}"
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-                timeout=timedelta(seconds=timeout),
+                store=dist.PrefixStore(life, store),
+                rank=rank,
+                world_size=world_size,
+                timeout=patience,
                 device_id=device if on_gpu else None,
             )
         try:

@@ -235,8 +235,8 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
             step=training.step,
             checkpoint=saved.path.name,
             passed_over=saved.skipped,
-            world_size=world_size,
             changed=changed,
+            **training.header(),
         )
         report.say(f"resuming at epoch {epoch + 1}, step {training.step}, from {saved.path}")
         return

@@ -1,7 +1,8 @@
 """`python -m fastsc.train RECIPE --data DIR`: the command line of the main job.
 
-Exit status: 0 done; 2 the user's mistake, one line on stderr; 75 stopped by a signal or cut off
-from the run's other processes, resumable; 1 our own fault, with the traceback in the run's log.
+Exit status: 0 done; 2 the user's mistake, one line on stderr; 75 stopped by a signal, cut off from
+the run's other processes or kept waiting by a disk that hangs: resumable; 1 our own fault, with the
+traceback in the run's log.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import sys
 
 from fastsc.options import parse
 from fastsc.pipelines.errors import LostContactError, PeerError, UserError
+from fastsc.pipelines.threads import StalledError
 from fastsc.signals import EXIT_RESUMABLE, StoppedEarly
 
 
@@ -34,7 +36,7 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         print(f"fastsc.train: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except LostContactError as error:
+    except (LostContactError, StalledError) as error:
         print(f"fastsc.train: {error}; --resume goes on from the last checkpoint", file=sys.stderr)
         return EXIT_RESUMABLE
     except StoppedEarly as stopped:

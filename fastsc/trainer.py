@@ -22,6 +22,7 @@ from fastsc.meter import Meter
 from fastsc.packages import check_packages, installed
 from fastsc.pipelines import PairBatch
 from fastsc.pipelines.errors import LostContactError, PeerError, UserError
+from fastsc.pipelines.threads import StalledError
 from fastsc.ranks import NOTHING, SAVE, STOP, Ranks
 from fastsc.report import Report
 from fastsc.resume import check_same_options, exported_step, was_told_to_stop
@@ -42,6 +43,7 @@ def train(config: TrainConfig) -> int:
     Raises:
         UserError: One line for the user. Once training has begun, the last whole checkpoint stays.
         LostContactError: Another process is gone, or the network to it.
+        StalledError: The loader waits in vain, for a disk that hangs.
     """
     ranks = Ranks()
     if ranks.max_restarts and config.run.out is None:
@@ -116,7 +118,7 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSi
                     _save(training, writer)
                     ranks.on_main(writer.wait)
             raise
-        except LostContactError as error:
+        except (LostContactError, StalledError) as error:
             reason = str(error)
             raise
         except BaseException as error:
@@ -268,6 +270,7 @@ def _report_non_finite(training: Training, report: Report) -> None:
     """
     if (found := training.losses.look()) is None:
         return
+    _report_bad_images(training, report)  # their substitutes may have been in it
     action, spe = training.config.run.on_nan, training.steps_per_epoch
     epoch, batch = divmod(found.step - 1, spe)
     report.event(

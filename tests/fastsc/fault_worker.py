@@ -5,6 +5,7 @@ python fault_worker.py MOMENT N FAULT WORDS…
 MOMENT: load, an image is decoded; step, a gradient is there and no weight changed; write, bytes of
 a checkpoint; validate, a batch of a validation. FAULT: kill (SIGKILL), segfault, or the name of
 another signal, which the process sends itself; or an exception's name, raised there.
+Under torchrun $FAULT_RANK alone is struck, in its first life.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import fastsc.checkpoint
 import fastsc.trainer
 import fastsc.validate
 from fastsc.pipelines.cpu import CpuPipeline
+from fastsc.ranks import Ranks
 from fastsc.step import Step
 from fastsc.train import main
 
@@ -62,20 +64,23 @@ def while_writing(n: int, fault: str) -> None:
     def torn(state: Any, path: str) -> None:
         nonlocal writes
         writes += 1
-        if writes < n:
-            original(state, path)
-            return
-        memory = io.BytesIO()
-        torch.save(state, memory)
-        Path(path).write_bytes(memory.getvalue()[: 1 + 997 * n % len(memory.getvalue())])
-        struck(fault)
+        if writes == n:
+            memory = io.BytesIO()
+            torch.save(state, memory)
+            data = memory.getvalue()
+            Path(path).write_bytes(data[: 1 + 9973 * n % len(data)])
+            struck(fault)
+        original(state, path)  # of a signal that leaves it alive the thread does not even hear
 
     fastsc.checkpoint._torch_save = torn
 
 
 if __name__ == "__main__":
     moment, number, fault_name, *words = sys.argv[1:]
-    if moment == "write":
+    ranks = Ranks()
+    if ranks.restarts or ranks.rank != int(os.environ.get("FAULT_RANK", "0")):
+        pass
+    elif moment == "write":
         while_writing(int(number), fault_name)
     else:
         owner, function = {

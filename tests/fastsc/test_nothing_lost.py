@@ -229,10 +229,11 @@ def test_worker_that_ends_is_missed(
     )
     command = [sys.executable, "-c", code, *words(image_folder, out, "--loader-timeout", "2")]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
-    assert done.returncode == 2, done.stderr
+    assert done.returncode == 75, done.stderr
     assert done.stderr.count("\n") == 1
     assert "no batch for 2 s" in done.stderr
-    resumed(fault_table, "worker hangs", "load 100", 2, image_folder, out, whole)
+    assert "no batch for 2 s" in events(out, "end")[-1]["reason"]
+    resumed(fault_table, "worker hangs", "load 100", 75, image_folder, out, whole)
 
 
 @pytest.mark.parametrize("on_bad_image", ["raise", "skip"])

@@ -1,0 +1,220 @@
+"""A job of several processes that loses one of them, or the network between two machines."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastsc import checkpoint, runlog
+from tests.conftest import FaultTable
+from tests.fastsc import hosts
+from tests.fastsc.test_ranks import (
+    SMALL,
+    WORKER,
+    assert_equal_ranks,
+    assert_no_image_twice,
+    assert_same_training,
+    ranked,
+    single,
+)
+from tests.fastsc.test_train import events, same_weights, wait_for_step
+
+ROOT = Path(__file__).parents[2]
+FAULTS = Path(__file__).with_name("fault_worker.py")
+MORE = ["--checkpoint-steps", "3"]
+on_two_hosts = pytest.mark.skipif(
+    not hosts.permitted(), reason="network namespaces are not permitted here"
+)
+
+
+def elastic(*words: str, rank: int = 1, restarts: int = 2) -> subprocess.Popen[str]:
+    """Two processes that torchrun starts anew when one dies; a fault strikes `rank`."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc-per-node", "2", "--max-restarts", str(restarts), str(FAULTS), *words]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env={**os.environ, "FAULT_RANK": str(rank)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("what", ["step 8 SIGKILL", "load 9 segfault"])
+def test_a_dead_rank_comes_back_by_itself(
+    fault_table: FaultTable,
+    image_folder: Path,
+    tmp_path: Path,
+    rank: int,
+    what: str,
+) -> None:
+    moment, n, fault = what.split()
+    ranked(2, image_folder, tmp_path / "whole", *MORE)
+    out = tmp_path / "run"
+    words = [*SMALL, *MORE, "--data", str(image_folder), "--out", str(out)]
+    said, _ = (process := elastic(moment, n, fault, *words, rank=rank)).communicate(timeout=150)
+    assert process.returncode == 0, said
+    equal = same_weights(tmp_path / "whole", out)
+    starts = [event["step"] for event in events(out, "resume")]
+    went_on = f"step {starts[0]}, by itself" if starts else "the start, by itself"
+    fault_table.add(fault, f"{moment} {n}, rank {rank} of 2", "", went_on, equal)
+    assert equal
+    assert len(starts) == (moment == "step")
+    lives = [e for e in runlog.read(out / "ranks" / "rank-1.jsonl") if e["event"] == "rank"]
+    assert [life["restarts"] for life in lives] == [0, 1]
+    assert all(life["rank"] == 1 and life["world_size"] == 2 for life in lives)
+
+
+@pytest.mark.slow
+def test_a_fault_of_any_rank_is_in_the_runs_folder(image_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = [*SMALL, *MORE, "--data", str(image_folder), "--out", str(out)]
+    process = elastic("step", "7", "MemoryError", *words, restarts=0)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode == 1, said
+    own = runlog.read(out / "ranks" / "rank-1.jsonl")[-1]
+    assert own["event"] == "end"
+    assert "MemoryError: a fault that a test made" in own["reason"]
+    assert "lost contact" in events(out, "end")[-1]["reason"]
+    assert "rank 0 has lost contact with the others" in said
+
+
+@pytest.mark.slow
+def test_a_job_that_was_told_to_stop_is_not_brought_back(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    words = [*SMALL, *MORE, "--data", str(image_folder), "--out", str(out), "--epochs", "4000"]
+    process = elastic("step", "8", "SIGUSR1", *words)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode, said
+    end = events(out, "end")
+    assert [event["reason"] for event in end] == ["stopped by SIGUSR1"]
+    loaded = checkpoint.load_newest(out / "checkpoints")
+    assert loaded is not None
+    assert loaded.state["step"] == end[0]["steps"]
+
+
+def test_restarts_need_a_folder_to_come_back_to(image_folder: Path) -> None:
+    words = [*SMALL, "--data", str(image_folder)]
+    process = elastic("step", "8", "SIGKILL", *words)
+    said, _ = process.communicate(timeout=100)
+    assert process.returncode
+    assert "--max-restarts comes back to a run: name its folder, --out DIR" in said
+
+
+@pytest.mark.slow
+@on_two_hosts
+def test_two_hosts_equal_one_process(image_folder: Path, tmp_path: Path) -> None:
+    single(image_folder, tmp_path / "one")
+    dump, out = tmp_path / "dump", tmp_path / "many"
+    dump.mkdir()
+    words = [str(WORKER), str(dump), "train", *SMALL, "--data", str(image_folder)]
+    with hosts.two_hosts():
+        processes = [hosts.start(number, 29511, *words, "--out", str(out)) for number in (0, 1)]
+        said = [process.communicate(timeout=110)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], said
+    assert_same_training(tmp_path / "one", out)
+    seen = [torch.load(dump / f"rank{r}.pt") for r in range(2)]
+    assert_no_image_twice(seen, 5, 32)
+    assert_equal_ranks(seen)
+
+
+@pytest.mark.slow
+@on_two_hosts
+def test_a_cut_network(fault_table: FaultTable, image_folder: Path, tmp_path: Path) -> None:
+    """Packets stop, and no connection is closed: each end finds out by itself."""
+    ranked(2, image_folder, tmp_path / "whole", *MORE, "--epochs", "40")
+    out = tmp_path / "run"
+    words = ["-m", "fastsc.train", *SMALL, *MORE, "--data", str(image_folder), "--out", str(out)]
+    words += ["--epochs", "40", "--rank-timeout", "5"]
+    with hosts.two_hosts():
+        processes = [hosts.start(number, 29512, *words) for number in (0, 1)]
+        try:
+            wait_for_step(processes[0], out, 7)  # type: ignore[arg-type]
+            hosts.cable("down")
+            began = time.monotonic()
+            said = [process.communicate(timeout=100)[0] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        took = time.monotonic() - began
+        for rank in (0, 1):
+            assert f"fastsc.train: rank {rank} has lost contact with the others" in said[rank]
+            assert "exitcode  : 75" in said[rank]
+            assert "fastsc/trainer.py" not in said[rank], "a traceback of ours"
+        assert took < 60
+        assert "lost contact" in events(out, "end")[-1]["reason"]
+        assert "lost contact" in runlog.read(out / "ranks" / "rank-1.jsonl")[-1]["reason"]
+        hosts.cable("up")
+        processes = [hosts.start(number, 29513, *words, "--resume") for number in (0, 1)]
+        said = [process.communicate(timeout=110)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], said
+    equal = same_weights(tmp_path / "whole", out)
+    resumed = events(out, "resume")[-1]["step"]
+    fault_table.add("cut network", "between two hosts", 75, f"step {resumed}", equal)
+    assert equal
+
+
+@pytest.mark.slow
+@on_two_hosts
+def test_a_host_whose_rank_dies_brings_the_job_back(
+    fault_table: FaultTable, image_folder: Path, tmp_path: Path
+) -> None:
+    """torchrun on both hosts, elastic, as the README has it."""
+    ranked(2, image_folder, tmp_path / "whole", *MORE)
+    out = tmp_path / "run"
+    words = ["--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-endpoint", "10.77.0.1:29514"]
+    words += ["--rdzv-id", "fastsc-test", "--local-addr"]
+    training = [*SMALL, *MORE, "--data", str(image_folder), "--out", str(out), "--resume"]
+    with hosts.two_hosts():
+        processes = [
+            hosts.start(
+                number,
+                0,
+                *words,
+                f"10.77.0.{number + 1}",
+                # By name a real host knows itself; these two share one name.
+                *["--rdzv-conf", f"is_host={1 - number}"],
+                *[str(FAULTS), "step", "8", "SIGKILL", *training],
+                FAULT_RANK="1",
+            )
+            for number in (0, 1)
+        ]
+        said = [process.communicate(timeout=170)[0] for process in processes]
+        assert [process.returncode for process in processes] == [0, 0], said
+    equal = same_weights(tmp_path / "whole", out)
+    resumed = events(out, "resume")[-1]["step"]
+    fault_table.add("SIGKILL", "a rank on another host", "", f"step {resumed}, by itself", equal)
+    assert equal
+
+
+def test_a_signal_while_the_run_begins(image_folder: Path, tmp_path: Path) -> None:
+    """Before there is anything to save: nothing is written, and it may be started again."""
+    out = tmp_path / "run"
+    code = (
+        "import os, signal, sys, fastsc.trainer as trainer\n"
+        "from fastsc.train import main\n"
+        "def stopped(*args):\n"
+        "    os.kill(os.getpid(), signal.SIGUSR1)\n"
+        "trainer.open_data = stopped\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    words = [*SMALL, "--data", str(image_folder), "--out", str(out)]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words], cwd=ROOT, capture_output=True, text=True, timeout=100
+    )
+    assert done.returncode == 75
+    assert done.stderr == "fastsc.train: stopped by SIGUSR1 before the first step\n"
+    assert not out.exists()
+    assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
