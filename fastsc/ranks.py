@@ -17,9 +17,9 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.distributed.rendezvous import rendezvous
 
 from fastsc.pipelines.errors import LostContactError, PeerError, UserError
+from fastsc.rendezvous import store_of_this_life
 
 T = TypeVar("T")
 NOTHING, SAVE, STOP = 0, 1, 2  # what a rank may wish for between two batches
@@ -63,14 +63,10 @@ class Ranks:
         if on_gpu:
             torch.cuda.set_device(device)
         patience = timedelta(seconds=timeout)
-        with self.contact():
-            store, rank, world_size = next(rendezvous("env://", timeout=patience))
-            # torchrun keeps one store for all lives of a job: without a name of its own a restarted
-            # process may find there, and wait for, the addresses of those that died.
-            life = f"fastsc/{self.restarts}/{world_size}"
+        with self.contact(), store_of_this_life(patience) as (store, rank, world_size):
             dist.init_process_group(
                 "cpu:gloo,cuda:nccl" if on_gpu else "gloo",
-                store=dist.PrefixStore(life, store),
+                store=store,
                 rank=rank,
                 world_size=world_size,
                 timeout=patience,

@@ -48,8 +48,6 @@ def train(config: TrainConfig) -> int:
     ranks = Ranks()
     if ranks.max_restarts and config.run.out is None:
         raise UserError("torchrun --max-restarts comes back to a run: name its folder, --out DIR")
-    if ranks.restarts:  # a process of this job died: it goes on where the last checkpoint is
-        config = config.replace(resume=True)
     try:
         device = pick_device(config.run.device, ranks)
     except UserError as error:  # of all on this machine, which cannot speak to each other yet
@@ -63,6 +61,10 @@ def train(config: TrainConfig) -> int:
 
 
 def _train(config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSignal) -> int:
+    # torchrun counts the restarts of each machine by itself.
+    ranks.restarts = int(ranks.max(ranks.restarts))
+    if ranks.restarts:  # a process of this job died: it goes on where the last checkpoint is
+        config = config.replace(resume=True)
     ranks.together(lambda: check_packages(config))
     ranks.together(lambda: check_same_options(config, ranks))
     precision = ranks.together(lambda: pick_precision(config.run.precision, device))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -167,6 +168,7 @@ def test_a_cut_network(fault_table: FaultTable, image_folder: Path, tmp_path: Pa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 @on_two_hosts
 def test_a_host_whose_rank_dies_brings_the_job_back(
     fault_table: FaultTable, image_folder: Path, tmp_path: Path
@@ -176,7 +178,7 @@ def test_a_host_whose_rank_dies_brings_the_job_back(
     out = tmp_path / "run"
     words = ["--max-restarts", "3", "--rdzv-backend", "c10d", "--rdzv-endpoint", "10.77.0.1:29514"]
     words += ["--rdzv-id", "fastsc-test", "--local-addr"]
-    training = [*SMALL, *MORE, "--data", str(image_folder), "--out", str(out), "--resume"]
+    training = [*SMALL, *MORE, "--data", str(image_folder), "--out", str(out)]
     with hosts.two_hosts():
         processes = [
             hosts.start(
@@ -218,3 +220,67 @@ def test_a_signal_while_the_run_begins(image_folder: Path, tmp_path: Path) -> No
     assert done.stderr == "fastsc.train: stopped by SIGUSR1 before the first step\n"
     assert not out.exists()
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
+
+
+# What SLURM's commands do, as far as the script uses them, for one machine.
+SRUN = """#!/bin/bash
+shift  # --kill-on-bad-exit=1
+status=0
+for ((i = 0; i < SLURM_NTASKS; i++)); do
+    SLURM_PROCID=$i SLURM_LOCALID=$i "$@" & pids+=($!)
+done
+echo "${pids[@]}" > "$PIDS"
+for pid in "${pids[@]}"; do wait "$pid" || status=$?; done
+exit $status
+"""
+SCONTROL = """#!/bin/bash
+case $1 in
+show) echo localhost ;;
+requeue) echo "$2" > "$REQUEUED" ;;
+esac
+"""
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_script_for_slurm(image_folder: Path, tmp_path: Path, stopped: bool) -> None:
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+        (tools / name).write_text(text)
+        (tools / name).chmod(0o755)
+    (tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    (tools / "python").chmod(0o755)
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    out, requeued, pids = tmp_path / "run", tmp_path / "requeued", tmp_path / "pids"
+    environment = {
+        **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": str(port - 20000),
+        "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NODELIST": "localhost",
+        "PIDS": str(pids), "REQUEUED": str(requeued),
+    }  # fmt: skip
+    words = [*SMALL, "--data", str(image_folder), "--out", str(out)]
+    words += ["--epochs", "4000" if stopped else "1"]
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "examples" / "slurm.sbatch"), *words],
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    try:
+        if stopped:
+            wait_for_step(process, out, 2)  # type: ignore[arg-type]
+            for pid in pids.read_text().split():  # as SLURM, to every process
+                os.kill(int(pid), signal.SIGUSR1)
+        said, _ = process.communicate(timeout=100)
+    finally:
+        process.kill()
+    assert process.returncode == (75 if stopped else 0), said
+    assert requeued.exists() == stopped
+    (header,) = events(out, "header")
+    assert header["world_size"] == 2
+    reason = "stopped by SIGUSR1" if stopped else "done"
+    assert events(out, "end")[-1]["reason"] == reason
+    assert runlog.read(out / "ranks" / "rank-1.jsonl")[-1]["reason"] == reason
