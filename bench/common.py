@@ -226,7 +226,8 @@ def print_table(
     columns, baselines = columns or {}, baselines or {}
     rows = list(rows)
     by_name = {row.name: row for row in rows}
-    lines = [["name", "median", "q1", "q3", "unit", "n", "speed-up", *columns]]
+    speed_up = ["speed-up"] if baselines else []
+    lines = [["name", "median", "q1", "q3", "unit", "n", *speed_up, *columns]]
     for row in rows:
         if isinstance(row, Skipped):
             lines.append([row.name, "skipped", *[""] * (len(lines[0]) - 2)])
@@ -239,7 +240,8 @@ def print_table(
             ratio = f"{faster if is_rate(row.unit) else 1 / faster:.2f}×"
         numbers = [_number(v) for v in (row.median, row.q1, row.q3)]
         more = [texts.get(row.name, "") for texts in columns.values()]
-        lines.append([row.name, *numbers, row.unit, str(row.n), ratio, *more])
+        ratios = [ratio] if speed_up else []
+        lines.append([row.name, *numbers, row.unit, str(row.n), *ratios, *more])
     print_lines(lines, title, left=("name", "unit"))
     for row in rows:
         if isinstance(row, Skipped):
@@ -304,12 +306,13 @@ def report(
     baselines: dict[str, str] | None = None,
     extra: dict[str, Any] | None = None,
     columns: dict[str, dict[str, str]] | None = None,
+    more: Sequence[Row] = (),
 ) -> None:
-    """Print the table and write `--json`, with `extra` in the metadata."""
+    """Print the table and write `--json`, with `extra` in the metadata and `more` rows."""
     metadata = describe(options.device) | (extra or {})
     hardware = metadata["hardware"]
     where = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
     print_table(rows, f"{title} · {where} · threads {metadata['threads']}", baselines, columns)
     if options.json is not None:
-        options.json.write_text(to_json(rows, metadata))
+        options.json.write_text(to_json([*rows, *more], metadata))
         print(f"wrote {options.json}")

@@ -38,16 +38,16 @@ def source_folder(data: Path | None, temporary: Path) -> Path:
     return data / "train" if (data / "train").is_dir() else data
 
 
-def linked_folder(source: Path, target: Path) -> Path:
-    """A class folder tree of links to the source's files, repeated up to MIN_FILES."""
+def linked_folder(source: Path, target: Path, n: int | None = None) -> Path:
+    """A class folder tree of links to the source's files, over and over: n, or MIN_FILES and up."""
     index = scan(source, progress=False)
     usable = index.usable.tolist()
-    for copy in range(-(-MIN_FILES // len(usable))):
-        for i in usable:
-            folder = target / index.classes[index.targets[i]]
-            folder.mkdir(parents=True, exist_ok=True)
-            file = Path(index.path(i)).resolve()
-            (folder / f"{copy:03d}-{i:07d}{file.suffix}").symlink_to(file)
+    for k in range(n or -(-MIN_FILES // len(usable)) * len(usable)):
+        copy, i = k // len(usable), usable[k % len(usable)]
+        folder = target / index.classes[index.targets[i]]
+        folder.mkdir(parents=True, exist_ok=True)
+        file = Path(index.path(i)).resolve()
+        (folder / f"{copy:03d}-{i:07d}{file.suffix}").symlink_to(file)
     return target
 
 

@@ -141,6 +141,11 @@ class MethodConfig:
     """With several processes: statistics of batch norm over the images of all of them. Without,
     each normalizes by its own share; the running statistics are averaged before validation."""
 
+    @property
+    def plain(self) -> bool:
+        """Cross-entropy on the clean views alone: the perturbed ones are looked at for the log."""
+        return self.alpha == 0 and self.ce_views == "clean"
+
 
 @dataclass(frozen=True)
 class ModelConfig:

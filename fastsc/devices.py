@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from typing import Literal
 
@@ -10,6 +11,7 @@ import torch
 from fastsc.pipelines.errors import UserError
 from fastsc.ranks import Ranks
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 Precision = Literal["bf16", "fp16", "fp32"]
 DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -82,6 +84,20 @@ def set_determinism(device: torch.device, deterministic: bool) -> None:
     torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32, in validation too
     torch.backends.cudnn.benchmark = not deterministic
+
+
+def keep_memory() -> None:
+    """Lets the C library keep what tensors free, instead of giving it back and faulting it in anew.
+
+    On a CPU a step's activations would each be fresh pages from the system: 17,000 faults and a
+    tenth of a ResNet-18's step at 112 px. glibc alone has the switch; elsewhere nothing happens.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_MAX, 0)
+    mallopt(_M_TRIM_THRESHOLD, 2**30)
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

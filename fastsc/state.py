@@ -195,7 +195,7 @@ class Training:
             "pooling": "separate" if self.core.model.pool is None else "fused",
             "world_size": self.ranks.world_size,
             "accumulation": config.optim.accumulate,
-            "pairs": n_paired(config.optim.batch_size, config.method.paired_fraction),
+            "pairs": n_paired(config.optim.batch_size, self.loader.settings.paired_fraction),
             "threads": torch.get_num_threads(),
             "images": n_images,
             "images_left_out": sum(len(index.left_out) for index in data if index is not None),

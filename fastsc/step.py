@@ -60,7 +60,7 @@ class Step:
         method, optim = config.method, config.optim
         # Plain training: the perturbed view would cost a forward pass and change nothing but the
         # batch-norm statistics, so it is looked at for the log only.
-        self.plain = method.alpha == 0 and method.ce_views == "clean"
+        self.plain = method.plain
         self.layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
         self.last_loss = torch.tensor(0.0)
         torch.manual_seed(config.run.seed)  # the same weights on every rank
@@ -271,9 +271,10 @@ class Step:
     def _look(self, batch: PairBatch) -> tuple[Tensor, tuple[Tensor, Tensor]] | None:
         """DS and both views' features, where the loss does without; leaves no trace.
 
-        The same joint forward as with the constraint, so that the figures compare (the scale of
-        kind relative is the whole batch's, where training takes a part's); then the statistics of
-        batch norm and the generators are put back as if it had not been.
+        Of the rows that have two views, which are few. The same joint forward as with the
+        constraint, so that the figures compare (the scale of kind relative is that of all parts,
+        where training takes a part's); then the statistics of batch norm and the generators are
+        put back as if it had not been.
         """
         if batch.perturbed is None:
             return None
@@ -282,8 +283,10 @@ class Step:
         for i in range(n_parts):  # no more memory than the training takes
             part = _part(batch, i, n_parts)
             assert part.perturbed is not None
+            n = len(part.perturbed)
+            both = torch.cat([part.clean[:n], part.perturbed])
             with untouched(self.model, self.device), autocast(self.device, self.precision):
-                outputs = self.model(torch.cat([part.clean, part.perturbed]), n := len(part.target))
+                outputs = self.model(both, n)
             (f, g), _, (r, s) = ((output[:n], output[n:]) for output in outputs[:3])
             parts.append((f, g, r[: len(s)], s))
         f, g, r, s = (torch.stack(rows, 1).flatten(0, 1) for rows in zip(*parts, strict=True))

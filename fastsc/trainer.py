@@ -14,7 +14,7 @@ from fastsc import checkpoint
 from fastsc.compiling import GraphCounter, check_compiler
 from fastsc.config import TrainConfig
 from fastsc.data import open_data, verified
-from fastsc.devices import pick_device, pick_precision
+from fastsc.devices import keep_memory, pick_device, pick_precision
 from fastsc.finite import MOST_SKIPPED, NON_FINITE
 from fastsc.folder import RunFolder
 from fastsc.lock import locked
@@ -75,6 +75,8 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSi
     assert folder is not None
     if ranks.broadcast(was_told_to_stop(folder.log) if ranks.main and ranks.restarts else False):
         return EXIT_RESUMABLE
+    if device.type == "cpu":
+        keep_memory()
     data = ranks.first_here(lambda: open_data(config.data))
     ranks.same("the training images", data.train.hash)
     ranks.same("the validation images", None if data.val is None else data.val.hash)

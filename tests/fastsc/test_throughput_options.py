@@ -1,0 +1,137 @@
+"""The options that are there for speed: each changes what it says, and nothing that is learned."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from fastsc import data as run_data
+from fastsc.options import parse
+from fastsc.pipelines import UserError, build
+from fastsc.ranks import Ranks
+from tests.fastsc.test_train import events, run, same_weights
+from tests.fastsc.test_train_options import PLAIN, training
+
+MORE = ["--val", "none", "--model", "fastsc:resnet8w4"]
+
+
+@pytest.fixture(scope="module")
+def default(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("default") / "run"
+    assert run(image_folder, out, *MORE) == 0
+    return out
+
+
+@pytest.mark.parametrize(
+    "option", ["--no-channels-last", "--no-fused-optimizer", "--no-prefetch", "--decode cpu"]
+)
+def test_the_same_is_learned(
+    image_folder: Path, tmp_path: Path, default: Path, option: str
+) -> None:
+    out = tmp_path / "run"
+    assert run(image_folder, out, *MORE, *option.split()) == 0
+    if option in ("--no-prefetch", "--decode cpu"):  # of a GPU
+        assert same_weights(default, out)
+    # Batch norm over few images turns rounding into differences, step by step.
+    for one, other in zip(events(default, "step"), events(out, "step"), strict=True):
+        assert other["loss"] == pytest.approx(one["loss"], rel=1e-3)
+    (header,) = events(out, "header")
+    name = option.removeprefix("--").removeprefix("no-").split()[0].replace("-", "_")
+    assert header[name] == ("cpu" if "cpu" in option else False)
+    # And a run may change it in its midst.
+    assert run(image_folder, out, *MORE, "--resume", "--epochs", "3", "--schedule", "cosine") == 0
+
+
+def test_memory_format_of_weights_and_views(
+    image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for more, layout in (([], torch.channels_last), (["--no-channels-last"], None)):
+        trained = training(image_folder, "--model", "resnet18", *more)
+        wanted = layout or torch.contiguous_format
+        seen: list[torch.Tensor] = []
+        trained.core.model.register_forward_pre_hook(
+            lambda _, args, seen=seen: seen.append(args[0])
+        )
+        batch = next(iter(trained.loader))
+        trained.core.train_step(batch, measured=False)
+        weight = trained.core.model.net.conv1.weight  # type: ignore[union-attr]
+        assert weight.is_contiguous(memory_format=wanted)  # type: ignore[union-attr, operator]
+        assert seen[-1].is_contiguous(memory_format=wanted)
+        assert trained.core.optimizer.param_groups[0]["fused"]
+        trained.close()
+    trained = training(image_folder, "--no-fused-optimizer")
+    assert not trained.core.optimizer.param_groups[0]["fused"]
+    trained.close()
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--pipeline", "cpu", "--decode", "gpu"], "--decode gpu belongs to --pipeline dali"),
+        (["--pipeline", "dali", "--decode", "gpu"], "not for dali on cpu"),
+        (["--pooling", "fused", "--no-channels-last"], "--pooling fused reads channels-last maps"),
+        (["--keep-checkpoints", "1"], "--keep-checkpoints must be at least 2"),
+        (["--rank-timeout", "0"], "--rank-timeout must be above 0"),
+    ],
+)
+def test_what_does_not_go_together(
+    image_folder: Path,
+    tmp_path: Path,
+    options: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if "dali" in options:
+        pytest.importorskip("nvidia.dali")
+    assert run(image_folder, tmp_path / "run", *options) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert said in error
+    assert not (tmp_path / "run").exists()
+
+
+def test_build_refuses_a_gpus_decoder_elsewhere(image_folder: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 4, "resolution": 32}
+    with pytest.raises(UserError, match="decode gpu is for the pipeline dali on a GPU"):
+        build("cpu", image_folder / "train", decode="gpu", **options)
+    with pytest.raises(UserError, match="decode must be one of auto, gpu, cpu"):
+        build("cpu", image_folder / "train", decode="tpu", **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("batch", "fraction", "accumulate", "world_size", "expected"),
+    [(8, 1, 1, 1, 8), (256, 1, 1, 1, 32), (24, 0.25, 1, 1, 6), (64, 1, 2, 4, 8), (72, 1, 6, 1, 12)],
+)
+def test_plain_training_looks_at_few_pairs(
+    image_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    batch: int,
+    fraction: float,
+    accumulate: int,
+    world_size: int,
+    expected: int,
+) -> None:
+    words = ["imagenet", "--data", str(image_folder), "--batch-size", str(batch)]
+    words += ["--paired-fraction", str(fraction), "--accumulate", str(accumulate)]
+    ranks = Ranks()
+    ranks.world_size = world_size
+    constrained, plain = parse(words), parse([*words, *PLAIN])
+    assert run_data.paired_fraction(constrained, ranks) == fraction
+    assert math.isclose(run_data.paired_fraction(plain, ranks) * batch, expected)
+
+
+def test_plain_figures_are_those_of_the_rows_that_have_two_views(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    """With batches of 16 eight of them: as with half of the batch paired."""
+    more = [*MORE, "--batch-size", "16", "--max-steps", "1", "--paired-fraction", "0.5"]
+    assert run(image_folder, tmp_path / "plain", *more[:-2], *PLAIN) == 0
+    assert run(image_folder, tmp_path / "half", *more, *PLAIN) == 0
+    (one,), (other,) = events(tmp_path / "plain", "step"), events(tmp_path / "half", "step")
+    assert one["ds"] == other["ds"] > 0
+    assert one["ds_relative"] == other["ds_relative"]
+    assert events(tmp_path / "plain", "header")[0]["pairs"] == 8
