@@ -28,6 +28,12 @@ PEERS = {
 }
 
 
+PROGRAMS = {
+    "timm": (timm_command, read_timm),
+    "torchvision": (torchvision_command, read_torchvision),
+}
+
+
 @dataclass(frozen=True)
 class Training:
     """One row: how its process is started, and where its rates are found afterwards."""
@@ -90,22 +96,14 @@ def fastsc(
     )
 
 
-def timm(name: str, setting: Setting, script: Path, against: str) -> Training:
+def peer(name: str, program: str, setting: Setting, script: Path, against: str) -> Training:
+    """A training of another program, its rates in what it prints."""
+    command, read = PROGRAMS[program]
     return Training(
         name,
         setting,
-        lambda out: timm_command(setting, out, script),
-        lambda said, _: read_timm(said, setting.batch),
-        against,
-    )
-
-
-def torchvision(name: str, setting: Setting, script: Path, against: str) -> Training:
-    return Training(
-        name,
-        setting,
-        lambda out: torchvision_command(setting, out, script),
-        lambda said, _: read_torchvision(said, setting.batch),
+        lambda out: command(setting, out, script),
+        lambda said, _: read(said, setting.batch),
         against,
     )
 
@@ -119,12 +117,12 @@ def headline(
         fastsc(single, setting, "imagenet-plain"),
         fastsc(f"train/fastsc/pair{suffix}", setting, "imagenet", against=single),
     ]
-    for peer, make in (("timm", timm), ("torchvision", torchvision)):
-        name, script = f"train/{peer}/single{suffix}", scripts[peer]
+    for program, source in PEERS.items():
+        name, script = f"train/{program}/single{suffix}", scripts[program]
         if script is None:
-            rows.append(Skipped(name, f"not given: --{peer}-script FILE, {PEERS[peer]}"))
+            rows.append(Skipped(name, f"not given: --{program}-script FILE, {source}"))
         else:
-            rows.append(make(name, setting, script, single))
+            rows.append(peer(name, program, setting, script, single))
     return rows
 
 
