@@ -63,6 +63,10 @@ def load_newest(folder: Path | str, *, map_location: str | torch.device = "cpu")
         try:
             _check_sums(path)
             state = torch.load(path, map_location=map_location, weights_only=True)
+        except MemoryError:
+            raise  # it may be whole
+        except OSError as error:  # so it may: a disk that fails for a moment, a wrong permission
+            raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
         except Exception as error:  # noqa: BLE001, a broken pickle can raise anything
             skipped.append(f"{path.name}: {_first_line(error)}")
             continue

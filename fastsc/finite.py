@@ -6,7 +6,9 @@ at most `log_every` steps late, and always before a checkpoint is written.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,15 +28,8 @@ class NonFinite:
     """Dataset indices, by rank, as that rank had them; on the main rank alone."""
 
 
-class NonFiniteLossError(UserError):
+class NonFiniteError(UserError):
     """The weights are worth nothing any more: they must not be saved."""
-
-
-class NonFinitePeerError(PeerError):
-    """The same for the ranks that do not speak."""
-
-
-NON_FINITE = (NonFiniteLossError, NonFinitePeerError)
 
 
 class LossWatch:
@@ -63,12 +58,17 @@ class LossWatch:
         step, _, index = unseen[bad[0]]
         return NonFinite(step, self._ranks.gather_values(index.tolist()))
 
-    def stop(self, found: NonFinite, why: str) -> NonFiniteLossError | NonFinitePeerError:
+    def stop(self, found: NonFinite, *, skipping: bool) -> UserError:
         """What ends the run on this rank."""
         if not self._ranks.main:
-            return NonFinitePeerError(f"the loss of step {found.step} is not finite")
-        return NonFiniteLossError(
-            f"the loss of step {found.step} is not finite{why}: python -m fastsc.replay shows its "
+            return PeerError(f"the loss of step {found.step} is not finite")
+        if skipping:
+            return NonFiniteError(
+                f"the losses of {MOST_SKIPPED} steps in a row, to step {found.step}, are not "
+                "finite: it is the weights and not the images; begin again with a smaller --lr"
+            )
+        return NonFiniteError(
+            f"the loss of step {found.step} is not finite: python -m fastsc.replay shows its "
             "images; go on from before it with --resume --on-nan skip, or begin again with a "
             "smaller --lr"
         )
@@ -77,6 +77,21 @@ class LossWatch:
         """Counts one more skipped step in a row; True where that is too many."""
         self._skipped += 1
         return self._skipped >= MOST_SKIPPED
+
+
+def check_finite(state: Mapping[str, Any], step: int) -> None:
+    """Raises NonFiniteError for a checkpoint's state whose weights are not, whatever the loss was.
+
+    The gradient of a finite loss need not be finite.
+    """
+    for part in ("model", "ema"):
+        for name, value in (state.get(part) or {}).items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise NonFiniteError(
+                    f"the weights behind step {step} are not finite ({name}), and are not saved; "
+                    "go on from before it with --resume --on-nan skip, or begin again with a "
+                    "smaller --lr"
+                )
 
 
 class Buffers:

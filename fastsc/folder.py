@@ -69,7 +69,7 @@ class RunFolder:
             raise UserError(f"--out {root}: {error.strerror}") from None
         if there == root and not root.is_dir():
             raise UserError(f"--out {root}: is a file, not a folder")
-        if there == root and any(root.iterdir()):
+        if there == root and not _nothing_yet(root):
             if not resume:
                 raise UserError(
                     f"--out {root}: is not empty; go on there with --resume, or name another folder"
@@ -98,19 +98,21 @@ class RunFolder:
             raise UserError(f"--out {self.root}: cannot be written ({error.strerror})") from None
         return undo
 
-    def create(self, config: TrainConfig) -> Callable[[], None]:
+    def create(self, config: TrainConfig, *, fresh: bool) -> Callable[[], None]:
         """Writes the resolved configuration, under the run's lock; returns what undoes it.
+
+        fresh: no run was there when it was looked for.
 
         Raises:
             UserError: Another run came first, while this one looked at its data; or a full disk.
         """
-        if self.config.exists() and not config.run.resume:
+        if fresh and self.config.exists():
             raise UserError(f"--out {self.root}: another run has begun there; name another folder")
         undo = self._remember()
         try:
             text = dump(config.replace(out=str(self.root), resume=False))
             self._part.write_text(text, encoding="utf-8")
-            os.replace(self._part, self.config)  # first of all files: it marks a run's folder
+            os.replace(self._part, self.config)  # it marks a run's folder
             self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             undo()
@@ -137,6 +139,14 @@ class RunFolder:
                     path.unlink(missing_ok=True)
 
         return undo
+
+
+def _nothing_yet(root: Path) -> bool:
+    """An empty folder, or one where a run was killed as it began."""
+    left = {"log.jsonl", "config.part"}
+    return all(path.name in left and not path.is_dir() for path in root.iterdir()) and not any(
+        path.stat().st_size for path in root.glob("log.jsonl")
+    )
 
 
 def _nearest(path: Path) -> Path:

@@ -7,7 +7,7 @@ import fcntl
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastsc.pipelines.errors import UserError
@@ -20,8 +20,8 @@ _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 def locked(log: Path, *, patience: float = 0.0) -> Iterator[None]:
     """Within the context no other process, on any machine that shares the disk, gets this lock.
 
-    It lies on the run's log, which is there as long as the run is and never replaced; the kernel
-    drops it when the process dies, however it does.
+    It lies on the run's log, which is there as long as the run is; the kernel drops it when the
+    process dies, however it does.
 
     Args:
         log: Made empty where it is not there.
@@ -31,34 +31,41 @@ def locked(log: Path, *, patience: float = 0.0) -> Iterator[None]:
     Raises:
         UserError: Another run holds it; or the folder takes no files.
     """
-    try:
-        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-    except OSError as error:
-        raise UserError(f"{log} cannot be written: {error.strerror}") from None
     until = time.monotonic() + patience
+    while (file := _taken(log)) is None:
+        if time.monotonic() >= until:
+            raise UserError(
+                f"--out {log.parent}: another run is at work there{_holder(log)}; wait for its "
+                "end, or name another folder"
+            )
+        time.sleep(0.2)
     try:
-        while not _taken(file):
-            if time.monotonic() >= until:
-                raise UserError(
-                    f"--out {log.parent}: another run is at work there{_holder(log)}; wait for its "
-                    "end, or name another folder"
-                )
-            time.sleep(0.2)
         yield
     finally:
         os.close(file)
 
 
-def _taken(file: int) -> bool:
+def _taken(log: Path) -> int | None:
+    """The log's file with the lock on it; None where another holds that."""
+    try:
+        file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    except OSError as error:
+        raise UserError(f"{log} cannot be written: {error.strerror}") from None
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
+        os.close(file)
+        return None
     except OSError as error:
-        # Some cluster file systems have no locks: then nobody can be kept out.
         if error.errno not in _NO_LOCKS:
-            raise
-    return True
+            os.close(file)
+            raise UserError(f"{log} cannot be locked: {error.strerror}") from None
+        # Some cluster file systems have no locks: then nobody can be kept out.
+    with suppress(FileNotFoundError):
+        if os.path.samestat(os.fstat(file), os.stat(log)):
+            return file
+    os.close(file)  # of a run that failed to begin, and took its files away in the meantime
+    return None
 
 
 def _holder(log: Path) -> str:

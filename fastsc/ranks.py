@@ -23,9 +23,10 @@ from fastsc.rendezvous import store_of_this_life
 
 T = TypeVar("T")
 NOTHING, SAVE, STOP = 0, 1, 2  # what a rank may wish for between two batches
-# How gloo, NCCL and torch's store speak of a rank that is gone or cannot be reached.
+# How gloo and NCCL speak of a rank that is gone or cannot be reached; not of our own mistakes.
 _NETWORK = re.compile(
-    r"gloo|nccl|connection (closed|reset|refused)|timed out|timeout|broken pipe|socket|tcpstore",
+    r"connection (closed|reset|refused|was likely closed)|connectFullMesh|broken pipe"
+    r"|timed out (waiting|connecting|after)|wait timeout|remote process exited|ncclRemoteError",
     re.IGNORECASE,
 )
 
@@ -90,7 +91,8 @@ class Ranks:
             lines = str(error).strip().splitlines()
             if self.alone or isinstance(error, LostContactError) or not lines:
                 raise
-            if not (isinstance(error, dist.DistError) or _NETWORK.search(str(error))):
+            store = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))
+            if not (store or _NETWORK.search(str(error))):
                 raise
             raise LostContactError(
                 f"rank {self.rank} has lost contact with the others: {lines[0]}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,16 +23,28 @@ def exported_step(weights: Path) -> int | None:
         return None  # damaged: written again
 
 
-def was_told_to_stop(log: Path) -> bool:
-    """Whether a run ended because a person or a scheduler wanted it to.
+def ended_for_good(log: Path) -> int:
+    """The exit status of this torchrun job's run, if it would be wrong to start that anew; else 0.
 
-    torchrun sees a process that ended with another status than 0, and starts the job anew. SIGTERM
-    does not count: torchrun itself ends processes by it, to start them anew with more or less
-    machines.
+    torchrun starts a job anew that ended with another status than 0. SIGUSR1 and SIGINT come from a
+    person or a scheduler, and a mistake would only be made again. SIGTERM does not count: torchrun
+    itself ends processes by it, to start them anew with more or less machines.
     """
     last = runlog.read(log)[-1:] if log.exists() else []
-    told = "stopped by SIGUSR1", "stopped by SIGINT"
-    return any(event["event"] == "end" and event["reason"] in told for event in last)
+    for event in last:
+        if event["event"] != "end" or event.get("time", 0) < _parent_began():
+            break  # an earlier job's
+        if event["status"] == 2 or event["reason"] in ("stopped by SIGUSR1", "stopped by SIGINT"):
+            return int(event["status"])
+    return 0
+
+
+def _parent_began() -> float:
+    """When the process that started this one, torchrun's agent, began: seconds since 1970."""
+    fields = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()
+    ticks = int(fields[19])  # the 22nd of proc(5), since the machine's start
+    up = float(Path("/proc/uptime").read_text().split()[0])
+    return time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def plain_options(config: TrainConfig) -> dict[str, Any]:

@@ -57,6 +57,12 @@ class StopSignal:
         self.number = signal.Signals(number)
 
 
+def ignore_signals() -> None:
+    """For the end of a process whose exit status is decided."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
     """Within the context SIGTERM is a KeyboardInterrupt too: what is half-written gets removed."""

@@ -86,6 +86,11 @@ class Training:
         """Whether that costs no wait: on a CPU, or where the step waited for its loss anyway."""
         return self.core.device.type == "cpu" or self.config.run.on_nan == "skip"
 
+    def validates(self, epoch: int) -> bool:
+        """Whether there is a validation behind this epoch."""
+        wanted = (epoch + 1) % self.config.data.val_every == 0 or self.step == self.total_steps
+        return self.val_loader is not None and wanted
+
     def validated(self, val: Validation | None) -> None:
         """The present epoch has come to its end, with this validation if there was one."""
         self.validated_step = self.step

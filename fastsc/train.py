@@ -11,10 +11,8 @@ import faulthandler
 import os
 import sys
 
-from fastsc.options import parse
 from fastsc.pipelines.errors import LostContactError, PeerError, UserError
-from fastsc.pipelines.threads import StalledError
-from fastsc.signals import EXIT_RESUMABLE, StoppedEarly
+from fastsc.signals import EXIT_RESUMABLE, StoppedEarly, StopSignal, ignore_signals
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,32 +20,58 @@ def main(argv: list[str] | None = None) -> int:
     if not faulthandler.is_enabled():
         faulthandler.enable()  # should a library crash the interpreter, its last words say where
     try:
-        try:
-            config = parse(sys.argv[1:] if argv is None else argv)
-        except UserError:
-            if os.environ.get("LOCAL_RANK", "0") != "0":
-                return 2  # every process of this machine sees it, and one says so
-            raise
-        from fastsc.trainer import train  # torch takes seconds; --help should not
-
-        return train(config)
+        with StopSignal() as stop:
+            return _main(sys.argv[1:] if argv is None else argv, stop)
     except PeerError:
         return 2  # the rank whose mistake it is says so
     except UserError as error:
-        print(f"fastsc.train: {' '.join(str(error).split())}", file=sys.stderr)
+        _say(str(error))
         return 2
-    except (LostContactError, StalledError) as error:
-        print(f"fastsc.train: {error}; --resume goes on from the last checkpoint", file=sys.stderr)
-        return EXIT_RESUMABLE
     except StoppedEarly as stopped:
-        print(f"fastsc.train: stopped by {stopped} before the first step", file=sys.stderr)
+        _say(f"stopped by {stopped} before the first step")
         return EXIT_RESUMABLE
     except KeyboardInterrupt:
-        print(
-            "fastsc.train: interrupted; --resume goes on from the last checkpoint", file=sys.stderr
-        )
+        _say("interrupted; --resume goes on from the last checkpoint")
         return EXIT_RESUMABLE
+
+
+def _main(argv: list[str], stop: StopSignal) -> int:
+    # Imported here, behind the signals' handlers: torch alone takes seconds.
+    from fastsc.options import parse
+
+    try:
+        config = parse(argv)
+    except UserError:
+        if os.environ.get("LOCAL_RANK", "0") != "0":
+            return 2  # every process of this machine sees it, and one says so
+        raise
+    from fastsc.pipelines.threads import StalledError
+    from fastsc.trainer import train
+
+    try:
+        return train(config, stop)
+    except StalledError as error:
+        _say(f"{error}; --resume goes on from the last checkpoint")
+    except LostContactError as error:
+        _say(f"{error}; --resume goes on from the last checkpoint")
+        if config.run.device != "cpu" and _on_gpu():
+            # NCCL's threads may wait for ever for the others: no farewell, all is written.
+            sys.stderr.flush()
+            os._exit(EXIT_RESUMABLE)
+    return EXIT_RESUMABLE
+
+
+def _on_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_initialized()
+
+
+def _say(line: str) -> None:
+    print(f"fastsc.train: {' '.join(line.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    ignore_signals()  # a second one, while Python shuts down, would change the status
+    sys.exit(status)

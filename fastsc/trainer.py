@@ -5,8 +5,8 @@ from __future__ import annotations
 import signal
 import time
 import traceback
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from collections.abc import Generator
+from contextlib import ExitStack, closing, suppress
 
 import torch
 
@@ -15,7 +15,7 @@ from fastsc.compiling import GraphCounter, check_compiler
 from fastsc.config import TrainConfig
 from fastsc.data import open_data, verified
 from fastsc.devices import keep_memory, pick_device, pick_precision
-from fastsc.finite import MOST_SKIPPED, NON_FINITE
+from fastsc.finite import NonFiniteError
 from fastsc.folder import RunFolder
 from fastsc.lock import locked
 from fastsc.meter import Meter
@@ -25,7 +25,7 @@ from fastsc.pipelines.errors import LostContactError, PeerError, UserError
 from fastsc.pipelines.threads import StalledError
 from fastsc.ranks import NOTHING, SAVE, STOP, Ranks
 from fastsc.report import Report
-from fastsc.resume import check_same_options, exported_step, was_told_to_stop
+from fastsc.resume import check_same_options, ended_for_good, exported_step
 from fastsc.signals import EXIT_RESUMABLE, StopSignal
 from fastsc.state import Training, introduce
 from fastsc.validate import Validation, validate
@@ -34,17 +34,23 @@ from fastsc.writer import CheckpointWriter
 PATIENCE = 60.0  # seconds that a restarted job waits for its first life to end
 
 
-def train(config: TrainConfig) -> int:
+def train(config: TrainConfig, stop: StopSignal | None = None) -> int:
     """Runs or resumes one training. Returns the exit status: 0 done, 75 stopped by a signal.
 
     Under torchrun every process calls this; one of them writes. Nothing is written before all that
     the user may have got wrong has been looked at.
+
+    Args:
+        stop: Within its context, if signals are caught already.
 
     Raises:
         UserError: One line for the user. Once training has begun, the last whole checkpoint stays.
         LostContactError: Another process is gone, or the network to it.
         StalledError: The loader waits in vain, for a disk that hangs.
     """
+    if stop is None:
+        with StopSignal() as stop:
+            return train(config, stop)
     ranks = Ranks()
     if ranks.max_restarts and config.run.out is None:
         raise UserError("torchrun --max-restarts comes back to a run: name its folder, --out DIR")
@@ -53,14 +59,16 @@ def train(config: TrainConfig) -> int:
     except UserError as error:  # of all on this machine, which cannot speak to each other yet
         raise error if ranks.local_rank == 0 else PeerError(str(error)) from None
     with (
-        StopSignal() as stop,
         ranks.connected(device, config.run.rank_timeout),
         ranks.contact(),
+        ExitStack() as held,
     ):
-        return _train(config, device, ranks, stop)
+        return _train(config, device, ranks, stop, held)
 
 
-def _train(config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSignal) -> int:
+def _train(
+    config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSignal, held: ExitStack
+) -> int:
     # torchrun counts the restarts of each machine by itself.
     ranks.restarts = int(ranks.max(ranks.restarts))
     if ranks.restarts:  # a process of this job died: it goes on where the last checkpoint is
@@ -73,8 +81,12 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSi
     chosen = ranks.together(lambda: RunFolder.choose(config) if ranks.main else None)
     folder = ranks.broadcast(chosen)
     assert folder is not None
-    if ranks.broadcast(was_told_to_stop(folder.log) if ranks.main and ranks.restarts else False):
-        return EXIT_RESUMABLE
+    there = ranks.broadcast(folder.config.is_file())
+    if there:  # before its checkpoints are read: they are another's as long as that is at work
+        ranks.on_main(lambda: _lock(held, folder, ranks))
+    ended = ended_for_good(folder.log) if ranks.main and ranks.restarts else 0
+    if status := ranks.broadcast(ended):
+        return status
     if device.type == "cpu":
         keep_memory()
     data = ranks.first_here(lambda: open_data(config.data))
@@ -98,64 +110,77 @@ def _train(config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSi
         else:
             _say(ranks, f"{folder.root} has no checkpoint yet; starting over")
     ranks.together(lambda: check_compiler(config.run.compile, device))
-    with ExitStack() as stack:
-        report = ranks.together(lambda: stack.enter_context(_begin(config, folder, training)))
-        ranks.together(lambda: stack.enter_context(report.rank_log(folder, ranks, device)))
+    with ExitStack() as undo:  # until there is something to save, what is written goes again
+        if not there:
+            ranks.on_main(lambda: undo.callback(folder.make()))
+            ranks.on_main(lambda: _lock(held, folder, ranks))
+        ranks.on_main(lambda: undo.callback(folder.create(config, fresh=not there)))
+        opened = Report.open(config, folder, training.total_steps, main=ranks.main)
+        report = ranks.together(lambda: held.enter_context(opened))
+        ranks.together(lambda: held.enter_context(report.rank_log(folder, ranks, device)))
         writer = CheckpointWriter(folder.checkpoints, keep=config.run.keep_checkpoints)
-        stack.callback(writer.close)
+        held.callback(writer.close)
         stop.wait_for_loops()
-        began, reason = time.monotonic(), "done"
-        try:
-            with ranks.contact():
-                introduce(training, report, saved)
-                if _fit(training, writer, report, stop):
-                    ranks.on_main(writer.wait)
-                    ranks.on_main(lambda: _export(training, folder, report))
-                else:
-                    reason = f"stopped by {_signal_name(ranks, stop)}"
-                    ranks.on_main(writer.wait)
-        except UserError as error:
-            reason = str(error)
-            if not isinstance(error, NON_FINITE):  # a broken image, say: keep the steps before it
-                with suppress(UserError):
-                    _report_bad_images(training, report)
-                    _save(training, writer)
-                    ranks.on_main(writer.wait)
-            raise
-        except (LostContactError, StalledError) as error:
-            reason = str(error)
-            raise
-        except BaseException as error:
-            reason = "".join(traceback.format_exception(error))
-            raise
-        finally:
-            training.close()
-            seconds = round(time.monotonic() - began, 3)
-            report.end(reason=reason, steps=training.step, seconds=seconds)
-        if not training.finished:
-            at = f"{reason} at step {training.step}"
-            report.say(f"{at}; go on with --resume --out {folder.root}")
-            return EXIT_RESUMABLE
-        weights = f"{folder.weights}, " if installed("safetensors") else ""
-        report.say(f"wrote {weights}{folder.log}")
-        return 0
+        undo.pop_all()
+    return _run(training, folder, report, writer, stop, saved)
 
 
-@contextmanager
-def _begin(config: TrainConfig, folder: RunFolder, training: Training) -> Iterator[Report]:
-    """The folder and what is written there; all of it is gone again if it cannot be opened."""
-    ranks, undo = training.ranks, ExitStack()
-    with ExitStack() as stack:
-        with undo:
-            if ranks.main:
-                undo.callback(folder.make())
-                patience = PATIENCE if ranks.restarts else 0.0
-                stack.enter_context(locked(folder.log, patience=patience))
-                undo.callback(folder.create(config))
-            opened = Report.open(config, folder, training.total_steps, main=ranks.main)
-            report = stack.enter_context(opened)
-            undo.pop_all()
-        yield report
+def _run(
+    training: Training,
+    folder: RunFolder,
+    report: Report,
+    writer: CheckpointWriter,
+    stop: StopSignal,
+    saved: checkpoint.Loaded | None,
+) -> int:
+    """The training, whatever comes of it, and the log's last line; the exit status."""
+    ranks = training.ranks
+    began, reason, status = time.monotonic(), "done", 1
+    try:
+        with ranks.contact():
+            introduce(training, report, saved)
+            if _fit(training, writer, report, stop):
+                ranks.on_main(writer.wait)
+                ranks.on_main(lambda: _export(training, folder, report))
+                status = 0
+            else:
+                reason = f"stopped by {_signal_name(ranks, stop)}"
+                ranks.on_main(writer.wait)
+                status = EXIT_RESUMABLE
+    except UserError as error:
+        reason, status = str(error), 2
+        # A broken image, say: the steps before it are kept, if they are worth it. All ranks are
+        # here, and must agree on that.
+        with ranks.contact(), suppress(UserError):
+            if not ranks.agree(wish=int(isinstance(error, NonFiniteError))):
+                _report_bad_images(training, report)
+                _save(training, writer, report)
+                ranks.on_main(writer.wait)
+        raise
+    except (LostContactError, StalledError) as error:
+        reason, status = str(error), EXIT_RESUMABLE
+        raise
+    except BaseException as error:
+        reason = "".join(traceback.format_exception(error))
+        raise
+    finally:
+        training.close()
+        seconds = round(time.monotonic() - began, 3)
+        report.end(
+            reason=reason, status=status, steps=training.step, seconds=seconds, time=time.time()
+        )
+    if status == EXIT_RESUMABLE:
+        at = f"{reason} at step {training.step}"
+        report.say(f"{at}; go on with --resume --out {folder.root}")
+        return status
+    weights = f"{folder.weights}, " if installed("safetensors") else ""
+    report.say(f"wrote {weights}{folder.log}")
+    return status
+
+
+def _lock(held: ExitStack, folder: RunFolder, ranks: Ranks) -> None:
+    """Keeps others out of the run's folder until `held` is closed."""
+    held.enter_context(locked(folder.log, patience=PATIENCE if ranks.restarts else 0.0))
 
 
 def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: StopSignal) -> bool:
@@ -166,7 +191,7 @@ def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: Sto
 
     def save() -> None:
         nonlocal last_saved
-        _save(training, writer)
+        _save(training, writer, report)
         last_saved = time.monotonic()
 
     def wished() -> int:
@@ -211,14 +236,15 @@ def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: Sto
                 return False
 
         _report_bad_images(training, report)
-        _report_non_finite(training, report)
         training.synchronize()
-        save()  # what stops the validation costs no training
+        if training.validates(epoch):
+            save()  # what stops the validation costs no training
         done, val = _validation(training, epoch, stop)
         _report_bad_images(training, report)
         if not done:
             return False
         report.epoch(epoch, training.step, time.monotonic() - epoch_began, val)
+        ranks.on_main(report.check)
         if loader.exhausted:  # --max-steps may have ended it earlier, and may go on from there
             loader.set_epoch(epoch + 1)
         training.validated(val)
@@ -232,8 +258,7 @@ def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: Sto
 def _validation(training: Training, epoch: int, stop: StopSignal) -> tuple[bool, Validation | None]:
     """Validates if the epoch is one for it. False: a signal stopped it."""
     data, ranks = training.config.data, training.ranks
-    wanted = (epoch + 1) % data.val_every == 0 or training.step == training.total_steps
-    if training.val_loader is None or not wanted:
+    if training.val_loader is None or not training.validates(epoch):
         return True, None
     val = validate(
         training.core.best,
@@ -246,8 +271,13 @@ def _validation(training: Training, epoch: int, stop: StopSignal) -> tuple[bool,
     return val is not None, val
 
 
-def _save(training: Training, writer: CheckpointWriter) -> None:
-    """A checkpoint: all ranks give their part, the main one writes, beside the steps to come."""
+def _save(training: Training, writer: CheckpointWriter, report: Report) -> None:
+    """A checkpoint: all ranks give their part, the main one writes, beside the steps to come.
+
+    Raises:
+        UserError: The steps before it led nowhere; or the checkpoint before it was not written.
+    """
+    _report_non_finite(training, report)
     state = training.state_dict()
     training.ranks.on_main(lambda: writer.save(state, training.step, best=training.best[1]))
 
@@ -270,7 +300,7 @@ def _report_non_finite(training: Training, report: Report) -> None:
     """Names the images of a loss that is not finite, and ends the run if it has not been left out.
 
     Raises:
-        UserError: One of `NON_FINITE`.
+        UserError: NonFiniteError on the main rank.
     """
     if (found := training.losses.look()) is None:
         return
@@ -281,10 +311,10 @@ def _report_non_finite(training: Training, report: Report) -> None:
         "nonfinite", step=found.step, epoch=epoch, batch=batch, action=action, index=found.index
     )
     if action == "stop":
-        raise training.losses.stop(found, "")
+        raise training.losses.stop(found, skipping=False)
     report.say(f"warning: step {found.step} was left out, its loss is not finite")
     if training.losses.count_skipped():
-        raise training.losses.stop(found, f", like the {MOST_SKIPPED - 1} before it")
+        raise training.losses.stop(found, skipping=True)
 
 
 def _signal_name(ranks: Ranks, stop: StopSignal) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 
 from fastsc import checkpoint
 from fastsc.checkpoint import State
+from fastsc.finite import check_finite
 
 
 class CheckpointWriter:
@@ -28,14 +28,15 @@ class CheckpointWriter:
         best: the step whose checkpoint stays beside the newest.
 
         Raises:
-            UserError: The one before could not be written.
+            UserError: The one before could not be written, or its weights are not finite.
         """
         self.wait()
         copy = _copied(state)
-        write: Callable[[], object] = lambda: checkpoint.save(  # noqa: E731
-            self._folder, copy, step, keep=self._keep, best=best
-        )
-        self._writing = self._thread.submit(write)
+        self._writing = self._thread.submit(self._write, copy, step, best)
+
+    def _write(self, state: State, step: int, best: int | None) -> None:
+        check_finite(state, step)
+        checkpoint.save(self._folder, state, step, keep=self._keep, best=best)
 
     def wait(self) -> None:
         """Returns when all that was saved is on the disk. Raises UserError where it is not."""

@@ -117,6 +117,22 @@ def test_a_broken_newest_one_is_named_and_the_one_before_taken(tmp_path: Path, h
     assert names(tmp_path) == ["step-00000005.pt", "step-00000007.pt"]
 
 
+def test_one_that_the_disk_does_not_give_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be whole, and the next save would remove it."""
+    save(tmp_path, state(5), 5)
+    newest = save(tmp_path, state(6), 6)
+
+    def failing(path: Path) -> None:
+        if path == newest:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("fastsc.checkpoint._check_sums", failing)
+    with pytest.raises(UserError, match=r"step-00000006\.pt cannot be read: Input/output error"):
+        load_newest(tmp_path)
+
+
 def test_all_broken_is_a_mistake_that_names_them(tmp_path: Path) -> None:
     for step in (1, 2):
         save(tmp_path, state(step), step).write_bytes(b"x")

@@ -10,9 +10,10 @@ import torch
 
 from fastsc import checkpoint
 from fastsc.finite import MOST_SKIPPED, LossWatch
-from fastsc.pipelines import scan
+from fastsc.pipelines import UserError, scan
 from fastsc.pipelines.keyed import order
 from fastsc.ranks import Ranks
+from fastsc.state import Training
 from fastsc.step import Step
 from fastsc.trainer import train
 from tests.fastsc.test_train import events, run, same_weights, weights
@@ -138,6 +139,58 @@ def test_a_gradient_that_is_not_finite_is_left_out_too(
     assert all(value.isfinite().all() for value in weights(out).values())
 
 
+def test_weights_that_are_not_finite_are_not_saved(
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """By a gradient that was not; the loss is finite, and the checkpoint follows it."""
+    clip = Step._clip
+
+    def broken(self: Step, measured: bool) -> float:
+        if self.step == 2:
+            next(p for p in self.model.parameters()).grad[0, 0, 0, 0] = float("nan")  # type: ignore[index]
+        return clip(self, measured)
+
+    out, more = tmp_path / "run", [*SMALL, "--checkpoint-steps", "1"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Step, "_clip", broken)
+        assert run(image_folder, out, *more) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert "weights behind step 3 are not finite" in said or "loss of step 4" in said
+        loaded = checkpoint.load_newest(out / "checkpoints")
+        assert loaded is not None
+        assert loaded.state["step"] == 2
+        assert run(image_folder, out, *more, "--resume", "--on-nan", "skip") == 0
+    assert [e["step"] for e in events(out, "nonfinite") if e["action"] == "skip"] == [3]
+    assert all(value.isfinite().all() for value in weights(out).values())
+
+
+def test_a_mistake_before_the_look_saves_nothing_bad(
+    image_folder: Path,
+    tmp_path: Path,
+    poisoned: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """On a GPU losses are looked at some steps later, and a broken image may come before."""
+    monkeypatch.setattr(Training, "looks_at_every_loss", False)
+    poisoned.append(2)
+    train_step = Step.train_step
+
+    def broken(self: Step, batch: Any, **options: Any) -> Any:
+        if self.step == 3:
+            raise UserError("a broken image")
+        return train_step(self, batch, **options)
+
+    monkeypatch.setattr(Step, "train_step", broken)
+    out = tmp_path / "run"
+    assert run(image_folder, out, *SMALL, "--log-every", "10") == 2
+    assert [event["step"] for event in events(out, "nonfinite")] == [2]
+    assert checkpoint.load_newest(out / "checkpoints") is None
+
+
 def test_nothing_but_bad_steps_ends_the_run(
     image_folder: Path, tmp_path: Path, poisoned: list[int], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -145,7 +198,8 @@ def test_nothing_but_bad_steps_ends_the_run(
     out = tmp_path / "run"
     assert run(image_folder, out, *SMALL, "--on-nan", "skip", "--epochs", "40") == 2
     assert len(events(out, "nonfinite")) == MOST_SKIPPED
-    assert f"step {MOST_SKIPPED + 2} is not finite, like the 99 before" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"of 100 steps in a row, to step {MOST_SKIPPED + 2}, are not finite" in said
 
 
 def test_training_that_diverges_stops(image_folder: Path, tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,10 +91,59 @@ def test_a_refused_lock_leaves_the_others_files(
         process.kill()
         process.wait()
     # And it was over already.
-    (out / "config.yaml").write_text("recipe: imagenet\n")
-    assert run(image_folder, out) == 2
+    make = RunFolder.make
+
+    def slow(self: RunFolder) -> Any:
+        (self.root / "config.yaml").write_text("recipe: imagenet\n")
+        return make(self)
+
+    monkeypatch.setattr(RunFolder, "make", slow)
+    assert run(image_folder, out, "--resume") == 2
     assert "another run has begun there" in capsys.readouterr().err
     assert {path.name for path in out.iterdir()} == {"config.yaml", "log.jsonl"}
+
+
+def test_a_resume_reads_nothing_before_it_has_the_lock(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Else it would go on from what the other has left behind by then."""
+    out = tmp_path / "run"
+    assert run(image_folder, out, "--max-steps", "1", "--val", "none") == 0
+    for path in (out / "checkpoints").iterdir():
+        path.write_bytes(b"nothing that could be read")
+    process = held_by_another(out / "log.jsonl")
+    try:
+        assert run(image_folder, out, "--resume", "--val", "none") == 2
+        assert "another run is at work" in capsys.readouterr().err
+    finally:
+        process.kill()
+        process.wait()
+
+
+def test_a_lock_on_a_log_that_was_taken_away_is_none(tmp_path: Path) -> None:
+    """A run that could not begin removes its files, and another waits for its lock."""
+    log = tmp_path / "log.jsonl"
+    process = held_by_another(log)
+    log.unlink()
+    with locked(log):  # of the new file
+        with pytest.raises(UserError, match="another run is at work"), locked(log):
+            pass
+        process.kill()
+        process.wait()
+        with pytest.raises(UserError, match="another run is at work"), locked(log):
+            pass
+
+
+@pytest.mark.parametrize("resume", [[], ["--resume"]])
+def test_a_run_that_was_killed_as_it_began(
+    image_folder: Path, tmp_path: Path, resume: list[str]
+) -> None:
+    """With the lock, and before config.yaml."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "log.jsonl").touch()
+    (out / "config.part").write_text("recipe: im")
+    assert run(image_folder, out, "--max-steps", "1", "--val", "none", *resume) == 0
 
 
 def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

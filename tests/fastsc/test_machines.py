@@ -9,11 +9,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fastsc import checkpoint, runlog
+from fastsc.resume import ended_for_good
 from tests.conftest import FaultTable
 from tests.fastsc import hosts
 from tests.fastsc.test_ranks import (
@@ -222,9 +224,56 @@ def test_a_signal_while_the_run_begins(image_folder: Path, tmp_path: Path) -> No
     assert signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL
 
 
+def test_a_signal_in_the_first_second(image_folder: Path, tmp_path: Path) -> None:
+    """As soon as Python runs our first lines; importing torch takes seconds more."""
+    out = tmp_path / "run"
+    words = [*SMALL, "--data", str(image_folder), "--out", str(out)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fastsc.train", *words],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    began = time.monotonic()
+    caught = 0
+    while not caught & 1 << signal.SIGTERM - 1 and time.monotonic() < began + 60:
+        status = Path(f"/proc/{process.pid}/status").read_text()
+        caught = int(next(x for x in status.splitlines() if x.startswith("SigCgt")).split()[1], 16)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75, said
+    assert said == "fastsc.train: stopped by SIGTERM before the first step\n"
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    ("fields", "status"),
+    [
+        ({"reason": "stopped by SIGUSR1", "status": 75}, 75),
+        ({"reason": "stopped by SIGINT", "status": 75}, 75),
+        ({"reason": "a broken image", "status": 2}, 2),
+        ({"reason": "stopped by SIGTERM", "status": 75}, 0),  # torchrun's own
+        ({"reason": "rank 0 has lost contact with the others", "status": 75}, 0),
+        ({"reason": "Traceback", "status": 1}, 0),
+    ],
+)
+def test_what_is_not_started_anew(tmp_path: Path, fields: dict[str, Any], status: int) -> None:
+    log = tmp_path / "log.jsonl"
+    assert ended_for_good(log) == 0
+    with runlog.RunLog(log) as lines:
+        lines.event("end", **fields, time=time.time() - 10 * 365 * 86400)
+        assert ended_for_good(log) == 0, "an earlier job's"
+        lines.event("end", **fields, time=time.time())
+        assert ended_for_good(log) == status
+        lines.event("resume", step=3)
+        assert ended_for_good(log) == 0
+
+
 # What SLURM's commands do, as far as the script uses them, for one machine.
 SRUN = """#!/bin/bash
-shift  # --kill-on-bad-exit=1
+[[ $1 = --kill-on-bad-exit=0 ]] || exit 99
+shift
 status=0
 for ((i = 0; i < SLURM_NTASKS; i++)); do
     SLURM_PROCID=$i SLURM_LOCALID=$i "$@" & pids+=($!)

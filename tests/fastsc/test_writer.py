@@ -138,3 +138,26 @@ def test_a_log_on_a_full_disk_ends_the_run_in_one_line(
     found = checkpoint.load_newest(out / "checkpoints")
     assert found is not None
     assert found.state["step"] == 3
+
+
+def test_a_last_line_that_fails_is_said_too(
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    event = RunLog.event
+
+    def full(self: RunLog, name: str, /, **fields: Any) -> None:
+        if name == "epoch" and fields["epoch"] == 1:
+            raise UserError(f"{self.path} cannot be written: No space left on device")
+        event(self, name, **fields)
+
+    out, more = tmp_path / "run", ["--model", "fastsc:resnet8w4"]
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "event", full)
+        assert run(image_folder, out, *more) == 2
+    assert "No space left" in capsys.readouterr().err
+    assert not (out / "weights.safetensors").exists()
+    assert run(image_folder, out, *more, "--resume") == 0
+    assert [e["epoch"] for e in events(out, "epoch")] == [0, 1]
