@@ -221,8 +221,8 @@ class RunConfig:
     on_nan: Literal["stop", "skip"] = "stop"
     """A step whose loss is not finite. stop: end, resumable from the last checkpoint before it;
     skip: leave weights and statistics as they were, and go on (it waits for the GPU at every step,
-    and looks at the gradient too). Either way the log says which images they were, and
-    `python -m fastsc.replay` shows them."""
+    and looks at the gradient too; fp16 halves its scale, as at every overflow). Either way the log
+    says which images they were, and `python -m fastsc.replay` shows them."""
     rank_timeout: float = 1800.0
     """With several processes: seconds that one waits for the others before it ends, resumable: a
     cut network, a dead machine. Longer than the slowest thing that one does alone, such as the

@@ -11,18 +11,20 @@ from pathlib import Path
 import pytest
 
 from fastsc import runlog
-from tests.fastsc.test_train import BACKENDS, run, same_weights, start
+from tests.fastsc.test_train import BACKENDS, data, run, same_weights, start
+
+__all__ = ["data"]  # a fixture: what --data is for a pipeline
 
 MORE = ("--epochs", "15", "--checkpoint-steps", "2")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pipeline", BACKENDS)
-def test_killed_again_and_again(image_folder: Path, tmp_path: Path, pipeline: str) -> None:
-    assert run(image_folder, tmp_path / "whole", *MORE, pipeline=pipeline) == 0
+def test_killed_again_and_again(data: Path, tmp_path: Path, pipeline: str) -> None:
+    assert run(data, tmp_path / "whole", *MORE, pipeline=pipeline) == 0
     out, draw, kills = tmp_path / "killed", random.Random(pipeline), 0
     while True:
-        process = start(image_folder, out, pipeline, *MORE, "--resume")
+        process = start(data, out, pipeline, *MORE, "--resume")
         # Start-up takes some seconds; a run that resumes late is over before the kill.
         try:
             status = process.wait(timeout=draw.uniform(4, 9))
