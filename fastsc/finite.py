@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastsc.pipelines.errors import PeerError, UserError
 from fastsc.ranks import Ranks
@@ -92,16 +92,3 @@ def check_finite(state: Mapping[str, Any], step: int) -> None:
                     "go on from before it with --resume --on-nan skip, or begin again with a "
                     "smaller --lr"
                 )
-
-
-class Buffers:
-    """What a forward pass in training mode leaves behind in a module: statistics of batch norm."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        """The buffers as they were."""
-        for buffer, before in self._kept:
-            buffer.copy_(before)

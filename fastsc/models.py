@@ -122,17 +122,28 @@ def wide(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
+class Buffers:
+    """What a forward pass in training mode leaves behind in a module: statistics of batch norm."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
+
+    @torch.no_grad()
+    def put_back(self) -> None:
+        """The buffers as they were."""
+        for buffer, before in self._kept:
+            buffer.copy_(before)
+
+
 @contextlib.contextmanager
 def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
     """Puts a model's buffers (batch norm's statistics) and the generators back behind it."""
-    buffers = [buffer.clone() for buffer in model.buffers()]
+    buffers = Buffers(model)
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
-        with torch.no_grad():
-            for buffer, value in zip(model.buffers(), buffers, strict=True):
-                buffer.copy_(value)
+        buffers.put_back()
 
 
 class _Trace:

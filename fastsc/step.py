@@ -15,10 +15,9 @@ from torch.nn.parallel import DistributedDataParallel
 from fastsc.collapse import spread
 from fastsc.config import TrainConfig
 from fastsc.devices import Precision, autocast
-from fastsc.finite import Buffers
 from fastsc.kernels import ds
 from fastsc.loss import ContinuityLoss
-from fastsc.models import FeatureModel, build_model, untouched
+from fastsc.models import Buffers, FeatureModel, build_model, untouched
 from fastsc.norms import Views, convert
 from fastsc.optim import lr_at, make_optimizer, set_lr
 from fastsc.packages import needed

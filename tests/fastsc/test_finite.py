@@ -121,10 +121,9 @@ def replayed(data: Path, out: Path, more: list[str], without: set[int]) -> dict[
     return ema
 
 
-def test_a_gradient_that_is_not_finite_is_left_out_too(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With a finite loss: as the square root's at zero."""
+@pytest.fixture
+def nan_in_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In that of step 3, whose loss is finite: as the square root's at zero."""
     clip = Step._clip
 
     def broken(self: Step, measured: bool) -> float:
@@ -133,37 +132,30 @@ def test_a_gradient_that_is_not_finite_is_left_out_too(
         return clip(self, measured)
 
     monkeypatch.setattr(Step, "_clip", broken)
+
+
+@pytest.mark.usefixtures("nan_in_gradient")
+def test_a_gradient_that_is_not_finite_is_left_out_too(image_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     assert run(image_folder, out, *SMALL, "--on-nan", "skip") == 0
     assert [e["step"] for e in events(out, "nonfinite")] == [3]
     assert all(value.isfinite().all() for value in weights(out).values())
 
 
+@pytest.mark.usefixtures("nan_in_gradient")
 def test_weights_that_are_not_finite_are_not_saved(
-    image_folder: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """By a gradient that was not; the loss is finite, and the checkpoint follows it."""
-    clip = Step._clip
-
-    def broken(self: Step, measured: bool) -> float:
-        if self.step == 2:
-            next(p for p in self.model.parameters()).grad[0, 0, 0, 0] = float("nan")  # type: ignore[index]
-        return clip(self, measured)
-
+    """The checkpoint follows at once, and its thread or the next loss finds it, whichever first."""
     out, more = tmp_path / "run", [*SMALL, "--checkpoint-steps", "1"]
-    with monkeypatch.context() as patch:
-        patch.setattr(Step, "_clip", broken)
-        assert run(image_folder, out, *more) == 2
-        said = capsys.readouterr().err
-        assert said.count("\n") == 1
-        assert "weights behind step 3 are not finite" in said or "loss of step 4" in said
-        loaded = checkpoint.load_newest(out / "checkpoints")
-        assert loaded is not None
-        assert loaded.state["step"] == 2
-        assert run(image_folder, out, *more, "--resume", "--on-nan", "skip") == 0
+    assert run(image_folder, out, *more) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert "weights behind step 3 are not finite" in said or "loss of step 4" in said
+    loaded = checkpoint.load_newest(out / "checkpoints")
+    assert loaded is not None
+    assert loaded.state["step"] == 2
+    assert run(image_folder, out, *more, "--resume", "--on-nan", "skip") == 0
     assert [e["step"] for e in events(out, "nonfinite") if e["action"] == "skip"] == [3]
     assert all(value.isfinite().all() for value in weights(out).values())
 

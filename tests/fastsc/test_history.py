@@ -12,7 +12,8 @@ from fastsc.config import TrainConfig
 from fastsc.history import History
 from fastsc.recipe import dump
 from fastsc.replay import main
-from tests.fastsc.test_replay import assert_one_line, write_log
+from tests.fastsc.test_replay import write_log
+from tests.fastsc.test_replay_files import assert_one_line
 
 HEADER = {
     "event": "header", "world_size": 4, "pipeline": "dali", "data": "a", "decoder": "dali 2",
