@@ -43,7 +43,7 @@ def save(
     """
     folder = Path(folder)
     path = folder / f"step-{step:08d}.pt"
-    _write_atomically(path, lambda temporary: _torch_save(state, temporary))
+    write_atomically(path, lambda temporary: _torch_save(state, temporary))
     # A later one than this was broken when the run resumed behind it: it must not count as kept.
     found = _checkpoints(folder)
     later = [other for other in found if _step(other) > step]
@@ -138,7 +138,7 @@ def export_safetensors(path: Path | str, net: nn.Module, metadata: Mapping[str, 
         except safetensors.SafetensorError as error:  # a full disk, among others
             raise OSError(str(error)) from None
 
-    _write_atomically(Path(path), write)
+    write_atomically(Path(path), write)
 
 
 def load_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -186,8 +186,16 @@ def _torch_save(state: State, path: str) -> None:
             raise cause or error from None
 
 
-def _write_atomically(path: Path, write: Callable[[str], None]) -> None:
-    """Temporary file beside it, fsync, rename, fsync of the folder: no reader sees half a file."""
+def write_atomically(path: Path, write: Callable[[str], None]) -> None:
+    """Temporary file beside it, fsync, rename, fsync of the folder: no reader sees half a file.
+
+    Args:
+        path: The file; its folder is made.
+        write: Writes the file of the name that it is given.
+
+    Raises:
+        UserError: The disk does not take it; what was there stays.
+    """
     temporary = path.parent / f".{path.name}.{os.getpid()}.part"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

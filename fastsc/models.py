@@ -38,6 +38,16 @@ def build_model(
     outputs, does not run at this resolution, or has no stem or strided convolution to change.
     `adapt` may change the net further, before it is looked at.
     """
+    net = build_net(name, num_classes, stem, resolution, blurpool=blurpool)
+    if adapt is not None:
+        adapt(net)
+    return FeatureModel(net, name, num_classes, resolution)
+
+
+def build_net(
+    name: str, num_classes: int, stem: Stem, resolution: int, *, blurpool: bool = False
+) -> nn.Module:
+    """What `build_model` puts hooks on: the architecture alone, not yet looked at."""
     try:
         if name.startswith("timm:"):
             net = _timm_model(name.removeprefix("timm:"), num_classes, resolution)
@@ -53,9 +63,7 @@ def build_model(
         _use_cifar_stem(net, name)
     if blurpool and not add_blurpool(net):
         raise UserError(f"--blurpool: model {name} has no strided convolution to blur for")
-    if adapt is not None:
-        adapt(net)
-    return FeatureModel(net, name, num_classes, resolution)
+    return net
 
 
 class FeatureModel(nn.Module):
@@ -78,7 +86,7 @@ class FeatureModel(nn.Module):
         self.name = name
         self.pool: Callable[[Tensor], Tensor] | None = None
         self._features: Tensor | None = None
-        trace = _dry_forward(net, name, resolution)
+        trace = dry_forward(net, name, resolution)
         if trace.classifier is None:
             raise UserError(f"model {name} has no linear classifier: DS compares its input")
         if trace.logits_shape != (1, num_classes):
@@ -146,7 +154,7 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
         buffers.put_back()
 
 
-class _Trace:
+class Trace:
     """What one forward showed: which linear layer ran last, and what ran just before it."""
 
     def __init__(self) -> None:
@@ -175,9 +183,9 @@ class _Trace:
             self._last_dropout = (module, output)
 
 
-def _dry_forward(net: nn.Module, name: str, resolution: int) -> _Trace:
+def dry_forward(net: nn.Module, name: str, resolution: int) -> Trace:
     """One black image through the net in eval mode; weights, buffers and modes stay as they are."""
-    trace = _Trace()
+    trace = Trace()
     modes = [(module, module.training) for module in net.modules()]
     hooks = [module.register_forward_pre_hook(trace.before) for module in net.modules()]
     hooks += [module.register_forward_hook(trace.after) for module in net.modules()]

@@ -82,25 +82,30 @@ class Represented(nn.Module):
 
     def _keep(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         del module, args
-        if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
-            raise UserError(f"--ds-at {self.at}: its output is no map of features")
-        if output.ndim == 2:
-            self._stage = wide(output).clone()  # what runs next may work in place
-            return
-        self._stage = wide(output).mean(self._positions(output))
+        try:
+            self._stage = average_positions(output)
+        except ValueError as error:
+            raise UserError(f"--ds-at {self.at}: {error}") from None
 
-    def _positions(self, output: Tensor) -> tuple[int, ...]:
-        """The axes to average over: those of a square map are equally long, wherever they are.
 
-        With as many channels as rows it is taken as (N, C, H, W).
-        """
-        if output.ndim == 3:
-            return (1,)
-        _, a, b, c = output.shape
-        if b == c:
-            return (2, 3)
-        if a == b:
-            return (1, 2)
-        raise UserError(
-            f"--ds-at {self.at}: its output {tuple(output.shape)} is no square map of features"
-        )
+def average_positions(output: object) -> Tensor:
+    """A module's output as a representation: (N, C, H, W), (N, H, W, C), (N, L, C) -> (N, C).
+
+    In float32 at least. The axes of positions of a square map are the equally long ones; with as
+    many channels as rows it is taken as (N, C, H, W). What has no positions, (N, C), is copied.
+
+    Raises:
+        ValueError: The output is no square map of features.
+    """
+    if not isinstance(output, Tensor) or output.ndim not in (2, 3, 4):
+        raise ValueError("its output is no map of features")
+    if output.ndim == 2:
+        return wide(output).clone()  # what runs next may work in place
+    if output.ndim == 3:
+        return wide(output).mean(1)
+    _, a, b, c = output.shape
+    if b == c:
+        return wide(output).mean((2, 3))
+    if a == b:
+        return wide(output).mean((1, 2))
+    raise ValueError(f"its output {tuple(output.shape)} is no square map of features")

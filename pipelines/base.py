@@ -167,6 +167,24 @@ class Pipeline(ABC):
         self._tell(bad)
         return batch
 
+    def decoded(self, index: NDArray[np.int64]) -> Generator[Decoded, None, None]:
+        """Dataset indices (m,) as uint8 images (N, R, R, 3) on the device, in order, by batches.
+
+        For whoever makes more than two views of an image. Cropped and flipped as the epoch at hand
+        has it; neither the epoch nor the position changes. Of one rank only.
+
+        Raises:
+            UserError: As while iterating.
+        """
+        size, device = self.settings.batch_size, self.settings.device
+        assert self.settings.world_size == 1, "every rank would look at all of them"
+        shares = [index[at : at + size] for at in range(0, len(index), size)]
+        with closing(self._decode(self.plan(), shares)) as batches:
+            for batch in batches:
+                self._tell(batch.bad)
+                images = batch.images.to(device)
+                yield replace(batch, images=images)
+
     def _handed(self, plan: Plan, batches: list[NDArray[np.int64]]) -> Generator[_Item, None, None]:
         """The batches with what was broken in them, ready for the consumer's stream."""
         made = self._made(plan, batches)

@@ -83,7 +83,8 @@ class CpuPipeline(Pipeline):
         """
         region = self._region(index, plan.boxes[index], task)
         task.stage = "resizing"
-        place(region, slot, plan.shift(index), bool(plan.flips[index]))
+        shift, flip = plan.shift(index), bool(plan.flips[index])
+        place(region, slot, shift, flip, self.settings.interpolation)
 
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]

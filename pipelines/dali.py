@@ -119,6 +119,7 @@ class DaliPipeline(Pipeline):
         s, shifted = self.settings, self._shifted
         on_gpu = s.decodes_on_gpu
         device_id = s.device.index if on_gpu else None
+        cubic = s.interpolation == "bicubic"
 
         @pipeline_def(
             batch_size=batch_size,
@@ -149,6 +150,7 @@ class DaliPipeline(Pipeline):
                 images,
                 size=[s.resolution, s.resolution],
                 antialias=True,
+                interp_type=types.INTERP_CUBIC if cubic else types.INTERP_LINEAR,
                 # The whole region, from right to left where it is mirrored: a flip that costs
                 # nothing, where fn.flip would be another pass.
                 roi_start=roi_start,

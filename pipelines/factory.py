@@ -21,6 +21,7 @@ from fastsc.pipelines.plan import (
     IMAGENET_STD,
     Crop,
     Decode,
+    Interpolation,
     OnBadImage,
     Settings,
     n_paired,
@@ -60,6 +61,7 @@ def build(
     timeout: float = 120.0,
     decode: Decode = "auto",
     prefetch: bool = True,
+    interpolation: Interpolation = "bilinear",
     report: Callable[[BadImage], None] | None = None,
 ) -> Pipeline:
     """A loader of paired clean and perturbed views of one decode.
@@ -97,6 +99,8 @@ def build(
         timeout: Seconds to wait for a batch before saying which stage hangs.
         decode: Where "dali" decodes and resizes: "cpu", "gpu", or "auto", the device.
         prefetch: On a GPU: make each batch one ahead, on a stream beside the consumer's.
+        interpolation: Of the antialiased resize: "bilinear", or "bicubic" for networks that were
+            trained so; "ffcv" has neither, and only takes the default.
         report: Called once for every file that turns out to be broken while decoding.
 
     Returns:
@@ -133,11 +137,17 @@ def build(
         timeout=timeout,
         decode=decode,
         prefetch=prefetch,
+        interpolation=interpolation,
     )
     _check(settings, index)
     if decode == "gpu" and (pipeline != "dali" or settings.device.type != "cuda"):
         what = f"{pipeline} on {settings.device}"
         raise UserError(f"decode gpu is for the pipeline dali on a GPU, not for {what}")
+    if interpolation != "bilinear" and pipeline == "ffcv":
+        raise UserError(
+            f"--pipeline ffcv has no {interpolation} resize (it averages areas); "
+            "take --pipeline cpu or dali"
+        )
     module, name = PIPELINES[pipeline]
     loader: Pipeline = getattr(importlib.import_module(module), name)(index, settings, report)
     return loader
@@ -174,6 +184,7 @@ def _check(s: Settings, index: Index) -> None:
         ("crop", s.crop, get_args(Crop)),
         ("on_bad_image", s.on_bad_image, get_args(OnBadImage)),
         ("decode", s.decode, get_args(Decode)),
+        ("interpolation", s.interpolation, get_args(Interpolation)),
         ("dtype", s.dtype, (torch.float32, torch.bfloat16, torch.float16)),
     ):
         if choice not in known:

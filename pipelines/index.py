@@ -130,18 +130,66 @@ def scan(
     require_known(root, found, names)
     position = {name: i for i, name in enumerate(names)}
     targets = np.repeat(np.array([position[name] for name in found], np.int64), listing.counts)
+    return _indexed(root, names, listing, targets, use_cache=use_cache, progress=progress)
+
+
+def scan_flat(
+    folder: str | os.PathLike[str], *, use_cache: bool = True, progress: bool = True
+) -> Index:
+    """Indexes a folder of images without classes, reading headers only.
+
+    Args:
+        folder: The folder; images at any depth below it belong to it.
+        use_cache, progress: As in `scan`.
+
+    Returns:
+        An index of one class, the folder itself, whose root is the folder that it lies in.
+
+    Raises:
+        UserError: The folder is missing or holds no images.
+    """
+    folder = Path(os.path.abspath(folder))
+    try:
+        listing = list_files([str(folder)])
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    if not listing.names:
+        raise UserError(f"{folder}: no images in it ({', '.join(EXTENSIONS)})")
+    targets = np.zeros(len(listing.names), np.int64)
+    return _indexed(
+        folder.parent,
+        (folder.name,),
+        listing,
+        targets,
+        cached_as=folder,
+        use_cache=use_cache,
+        progress=progress,
+    )
+
+
+def _indexed(
+    root: Path,
+    classes: tuple[str, ...],
+    listing: Listing,
+    targets: NDArray[np.int64],
+    *,
+    cached_as: Path | None = None,
+    use_cache: bool,
+    progress: bool,
+) -> Index:
+    """The index of listed files, whose headers come from the cache or are read."""
+    where = cached_as or root
     paths, n_bytes = tuple(listing.names), np.array(listing.sizes, np.int64)
     decoder, parse = header_parser()
-
     key = _fingerprint(decoder, listing)
-    table = cache.load(root, key) if use_cache else None
+    table = cache.load(where, key) if use_cache else None
     if table is None:
         files = [(os.path.join(root, p), int(size)) for p, size in zip(paths, n_bytes, strict=True)]
-        headers = _read_headers(files, parse, f"Reading headers of {root}" if progress else None)
+        headers = _read_headers(files, parse, f"Reading headers of {where}" if progress else None)
         table = cache.Table.of(headers)
         if use_cache and not any(header.passing for header in headers):
-            cache.store(root, key, table)
-    return Index(root, names, paths, targets, table.heights, table.widths, n_bytes, table.reasons)
+            cache.store(where, key, table)
+    return Index(root, classes, paths, targets, table.heights, table.widths, n_bytes, table.reasons)
 
 
 def _fingerprint(decoder: str, files: Listing) -> str:

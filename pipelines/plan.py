@@ -18,6 +18,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 Crop = Literal["rrc", "pad", "none"]
 OnBadImage = Literal["raise", "skip"]
 Decode = Literal["auto", "gpu", "cpu"]
+Interpolation = Literal["bilinear", "bicubic"]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,7 @@ class Settings:
     timeout: float
     decode: Decode = "auto"
     prefetch: bool = True
+    interpolation: Interpolation = "bilinear"
 
     @property
     def decodes_on_gpu(self) -> bool:

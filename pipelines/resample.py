@@ -1,4 +1,4 @@
-"""From a decoded region to an output slot: antialiased bilinear resize, shift, flip."""
+"""From a decoded region to an output slot: antialiased resize, shift, flip."""
 
 from __future__ import annotations
 
@@ -9,13 +9,19 @@ import torch
 from numba import njit
 from numpy.typing import NDArray
 
+from fastsc.pipelines.plan import Interpolation
+
 
 def place(
-    region: NDArray[np.uint8], slot: NDArray[np.uint8], shift: tuple[int, int], flip: bool
+    region: NDArray[np.uint8],
+    slot: NDArray[np.uint8],
+    shift: tuple[int, int],
+    flip: bool,
+    interpolation: Interpolation = "bilinear",
 ) -> None:
     """Resizes a region to fill a slot, reads it `shift` off-centre with black around, mirrors it.
 
-    The resize is torch's antialiased bilinear one on uint8, bit-equal to
+    The resize is torch's antialiased one on uint8, bit-equal to
     `torchvision.transforms.v2.functional.resize` of a uint8 tensor.
 
     Args:
@@ -23,13 +29,14 @@ def place(
         slot: (R, R, 3) uint8, contiguous; written.
         shift: y and x, in output pixels.
         flip: Mirror left to right, after the shift.
+        interpolation: Of the resize.
     """
     size = slot.shape[0]
     if region.shape[:2] != (size, size):
         # (1, 3, h, w), channels-last: torch's fast path for uint8, and no copy.
         image = torch.from_numpy(region).permute(2, 0, 1)[None]
         resized = torch.nn.functional.interpolate(
-            image, (size, size), mode="bilinear", antialias=True
+            image, (size, size), mode=interpolation, antialias=True
         )
         region = resized[0].permute(1, 2, 0).numpy()
     # Not torch's copy and flip: these would start a team of OpenMP threads for every thread here.
