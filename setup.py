@@ -48,7 +48,10 @@ setup(
         "Typing :: Typed",
     ],
     packages=find_packages(include=["fastsc", "fastsc.*"]),
-    package_data={"fastsc": ["py.typed", "recipes/*.yaml"]},
+    package_data={
+        "fastsc": ["py.typed", "recipes/*.yaml"],
+        "fastsc.evaluation": ["report/*.j2", "report/*.css", "report/*.js"],
+    },
     python_requires=">=3.11",
     install_requires=[
         "torch>=2.11",
@@ -68,7 +71,15 @@ setup(
         "dali-cu12": ["nvidia-dali-cuda120"],
         "ffcv": ["ffcv>=1.0.2", "opencv-python"],
         "jpeg": JPEG,
-        "eval": ["matplotlib", "mlxtend", "scikit-image", "scikit-learn"],
+        "eval": [
+            "jinja2",
+            "matplotlib",
+            "mlxtend",
+            "scikit-image",
+            "scikit-learn",
+            "scipy",
+            "umap-learn",
+        ],
         "log": ["tensorboard", "wandb"],
         "bench": ["albumentations", "kornia"],
         "dev": [

@@ -175,10 +175,10 @@ def test_commands_of_the_readme_exist() -> None:
     assert not {name for name in modules if importlib.util.find_spec(name) is None}
 
 
-@pytest.mark.parametrize("number", range(4))
+@pytest.mark.parametrize("number", range(5))
 def test_python_of_the_readme_runs(number: int, image_folder: Path) -> None:
     blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-    assert len(blocks) == 4
+    assert len(blocks) == 5
     code = blocks[number].replace("DIR", str(image_folder))
     small = code.replace("range(90)", "range(2)").replace("batch_size=64", "batch_size=8")
     exec(compile(small, "README.md", "exec"), {})

@@ -1,0 +1,1 @@
+"""Questions about any classifier: one file and one function `(model, loader, …)` each."""

@@ -1,0 +1,160 @@
+"""Any classifier, with what is needed to show it images and to read its representation."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from dataclasses import asdict, dataclass
+from fractions import Fraction
+from functools import cached_property
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from fastsc.models import FeatureModel, dry_forward
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
+from fastsc.pipelines.errors import UserError
+from fastsc.representation import average_positions
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a classifier wants its images: the shorter side to `resize`, the centre, normalized.
+
+    Attributes:
+        resolution: Side of the square that the model sees, in pixels.
+        resize: Length of the shorter side before the square is cut out, at least `resolution`;
+            need not be whole: only the share that the square has of it is used.
+        mean, std: Of R, G, B on [0, 1].
+        interpolation: Of the antialiased resize.
+    """
+
+    resolution: int = 224
+    resize: float | Fraction = 256
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    interpolation: Interpolation = "bilinear"
+
+    @property
+    def val_crop(self) -> float:
+        """The central square's share of the shorter side."""
+        return float(self.resolution / Fraction(self.resize))  # rounded once
+
+
+class Classifier(nn.Module):
+    """forward(x (N, 3, H, W)) -> (features (N, D) float32, logits (N, C)), in eval mode.
+
+    Args:
+        net: Takes normalized images and returns logits (N, C).
+        name: What it is called in tables and messages.
+        preprocessing: How its images are made.
+        classes: Names of its C outputs, where they are known.
+        features: A module of the net whose output, averaged over its positions, is the
+            representation. Default: the input of the last nn.Linear that runs.
+
+    Raises:
+        UserError: The net does not run at this resolution, is no classifier, has weights that are
+            not finite, no linear layer or no such module, or another number of classes.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        name: str,
+        preprocessing: Preprocessing | None = None,
+        *,
+        classes: tuple[str, ...] | None = None,
+        features: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.preprocessing = preprocessing or Preprocessing()
+        self.name, self.features = name, features
+        _check_finite(net, name)
+        trace = dry_forward(net, name, self.preprocessing.resolution)
+        shape = trace.logits_shape
+        if len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
+            raise UserError(
+                f"model {name} is not a classifier: for one image it returns {shape}, not (1, C)"
+            )
+        self.n_classes = shape[1]
+        if classes is not None and len(classes) != self.n_classes:
+            raise UserError(
+                f"model {name} has {self.n_classes} outputs and {len(classes)} class names"
+            )
+        self.classes = classes
+        self._stage: Tensor | None = None
+        if features is None:
+            if trace.classifier is None:
+                raise UserError(
+                    f"model {name} has no linear layer in front of its outputs; name the module "
+                    "whose output is its representation with --features"
+                )
+            self.model: nn.Module = FeatureModel(
+                net, name, self.n_classes, self.preprocessing.resolution
+            )
+        else:
+            self.model = net
+            self._hook(net, features)
+        self.eval().requires_grad_(False)
+
+    @property
+    def net(self) -> nn.Module:
+        """The architecture as its library builds it."""
+        return self.model.net if isinstance(self.model, FeatureModel) else self.model
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """x (N, 3, H, W) -> features (N, D) float32, logits (N, C)."""
+        if self.features is None:
+            features, logits = self.model(x)
+            return features, logits
+        logits = self.model(x)
+        stage, self._stage = self._stage, None
+        if stage is None:
+            raise UserError(
+                f"--features {self.features}: model {self.name} does not call it; name another"
+            )
+        return stage, logits
+
+    def class_name(self, output: int) -> str:
+        """What an output is called; its number where the names are not known."""
+        return self.classes[output] if self.classes else f"class {output}"
+
+    @cached_property
+    def hash(self) -> str:
+        """Names the function: of weights, architecture, preprocessing and representation."""
+        digest = hashlib.sha256(repr((self.features, asdict(self.preprocessing))).encode())
+        digest.update(str(self.net).encode())
+        for key, value in self.net.state_dict().items():
+            digest.update(key.encode())
+            data = value.detach().cpu().contiguous().reshape(-1)
+            digest.update(data.view(torch.uint8).numpy() if data.numel() else b"")
+        return digest.hexdigest()[:16]
+
+    def _hook(self, net: nn.Module, features: str) -> None:
+        modules = dict(net.named_modules())
+        if features not in modules or not features:
+            near = difflib.get_close_matches(features, modules, n=3)
+            known = near or [name for name, _ in net.named_children()]
+            raise UserError(
+                f"--features {features}: model {self.name} has no such module; one as "
+                f"{', '.join(known)}"
+            )
+        modules[features].register_forward_hook(self._keep)
+
+    def _keep(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
+        del module, args
+        try:
+            self._stage = average_positions(output)
+        except ValueError as error:
+            raise UserError(f"--features {self.features}: {error}") from None
+
+
+def _check_finite(net: nn.Module, name: str) -> None:
+    for key, value in net.state_dict().items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(
+                f"model {name}: its weights are not finite ({key}); take a checkpoint from before"
+            )

@@ -1,0 +1,93 @@
+"""The images to ask about: which folder of a data set, and whether its folders are labels."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from fastsc.pipelines import Index, scan
+from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.index import scan_flat
+from fastsc.pipelines.sweep import verify
+from fastsc.pipelines.walk import EXTENSIONS
+
+SPLITS = ("val", "test", "train")
+SHOWN = 5  # folders in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images on disk.
+
+    Attributes:
+        index: Theirs.
+        labelled: Whether its classes are those of the images; else it has one, the folder itself.
+    """
+
+    index: Index
+    labelled: bool
+
+
+def open_split(data: str | Path, split: str | None = None, on_bad_image: str = "raise") -> Split:
+    """Indexes the images of a data set.
+
+    Args:
+        data: A folder with a folder val, test or train (the first that is there is taken), or with
+            the images themselves: in one folder a class, or in none, unlabelled.
+        split: The folder in `data` to take instead.
+        on_bad_image: "raise": a file whose header is broken is a mistake; "skip": every image is
+            decoded once, and those that do not decode are left out.
+
+    Raises:
+        UserError: A folder is missing or holds no images, or an image is broken and is not to be
+            skipped.
+    """
+    folder = _folder(Path(data), split)
+    labelled = _is_labelled(folder)
+    index = scan(folder) if labelled else scan_flat(folder)
+    index.require(on_bad_image)
+    if on_bad_image == "skip" and (broken := verify(index)):
+        index = index.without(broken)
+        index.require(on_bad_image)
+    return Split(index, labelled)
+
+
+def _folder(data: Path, split: str | None) -> Path:
+    if not data.is_dir():
+        what = "a file, not a folder" if data.exists() else "no such folder"
+        raise UserError(f"--data {data}: {what}; it wants a folder of images")
+    if split is not None:
+        if (data / split).is_dir():
+            return data / split
+        there = sorted(entry.name for entry in data.iterdir() if entry.is_dir())
+        known = ", ".join(there[:SHOWN]) + ", …" * (len(there) > SHOWN) if there else "none at all"
+        raise UserError(f"--split {split}: {data} has no such folder, but {known}")
+    return next((data / name for name in SPLITS if (data / name).is_dir()), data)
+
+
+def _is_labelled(folder: Path) -> bool:
+    """Whether there are images in folders of the folder; a UserError where there are none at all.
+
+    Images that lie beside class folders have no class, and are not looked at.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            found = sorted(entries, key=lambda entry: entry.name)
+        if any(_has_image(entry.path) for entry in found if entry.is_dir()):
+            return True
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    if any(entry.name.lower().endswith(EXTENSIONS) for entry in found):
+        return False
+    raise UserError(
+        f"{folder}: no images in it ({', '.join(EXTENSIONS)}); one folder a class is expected, or "
+        "images without labels"
+    )
+
+
+def _has_image(folder: str) -> bool:
+    for _, _, files in os.walk(folder, followlinks=True):
+        if any(name.lower().endswith(EXTENSIONS) for name in files):
+            return True
+    return False

@@ -1,0 +1,36 @@
+"""What an evaluation is asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fastsc.evaluation.ask import Budget
+from fastsc.evaluation.sources import ModelOptions
+
+
+@dataclass(frozen=True)
+class Options:
+    """What an evaluation is asked for; `python -m fastsc.evaluate --help` says what each is."""
+
+    models: Sequence[str]
+    data: Path
+    out: Path
+    only: Sequence[str] | None = None
+    budget: Budget = "quick"
+    images: int | None = None
+    names: Sequence[str] | None = None
+    seed: int = 0
+    split: str | None = None
+    class_map: Path | None = None
+    class_name: str | None = None
+    strengths: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    on_bad_image: str = "raise"
+    weights: Sequence[Path] = ()
+    model: ModelOptions = field(default_factory=ModelOptions)
+    pipeline: str = "cpu"
+    device: str = "auto"
+    precision: str = "fp32"
+    batch_size: int = 64
+    workers: int | None = None

@@ -1,0 +1,152 @@
+"""The page of an evaluation: one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup
+
+from fastsc.checkpoint import write_atomically
+from fastsc.evaluation.evaluated import Evaluation
+from fastsc.evaluation.report.method import INTERVALS, definitions, flattened
+from fastsc.evaluation.report.parts import Section
+from fastsc.evaluation.report.sections import left_out, sections
+from fastsc.evaluation.report.svg import swatch, unique_ids
+from fastsc.evaluation.report.words import listed
+from fastsc.packages import needed
+
+HERE = Path(__file__).parent
+# Nothing is loaded, whatever a name on the page tries.
+POLICY = (
+    "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'"
+)
+
+
+def write_report(path: Path, evaluation: Evaluation) -> None:
+    """Writes the page, whole or not at all; the same evaluation gives the same bytes.
+
+    Args:
+        path: Of the HTML file; its folder is made.
+        evaluation: With at least one model. Its pictures are decoded here.
+
+    Raises:
+        UserError: A package of the extra `eval` is missing, an image does not decode, or the disk
+            does not take the file.
+    """
+    text = render(evaluation)
+
+    def write(part: str) -> None:
+        Path(part).write_bytes(text.encode("utf-8"))
+
+    write_atomically(path, write)
+
+
+def render(evaluation: Evaluation) -> str:
+    """The page as text."""
+    needed("jinja2", "the page of an evaluation")
+    import jinja2
+
+    assert evaluation.models, "an evaluation is of at least one model"
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["numeric"] = _numeric
+    shown = sections(evaluation)
+    names = [model.name for model in evaluation.models]
+    sliders = _sliders(evaluation)
+    return environment.get_template("page.html.j2").render(
+        policy=POLICY,
+        css=_own("page.css") + _own("shown.css") + (sliders.css if sliders else ""),
+        js=_own("page.js") + (sliders.js if sliders else ""),
+        title=_title(names),
+        names=[(name, swatch(slot)) for slot, name in enumerate(names)],
+        about=_about(evaluation),
+        sections=[(section, _svgs(section)) for section in shown],
+        sliders=sliders.html if sliders else "",
+        left_out=left_out(evaluation),
+        not_asked=[
+            (question, why)
+            for question, why in _not_asked(evaluation).items()
+            if question not in {section.key for section in shown}
+        ],
+        definitions=definitions(evaluation),
+        intervals=INTERVALS,
+        facts=_facts(evaluation),
+        metadata=tuple(flattened(evaluation.metadata)),
+    )
+
+
+def _sliders(evaluation: Evaluation) -> Any:
+    from fastsc.evaluation.report.sliders import sliders_section
+
+    return sliders_section(evaluation)
+
+
+def _own(name: str) -> Markup:
+    """A file of this folder, to stand in the page as it is."""
+    return Markup((HERE / name).read_text(encoding="utf-8"))
+
+
+def _title(names: list[str]) -> str:
+    return f"How continuous {'is' if len(names) == 1 else 'are'} {listed(names)}?"
+
+
+def _about(evaluation: Evaluation) -> str:
+    """Data, images, seed and day in a line."""
+    known: Mapping[str, Any] = evaluation.metadata
+    parts = []
+    data = known.get("data")
+    if isinstance(data, Mapping):
+        data = data.get("path") or data.get("root")
+    if data:
+        parts.append(f"Data: {data}" + (f" ({known['split']})" if known.get("split") else ""))
+    n = known.get("images")
+    if not isinstance(n, int):
+        answers = [answer for model in evaluation.models for answer in model.answers.values()]
+        tables = [table for answer in answers for table in answer.tables.values()]
+        n = max(map(len, tables), default=0)
+    parts.append(f"{n:,} images".replace(",", "\u202f"))
+    parts += [f"{name} {known[name]}" for name in ("budget", "seed") if known.get(name) is not None]
+    day = known.get("date") or known.get("time")
+    if day:
+        parts.append(str(day)[:10])
+    return " · ".join(parts)
+
+
+def _svgs(section: Section) -> list[list[Markup]]:
+    """The SVGs of each group of charts, with ids that the page has once."""
+    return [
+        [
+            Markup(unique_ids(chart.svg, f"{section.key}-{i}-{j}"))
+            for j, chart in enumerate(group.charts)
+        ]
+        for i, group in enumerate(section.charts)
+    ]
+
+
+def _not_asked(evaluation: Evaluation) -> dict[str, str]:
+    """Questions that no model answered, with a reason."""
+    return {
+        question: why for model in evaluation.models for question, why in model.left_out.items()
+    }
+
+
+def _facts(evaluation: Evaluation) -> tuple[tuple[str, tuple[str, ...]], ...]:
+    """What is known of the models: (fact, one value a model)."""
+    names = dict.fromkeys(fact for model in evaluation.models for fact in model.facts)
+    return tuple(
+        (name.replace("_", " "), tuple(str(m.facts.get(name, "–")) for m in evaluation.models))
+        for name in names
+    )
+
+
+def _numeric(value: float | None) -> str:
+    """A sort key that JavaScript's Number reads."""
+    return "" if value is None else repr(float(value))

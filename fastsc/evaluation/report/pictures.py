@@ -1,0 +1,84 @@
+"""Images of the data, as cards on the page: the clean one beside the one in other colours."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from fastsc.evaluation.answers import Example
+from fastsc.evaluation.report.parts import Asked, Card, Gallery, Question, Shot
+from fastsc.evaluation.report.words import factors_text
+
+TINY = 64  # pixels of a side up to which an image is kept without loss
+LARGEST = 320  # of a side on the page
+CARDS = 6  # of one model
+CARDS_EACH, WIDE_CARDS_EACH = 3, 4  # of several: a row of the page, or two with four images a card
+Factors = tuple[float, float, float, float]
+
+
+def data_uri(pixels: NDArray[np.uint8]) -> str:
+    """(R, R, 3) uint8 -> a data URI: PNG of tiny images, JPEG of others, colours at full size."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    file = io.BytesIO()
+    if max(image.size) <= TINY:
+        image.save(file, "PNG", optimize=True)
+        return _uri("png", file)
+    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+    image.save(file, "JPEG", quality=86, subsampling=0, optimize=True)
+    return _uri("jpeg", file)
+
+
+def _uri(kind: str, file: io.BytesIO) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
+
+
+def shot(question: Question, asked: Asked, index: int, factors: Factors | None, said: str) -> Shot:
+    """An image as a model sees it, unchanged or not; `said` goes under it."""
+    pixels = asked.model.picture(index, factors)
+    change = "unchanged" if factors is None else factors_text(factors)
+    alt = f"{title_of(question, index)}: {said}" + ("" if change in said else f", {change}")
+    return Shot(data_uri(pixels), alt, said, max(pixels.shape[:2]))
+
+
+def title_of(question: Question, index: int) -> str:
+    """An image's file and class."""
+    name, folder = question.evaluation.image_name(index), question.evaluation.class_name(index)
+    shown = name.removeprefix(f"{folder}/") if folder else name
+    return f"{folder} · {shown}" if folder else shown
+
+
+def gallery(
+    question: Question, asked: Asked, title: str, note: str, others: Sequence[str] = ()
+) -> Gallery | None:
+    """The examples of a model's answer; None where it has none.
+
+    Args:
+        question: Whose examples.
+        asked: The model.
+        title, note: Over the cards.
+        others: What `Example.others` are, in their order.
+    """
+    most = CARDS if question.alone else WIDE_CARDS_EACH if others else CARDS_EACH
+    examples = asked.answer.examples[:most]
+    if not examples:
+        return None
+    if not question.alone:
+        title = f"{title}: {asked.model.name}"
+    return Gallery(title, note, tuple(_card(question, asked, one, others) for one in examples))
+
+
+def _card(question: Question, asked: Asked, example: Example, others: Sequence[str]) -> Card:
+    shots = [
+        shot(question, asked, example.index, None, "unchanged"),
+        shot(question, asked, example.index, example.factors, "in other colours"),
+    ]
+    for place, other in enumerate(example.others):
+        said = others[place] if place < len(others) else "for comparison"
+        shots.append(shot(question, asked, other, None, said))
+    lines = (factors_text(example.factors), *example.lines)
+    return Card(tuple(shots), title_of(question, example.index), lines)

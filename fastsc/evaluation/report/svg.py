@@ -1,0 +1,172 @@
+"""Matplotlib's figures as inline SVG that takes its colours and its font from the page.
+
+A figure is drawn in sentinel colours, which become CSS variables afterwards: one drawing fits the
+light and the dark theme. Text stays text. The same figure gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from fastsc.evaluation.report.parts import Key, Question
+from fastsc.packages import needed
+
+# Sentinel -> CSS variable. No two may be close: a converter of colours could round them together.
+INK, MUTED, GRID, PAPER = "#010203", "#040506", "#070809", "#fdfcfb"
+SERIES = tuple(f"#{10 * i:02d}00{i:02d}" for i in range(1, 9))
+_VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {
+    colour: f"--c{i}" for i, colour in enumerate(SERIES)
+}
+MARKERS = ("o", "s", "^", "D", "v", "p", "<", ">")
+_DASHES = ((5, 2), (1, 1.2), (5, 1.5, 1, 1.5), (8, 2), (3, 1), (5, 1, 1, 1, 1, 1), (2, 2))
+LINES: tuple[Any, ...] = ("-", *((0, dashes) for dashes in _DASHES))
+
+FONT_SIZE = 10.0  # of 288 units of width: 11.4 px where a phone shows a figure 330 px wide
+WIDTH, HEIGHT = 4.0, 2.7  # inches of 72 units
+
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fastsc",
+    "font.family": "DejaVu Sans",  # comes with matplotlib: the layout is the same everywhere
+    "font.size": FONT_SIZE,
+    "axes.titlesize": FONT_SIZE,
+    "axes.labelsize": FONT_SIZE,
+    "xtick.labelsize": FONT_SIZE,
+    "ytick.labelsize": FONT_SIZE,
+    "axes.edgecolor": MUTED,
+    "axes.labelcolor": INK,
+    "xtick.color": MUTED,
+    "ytick.color": MUTED,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "text.color": INK,
+    "axes.linewidth": 0.8,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "grid.linewidth": 0.8,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 4.5,
+    "axes.unicode_minus": True,
+    "text.parse_math": False,  # names may hold dollar signs
+}
+
+
+def series(slot: int) -> str:
+    """The sentinel colour of the model in a place."""
+    return SERIES[slot % len(SERIES)]
+
+
+def line_of(slot: int) -> dict[str, Any]:
+    """Colour, marker and dashes of the model in a place: three ways to tell it apart."""
+    place = slot % len(SERIES)
+    return {"color": SERIES[place], "marker": MARKERS[place], "linestyle": LINES[place]}
+
+
+def draw(
+    paint: Callable[[Any], None], finding: str, *, width: float = WIDTH, height: float = HEIGHT
+) -> Markup:
+    """A figure with one axis that `paint` fills, as inline SVG.
+
+    Args:
+        paint: Gets matplotlib's axis.
+        finding: What the figure shows, for those who do not see it.
+        width, height: In inches of 72 units; the page scales it to the room there is.
+    """
+    needed("matplotlib", "the page of an evaluation")
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        paint(figure.subplots())
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return Markup(inline(buffer.getvalue(), finding))
+
+
+def inline(text: str, finding: str) -> str:
+    """Matplotlib's file as an element of a page: no header, no reference outward, no fixed size."""
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    view = re.search(r'viewBox="([^"]+)"', text)
+    assert view is not None, "matplotlib writes a viewBox"
+    label = escape(finding)
+    head = f'<svg viewBox="{view[1]}" role="img" aria-label="{label}" focusable="false">'
+    text = head + text[text.index(">") + 1 :]
+    text = text.replace("xlink:href", "href")
+    text = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", text)
+    text = re.sub(r"font: ([^;\"]*?[\d.]+px) [^;\"]*", r"font: \1 var(--font)", text)
+    text = text.replace(' transform="rotate(-0 ', ' transform="rotate(0 ')
+    # Rules of a matplotlib file would hold for the whole page; this one is in the page's style.
+    text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
+    for colour, variable in _VARIABLES.items():
+        text = text.replace(colour, f"var({variable})")
+    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
+    kept = {name for pair in used for name in pair if name}
+    text = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in kept else "", text)
+    return re.sub(r"\s*\n\s*", "\n", text).strip()
+
+
+def unique_ids(text: str, prefix: str) -> str:
+    """The same SVG with ids that no other one on the page has."""
+    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", str(text))  # Markup would escape
+
+
+def legend(question: Question) -> tuple[Key, ...]:
+    """The models' lines and names; nothing where there is one model."""
+    if question.alone:
+        return ()
+    return tuple(Key(swatch(asked.slot), asked.model.name) for asked in question.asked)
+
+
+def swatch(slot: int) -> Markup:
+    """The piece of a legend for a model: its line with its marker."""
+    needed("matplotlib", "the page of an evaluation")
+    from matplotlib.markers import MarkerStyle
+
+    place = slot % len(SERIES)
+    marker: Any = MarkerStyle(MARKERS[place])
+    path = marker.get_path().transformed(marker.get_transform().scale(7))
+    polygons: list[Any] = path.to_polygons(closed_only=False)
+    points = [" ".join(f"{14 + x:.2f},{6 - y:.2f}" for x, y in polygon) for polygon in polygons]
+    lengths = " ".join(f"{2 * x:g}" for x in _DASHES[place - 1]) if place else ""
+    dashes = f' stroke-dasharray="{lengths}"' if lengths else ""
+    colour = f"var(--c{place})"
+    stroke = f'<path d="M0 6H28" style="stroke:{colour};stroke-width:2"{dashes}/>'
+    marks = "".join(f'<polygon points="{p}" style="fill:{colour}"/>' for p in points)
+    return Markup(
+        f'<svg viewBox="0 0 28 12" width="28" height="12" aria-hidden="true">{stroke}{marks}</svg>'
+    )
+
+
+def dot(colour: str, radius: float) -> Markup:
+    """The piece of a legend for a kind of point; colour: a CSS variable."""
+    circle = f'<circle cx="14" cy="6" r="{radius:g}" style="fill:{colour}"/>'
+    return Markup(
+        f'<svg viewBox="0 0 28 12" width="28" height="12" aria-hidden="true">{circle}</svg>'
+    )
+
+
+def star() -> Markup:
+    """The piece of a legend for the point that is marked."""
+    return Markup(
+        '<svg viewBox="0 0 28 12" width="28" height="12" aria-hidden="true"><path style="fill:'
+        'var(--ink)" d="M14 0l1.5 4.2 4.5.1-3.6 2.7 1.3 4.3L14 8.7l-3.7 2.6 1.3-4.3L8 '
+        '4.3l4.5-.1z"/></svg>'
+    )
+
+
+def dashes() -> Markup:
+    """The piece of a legend for a second line of the same model, which is dotted."""
+    return Markup(
+        '<svg viewBox="0 0 28 12" width="28" height="12" aria-hidden="true"><path d="M0 6H28" '
+        'style="stroke:var(--ink);stroke-width:2" stroke-dasharray="2 2"/></svg>'
+    )

@@ -1,0 +1,200 @@
+"""Numbers in the words and units of the page: rounded as their interval allows, never "nan"."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from fastsc.evaluation.answers import Measure
+from fastsc.evaluation.statistics import Difference, Estimate
+
+SPACE = "\u00a0"  # a number stays on the line of its unit
+MAX_DECIMALS = 6
+_RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+REAL = 0.05  # the p below which a difference is called one
+
+
+@dataclass(frozen=True)
+class Unit:
+    """How a figure is shown: times `scale`, with a suffix.
+
+    Attributes:
+        scale: Of the stored value.
+        suffix: Behind it, with its space.
+        signed: A plus sign stands before what is above 0.
+    """
+
+    scale: float = 1.0
+    suffix: str = ""
+    signed: bool = False
+
+
+PLAIN = Unit()
+PERCENT = Unit(100, f"{SPACE}%")
+POINTS = Unit(100, f"{SPACE}points", signed=True)
+DEGREES = Unit(360, "°")
+
+_UNITS = {
+    "top1": PERCENT,
+    "top1_perturbed": PERCENT,
+    "flips": PERCENT,
+    "farther_than_random": PERCENT,
+    "farther_than_nearest": PERCENT,
+    "confidence_change": POINTS,
+}
+
+
+def family(name: str) -> str:
+    """What is measured: "flips" of "flips/brightness/0.4"."""
+    return name.split("/", 1)[0]
+
+
+def unit_of(measure: Measure) -> Unit:
+    """The unit in which a measure is shown."""
+    if family(measure.name) == "flip_radius":
+        return DEGREES if "/hue" in measure.name else PERCENT
+    known = _UNITS.get(family(measure.name))
+    return known or (PERCENT if measure.statistic == "share" else PLAIN)
+
+
+def unit_of_difference(unit: Unit) -> Unit:
+    """Shares differ by points."""
+    return POINTS if unit is PERCENT else replace(unit, signed=True)
+
+
+def number(value: float, decimals: int = 2, *, signed: bool = False) -> str:
+    """A finite number with a true minus sign; nothing is "-0"."""
+    if decimals >= MAX_DECIMALS and 0 < abs(value) < 10.0 ** (2 - MAX_DECIMALS):
+        digits, power = f"{abs(value):.2e}".split("e")
+        text = f"{digits}{SPACE}×{SPACE}10{str(int(power)).translate(_RAISED)}"
+    else:
+        text = f"{abs(value):,.{decimals}f}".replace(",", "\u202f")
+    if not any(digit in text for digit in "123456789"):
+        return text
+    return ("−" if value < 0 else "+" if signed else "") + text
+
+
+def decimals(value: float, low: float, high: float) -> int:
+    """So many that half the interval shows one digit, or two from 10 to 19; else three digits."""
+    half = (high - low) / 2
+    if not math.isfinite(half) or half <= 0:
+        known = value if math.isfinite(value) else low
+        if not math.isfinite(known) or known == 0:
+            return 2
+        return _between(2 - math.floor(math.log10(abs(known))))
+    return _between(math.ceil(-math.log10(half / 2)))
+
+
+def _between(places: int) -> int:
+    return min(max(places, 0), MAX_DECIMALS)
+
+
+def value_text(value: float, unit: Unit, places: int) -> str:
+    """A value in its unit; in words where it is no number."""
+    if math.isnan(value):
+        return "not defined"
+    if math.isinf(value):
+        return "beyond the range" if value > 0 else "below the range"
+    return number(value * unit.scale, places, signed=unit.signed) + unit.suffix
+
+
+def places_of(found: Estimate | Difference, unit: Unit) -> int:
+    """Decimals of an estimate in its unit."""
+    return decimals(found.value * unit.scale, found.low * unit.scale, found.high * unit.scale)
+
+
+def value_of(found: Estimate | Difference, unit: Unit, beyond: str | None = None) -> str:
+    """The figure; `beyond` says what infinity means."""
+    if math.isinf(found.value) and beyond:
+        return beyond
+    return value_text(found.value, unit, places_of(found, unit))
+
+
+def interval_of(found: Estimate | Difference, unit: Unit, beyond: str | None = None) -> str:
+    """ "0.26 to 0.30"; "no interval" where there is none."""
+    if math.isnan(found.low) or math.isnan(found.high):
+        return "no interval"
+    if math.isinf(found.low) and found.low == found.high:
+        return beyond or value_text(found.low, unit, 0)
+    places = places_of(found, unit)
+    ends = [
+        beyond if beyond and math.isinf(end) else value_text(end, replace(unit, suffix=""), places)
+        for end in (found.low, found.high)
+    ]
+    suffix = unit.suffix if math.isfinite(found.high) else ""
+    return f"{ends[0]} to {ends[1]}{suffix}"
+
+
+def spoken(found: Estimate, unit: Unit, beyond: str | None = None) -> str:
+    """ "0.28 (0.26 to 0.30, n = 334)"."""
+    within = interval_of(found, unit, beyond)
+    return f"{value_of(found, unit, beyond)} ({within}, n{SPACE}={SPACE}{found.n})"
+
+
+def p_text(p: float) -> str:
+    """ "p = 0.042", "p < 0.001"."""
+    if math.isnan(p):
+        return "p not defined"
+    if p < 0.001:
+        return f"p{SPACE}<{SPACE}0.001"
+    return f"p{SPACE}={SPACE}{p:.3f}" if p < 0.1 else f"p{SPACE}={SPACE}{p:.2f}"
+
+
+def is_real(found: Difference) -> bool:
+    """Whether chance hardly explains a difference: p under 0.05, and 0 outside the interval."""
+    return found.p < REAL and (found.low > 0 or found.high < 0)
+
+
+def smallest_text(found: Difference, unit: Unit) -> str:
+    """ "with 334 images a difference under 2.1 points would not show"."""
+    if not math.isfinite(found.smallest):
+        return f"how small a difference {found.n} images can show is not defined"
+    return f"with {found.n} images a difference under {least_text(found, unit)} would not show"
+
+
+def least_text(found: Difference, unit: Unit) -> str:
+    """The smallest difference that so many images show, to two digits."""
+    of = replace(unit_of_difference(unit), signed=False)
+    if not math.isfinite(found.smallest):
+        return "not defined"
+    places = decimals(found.smallest * of.scale, math.nan, math.nan) - 1
+    return value_text(found.smallest, of, max(places, 0))
+
+
+def change_text(kind: str, value: float, *, signed: bool = True) -> str:
+    """A change of one kind from the unchanged image: a share of it in %, hue's turns in degrees."""
+    unit = DEGREES if kind == "hue" else PERCENT
+    return number(value * unit.scale, 0, signed=signed) + unit.suffix
+
+
+def strength_text(kind: str, strength: float) -> str:
+    """A strength in its own unit: "±40 %", "±36°"; all together, a multiple of the box: "×1.5"."""
+    if kind == "together":
+        return f"×{strength:g}"
+    return "±" + change_text(kind, strength, signed=False)
+
+
+def box_text(strengths: Sequence[float]) -> str:
+    """The box of all four kinds: "light and colours within ±40 %, hue within ±36°"."""
+    b, c, s, h = strengths
+    hue = strength_text("hue", h)
+    if b == c == s:
+        return f"light and colours within {strength_text('brightness', b)} (hue {hue})"
+    parts = [strength_text(kind, x) for kind, x in zip(("brightness",) * 3, (b, c, s), strict=True)]
+    return f"brightness within {parts[0]}, contrast {parts[1]}, saturation {parts[2]}, hue {hue}"
+
+
+def factors_text(factors: Sequence[float]) -> str:
+    """ "brightness +38 %, contrast −12 %, saturation +5 %, hue −20°", without what is unchanged."""
+    changes = [factors[0] - 1, factors[1] - 1, factors[2] - 1, factors[3]]
+    kinds = ("brightness", "contrast", "saturation", "hue")
+    said = [
+        f"{k} {change_text(k, x)}" for k, x in zip(kinds, changes, strict=True) if abs(x) > 5e-4
+    ]
+    return ", ".join(said) or "unchanged"
+
+
+def listed(parts: Sequence[str], last: str = "and") -> str:
+    """ "a, b and c"."""
+    return f" {last} ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

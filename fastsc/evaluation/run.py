@@ -1,0 +1,272 @@
+"""A whole evaluation: models and data in, every answer, comparison and file out."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from fastsc.devices import DTYPES, Precision, keep_memory, pick_device, pick_precision
+from fastsc.evaluation.answers import Answer, Keep
+from fastsc.evaluation.ask import (
+    QUESTIONS,
+    Budget,
+    Sizes,
+    Subject,
+    comparisons,
+    slider_images,
+)
+from fastsc.evaluation.continuity import Continuity
+from fastsc.evaluation.data import Split, open_split
+from fastsc.evaluation.evaluated import Evaluated, Evaluation
+from fastsc.evaluation.facts import facts_of, metadata_of
+from fastsc.evaluation.labels import map_labels
+from fastsc.evaluation.libraries import imagenet_names
+from fastsc.evaluation.options import Options
+from fastsc.evaluation.report.page import write_report
+from fastsc.evaluation.sliders import Grid
+from fastsc.evaluation.sources import Source, load_source
+from fastsc.evaluation.store import Store
+from fastsc.evaluation.views import Viewer
+from fastsc.pipelines import build
+from fastsc.pipelines.errors import UserError
+
+
+def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
+    """Answers the questions about each model; writes rows, results.json and report.html.
+
+    Args:
+        options: Of the command line.
+        say: Is told lines that a person wants to read.
+
+    Raises:
+        UserError: Something that is asked for cannot be had; nothing was written then. Or an image
+            does not decode: what was computed is kept.
+    """
+    device = pick_device(options.device)
+    precision = pick_precision(options.precision, device)
+    if device.type == "cpu":
+        keep_memory()
+    names = _names(options)
+    split = open_split(options.data, options.split, options.on_bad_image)
+    sources = _sources(options)
+    largest = max(source.classifier.preprocessing.resolution for source in sources)
+    sizes = Sizes.of(options.budget, largest, options.images)
+    with ExitStack() as loaders:
+        subjects: list[Subject] = []
+        unlabelled: list[dict[str, str]] = []
+        for name, source in zip(names, sources, strict=True):
+            subject, reason = _subject(options, split, source, device, precision, sizes)
+            loaders.callback(subject.loader.close)
+            subjects.append(subject)
+            unlabelled.append({} if reason is None else {"top-1": reason})
+            for line in (*source.notes, *unlabelled[-1].values()):
+                say(f"{name}: {line}")
+        asked, impossible = _questions(options, subjects[0], say)
+        _announce(subjects, asked, sizes, options.budget, say)
+        store = Store(options.out)
+        left_out = [{**reasons, **impossible} for reasons in unlabelled]
+        models = _ask_all(store, names, subjects, asked, left_out, say)
+        evaluation = Evaluation(
+            models=tuple(models),
+            comparisons=comparisons(models, options.seed),
+            metadata=metadata_of(options, split, sizes, asked, precision, subjects[0]),
+            image_name=lambda i: split.index.paths[i],
+            class_name=lambda i: _class_of(split, i),
+        )
+        store.write(evaluation)
+        write_report(options.out / "report.html", evaluation)
+    return evaluation
+
+
+# --- what is asked of whom -----------------------------------------------------------------------
+
+
+def _names(options: Options) -> list[str]:
+    """What each model is called: as it was given, a run by its folder's name."""
+    if options.names is not None:
+        names = list(options.names)
+        if len(names) != len(options.models):
+            raise UserError(f"--names: {len(names)} names for {len(options.models)} models")
+    else:
+        names = [_short(model) for model in options.models]
+        if len(set(names)) < len(names):
+            names = list(options.models)
+    if len(set(names)) < len(names):
+        raise UserError("two models have one name; tell them apart with --names A B")
+    return names
+
+
+def _short(model: str) -> str:
+    path = Path(model)
+    if path.suffix == ".safetensors":
+        return path.resolve().parent.name if path.stem == "weights" else path.stem
+    return path.resolve().name if path.is_dir() else model
+
+
+def _sources(options: Options) -> list[Source]:
+    """The models with the weights files dealt out to those that take one."""
+    files = list(options.weights)
+    takers = [model for model in options.models if _takes_weights(model)]
+    if files and len(files) != len(takers):
+        raise UserError(
+            f"--weights: {len(files)} files for {len(takers)} models that take one (torchvision:, "
+            "timm:, module:function); name one for each, in their order"
+        )
+    return [
+        load_source(
+            model,
+            replace(
+                options.model, weights=files.pop(0) if files and _takes_weights(model) else None
+            ),
+        )
+        for model in options.models
+    ]
+
+
+def _takes_weights(model: str) -> bool:
+    return ":" in model and not Path(model).exists()
+
+
+def _subject(
+    options: Options,
+    split: Split,
+    source: Source,
+    device: torch.device,
+    precision: Precision,
+    sizes: Sizes,
+) -> tuple[Subject, str | None]:
+    """A model beside its loader; and what is to be said of its labels."""
+    model = source.classifier
+    labels = map_labels(split, source, options.class_map)
+    if source.synsets is not None and labels.how == "names":
+        # torchvision and timm call the same classes differently; here models stand side by side.
+        model.classes = imagenet_names()
+    wanted = model.preprocessing
+    # A class without a name is none: its images have no neighbours of their kind.
+    index = split.index if split.labelled else replace(split.index, classes=("",))
+    loader = build(
+        options.pipeline,
+        index,
+        batch_size=options.batch_size,
+        resolution=wanted.resolution,
+        train=False,
+        val_crop=wanted.val_crop,
+        interpolation=wanted.interpolation,
+        strengths=options.strengths,
+        mean=wanted.mean,
+        std=wanted.std,
+        device=device,
+        dtype=DTYPES[precision],
+        workers=options.workers,
+        on_bad_image="skip",  # what the user wants left out, the split has left out
+    )
+    model = model.to(device).to(memory_format=torch.channels_last)
+    subject = Subject(model, loader, labels.targets, options.seed, sizes, options.class_name)
+    return subject, labels.reason
+
+
+def _questions(
+    options: Options, subject: Subject, say: Callable[[str], object]
+) -> tuple[list[str], dict[str, str]]:
+    """The questions that the data can answer, and why it cannot answer the others."""
+    asked, left_out = [], {}
+    for question in options.only or QUESTIONS:
+        why = subject.cannot(question)
+        if why is None:
+            asked.append(question)
+        elif options.only is not None:
+            raise UserError(why if why.startswith(question) else f"{question}: {why}")
+        else:
+            left_out[question] = why.removeprefix(f"{question}: ")
+            say(f"left out: {question}: {left_out[question]}")
+    return asked, left_out
+
+
+def _announce(
+    subjects: Sequence[Subject],
+    asked: Sequence[str],
+    sizes: Sizes,
+    budget: Budget,
+    say: Callable[[str], object],
+) -> None:
+    """What it will cost, before anything is spent; the full budget's in minutes, too."""
+    n = len(subjects[0].loader.index.usable)
+    looks = sizes.looks(asked, n)
+    line = f"{budget} budget, {n:,} images: about {looks:,} passes through each model"
+    if budget == "full":
+        seconds = sum(looks / subject.rate() for subject in subjects)
+        line += f", {max(1, round(seconds / 60)):,} minutes here, less what is cached"
+    say(line)
+
+
+def _ask_all(
+    store: Store,
+    names: Sequence[str],
+    subjects: Sequence[Subject],
+    asked: Sequence[str],
+    left_out: Sequence[dict[str, str]],
+    say: Callable[[str], object],
+) -> list[Evaluated]:
+    """The answers of every model; a question that one cannot be asked joins its `left_out`."""
+    answers: list[dict[str, Answer]] = [{} for _ in subjects]
+    # Question by question: should it be interrupted, the models have the same ones answered.
+    for question in asked:
+        for name, subject, found, reasons in zip(names, subjects, answers, left_out, strict=True):
+            began, before = time.monotonic(), store.computed
+            try:
+                found[question] = subject.ask(question, _keeper(store, subject, question))
+            except UserError as error:
+                if not str(error).startswith(f"{question}: "):
+                    raise  # an image that does not decode, a disk that is full
+                reasons[question] = str(error).removeprefix(f"{question}: ")
+                say(f"{name}: left out: {error}")
+                continue
+            how = f"in {time.monotonic() - began:.0f} s" if store.computed > before else "cached"
+            say(f"{name}: {question}, {how}")
+    grids: list[tuple[Grid, ...]] = [() for _ in subjects]
+    if "continuity" in asked:
+        first = answers[0]["continuity"]
+        assert isinstance(first, Continuity)
+        images = slider_images(
+            subjects[0].loader, first, subjects[0].sizes.sliders, subjects[0].seed
+        )
+        for i, subject in enumerate(subjects):
+            answer = answers[i]["continuity"]
+            assert isinstance(answer, Continuity)
+            grids[i] = subject.grids(images, answer, _keeper(store, subject, "sliders"))
+    return [
+        Evaluated(
+            name=name,
+            answers=found,
+            left_out=reasons,
+            picture=Viewer(subject.model, subject.loader).picture,
+            facts=facts_of(subject),
+            grids=grid,
+        )
+        for name, subject, found, reasons, grid in zip(
+            names, subjects, answers, left_out, grids, strict=True
+        )
+    ]
+
+
+def _keeper(store: Store, subject: Subject, question: str) -> Keep:
+    loader, labels = subject.loader, subject.labels.tobytes()
+    return store.keep(
+        question=question,
+        model=subject.model.hash,
+        data=loader.index.hash,
+        labels=hashlib.sha256(labels).hexdigest() if question == "gradients" else None,
+        pipeline=loader.name,
+        dtype=str(loader.settings.dtype),
+        device=loader.settings.device.type,
+    )
+
+
+def _class_of(split: Split, index: int) -> str:
+    return split.index.classes[split.index.targets[index]] if split.labelled else ""

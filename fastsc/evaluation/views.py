@@ -1,0 +1,130 @@
+"""What a classifier answers to images in other colours, at the pipelines' and kernels' speed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastsc.devices import autocast
+from fastsc.evaluation.classifier import Classifier
+from fastsc.kernels import normalize, perturb
+from fastsc.kernels.colour import IDENTITY
+from fastsc.pipelines import Pipeline, keyed
+from fastsc.pipelines.cpu import default_workers
+from fastsc.pipelines.progress import tracked
+
+KINDS = ("brightness", "contrast", "saturation", "hue")  # columns of the factors
+Indices = NDArray[np.int64]
+Factors = NDArray[np.float32]  # (n, 4)
+
+
+class Response(NamedTuple):
+    """What a classifier answers to n views, float32 on the CPU."""
+
+    features: Tensor  # (n, D)
+    logits: Tensor  # (n, C)
+
+    @property
+    def predicted(self) -> Tensor:
+        """(n,) int64: the best class."""
+        return self.logits.argmax(1)
+
+    @property
+    def confidence(self) -> Tensor:
+        """(n,) float32: the softmax probability of the best class."""
+        return self.logits.softmax(1).amax(1)
+
+
+class Images(NamedTuple):
+    """A batch of a split as it is decoded."""
+
+    pixels: Tensor  # (n, R, R, 3) uint8, on the loader's device
+    rows: slice  # of the indices that were asked for
+
+
+class Viewer:
+    """A classifier that looks at a loader's images.
+
+    Args:
+        model: On the loader's device, in eval mode.
+        loader: A validation pipeline (`build(..., train=False)`): its mean, std, resolution and
+            dtype are how the model sees images. With a dtype of 16 bits the model runs under
+            autocast; its responses are float32 all the same.
+    """
+
+    def __init__(self, model: Classifier, loader: Pipeline) -> None:
+        settings = loader.settings
+        assert not settings.train, "a question needs a validation loader: build(..., train=False)"
+        self.model, self.loader, self.settings = model.eval(), loader, settings
+        self._threads = settings.workers if settings.device.type == "cpu" else default_workers()
+        self._autocast = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(settings.dtype, "fp32")
+
+    def images(self, index: Indices, title: str) -> Iterator[Images]:
+        """The images of dataset indices (m,), batch by batch, in order, with a progress bar.
+
+        Args:
+            index: Different dataset indices that the loader's index can use.
+            title: Of the bar.
+
+        Raises:
+            UserError: An image does not decode: a question's n is what it says it is.
+        """
+        total = -(-len(index) // self.settings.batch_size)
+        done = 0
+        for decoded in tracked(self.loader.decoded(index), title, total):
+            rows = slice(done, done + len(decoded.index))
+            assert np.array_equal(decoded.index, index[rows])
+            done = rows.stop
+            yield Images(decoded.images, rows)
+
+    def view(self, pixels: Tensor, factors: Factors | None = None) -> Tensor:
+        """(n, R, R, 3) uint8 -> (n, 3, R, R) normalized; in other colours with factors (n, 4)."""
+        s = self.settings
+        if factors is None:
+            return normalize(pixels, s.mean, s.std, dtype=s.dtype, threads=self._threads)
+        table = torch.from_numpy(np.ascontiguousarray(factors, np.float32)).to(pixels.device)
+        return perturb(pixels, table, s.mean, s.std, dtype=s.dtype, threads=self._threads)
+
+    @torch.inference_mode()
+    def respond(self, pixels: Tensor, factors: Factors | None = None) -> Response:
+        """The answer to a batch of `images`, unchanged or with a row of factors an image."""
+        with autocast(self.settings.device, self._autocast):  # type: ignore[arg-type]
+            features, logits = self.model(self.view(pixels, factors))
+        return Response(features.float().cpu(), logits.float().cpu())
+
+    def picture(
+        self, index: int, factors: tuple[float, float, float, float] | None = None
+    ) -> NDArray[np.uint8]:
+        """(R, R, 3) RGB of a dataset index as the model sees it, unchanged or in other colours."""
+        ((pixels, _),) = self.images(np.array([index]), "")
+        if factors is not None:
+            table = torch.tensor([factors], device=pixels.device)
+            view = perturb(pixels, table, (0, 0, 0), (1, 1, 1)).permute(0, 2, 3, 1)
+            pixels = (view * 255).round().clamp(0, 255).byte()
+        rgb: NDArray[np.uint8] = pixels[0].cpu().numpy()
+        return rgb
+
+
+def choose(loader: Pipeline, n: int | None, seed: int, among: Indices | None = None) -> Indices:
+    """A keyed choice of at most n dataset indices, sorted; the same for every model and pipeline.
+
+    A larger n keeps what a smaller one chose. None: all of them.
+
+    Args:
+        among: Dataset indices to choose from. Default: all that can be used.
+    """
+    usable = loader.index.usable if among is None else among
+    chosen = keyed.order(seed, keyed.VALIDATION_EPOCH, usable, len(loader.index))
+    return np.sort(chosen[:n])
+
+
+def one_kind(kind: str, value: float | NDArray[np.float32], n: int) -> Factors:
+    """(n, 4) factors at which nothing but one kind changes: a factor, or a hue shift in turns."""
+    factors = np.tile(np.array(IDENTITY, np.float32), (n, 1))
+    factors[:, KINDS.index(kind)] = value
+    return factors
