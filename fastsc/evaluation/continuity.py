@@ -296,8 +296,8 @@ def _examples(model: Classifier, loader: Pipeline, pairs: Rows) -> tuple[Example
                 (b, c, s, h),
                 (
                     f"moved by {columns['moved'][row] / scale:.2f} of the distance between images",
-                    f"{before} ({confidence[0]:.0%}) → "
-                    + (f"the same ({confidence[1]:.0%})" if before == after else after),
+                    f"{before} ({100 * confidence[0]:.0f} %) → "
+                    + (f"the same ({100 * confidence[1]:.0f} %)" if before == after else after),
                 ),
             )
         )

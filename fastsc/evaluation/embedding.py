@@ -93,6 +93,8 @@ def embedding(
         raise UserError("embedding needs scikit-learn: pip install scikit-learn")
     name, own = _class(loader, class_name)
     index = choose(loader, n, seed, own)
+    if class_name is None and len(own) < LEAST:
+        raise UserError(f"embedding: no class has {LEAST} images, which it needs to show one")
     if len(index) < LEAST:
         raise UserError(
             f"embedding: class {name} is shown with {len(index)} of its {len(own)} images, and "

@@ -205,6 +205,12 @@ def test_classes_that_cannot_be_shown(noisy: Pipeline, options: Any, says: str) 
         embedding(tiny.flat(), noisy, **options)
 
 
+def test_only_small_classes(tmp_path: Path) -> None:
+    pixels = {"a": tiny.constant(0.1, 0.3, 0.4, 0.6), "b": tiny.constant(0.5)}
+    with pytest.raises(UserError, match="embedding: no class has 5 images"):
+        embedding(tiny.flat(), tiny.loader(tmp_path, pixels))
+
+
 def test_no_labels(noisy: Pipeline) -> None:
     noisy.index = replace(noisy.index, classes=("",) * 4)
     with pytest.raises(UserError, match="no labels"):
