@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastsc.arguments import Parser, folder_name
+from fastsc.evaluation import QUESTIONS
 from fastsc.pipelines.errors import UserError
 from fastsc.signals import EXIT_RESUMABLE, interrupted_by_sigterm
 
 if TYPE_CHECKING:
     from fastsc.evaluation.evaluated import Evaluation
 
-QUESTIONS = ("continuity", "neighbours", "embedding", "gradients")
 MODELS = """\
 A MODEL is a run's folder or a .safetensors file of fastsc, torchvision:NAME, timm:NAME, or
 module:function, which returns an nn.Module. Several are compared, the later ones with the first."""

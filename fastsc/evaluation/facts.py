@@ -8,9 +8,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastsc.devices import Precision
-from fastsc.evaluation.ask import Sizes, Subject
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.options import Options
+from fastsc.evaluation.questions import Sizes, Subject
 from fastsc.runlog import environment
 
 

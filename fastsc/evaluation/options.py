@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastsc.evaluation.ask import Budget
+from fastsc.evaluation.questions import Budget
 from fastsc.evaluation.sources import ModelOptions
 
 

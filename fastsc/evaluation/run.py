@@ -12,15 +12,9 @@ from pathlib import Path
 import torch
 
 from fastsc.devices import DTYPES, Precision, keep_memory, pick_device, pick_precision
+from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.answers import Answer, Keep
-from fastsc.evaluation.ask import (
-    QUESTIONS,
-    Budget,
-    Sizes,
-    Subject,
-    comparisons,
-    slider_images,
-)
+from fastsc.evaluation.ask import comparisons, grids_of, rate, slider_images
 from fastsc.evaluation.continuity import Continuity
 from fastsc.evaluation.data import Split, open_split
 from fastsc.evaluation.evaluated import Evaluated, Evaluation
@@ -28,6 +22,7 @@ from fastsc.evaluation.facts import facts_of, metadata_of
 from fastsc.evaluation.labels import map_labels
 from fastsc.evaluation.libraries import imagenet_names
 from fastsc.evaluation.options import Options
+from fastsc.evaluation.questions import Budget, Sizes, Subject, looks
 from fastsc.evaluation.report.page import write_report
 from fastsc.evaluation.sliders import Grid
 from fastsc.evaluation.sources import Source, load_source
@@ -181,10 +176,10 @@ def _questions(
         if why is None:
             asked.append(question)
         elif options.only is not None:
-            raise UserError(why if why.startswith(question) else f"{question}: {why}")
+            raise UserError(f"{question}: {why}")
         else:
-            left_out[question] = why.removeprefix(f"{question}: ")
-            say(f"left out: {question}: {left_out[question]}")
+            left_out[question] = why
+            say(f"left out: {question}: {why}")
     return asked, left_out
 
 
@@ -197,10 +192,10 @@ def _announce(
 ) -> None:
     """What it will cost, before anything is spent; the full budget's in minutes, too."""
     n = len(subjects[0].loader.index.usable)
-    looks = sizes.looks(asked, n)
-    line = f"{budget} budget, {n:,} images: about {looks:,} passes through each model"
+    n_looks = looks(asked, sizes, n)
+    line = f"{budget} budget, {n:,} images: about {n_looks:,} passes through each model"
     if budget == "full":
-        seconds = sum(looks / subject.rate() for subject in subjects)
+        seconds = sum(n_looks / rate(subject) for subject in subjects)
         line += f", {max(1, round(seconds / 60)):,} minutes here, less what is cached"
     say(line)
 
@@ -239,7 +234,7 @@ def _ask_all(
         for i, subject in enumerate(subjects):
             answer = answers[i]["continuity"]
             assert isinstance(answer, Continuity)
-            grids[i] = subject.grids(images, answer, _keeper(store, subject, "sliders"))
+            grids[i] = grids_of(subject, images, answer, _keeper(store, subject, "sliders"))
     return [
         Evaluated(
             name=name,
