@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,27 @@ def test_an_interrupted_call_goes_on_where_it_was(
     assert asked(*command) == 0
     assert {path: path.stat().st_mtime_ns for path in done} == done
     assert len(list(Path("out/cache").iterdir())) == 6 + 4 + 1 + 3
+
+
+@pytest.mark.parametrize("question", ["continuity", "neighbours"])
+def test_the_announced_cost_is_about_what_is_spent(
+    question: str,
+    nets: str,
+    image_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    spent, respond = 0, Viewer.respond
+
+    def count(self: Viewer, pixels: Any, factors: Any = None) -> Any:
+        nonlocal spent
+        spent += len(pixels)
+        return respond(self, pixels, factors)
+
+    monkeypatch.setattr(Viewer, "respond", count)
+    assert asked(f"{nets}:small", "--data", image_folder, "--out", "out", "--only", question) == 0
+    (announced,) = re.findall(r"about ([\d,]+) passes", capsys.readouterr().out)
+    assert spent / 2 < int(announced.replace(",", "")) < 2 * spent
 
 
 def test_models_are_compared_over_the_same_images(nets: str, image_folder: Path) -> None:
