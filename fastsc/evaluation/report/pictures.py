@@ -29,7 +29,7 @@ def data_uri(pixels: NDArray[np.uint8]) -> str:
         image.save(file, "PNG", optimize=True)
         return _uri("png", file)
     image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    image.save(file, "JPEG", quality=86, subsampling=0, optimize=True)
+    image.save(file, "JPEG", quality=86, subsampling=0)  # optimize=True fails on noisy pictures
     return _uri("jpeg", file)
 
 

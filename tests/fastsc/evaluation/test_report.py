@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 import runpy
 import sys
@@ -13,12 +15,14 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fastsc.evaluation.answers import Answer, Measure
 from fastsc.evaluation.evaluated import Evaluation
 from fastsc.evaluation.report import words
 from fastsc.evaluation.report.page import render, write_report
 from fastsc.evaluation.report.parts import questions
+from fastsc.evaluation.report.pictures import data_uri
 from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation.report_example import HOSTILE, evaluation
 
@@ -255,6 +259,17 @@ def test_what_was_left_out_is_named_with_its_reason(two: Evaluation, page: Page)
     text = page.text
     assert "Shifts Not answered: no corrupted images <given>" in text
     assert "neighbours, nearest (all models) it is searched among 50 images a class" in text
+
+
+@pytest.mark.parametrize("side", [16, 64, 65, 224, 500])
+def test_pictures_of_noise_fit_into_a_data_uri(side: int) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
+    kind, _, data = data_uri(noise).partition(";base64,")
+    shown = Image.open(io.BytesIO(base64.b64decode(data)))
+    assert shown.size == (min(side, 320),) * 2
+    if side <= 64:
+        assert kind == "data:image/png"
+        assert np.array_equal(np.asarray(shown), noise)
 
 
 def test_definitions_cover_every_measure(two: Evaluation, page: Page) -> None:
