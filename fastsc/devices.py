@@ -32,7 +32,10 @@ def pick_device(name: str, ranks: Ranks | None = None) -> torch.device:
     n_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if name == "auto":
         name = "cuda" if n_gpus else "cpu"
-    device = torch.device(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"--device {name}: must be auto, cpu, cuda or cuda:N") from None
     if device.type == "cuda":
         if name == "cuda" and 0 < n_gpus < ranks.local_world_size:
             raise UserError(

@@ -75,7 +75,7 @@ def _parser() -> Parser:
         help="quick: minutes on a CPU; full: ten times the images (default: %(default)s)")
     add("--images", type=_count, metavar="N", help="images a question, instead of the budget's")
     add("--names", nargs="+", metavar="NAME", help="what the models are called, in their order")
-    add("--seed", type=int, default=0, help="of the choice of images and of the intervals")
+    add("--seed", type=_seed, default=0, help="of the choice of images and of the intervals")
 
     data = parser.add_argument_group("the data")
     add = data.add_argument
@@ -85,8 +85,8 @@ def _parser() -> Parser:
     add("--class", dest="class_name", metavar="FOLDER",
         help="class of the embedding; default: the one with most images")
     add("--strengths", type=float, nargs=4, metavar=("B", "C", "S", "H"),
-        default=(0.4, 0.4, 0.4, 0.1),
-        help="of brightness, contrast, saturation, hue (default: 0.4 0.4 0.4 0.1)")
+        help="of brightness, contrast, saturation, hue; default: those that the runs trained "
+        "with, else 0.4 0.4 0.4 0.1")
     add("--on-bad-image", choices=("raise", "skip"), default="raise",
         help="skip: decode every image once and leave the broken ones out")
 
@@ -122,6 +122,12 @@ def _count(text: str) -> int:
     return int(text)
 
 
+def _seed(text: str) -> int:
+    if not text.isdecimal() or int(text) >= 2**64:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**64 - 1")
+    return int(text)
+
+
 def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
     """What one sees first; the page says the rest."""
     for model in evaluation.models:
@@ -137,8 +143,8 @@ def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
             if name in answer.estimates:
                 found = answer[name]
                 ends = f"{found.low:{digits}} to {found.high:{digits}}"
-                words.append(f"{title} {found.value:{digits}} ({ends})")
-        print(f"{model.name}: {', '.join(words)}; n = {len(answer.tables['pairs']):,}")
+                words.append(f"{title} {found.value:{digits}} ({ends}; n = {found.n:,})")
+        print(f"{model.name}: {', '.join(words)}")
     print(f"{out / 'report.html'} and results.json beside it, in {seconds:.0f} s")
 
 

@@ -143,7 +143,7 @@ def scan_flat(
         use_cache, progress: As in `scan`.
 
     Returns:
-        An index of one class, the folder itself, whose root is the folder that it lies in.
+        An index of one class without a name.
 
     Raises:
         UserError: The folder is missing or holds no images.
@@ -156,12 +156,13 @@ def scan_flat(
     if not listing.names:
         raise UserError(f"{folder}: no images in it ({', '.join(EXTENSIONS)})")
     targets = np.zeros(len(listing.names), np.int64)
+    inside = len(folder.name) + len(os.sep)  # of names that begin with the folder's
+    listing.names = [name[inside:] for name in listing.names]
     return _indexed(
-        folder.parent,
-        (folder.name,),
+        folder,
+        ("",),
         listing,
         targets,
-        cached_as=folder,
         use_cache=use_cache,
         progress=progress,
     )
@@ -173,22 +174,20 @@ def _indexed(
     listing: Listing,
     targets: NDArray[np.int64],
     *,
-    cached_as: Path | None = None,
     use_cache: bool,
     progress: bool,
 ) -> Index:
     """The index of listed files, whose headers come from the cache or are read."""
-    where = cached_as or root
     paths, n_bytes = tuple(listing.names), np.array(listing.sizes, np.int64)
     decoder, parse = header_parser()
     key = _fingerprint(decoder, listing)
-    table = cache.load(where, key) if use_cache else None
+    table = cache.load(root, key) if use_cache else None
     if table is None:
         files = [(os.path.join(root, p), int(size)) for p, size in zip(paths, n_bytes, strict=True)]
-        headers = _read_headers(files, parse, f"Reading headers of {where}" if progress else None)
+        headers = _read_headers(files, parse, f"Reading headers of {root}" if progress else None)
         table = cache.Table.of(headers)
         if use_cache and not any(header.passing for header in headers):
-            cache.store(where, key, table)
+            cache.store(root, key, table)
     return Index(root, classes, paths, targets, table.heights, table.widths, n_bytes, table.reasons)
 
 

@@ -17,6 +17,7 @@ from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.pipelines.errors import UserError
 from fastsc.representation import average_positions
 
+PROBES = 2  # pictures of noise by whose answers a function is told from others
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -124,14 +125,29 @@ class Classifier(nn.Module):
 
     @cached_property
     def hash(self) -> str:
-        """Names the function: of weights, architecture, preprocessing and representation."""
+        """Names the function: of weights, architecture, preprocessing and representation.
+
+        And of what it answers to a few pictures of noise, to three digits: weights and the names of
+        modules do not tell of a forward that was rewritten, a temperature, a function in place of
+        another.
+        """
         digest = hashlib.sha256(repr((self.features, asdict(self.preprocessing))).encode())
         digest.update(str(self.net).encode())
+        digest.update(self._answers().encode())
         for key, value in self.net.state_dict().items():
             digest.update(key.encode())
             data = value.detach().cpu().contiguous().reshape(-1)
             digest.update(data.view(torch.uint8).numpy() if data.numel() else b"")
         return digest.hexdigest()[:16]
+
+    @torch.no_grad()
+    def _answers(self) -> str:
+        side, where = self.preprocessing.resolution, next(self.parameters())
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.randn(PROBES, 3, side, side, generator=generator).to(where)
+        features, logits = self(noise)
+        figures = (f"{x.std():.2e} {x.abs().max():.2e}" for y in (features, logits) for x in y)
+        return f"{logits.argmax(1).tolist()} {' '.join(figures)}"
 
     def _hook(self, net: nn.Module, features: str) -> None:
         modules = dict(net.named_modules())

@@ -130,8 +130,19 @@ def continuity(
 
 def strength_name(kind: str, strengths: Sequence[float], level: float) -> str:
     """ "brightness/0.4", in the kind's own unit; "together/1", as a multiple of the box."""
-    alone = level if kind == "together" else level * strengths[KINDS.index(kind)]
-    return f"{kind}/{alone:.4g}"
+    if kind == "together":
+        return f"{kind}/{level:.4g}"
+    alone = level * strengths[KINDS.index(kind)]
+    return f"{kind}/{min(alone, MAX_HUE) if kind == 'hue' else alone:.4g}"
+
+
+def _distinct(kind: str, strengths: Sequence[float], levels: Sequence[float]) -> dict[str, float]:
+    """Name -> level, of those at which the kind changes and that are not the same as one before."""
+    found: dict[str, float] = {}
+    if kind == "together" or strengths[KINDS.index(kind)] > 0:
+        for level in levels:
+            found.setdefault(strength_name(kind, strengths, level), level)
+    return found
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -163,21 +174,16 @@ def _curves(
     viewer: Viewer, index: Indices, kind: str, levels: Sequence[float], seed: int
 ) -> Arrays:
     """Means over an image's directions or draws, at every level: columns "moved/brightness/0.4"."""
-    strengths = viewer.settings.strengths
-    columns = {
-        f"{what}/{strength_name(kind, strengths, level)}": np.zeros(len(index))
-        for level in levels
-        for what in ANSWERED
-    }
-    draws = {level: _directions(viewer, index, kind, level, seed) for level in levels}
+    named = _distinct(kind, viewer.settings.strengths, levels)
+    columns = {f"{what}/{name}": np.zeros(len(index)) for name in named for what in ANSWERED}
+    draws = {name: _directions(viewer, index, kind, level, seed) for name, level in named.items()}
     for images in viewer.images(index, f"continuity: {kind} over strength"):
         clean = viewer.respond(images.pixels)
-        for level in levels:
-            for factors in draws[level]:
+        for name, views in draws.items():
+            for factors in views:
                 there = changes(clean, viewer.respond(images.pixels, factors[images.rows]))
                 for what in ANSWERED:
-                    name = f"{what}/{strength_name(kind, strengths, level)}"
-                    columns[name][images.rows] += there[what] / len(draws[level])
+                    columns[f"{what}/{name}"][images.rows] += there[what] / len(views)
     return columns
 
 
@@ -257,11 +263,10 @@ def _measures(
         Measure("confidence_change", "mean", "pairs", ("confidence_change",)),
     ]
     for kind in (*KINDS, "together"):
-        for level in levels:
-            at = strength_name(kind, strengths, level)
+        for at in _distinct(kind, strengths, levels):
             found += [
                 Measure(f"ds_relative/{at}", "ratio", "curves", (f"moved/{at}", "between")),
-                Measure(f"flips/{at}", "mean", "curves", (f"flipped/{at}",)),
+                Measure(f"flips/{at}", "rate", "curves", (f"flipped/{at}",)),
                 Measure(f"confidence_change/{at}", "mean", "curves", (f"confidence_change/{at}",)),
             ]
     found += [
@@ -282,6 +287,8 @@ def _examples(model: Classifier, loader: Pipeline, pairs: Rows) -> tuple[Example
     """The images whose representation moves most, with the factors that moved it."""
     columns, factors = pairs.columns, loader.plan().factors
     scale = columns["between"].mean()
+    if not scale > 0:
+        return ()  # one representation of all images: nothing moves, in no unit
     found = []
     for row in np.argsort(-columns["moved"], kind="stable")[:N_EXAMPLES]:
         before, after = (

@@ -10,7 +10,7 @@ from typing import Any
 from fastsc.devices import Precision
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.options import Options
-from fastsc.evaluation.questions import Sizes, Subject
+from fastsc.evaluation.questions import Subject
 from fastsc.runlog import environment
 
 
@@ -36,7 +36,6 @@ def _numbers(values: Sequence[float]) -> str:
 def metadata_of(
     options: Options,
     split: Split,
-    sizes: Sizes,
     asked: Sequence[str],
     precision: Precision,
     first: Subject,
@@ -56,9 +55,9 @@ def metadata_of(
         "models": list(options.models),
         "questions": list(asked),
         "budget": options.budget,
-        "sizes": asdict(sizes),
+        "sizes": asdict(first.sizes),
         "seed": options.seed,
-        "strengths": list(options.strengths),
+        "strengths": list(first.loader.settings.strengths),
         "device": first.loader.settings.device.type,
         "precision": precision,
         "pipeline": options.pipeline,

@@ -64,7 +64,7 @@ def gradients(
     normalized), at the clean view and at the perturbed one, both with the same class: the label
     where it is known, else what the clean view is predicted as. `norm_clean` and `norm_perturbed`
     are its L2 norms over all pixels and channels, nats per unit of ‖x‖₂; `cosine` is that of the
-    two, 1 where both are zero and 0 where one is.
+    two, 0 where one of them is zero.
 
     Slopes: each kind is walked alone over the loader's strength s, its factor from max(0, 1 - s) to
     1 + s, hue from -s to s turns, in 8 equal steps. With features f and views x on [0, 1], a step
@@ -123,7 +123,11 @@ def gradients(
     kinds = [kind for kind in KINDS if strengths[kind] > 0]
     left_out = [f"lipschitz/{k}: the strength of {k} is 0" for k in KINDS if k not in kinds]
     if not between > 0:
-        kinds, left_out = [], ["lipschitz: there are no two images with different features"]
+        kinds, left_out = [], ["lipschitz: no two of the images have different features"]
+    if still := int(((derived["norm_clean"] == 0) | (derived["norm_perturbed"] == 0)).sum()):
+        left_out.append(
+            f"cosine: {still} of {len(index)} images have a gradient of 0, and count as 0"
+        )
     if kinds:
         slopes = _joined(
             keep(f"slopes-{part}", settings, partial(_slopes, viewer, index[rows], kinds))
@@ -186,11 +190,10 @@ def _derive_some(viewer: Viewer, pixels: Tensor, labels: Tensor, factors: Factor
     # Each by its own length: the product of two small ones may be 0.
     units = [g / torch.where(r > 0, r, 1.0)[:, None] for g, r in zip((clean, perturbed), norms)]
     cosine = (units[0] * units[1]).sum(1)
-    both_zero = (norms[0] == 0) & (norms[1] == 0)
     columns = {
         "norm_clean": norms[0],
         "norm_perturbed": norms[1],
-        "cosine": torch.where(both_zero, 1.0, cosine.clamp(-1, 1)),
+        "cosine": cosine.clamp(-1, 1),
         "features": features,
         "targets": target,
     }
@@ -215,7 +218,7 @@ def input_gradients(
     """
     view = viewer.view(pixels, factors).requires_grad_()
     with torch.enable_grad():
-        features, logits = viewer.model(view * 1.0)  # a copy: a net may begin in place
+        features, logits = viewer.ask(view * 1.0)  # a copy: a net may begin in place
         labels = labels.to(logits.device)
         target = torch.where(labels < 0, logits.argmax(1), labels)
         # The cross-entropy is log(1 + exp s) with the log-odds s of all other outputs, and its

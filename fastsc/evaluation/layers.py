@@ -36,6 +36,7 @@ def profile(viewer: Viewer, index: Indices) -> Arrays:
     table = viewer.loader.plan().factors
     clean: dict[str, list[Tensor]] = {}
     perturbed: dict[str, list[Tensor]] = {}
+    n_batches = -(-len(index) // viewer.settings.batch_size)
     with _watched(viewer.model) as stages:
         for images in viewer.images(index, "continuity: layer profile"):
             for factors, found in ((None, clean), (table[index[images.rows]], perturbed)):
@@ -46,9 +47,14 @@ def profile(viewer: Viewer, index: Indices) -> Arrays:
     cycle = torch.from_numpy(keyed.cycle(index, len(viewer.loader.index)))
     following = torch.empty_like(cycle)
     following[cycle] = cycle.roll(-1)  # of each row, the next in the cycle
-    columns: Arrays = {"stages": np.array(list(clean))}
-    for name, parts in clean.items():
-        f, g = torch.cat(parts), torch.cat(perturbed[name])
+    whole = {
+        name: (torch.cat(parts), torch.cat(perturbed[name]))
+        for name, parts in clean.items()
+        # A module that some views pass by is no stage of theirs.
+        if len(parts) == len(perturbed.get(name, ())) == n_batches
+    }
+    columns: Arrays = {"stages": np.array(list(whole))}
+    for name, (f, g) in whole.items():
         columns[f"moved/{name}"] = (f - g).norm(dim=1).double().numpy()
         columns[f"between/{name}"] = (f - f[following]).norm(dim=1).double().numpy()
         columns[f"shuffled/{name}"] = (f - g[following]).norm(dim=1).double().numpy()

@@ -9,6 +9,9 @@ from pathlib import Path
 from fastsc.evaluation.questions import Budget
 from fastsc.evaluation.sources import ModelOptions
 
+Strengths = tuple[float, float, float, float]
+STRENGTHS: Strengths = (0.4, 0.4, 0.4, 0.1)
+
 
 @dataclass(frozen=True)
 class Options:
@@ -25,7 +28,7 @@ class Options:
     split: str | None = None
     class_map: Path | None = None
     class_name: str | None = None
-    strengths: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    strengths: Strengths | None = None
     on_bad_image: str = "raise"
     weights: Sequence[Path] = ()
     model: ModelOptions = field(default_factory=ModelOptions)

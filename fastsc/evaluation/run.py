@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -21,15 +22,16 @@ from fastsc.evaluation.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.facts import facts_of, metadata_of
 from fastsc.evaluation.labels import map_labels
 from fastsc.evaluation.libraries import imagenet_names
-from fastsc.evaluation.options import Options
+from fastsc.evaluation.options import STRENGTHS, Options, Strengths
 from fastsc.evaluation.questions import Budget, Sizes, Subject, looks
 from fastsc.evaluation.report.page import write_report
 from fastsc.evaluation.sliders import Grid
 from fastsc.evaluation.sources import Source, load_source
 from fastsc.evaluation.store import Store
 from fastsc.evaluation.views import Viewer
-from fastsc.pipelines import build
+from fastsc.pipelines import Index, build
 from fastsc.pipelines.errors import UserError
+from fastsc.runlog import version_of
 
 
 def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
@@ -49,14 +51,16 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
         keep_memory()
     names = _names(options)
     split = open_split(options.data, options.split, options.on_bad_image)
+    _check_out(options.out, split)
     sources = _sources(options)
+    strengths = options.strengths or _strengths(sources, say)
     largest = max(source.classifier.preprocessing.resolution for source in sources)
     sizes = Sizes.of(options.budget, largest, options.images)
     with ExitStack() as loaders:
         subjects: list[Subject] = []
         unlabelled: list[dict[str, str]] = []
         for name, source in zip(names, sources, strict=True):
-            subject, reason = _subject(options, split, source, device, precision, sizes)
+            subject, reason = _subject(options, split, source, device, precision, sizes, strengths)
             loaders.callback(subject.loader.close)
             subjects.append(subject)
             unlabelled.append({} if reason is None else {"top-1": reason})
@@ -66,11 +70,11 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
         _announce(subjects, asked, sizes, options.budget, say)
         store = Store(options.out)
         left_out = [{**reasons, **impossible} for reasons in unlabelled]
-        models = _ask_all(store, names, subjects, asked, left_out, say)
+        models = _ask_all(store, options, names, subjects, asked, left_out, say)
         evaluation = Evaluation(
             models=tuple(models),
             comparisons=comparisons(models, options.seed),
-            metadata=metadata_of(options, split, sizes, asked, precision, subjects[0]),
+            metadata=metadata_of(options, split, asked, precision, subjects[0]),
             image_name=lambda i: split.index.paths[i],
             class_name=lambda i: _class_of(split, i),
         )
@@ -82,10 +86,30 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
 # --- what is asked of whom -----------------------------------------------------------------------
 
 
+def _check_out(out: Path, split: Split) -> None:
+    """Raises UserError where the results would lie among the images, and count as a class."""
+    root = split.index.root.resolve()
+    if out.resolve().is_relative_to(root):
+        raise UserError(f"--out {out} lies in {root}, among the images; name another folder")
+
+
+def _strengths(sources: Sequence[Source], say: Callable[[str], object]) -> Strengths:
+    """What the runs trained with, where they agree; else the default."""
+    trained = {source.strengths for source in sources if source.strengths is not None}
+    found = trained.pop() if len(trained) == 1 else STRENGTHS
+    if trained:
+        say("the runs were trained with different --strengths; these are the default's")
+    if trained or found != STRENGTHS:
+        say(f"strengths: {' '.join(f'{s:g}' for s in found)}")
+    return found
+
+
 def _names(options: Options) -> list[str]:
     """What each model is called: as it was given, a run by its folder's name."""
     if options.names is not None:
         names = list(options.names)
+        if not all(name.strip() for name in names):
+            raise UserError("--names: an empty name")
         if len(names) != len(options.models):
             raise UserError(f"--names: {len(names)} names for {len(options.models)} models")
     else:
@@ -135,6 +159,7 @@ def _subject(
     device: torch.device,
     precision: Precision,
     sizes: Sizes,
+    strengths: Strengths,
 ) -> tuple[Subject, str | None]:
     """A model beside its loader; and what is to be said of its labels."""
     model = source.classifier
@@ -143,17 +168,15 @@ def _subject(
         # torchvision and timm call the same classes differently; here models stand side by side.
         model.classes = imagenet_names()
     wanted = model.preprocessing
-    # A class without a name is none: its images have no neighbours of their kind.
-    index = split.index if split.labelled else replace(split.index, classes=("",))
     loader = build(
         options.pipeline,
-        index,
+        split.index,
         batch_size=options.batch_size,
         resolution=wanted.resolution,
         train=False,
         val_crop=wanted.val_crop,
         interpolation=wanted.interpolation,
-        strengths=options.strengths,
+        strengths=strengths,
         mean=wanted.mean,
         std=wanted.std,
         device=device,
@@ -171,7 +194,7 @@ def _questions(
 ) -> tuple[list[str], dict[str, str]]:
     """The questions that the data can answer, and why it cannot answer the others."""
     asked, left_out = [], {}
-    for question in options.only or QUESTIONS:
+    for question in dict.fromkeys(options.only or QUESTIONS):
         why = subject.cannot(question)
         if why is None:
             asked.append(question)
@@ -202,6 +225,7 @@ def _announce(
 
 def _ask_all(
     store: Store,
+    options: Options,
     names: Sequence[str],
     subjects: Sequence[Subject],
     asked: Sequence[str],
@@ -210,15 +234,16 @@ def _ask_all(
 ) -> list[Evaluated]:
     """The answers of every model; a question that one cannot be asked joins its `left_out`."""
     answers: list[dict[str, Answer]] = [{} for _ in subjects]
+    stamp = _stamp(subjects[0].loader.index)
     # Question by question: should it be interrupted, the models have the same ones answered.
     for question in asked:
         for name, subject, found, reasons in zip(names, subjects, answers, left_out, strict=True):
             began, before = time.monotonic(), store.computed
             try:
-                found[question] = subject.ask(question, _keeper(store, subject, question))
+                found[question] = subject.ask(question, _keeper(store, subject, stamp, question))
             except UserError as error:
-                if not str(error).startswith(f"{question}: "):
-                    raise  # an image that does not decode, a disk that is full
+                if options.only is not None or not str(error).startswith(f"{question}: "):
+                    raise  # it is wanted; an image does not decode, the disk is full
                 reasons[question] = str(error).removeprefix(f"{question}: ")
                 say(f"{name}: left out: {error}")
                 continue
@@ -234,7 +259,7 @@ def _ask_all(
         for i, subject in enumerate(subjects):
             answer = answers[i]["continuity"]
             assert isinstance(answer, Continuity)
-            grids[i] = grids_of(subject, images, answer, _keeper(store, subject, "sliders"))
+            grids[i] = grids_of(subject, images, answer, _keeper(store, subject, stamp, "sliders"))
     return [
         Evaluated(
             name=name,
@@ -250,12 +275,21 @@ def _ask_all(
     ]
 
 
-def _keeper(store: Store, subject: Subject, question: str) -> Keep:
+def _stamp(index: Index) -> str:
+    """Names the files as they are now: a picture may be another under its name and size."""
+    digest = hashlib.sha256(index.hash.encode())
+    for i in index.usable.tolist():
+        digest.update(os.stat(index.path(i)).st_mtime_ns.to_bytes(8, "little", signed=True))
+    return digest.hexdigest()
+
+
+def _keeper(store: Store, subject: Subject, stamp: str, question: str) -> Keep:
     loader, labels = subject.loader, subject.labels.tobytes()
     return store.keep(
         question=question,
         model=subject.model.hash,
-        data=loader.index.hash,
+        data=stamp,
+        versions={name: version_of(name) for name in ("fastsc", "torch", "torchvision", "timm")},
         labels=hashlib.sha256(labels).hexdigest() if question == "gradients" else None,
         pipeline=loader.name,
         dtype=str(loader.settings.dtype),

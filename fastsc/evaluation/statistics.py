@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastsc.packages import needed
 
-Statistic = Literal["mean", "share", "ratio", "median"]
+Statistic = Literal["mean", "share", "rate", "ratio", "median"]
 Floats = NDArray[np.float64]
 
 RESAMPLES = 2_000
@@ -74,11 +74,12 @@ def estimate(
     by √(n / (n - 1)), since what is resampled varies less than images do (Hesterberg, The American
     Statistician 69, 2015). There is no interval of one image, nor a figure where a value is NaN or
     the mean below a ratio is 0. Values that are all equal have an interval of no length, but for
-    shares.
+    shares, and for rates that are all 0 or all 1: the next image may be another.
 
     Args:
         columns: (1, n), or (2, n) for "ratio": mean of the first over mean of the second. Shares
-            are of 0 and 1. In a median values may be inf: known only to lie beyond a range.
+            are of 0 and 1, rates of values from 0 to 1. In a median values may be inf: known only
+            to lie beyond a range.
         statistic: What to make of them.
         seed: Of the resampling.
         resamples: How many.
@@ -93,6 +94,8 @@ def estimate(
     if n < 2:
         return Estimate(value, NAN, NAN, n, seed, "none")
     if (columns == columns[:, :1]).all():
+        if statistic == "rate" and value in (0, 1):
+            return Estimate(value, *_wilson(columns[0]), n, seed, "Wilson")
         return Estimate(value, value, value, n, seed, "none")
     of = FUNCTIONS[statistic]
     found = _bootstrap(columns, of, seed, resamples)
@@ -113,7 +116,8 @@ def compare(
     at which it would end at 0, at least 1 / resamples, so that the two agree. Of shares p is
     McNemar's exact one (Psychometrika 12, 1947), which may say a little less. `smallest` is 2.80
     standard errors: the bootstrap's, of shares Agresti and Min's (Statistics in Medicine 24, 2005),
-    which is not 0, and neither is the interval's length, where the models never differ.
+    which is not 0, and neither is the interval's length, where the models never differ; so for
+    rates, where they never do.
 
     Args:
         a, b: As in `estimate`, of the same images in the same order.
@@ -139,6 +143,9 @@ def compare(
             low, high = -Z_TAIL * error, Z_TAIL * error
     else:
         p, error = _two_sided(drawn, statistic, n), _deviation(drawn)
+        if statistic == "rate" and (a == b).all():
+            error = _share_error(a[0], b[0])
+            low, high = -Z_TAIL * error, Z_TAIL * error
     return Difference(value, low, high, n, seed, p, (Z_TAIL + Z_POWER) * error)
 
 
@@ -152,6 +159,7 @@ def _ratio(above: Floats, below: Floats, axis: int = -1) -> Floats:
 FUNCTIONS: dict[Statistic, Callable[..., Any]] = {
     "mean": np.mean,
     "share": np.mean,
+    "rate": np.mean,
     "ratio": _ratio,
     "median": np.median,
 }

@@ -12,10 +12,12 @@ from torch import Tensor
 
 from fastsc.devices import autocast
 from fastsc.evaluation.classifier import Classifier
+from fastsc.evaluation.weights import first_line
 from fastsc.kernels import normalize, perturb
 from fastsc.kernels.colour import IDENTITY
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.pipelines.cpu import default_workers
+from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.progress import tracked
 
 KINDS = ("brightness", "contrast", "saturation", "hue")  # columns of the factors
@@ -94,8 +96,33 @@ class Viewer:
     def respond(self, pixels: Tensor, factors: Factors | None = None) -> Response:
         """The answer to a batch of `images`, unchanged or with a row of factors an image."""
         with autocast(self.settings.device, self._autocast):  # type: ignore[arg-type]
-            features, logits = self.model(self.view(pixels, factors))
+            features, logits = self.ask(self.view(pixels, factors))
         return Response(features.float().cpu(), logits.float().cpu())
+
+    def ask(self, view: Tensor) -> tuple[Tensor, Tensor]:
+        """The model's features (n, D) and logits (n, C) of normalized views (n, 3, R, R).
+
+        Raises:
+            UserError: The model fails on them, or its answers are not finite.
+        """
+        name = self.model.name
+        try:
+            features, logits = self.model(view)
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001, a stranger's forward can raise anything
+            raise UserError(
+                f"model {name} fails on a batch of {len(view)} images: {type(error).__name__}: "
+                f"{first_line(error)}"
+            ) from None
+        finite = features.isfinite().flatten(1).all(1) & logits.isfinite().all(1)
+        if not finite.all():
+            raise UserError(
+                f"model {name}: what it answers is not finite for {int((~finite).sum())} of "
+                f"{len(view)} images, which no figure can be made of; try --precision fp32, or "
+                "another preprocessing"
+            )
+        return features, logits
 
     def picture(
         self, index: int, factors: tuple[float, float, float, float] | None = None

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import http.client
 import importlib
+import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -133,5 +134,5 @@ def _hub_offline_if_unreachable(name: str) -> Iterator[None]:
 
 def first_line(error: BaseException) -> str:
     """An exception's message, on one line."""
-    lines = str(error).strip().splitlines()
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
     return " ".join((lines[0] if lines else type(error).__name__).split())

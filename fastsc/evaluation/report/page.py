@@ -95,7 +95,8 @@ def _own(name: str) -> Markup:
 
 
 def _title(names: list[str]) -> str:
-    return f"How continuous {'is' if len(names) == 1 else 'are'} {listed(names)}?"
+    who = listed(names) if len(names) < 4 else f"these {len(names)} models"
+    return f"How continuous {'is' if len(names) == 1 else 'are'} {who}?"
 
 
 def _about(evaluation: Evaluation) -> str:

@@ -67,6 +67,9 @@ def _sentences(answer: Answer) -> Iterator[str]:
     change = box_text(box) if box else "light and colours"
     if "ds_relative" in found:
         moved, of = found["ds_relative"], " of the distance between different images"
+        if math.isnan(moved.value):
+            yield "Different images have one representation: there is no distance to measure by."
+            return
         said = f"Changing {change} moves the representation by {_in_brackets(moved, PLAIN, of)}"
         if "flips" in found:
             said += f"; {_without_n(found['flips'], ' of predictions flip')}"

@@ -150,6 +150,8 @@ def smallest_text(found: Difference, unit: Unit) -> str:
     """ "with 334 images a difference under 2.1 points would not show"."""
     if not math.isfinite(found.smallest):
         return f"how small a difference {found.n} images can show is not defined"
+    if found.smallest == 0:
+        return f"the two are the same on all {found.n} images"
     return f"with {found.n} images a difference under {least_text(found, unit)} would not show"
 
 
@@ -181,8 +183,12 @@ def box_text(strengths: Sequence[float]) -> str:
     hue = strength_text("hue", h)
     if b == c == s:
         return f"light and colours within {strength_text('brightness', b)} (hue {hue})"
-    parts = [strength_text(kind, x) for kind, x in zip(("brightness",) * 3, (b, c, s), strict=True)]
-    return f"brightness within {parts[0]}, contrast {parts[1]}, saturation {parts[2]}, hue {hue}"
+    parts = [
+        f"{kind} within {strength_text(kind, x)}"
+        for kind, x in zip(("brightness", "contrast", "saturation", "hue"), strengths, strict=True)
+        if x > 0
+    ]
+    return listed(parts) if parts else "nothing"
 
 
 def factors_text(factors: Sequence[float]) -> str:

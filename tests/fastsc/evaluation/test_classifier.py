@@ -121,6 +121,24 @@ def test_the_hash_is_of_all_that_changes_an_answer() -> None:
     assert len({same, *others}) == 5
 
 
+def test_the_hash_is_of_the_function_and_not_of_its_weights_alone() -> None:
+    class Tempered(nn.Sequential):
+        temperature, power = 1.0, 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = super().forward(x**self.power) / self.temperature
+            return logits
+
+    def name(temperature: float, power: int) -> str:
+        torch.manual_seed(0)
+        net = Tempered(nn.Flatten(), nn.Linear(192, 3))
+        net.temperature, net.power = temperature, power
+        return tiny.classifier(net).hash
+
+    assert name(1, 1) == name(1, 1)
+    assert len({name(1, 1), name(2, 1), name(1, 2)}) == 3
+
+
 # --- how it sees images --------------------------------------------------------------------------
 
 

@@ -63,9 +63,7 @@ def test_three_grey_images_by_hand(tmp_path: Path) -> None:
     curves = found.tables["curves"].columns
     for s in (0.2, 0.4):
         np.testing.assert_allclose(curves[f"moved/brightness/{s:g}"], UNIT * s * values, rtol=1e-4)
-    # Grey has no hue and no saturation, and their strengths are 0.
-    assert not curves["moved/saturation/0"].any()
-    assert not curves["moved/hue/0"].any()
+    assert not any(name.startswith("moved/hue") for name in curves)  # its strength is 0
 
 
 def test_confidences_and_flips_are_those_of_the_logits(tmp_path: Path) -> None:
@@ -114,7 +112,7 @@ def test_brightness_stops_at_black_and_hue_at_half_a_circle(tmp_path: Path) -> N
     expected = (norm + 1.6 * norm) / 2
     curves = found.tables["curves"].columns
     np.testing.assert_allclose(curves["moved/brightness/1.6"], expected, rtol=1e-4)
-    assert np.isfinite(curves["moved/hue/0.8"]).all()
+    assert np.isfinite(curves["moved/hue/0.5"]).all()
 
 
 def test_images_without_a_label_are_left_out_of_top1_alone(photos: Pipeline) -> None:
@@ -180,6 +178,69 @@ def test_every_measure_is_of_columns_that_are_there(photos: Pipeline) -> None:
 def test_strengths_are_named_in_the_unit_of_their_kind() -> None:
     names = [strength_name(kind, STRENGTHS, 1.5) for kind in ("contrast", "hue", "together")]
     assert names == ["contrast/0.6", "hue/0.15", "together/1.5"]
+
+
+def test_a_kind_without_strength_has_no_curve_and_hue_none_beyond_half_a_circle(
+    tmp_path: Path,
+) -> None:
+    rng = np.random.default_rng(0)
+    loader = tiny.loader(tmp_path, {"a": tiny.noise(rng, 3)}, strengths=(0, 0.4, 0, 0.3))
+    found = continuity(tiny.flat(), loader, n=None, levels=(0.5, 1, 2, 3))
+    names = [measure.name for measure in found.measures]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if name.startswith("flips/")] == [
+        *(f"flips/contrast/{s:g}" for s in (0.2, 0.4, 0.8, 1.2)),
+        *(f"flips/hue/{s:g}" for s in (0.15, 0.3, 0.5)),
+        *(f"flips/together/{s:g}" for s in (0.5, 1, 2, 3)),
+    ]
+    turned = found.tables["curves"].columns["moved/hue/0.5"]
+    x = tiny.decoded(loader).transpose(0, 2, 3, 1)
+    opposite = x.max(-1, keepdims=True) + x.min(-1, keepdims=True) - x  # half a circle on
+    np.testing.assert_allclose(turned, np.sqrt(((opposite - x) ** 2).sum((1, 2, 3))), rtol=1e-3)
+
+
+def test_a_collapsed_model_has_no_ds_relative_and_no_examples(tmp_path: Path) -> None:
+    model = tiny.flat()
+    loader = tiny.loader(tmp_path, {"a": tiny.constant(0.5, 0.5, 0.5)})
+    found = continuity(model, loader, n=None)
+    assert np.isnan(found["ds_relative"].value)
+    assert found.examples == ()
+
+
+def test_answers_that_are_not_finite_are_no_figures(tmp_path: Path) -> None:
+    class Dark(torch.nn.Module):
+        """NaN for dark images, at which nobody looks beforehand."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(3 * tiny.SIDE**2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.fc(x.flatten(1))
+            return torch.where(
+                (x.mean((1, 2, 3)) == x.new_tensor(26 / 255))[:, None], torch.nan, logits
+            )
+
+    loader = tiny.loader(tmp_path, {"a": tiny.constant(0.1, 0.5, 0.9)})
+    with pytest.raises(UserError, match=r"not finite for 1 of 3 images.*--precision fp32"):
+        continuity(tiny.classifier(Dark()), loader, n=None)
+
+
+def test_a_forward_that_fails_on_a_batch_is_one_line(tmp_path: Path) -> None:
+    class Single(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.fc = torch.nn.Linear(3 * tiny.SIDE**2, 2)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if len(x) > 2:
+                raise KeyError("no room")
+            logits: torch.Tensor = self.fc(x.flatten(1))
+            return logits
+
+    loader = tiny.loader(tmp_path, {"a": tiny.constant(0.1, 0.5, 0.9)})
+    with pytest.raises(UserError, match="model tiny fails on a batch of 3 images: KeyError"):
+        continuity(tiny.classifier(Single()), loader, n=None)
 
 
 def test_one_image_is_no_continuity(tmp_path: Path) -> None:

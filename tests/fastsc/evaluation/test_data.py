@@ -58,7 +58,8 @@ def test_a_flat_folder_is_unlabelled(flat: Path, monkeypatch: pytest.MonkeyPatch
     found = open_split(flat)
     assert not found.labelled
     index = found.index
-    assert index.classes == ("photos",)
+    assert index.classes == ("",)
+    assert index.root == flat
     assert [index.path(i) for i in range(6)] == [str(flat / f"{i}.jpg") for i in range(6)]
     assert (index.targets == 0).all()
     for i in range(6):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from fastsc import evaluate, train
 from fastsc.evaluation import flip_radius
@@ -37,6 +39,14 @@ def nan():
 
 def seven():
     return small(0, 7)
+
+class Blind(SmallResNet):
+    def forward(self, x):
+        return super().forward((x > 0).float())
+
+def blind():
+    torch.manual_seed(0)
+    return Blind(8, 4)
 
 def maps():
     return nn.Conv2d(3, 4, 3)
@@ -154,6 +164,53 @@ def test_the_announced_cost_is_about_what_is_spent(
     assert spent / 2 < int(announced.replace(",", "")) < 2 * spent
 
 
+def recomputed(*words: object) -> bool:
+    """Whether a call of `continuity` alone had to look at images."""
+    looked, respond = [], Viewer.respond
+
+    def count(self: Viewer, pixels: Any, factors: Any = None) -> Any:
+        looked.append(len(pixels))
+        return respond(self, pixels, factors)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Viewer, "respond", count)
+        assert asked(*words, "--out", "out", "--only", "continuity") == 0
+    return bool(looked)
+
+
+def test_what_a_figure_depends_on_is_in_the_caches_key(nets: str, image_folder: Path) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(image_folder / "val", name)
+    os.utime("two/apple/00.jpg")
+    model, data = f"{nets}:small", ("--data", "one")
+    assert recomputed(model, *data)
+    assert not recomputed(model, *data)
+    others = (
+        (f"{nets}:other", *data),
+        (model, "--data", "two"),  # one of its files was written later
+        (model, *data, "--seed", "1"),
+        (model, *data, "--strengths", ".4", ".4", ".4", ".2"),
+        (model, *data, "--precision", "bf16"),
+        (model, *data, "--mean", ".5", ".5", ".5"),
+        (model, *data, "--pipeline", "memory"),
+    )
+    for other in others:
+        assert recomputed(*other), other
+    # A picture that is replaced by another of its size, under its name.
+    path = Path("one/apple/00.jpg")
+    n_bytes = path.stat().st_size
+    with Image.open(path) as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path, quality=70)
+    missing = n_bytes - path.stat().st_size
+    assert missing >= 4
+    data_of = path.read_bytes()  # filled up by a comment, behind the two bytes it begins with
+    comment = b"\xff\xfe" + (missing - 2).to_bytes(2, "big") + bytes(missing - 4)
+    path.write_bytes(data_of[:2] + comment + data_of[2:])
+    assert path.stat().st_size == n_bytes
+    assert recomputed(model, *data)
+    assert not recomputed(model, *data)
+
+
 def test_models_are_compared_over_the_same_images(nets: str, image_folder: Path) -> None:
     two = f"{nets}:small", f"{nets}:other"
     options = "--data", image_folder, "--out", "out", "--only", "continuity", "--names", "A", "B"
@@ -192,6 +249,36 @@ def test_a_run_gives_what_it_logged_when_it_was_validated(
         assert figure(Path("out"), name)["value"] == pytest.approx(val[name], rel=1e-5)
         assert figure(Path("out"), name)["n"] == val["n"] == 12
     assert figure(Path("out"), "top1")["model"] == "run"
+
+
+def test_strengths_are_those_that_a_run_trained_with(
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    options = (
+        f"imagenet --pipeline cpu --data {image_folder} --model fastsc:resnet8w8 --resolution 32"
+        " --batch-size 16 --epochs 1 --max-steps 1 --device cpu --precision fp32 --workers 1"
+    ).split()
+    assert train.main([*options, "--out", "hue", "--strengths", "0", "0", "0", "0.2"]) == 0
+    assert train.main([*options, "--out", "usual", "--val", "none"]) == 0
+    (val,) = (line["val"] for line in read("hue/log.jsonl") if line["event"] == "epoch")
+    small = "--images", "2", "--only", "continuity", "--workers", "1", "--out", "out"
+    data = "--data", str(image_folder)
+    assert evaluate.main(["hue", *data, *small]) == 0
+    assert figure(Path("out"), "ds_relative")["value"] == pytest.approx(
+        val["ds_relative"], rel=1e-5
+    )
+    assert results(Path("out"))["metadata"]["strengths"] == [0, 0, 0, 0.2]
+    assert "strengths: 0 0 0 0.2" in capsys.readouterr().out
+    names = {row["name"] for row in results(Path("out"))["results"]}
+    assert "flips/hue/0.4" in names
+    assert not any(name.startswith("flips/brightness") for name in names)
+    assert evaluate.main(["hue", "usual", *data, *small]) == 0
+    assert results(Path("out"))["metadata"]["strengths"] == [0.4, 0.4, 0.4, 0.1]
+    assert "trained with different --strengths" in capsys.readouterr().out
 
 
 # --- labels --------------------------------------------------------------------------------------
@@ -287,6 +374,39 @@ def test_data_and_questions_that_do_not_fit(
     assert "no images of class nobody" in mistake(
         capsys, model, "--data", image_folder, "--only", "embedding", "--class", "nobody"
     )
+
+
+def test_numbers_devices_and_folders_that_cannot_be(
+    nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"{nets}:small", "--data", image_folder
+    assert "'-5' is not a whole number" in mistake(capsys, *command, "--seed", "-5")
+    assert "2**64 - 1" in mistake(capsys, *command, "--seed", str(2**64))
+    assert "--device foo: must be" in mistake(capsys, *command, "--device", "foo")
+    assert "--names: an empty name" in mistake(capsys, *command, "--names", " ")
+    shutil.copytree(image_folder / "val", "data/val")
+    for out in ("data/val", "data/val/out"):
+        assert asked(f"{nets}:small", "--data", "data", "--out", out) == 2
+        assert "lies in" in capsys.readouterr().err
+    assert len(list(Path("data/val").iterdir())) == 4
+
+
+def test_what_only_asks_for_must_be_had_of_every_model(
+    nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"{nets}:blind", "--data", image_folder, "--out", "out"
+    assert asked(*command, "--only", "gradients") == 2
+    assert "lets no gradient through" in capsys.readouterr().err
+    assert not Path("out/results.json").exists()
+    assert asked(*command) == 0
+    reasons = {row["question"]: row["reason"] for row in results(Path("out"))["left_out"]}
+    assert "lets no gradient through" in reasons["gradients"]
+
+
+def test_a_question_that_is_named_twice_is_asked_once(nets: str, image_folder: Path) -> None:
+    twice = "--only", "neighbours", "neighbours"
+    assert asked(f"{nets}:small", "--data", image_folder, "--out", "out", *twice) == 0
+    assert results(Path("out"))["metadata"]["questions"] == ["neighbours"]
 
 
 def test_a_broken_image_is_named_or_left_out(

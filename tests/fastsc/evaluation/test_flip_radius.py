@@ -68,6 +68,12 @@ def test_a_prediction_that_flips_back_further_out_counts_where_it_flips_first(
     assert found["up"][0] == pytest.approx(0.4 / value - 1, abs=2.0 / FINEST)
 
 
+def test_the_search_goes_to_the_ends_of_what_can_be_done() -> None:
+    # Black, one grey, grey tones; hue to the opposite colour, from both sides.
+    assert [RANGES[kind][0] for kind in KINDS] == [0, 0, 0, -0.5]
+    assert [RANGES[kind][1] for kind in KINDS] == [3, 3, 3, 0.5]
+
+
 def test_what_never_flips_is_infinite(tmp_path: Path) -> None:
     found = found_in(Grey(lambda m: m - 2), tmp_path, 0.2, 0.5, kind="hue")
     assert found == {way: [np.inf, np.inf] for way in ("down", "up", "either")}

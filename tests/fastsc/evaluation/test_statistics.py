@@ -337,3 +337,17 @@ def test_the_smallest_difference_is_found_four_times_in_five(statistic: Statisti
         said.append(result.smallest)
     assert np.mean(said) == pytest.approx(true, rel=0.05)
     assert 0.75 <= found / (SIMULATIONS // 2) <= 0.85
+
+
+def test_rates_that_are_all_nothing_or_all_one_are_not_certain() -> None:
+    half = np.array([[0.0, 0.5, 1.0, 0.5]])
+    assert estimate(half, "rate") == estimate(half, "mean")
+    for value in (0.0, 1.0):
+        same = np.full((1, 30), value)
+        assert estimate(same, "rate") == estimate(same, "share")
+        found, oracle = (compare(same, same, statistic) for statistic in ("rate", "share"))
+        assert (found.low, found.high, found.smallest) == (oracle.low, oracle.high, oracle.smallest)
+        assert found.low < 0 < found.high
+        assert found.p == 1
+    one = estimate(np.full((1, 4), 0.5), "rate")
+    assert (one.low, one.high) == (0.5, 0.5)
