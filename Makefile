@@ -15,6 +15,9 @@ STAMP := $(VENV)/.installed
 # On a terminal pip shows its progress; in a log it keeps quiet.
 PIP   := $(PY) -m pip --disable-pip-version-check --no-input $(if $(MAKE_TERMOUT),,-qq)
 
+# Pinned to an old requests, which nothing here needs; foolbox is the tests' second opinion.
+ATTACKS := torchattacks foolbox eagerpy
+
 FFCV_DEBS := libopencv-dev libturbojpeg0-dev pkg-config g++
 
 help: ## list the targets
@@ -79,6 +82,7 @@ $(STAMP): setup.py pyproject.toml | check-host
 	fi
 	$(PIP) install --upgrade pip
 	$(PIP) install -e '.[$(EXTRAS)]'
+	$(PIP) install --no-deps $(ATTACKS)
 	$(MAKE) --no-print-directory ffcv
 	touch $@
 	echo "Set up. \`$(PY) -m fastsc.train --help\` or \`source $(VENV)/bin/activate\`."

@@ -71,7 +71,9 @@ setup(
         "dali-cu12": ["nvidia-dali-cuda120"],
         "ffcv": ["ffcv>=1.0.2", "opencv-python"],
         "jpeg": JPEG,
-        "eval": [
+        "eval": [  # and torchattacks, which `make` installs without its needs: they are of 2021
+            "captum",
+            "imagecorruptions-imaug",
             "jinja2",
             "matplotlib",
             "mlxtend",

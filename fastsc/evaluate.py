@@ -84,6 +84,9 @@ def _parser() -> Parser:
         help="JSON or YAML: class folder to the model's output, by number or name")
     add("--class", dest="class_name", metavar="FOLDER",
         help="class of the embedding; default: the one with most images")
+    add("--transfer-data", type=folder_name, metavar="DIR",
+        help="another labelled data set, for the question transfer")
+    add("--fine-tune", action="store_true", help="on it, too: minutes on a CPU")
     add("--strengths", type=float, nargs=4, metavar=("B", "C", "S", "H"),
         help="of brightness, contrast, saturation, hue; default: those that the runs trained "
         "with, else 0.4 0.4 0.4 0.1")

@@ -3,4 +3,14 @@
 Nothing heavy is imported here: the command's --help should not wait for torch.
 """
 
-QUESTIONS = ("continuity", "neighbours", "embedding", "gradients")
+QUESTIONS = (
+    "continuity",
+    "neighbours",
+    "embedding",
+    "gradients",
+    "robustness",
+    "shifts",
+    "explanations",
+    "transfer",
+    "bias",
+)

@@ -28,6 +28,8 @@ class Options:
     split: str | None = None
     class_map: Path | None = None
     class_name: str | None = None
+    transfer_data: Path | None = None
+    fine_tune: bool = False
     strengths: Strengths | None = None
     on_bad_image: str = "raise"
     weights: Sequence[Path] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, NamedTuple
 
@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 
 from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.answers import Answer, Arrays, Keep
+from fastsc.evaluation.bias import bias
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.continuity import LEVELS, continuity
 from fastsc.evaluation.embedding import embedding
+from fastsc.evaluation.explanations import explanations
 from fastsc.evaluation.flip_radius import HALVINGS, STEPS
 from fastsc.evaluation.gradients import gradients
 from fastsc.evaluation.neighbours import neighbours
+from fastsc.evaluation.robustness import robustness
+from fastsc.evaluation.shifts import shifts
 from fastsc.evaluation.sliders import FULL, QUICK, Positions
+from fastsc.evaluation.transfer import transfer
 from fastsc.pipelines import Pipeline
 from fastsc.pipelines.errors import UserError
 
@@ -33,7 +38,9 @@ class Sizes:
         curves: Of continuity over strength, and of the flip radius.
         profile: Of the layer profile.
         neighbours, searched: That look for a neighbour; and among which it is searched.
-        gradients: As it says.
+        gradients, robustness, transfer, bias: As they say.
+        shifts: At each of `severities`.
+        explained, limed: By integrated gradients, in `steps`, and Grad-CAM; and by LIME.
         sliders: With four sliders; `positions` are those of each.
     """
 
@@ -42,6 +49,14 @@ class Sizes:
     neighbours: int
     searched: int
     gradients: int
+    robustness: int
+    shifts: int
+    severities: tuple[int, ...]
+    explained: int
+    limed: int
+    steps: int
+    transfer: int
+    bias: int
     sliders: int
     positions: Positions
 
@@ -61,6 +76,14 @@ class Sizes:
             neighbours=n(96, 500),
             searched=10 * n(96, 1000),
             gradients=n(64, 500),
+            robustness=n(24, 200),
+            shifts=n(48, 300),
+            severities=(1, 2, 3, 4, 5) if full else (1, 3, 5),
+            explained=n(24, 200),
+            limed=n(8, 50),
+            steps=50 if full else 32,
+            transfer=n(400, 2000),
+            bias=n(200, 2000),
             sliders=6 if full else 3,
             positions=FULL if full else QUICK,
         )
@@ -73,6 +96,9 @@ class Subject:
     Attributes:
         labels: (len(index),) the right output of each dataset index, or -1.
         class_name: Of the embedding; None: the class with most images.
+        transfer: Loaders of another data set's training and test part, if there is one.
+        fine_tune: Whether to fine-tune on it.
+        colours: Loaders of Color MNIST's folders of test digits, where the data is that.
     """
 
     model: Classifier
@@ -81,6 +107,22 @@ class Subject:
     seed: int
     sizes: Sizes
     class_name: str | None = None
+    transfer: tuple[Pipeline, Pipeline] | None = None
+    fine_tune: bool = False
+    colours: Mapping[str, Pipeline] | None = None
+
+    @property
+    def loaders(self) -> tuple[Pipeline, ...]:
+        """All of them."""
+        return (self.loader, *(self.transfer or ()), *(self.colours or {}).values())
+
+    def seen_by(self, question: str) -> tuple[Pipeline, ...]:
+        """The loaders whose images a question looks at."""
+        if question == "transfer":
+            return self.transfer or ()
+        return (
+            (self.loader, *(self.colours or {}).values()) if question == "bias" else (self.loader,)
+        )
 
     def ask(self, question: str, keep: Keep) -> Answer:
         """One question's answer.
@@ -106,6 +148,8 @@ def looks(questions: Iterable[str], sizes: Sizes, n_images: int) -> int:
     n = {name: value for name, value in asdict(sizes).items() if isinstance(value, int)}
     n = {name: min(value, n_images) for name, value in n.items()} | {
         "all": n_images,
+        "steps": sizes.steps,
+        "severities": len(sizes.severities),
         "grid": int(np.prod([len(values) for values in sizes.positions])),
     }
     return sum(_QUESTIONS[question].looks(n) for question in questions)
@@ -141,6 +185,51 @@ def _gradients(s: Subject, keep: Keep) -> Answer:
     )
 
 
+def _robustness(s: Subject, keep: Keep) -> Answer:
+    return robustness(
+        s.model, s.loader, labels=s.labels, n=s.sizes.robustness, seed=s.seed, keep=keep
+    )
+
+
+def _shifts(s: Subject, keep: Keep) -> Answer:
+    n = s.sizes
+    return shifts(
+        s.model,
+        s.loader,
+        labels=s.labels,
+        n=n.shifts,
+        severities=n.severities,
+        seed=s.seed,
+        keep=keep,
+    )
+
+
+def _explanations(s: Subject, keep: Keep) -> Answer:
+    n = s.sizes
+    return explanations(
+        s.model, s.loader, n=n.explained, n_lime=n.limed, steps=n.steps, seed=s.seed, keep=keep
+    )
+
+
+def _transfer(s: Subject, keep: Keep) -> Answer:
+    if s.transfer is None:
+        raise UserError("transfer: no other data set; give one with --transfer-data DIR")
+    n, tune = s.sizes.transfer, s.fine_tune
+    return transfer(s.model, *s.transfer, n=n, fine_tune=tune, seed=s.seed, keep=keep)
+
+
+def _bias(s: Subject, keep: Keep) -> Answer:
+    return bias(
+        s.model,
+        s.loader,
+        labels=s.labels,
+        splits=s.colours,
+        n=s.sizes.bias,
+        seed=s.seed,
+        keep=keep,
+    )
+
+
 _RADIUS = 2 * 4 * (STEPS + HALVINGS)  # both directions of four kinds
 _CURVES = 5 * (1 + 2 * len(LEVELS))
 _QUESTIONS = {
@@ -156,6 +245,14 @@ _QUESTIONS = {
     "neighbours": _Question(_neighbours, lambda n: 2 * n["neighbours"] + n["searched"]),
     "embedding": _Question(_embedding, lambda n: min(n["all"], 200) + 24 + 9 * min(n["all"], 64)),
     "gradients": _Question(_gradients, lambda n: n["gradients"] * (2 * BACKWARD + 4 * 9)),
+    "robustness": _Question(_robustness, lambda n: n["robustness"] * (38 * BACKWARD + 347)),
+    "shifts": _Question(_shifts, lambda n: n["shifts"] * (4 + 22 * n["severities"])),
+    "explanations": _Question(
+        _explanations,
+        lambda n: n["explained"] * (3 * n["steps"] * BACKWARD + 43) + n["limed"] * 215,
+    ),
+    "transfer": _Question(_transfer, lambda n: 3 * n["transfer"]),
+    "bias": _Question(_bias, lambda n: 12 * n["bias"]),
 }
 assert tuple(_QUESTIONS) == QUESTIONS
 

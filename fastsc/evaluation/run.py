@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
-from fastsc.devices import DTYPES, Precision, keep_memory, pick_device, pick_precision
+from fastsc.devices import keep_memory, pick_device, pick_precision
 from fastsc.evaluation import QUESTIONS
-from fastsc.evaluation.answers import Answer, Keep
+from fastsc.evaluation.answers import Answer
 from fastsc.evaluation.ask import comparisons, grids_of, rate, slider_images
 from fastsc.evaluation.continuity import Continuity
 from fastsc.evaluation.data import Split, open_split
 from fastsc.evaluation.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.facts import facts_of, metadata_of
-from fastsc.evaluation.labels import map_labels
-from fastsc.evaluation.libraries import imagenet_names
 from fastsc.evaluation.options import STRENGTHS, Options, Strengths
 from fastsc.evaluation.questions import Budget, Sizes, Subject, looks
 from fastsc.evaluation.report.page import write_report
 from fastsc.evaluation.sliders import Grid
 from fastsc.evaluation.sources import Source, load_source
 from fastsc.evaluation.store import Store
+from fastsc.evaluation.subjects import keeper, look_beside, make_subject, stamp
 from fastsc.evaluation.views import Viewer
-from fastsc.pipelines import Index, build
 from fastsc.pipelines.errors import UserError
-from fastsc.runlog import version_of
 
 
 def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
@@ -54,14 +47,18 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     _check_out(options.out, split)
     sources = _sources(options)
     strengths = options.strengths or _strengths(sources, say)
+    beside = look_beside(options, split)
     largest = max(source.classifier.preprocessing.resolution for source in sources)
     sizes = Sizes.of(options.budget, largest, options.images)
     with ExitStack() as loaders:
         subjects: list[Subject] = []
         unlabelled: list[dict[str, str]] = []
         for name, source in zip(names, sources, strict=True):
-            subject, reason = _subject(options, split, source, device, precision, sizes, strengths)
-            loaders.callback(subject.loader.close)
+            subject, reason = make_subject(
+                options, split, source, device, precision, sizes, strengths, beside
+            )
+            for loader in subject.loaders:
+                loaders.callback(loader.close)
             subjects.append(subject)
             unlabelled.append({} if reason is None else {"top-1": reason})
             for line in (*source.notes, *unlabelled[-1].values()):
@@ -152,43 +149,6 @@ def _takes_weights(model: str) -> bool:
     return ":" in model and not Path(model).exists()
 
 
-def _subject(
-    options: Options,
-    split: Split,
-    source: Source,
-    device: torch.device,
-    precision: Precision,
-    sizes: Sizes,
-    strengths: Strengths,
-) -> tuple[Subject, str | None]:
-    """A model beside its loader; and what is to be said of its labels."""
-    model = source.classifier
-    labels = map_labels(split, source, options.class_map)
-    if source.synsets is not None and labels.how == "names":
-        # torchvision and timm call the same classes differently; here models stand side by side.
-        model.classes = imagenet_names()
-    wanted = model.preprocessing
-    loader = build(
-        options.pipeline,
-        split.index,
-        batch_size=options.batch_size,
-        resolution=wanted.resolution,
-        train=False,
-        val_crop=wanted.val_crop,
-        interpolation=wanted.interpolation,
-        strengths=strengths,
-        mean=wanted.mean,
-        std=wanted.std,
-        device=device,
-        dtype=DTYPES[precision],
-        workers=options.workers,
-        on_bad_image="skip",  # what the user wants left out, the split has left out
-    )
-    model = model.to(device).to(memory_format=torch.channels_last)
-    subject = Subject(model, loader, labels.targets, options.seed, sizes, options.class_name)
-    return subject, labels.reason
-
-
 def _questions(
     options: Options, subject: Subject, say: Callable[[str], object]
 ) -> tuple[list[str], dict[str, str]]:
@@ -234,13 +194,16 @@ def _ask_all(
 ) -> list[Evaluated]:
     """The answers of every model; a question that one cannot be asked joins its `left_out`."""
     answers: list[dict[str, Answer]] = [{} for _ in subjects]
-    stamp = _stamp(subjects[0].loader.index)
+    stamps = {
+        question: stamp(loader.index for loader in subjects[0].seen_by(question))
+        for question in (*asked, "sliders")
+    }
     # Question by question: should it be interrupted, the models have the same ones answered.
     for question in asked:
         for name, subject, found, reasons in zip(names, subjects, answers, left_out, strict=True):
             began, before = time.monotonic(), store.computed
             try:
-                found[question] = subject.ask(question, _keeper(store, subject, stamp, question))
+                found[question] = subject.ask(question, keeper(store, subject, stamps, question))
             except UserError as error:
                 if options.only is not None or not str(error).startswith(f"{question}: "):
                     raise  # it is wanted; an image does not decode, the disk is full
@@ -259,7 +222,7 @@ def _ask_all(
         for i, subject in enumerate(subjects):
             answer = answers[i]["continuity"]
             assert isinstance(answer, Continuity)
-            grids[i] = grids_of(subject, images, answer, _keeper(store, subject, stamp, "sliders"))
+            grids[i] = grids_of(subject, images, answer, keeper(store, subject, stamps, "sliders"))
     return [
         Evaluated(
             name=name,
@@ -273,28 +236,6 @@ def _ask_all(
             names, subjects, answers, left_out, grids, strict=True
         )
     ]
-
-
-def _stamp(index: Index) -> str:
-    """Names the files as they are now: a picture may be another under its name and size."""
-    digest = hashlib.sha256(index.hash.encode())
-    for i in index.usable.tolist():
-        digest.update(os.stat(index.path(i)).st_mtime_ns.to_bytes(8, "little", signed=True))
-    return digest.hexdigest()
-
-
-def _keeper(store: Store, subject: Subject, stamp: str, question: str) -> Keep:
-    loader, labels = subject.loader, subject.labels.tobytes()
-    return store.keep(
-        question=question,
-        model=subject.model.hash,
-        data=stamp,
-        versions={name: version_of(name) for name in ("fastsc", "torch", "torchvision", "timm")},
-        labels=hashlib.sha256(labels).hexdigest() if question == "gradients" else None,
-        pipeline=loader.name,
-        dtype=str(loader.settings.dtype),
-        device=loader.settings.device.type,
-    )
 
 
 def _class_of(split: Split, index: int) -> str:

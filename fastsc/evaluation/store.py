@@ -62,8 +62,9 @@ class Store:
         for model, folder in zip(evaluation.models, self.folders(evaluation), strict=True):
             for question, answer in model.answers.items():
                 for name, table in answer.tables.items():
-                    paths = [evaluation.image_name(int(i)) for i in table.index]
-                    arrays = {"index": table.index, "path": np.array(paths), **table.columns}
+                    arrays = {"index": table.index, **table.columns}
+                    if "path" not in arrays:  # a table of another data set names its own files
+                        arrays["path"] = np.array([evaluation.image_name(i) for i in table.index])
                     write_arrays(self.root / folder / f"{question}-{name}.npz", arrays)
         text = json.dumps(results(evaluation, self.folders(evaluation)), indent=1, allow_nan=False)
         write_text(self.root / "results.json", text + "\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 from fastsc.evaluation.answers import Measure
 from fastsc.evaluation.evaluated import Evaluation
+from fastsc.evaluation.report.meanings import MEANINGS
 from fastsc.evaluation.report.words import family, number
 
 
@@ -121,17 +122,21 @@ def definitions(evaluation: Evaluation) -> tuple[Definition, ...]:
     """Of every kind of measure on the page, in the order of their first appearance."""
     found: dict[str, Definition] = {}
     for model in evaluation.models:
-        for answer in model.answers.values():
+        for question, answer in model.answers.items():
             for measure in answer.measures:
                 name = family(measure.name)
-                if name not in found:
-                    found[name] = _definition(name, measure)
+                # Questions may call what they measure alike: each has its own accuracy.
+                own = name in MEANINGS.get(question, {})
+                key = f"{name} ({question})" if own else name
+                if key not in found:
+                    found[key] = _definition(question, name, key, measure)
     return tuple(found.values())
 
 
-def _definition(name: str, measure: Measure) -> Definition:
-    if name in _DEFINITIONS:
-        return Definition(name, *_DEFINITIONS[name])
+def _definition(question: str, name: str, title: str, measure: Measure) -> Definition:
+    known = MEANINGS.get(question, {}).get(name) or _DEFINITIONS.get(name)
+    if known is not None:
+        return Definition(title, *known)
     columns = " over the mean of ".join(measure.columns)
     return Definition(
         name,

@@ -7,10 +7,15 @@ from collections.abc import Callable, Iterator
 from fastsc.evaluation.answers import Answer
 from fastsc.evaluation.evaluated import Evaluation
 from fastsc.evaluation.report import (
+    sections_bias,
     sections_continuity,
     sections_embedding,
+    sections_explanations,
     sections_gradients,
     sections_neighbours,
+    sections_robustness,
+    sections_shifts,
+    sections_transfer,
 )
 from fastsc.evaluation.report.parts import Question, Said, Section, questions
 from fastsc.evaluation.report.pictures import gallery
@@ -22,6 +27,11 @@ BUILDERS: dict[str, Callable[[Question], Section]] = {
     "neighbours": sections_neighbours.section,
     "embedding": sections_embedding.section,
     "gradients": sections_gradients.section,
+    "robustness": sections_robustness.section,
+    "shifts": sections_shifts.section,
+    "explanations": sections_explanations.section,
+    "transfer": sections_transfer.section,
+    "bias": sections_bias.section,
 }
 MAIN = 3  # figures of an unknown question that its sentence names
 

@@ -42,6 +42,10 @@ _UNITS = {
     "farther_than_random": PERCENT,
     "farther_than_nearest": PERCENT,
     "confidence_change": POINTS,
+    "accuracy": PERCENT,
+    "photometric": PERCENT,
+    "axis_flips": PERCENT,
+    "gap": POINTS,
 }
 
 

@@ -88,8 +88,10 @@ def test_one_call_writes_figures_rows_and_the_page(
     assert figure(out, "ds_relative")["n"] == 12
     assert figure(out, "flips/hue/0.1")["n"] == 4
     assert {row["question"] for row in results(out)["results"]} == {
-        "continuity", "neighbours", "gradients",
+        "continuity", "neighbours", "gradients", "robustness", "explanations", "shifts",
     }  # fmt: skip
+    for question in ("embedding", "transfer", "bias"):
+        assert any(row["question"] == question for row in results(out)["left_out"])
     (reason,) = (r["reason"] for r in results(out)["left_out"] if r["question"] == "embedding")
     page = (out / "report.html").read_text()
     assert "</html>" in page

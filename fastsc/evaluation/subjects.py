@@ -1,0 +1,133 @@
+"""A model beside the loaders that show it images, and what its cached answers depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import torch
+
+from fastsc.devices import DTYPES, Precision
+from fastsc.evaluation.answers import Keep
+from fastsc.evaluation.colour_bias import colormnist_splits
+from fastsc.evaluation.data import Split
+from fastsc.evaluation.labels import map_labels
+from fastsc.evaluation.libraries import imagenet_names
+from fastsc.evaluation.options import Options, Strengths
+from fastsc.evaluation.questions import Sizes, Subject
+from fastsc.evaluation.sources import Source
+from fastsc.evaluation.store import Store
+from fastsc.evaluation.transfer_data import transfer_splits
+from fastsc.pipelines import Index, Pipeline, build, scan
+from fastsc.pipelines.errors import UserError
+from fastsc.runlog import version_of
+
+LABELLED = ("gradients", "robustness", "shifts", "bias")  # depend on what is right
+
+
+class Beside(NamedTuple):
+    """What some questions look at beside the data.
+
+    Attributes:
+        transfer: Another data set's training and test part.
+        colours: Color MNIST's folders of test digits.
+    """
+
+    transfer: tuple[Index, Index] | None
+    colours: dict[str, Index] | None
+
+
+def look_beside(options: Options, split: Split) -> Beside:
+    other, folders = options.transfer_data, colormnist_splits(options.data)
+    if other is None and options.fine_tune:
+        raise UserError("--fine-tune is for another data set; name it with --transfer-data DIR")
+    transfer = None
+    if other is not None:
+        transfer = transfer_splits(other, options.seed, options.on_bad_image)
+    colours = None
+    if folders is not None:
+        classes = split.index.classes
+        colours = {name: scan(path, classes=classes) for name, path in folders.items()}
+    return Beside(transfer, colours)
+
+
+def make_subject(
+    options: Options,
+    split: Split,
+    source: Source,
+    device: torch.device,
+    precision: Precision,
+    sizes: Sizes,
+    strengths: Strengths,
+    beside: Beside,
+) -> tuple[Subject, str | None]:
+    """A model beside its loader; and what is to be said of its labels."""
+    model = source.classifier
+    labels = map_labels(split, source, options.class_map)
+    if source.synsets is not None and labels.how == "names":
+        # torchvision and timm call the same classes differently; here models stand side by side.
+        model.classes = imagenet_names()
+    wanted = model.preprocessing
+
+    def loader(index: Index) -> Pipeline:
+        return build(
+            options.pipeline,
+            index,
+            batch_size=options.batch_size,
+            resolution=wanted.resolution,
+            train=False,
+            val_crop=wanted.val_crop,
+            interpolation=wanted.interpolation,
+            strengths=strengths,
+            mean=wanted.mean,
+            std=wanted.std,
+            device=device,
+            dtype=DTYPES[precision],
+            workers=options.workers,
+            on_bad_image="skip",  # what the user wants left out, the split has left out
+        )
+
+    transfer = colours = None
+    if beside.transfer is not None:
+        train, test = beside.transfer
+        transfer = loader(train), loader(test)
+    if beside.colours is not None:
+        colours = {name: loader(one) for name, one in beside.colours.items()}
+    subject = Subject(
+        model=model.to(device).to(memory_format=torch.channels_last),
+        loader=loader(split.index),
+        labels=labels.targets,
+        seed=options.seed,
+        sizes=sizes,
+        class_name=options.class_name,
+        transfer=transfer,
+        fine_tune=options.fine_tune,
+        colours=colours,
+    )
+    return subject, labels.reason
+
+
+def stamp(indices: Iterable[Index]) -> str:
+    """Names the files as they are now: a picture may be another under its name and size."""
+    digest = hashlib.sha256()
+    for index in indices:
+        digest.update(index.hash.encode())
+        for i in index.usable.tolist():
+            digest.update(os.stat(index.path(i)).st_mtime_ns.to_bytes(8, "little", signed=True))
+    return digest.hexdigest()
+
+
+def keeper(store: Store, subject: Subject, stamps: Mapping[str, str], question: str) -> Keep:
+    loader, labels = subject.loader, subject.labels.tobytes()
+    return store.keep(
+        question=question,
+        model=subject.model.hash,
+        data=stamps[question],
+        versions={name: version_of(name) for name in ("fastsc", "torch", "torchvision", "timm")},
+        labels=hashlib.sha256(labels).hexdigest() if question in LABELLED else None,
+        pipeline=loader.name,
+        dtype=str(loader.settings.dtype),
+        device=loader.settings.device.type,
+    )

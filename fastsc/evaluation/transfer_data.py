@@ -1,0 +1,90 @@
+"""Another labelled data set in two parts, to learn from and to test on: `--transfer-data DIR`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from fastsc.pipelines import Index, keyed, scan
+from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.sweep import verify
+
+TESTS = ("val", "test")
+
+
+def transfer_splits(
+    data: str | Path, seed: int = 0, on_bad_image: str = "raise"
+) -> tuple[Index, Index]:
+    """The two parts of a labelled data set, with the same classes.
+
+    Args:
+        data: A folder with train/, and val/ or test/ (the first that is there is taken), in each of
+            which is one folder a class. Or with one of the three, or with the class folders
+            themselves: half of each class's images, drawn by `seed`, is then the training part, of
+            an odd number the larger half; an only image is in it, too.
+        seed: Of the halves.
+        on_bad_image: "raise": a file whose header is broken is a mistake; "skip": every image is
+            decoded once, and those that do not decode are left out.
+
+    Raises:
+        UserError: There is no such folder, it holds no class folders or no images, its test part
+            has a class that its training part has not; or an image is broken and is not to be
+            skipped, or one image a class leaves nothing to test on.
+    """
+    data = Path(data)
+    if not data.is_dir():
+        what = "a file, not a folder" if data.exists() else "no such folder"
+        raise UserError(f"--transfer-data {data}: {what}; it wants a folder of labelled images")
+    test = next((data / name for name in TESTS if (data / name).is_dir()), None)
+    if test is None or not (data / "train").is_dir():
+        one = data / "train" if (data / "train").is_dir() else test or data
+        return _halves(_index(one, None, on_bad_image), seed)
+    train = _index(data / "train", None, on_bad_image)
+    return train, _index(test, train.classes, on_bad_image)
+
+
+def _index(folder: Path, classes: tuple[str, ...] | None, on_bad_image: str) -> Index:
+    index = scan(folder, classes=classes)
+    index.require(on_bad_image)
+    if on_bad_image == "skip" and (broken := verify(index)):
+        index = index.without(broken)
+        index.require(on_bad_image)
+    return index
+
+
+def _halves(index: Index, seed: int) -> tuple[Index, Index]:
+    """Each class in two; what is left out of the index is in neither half."""
+    ranks, counts = ranks_in_class(index, seed), np.bincount(index.targets[index.usable])
+    usable = index.usable
+    learned = ranks[usable] < (counts[index.targets[usable]] + 1) // 2
+    if learned.all():
+        raise UserError(
+            f"--transfer-data {index.root}: it has one image a class, and none to test on; take a "
+            "data set with several"
+        )
+    return _part(index, usable[learned]), _part(index, usable[~learned])
+
+
+def ranks_in_class(index: Index, seed: int) -> NDArray[np.int64]:
+    """(n,) an image's keyed place among the usable ones of its class, from 0; -1 if left out."""
+    order = keyed.order(seed, keyed.VALIDATION_EPOCH, index.usable, len(index))
+    found = np.full(len(index), -1, np.int64)
+    for label in np.unique(index.targets[order]):
+        own = order[index.targets[order] == label]
+        found[own] = np.arange(len(own))
+    return found
+
+
+def _part(index: Index, rows: NDArray[np.int64]) -> Index:
+    return replace(
+        index,
+        paths=tuple(index.paths[i] for i in rows),
+        targets=index.targets[rows],
+        heights=index.heights[rows],
+        widths=index.widths[rows],
+        n_bytes=index.n_bytes[rows],
+        left_out={},
+    )
