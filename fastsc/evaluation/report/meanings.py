@@ -23,8 +23,8 @@ MEANINGS: dict[str, dict[str, tuple[str, str]]] = {
         "accuracy": (
             "Share of the labelled images that are right unchanged and that an attack, with all "
             "its tries, fooled at no size up to this one, each attack by itself; “worst”: no "
-            "attack of that norm. Sizes in 8-bit levels: the largest change of a value (linf), or the RMS "
-            "over all values (l2). An upper bound: a better attack may find more.",
+            "attack of that norm. Sizes in 8-bit levels: the largest change of a value (linf), or "
+            "the RMS over all values (l2). An upper bound: a better attack may find more.",
             "mean [min {ε : argmax z(x + δ_ε) ≠ y} > ε]",
         ),
         "photometric": (

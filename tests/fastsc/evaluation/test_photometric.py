@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from scipy.stats import qmc
 from torch import Tensor, nn
 
 from fastsc.evaluation import photometric as module
@@ -323,7 +324,10 @@ def test_the_columns_are_those_of_the_views_that_the_model_was_shown(
     spy = Spy(viewer(tmp_path, conv_net(), patches(16), dtype=dtype, strengths=strengths))
     labels = super(Spy, spy).respond(all_pixels(spy)).predicted.numpy()
     labels[0] = (labels[0] + 1) % 6  # wrong as it is
-    found = search(spy, labels)
+    # Backwards: rows of the columns, and not dataset indices, are what the columns are in.
+    index = spy.loader.index.usable[::-1].copy()
+    found = photometric(spy, index, labels[index], seed=0, keep=compute)
+    found = {name: column[::-1] for name, column in found.items()}
     low = [max(0, 1 - s) for s in strengths[:3]] + [-strengths[3]]
     high = [1 + s for s in strengths[:3]] + [strengths[3]]
     corners = np.array(list(product(*zip(low, high, strict=True))), np.float32)
@@ -348,8 +352,11 @@ def test_the_columns_are_those_of_the_views_that_the_model_was_shown(
         if not first.all():
             assert len(factors) == 1 + RANDOM
         else:
-            near = np.abs(factors[None] - corners[:, None]).max(2).min(1)
-            assert (near < 1e-6).all()
+            box, points = np.split(factors[1 + RANDOM :], [len(np.unique(corners, axis=0))])
+            np.testing.assert_allclose(np.unique(corners, axis=0), box, atol=1e-6)
+            spread = 1.5 * qmc.Sobol(4, seed=np.random.default_rng((0, row))).random(SOBOL) - 0.25
+            inside = np.array(low) + np.subtract(high, low) * spread.clip(0, 1)
+            np.testing.assert_allclose(points[:SOBOL], inside, atol=1e-6)
         if right.all():
             assert len(factors) > 1 + RANDOM + len(np.unique(corners, axis=0)) + SOBOL
         assert len(factors) <= most
