@@ -254,7 +254,8 @@ def _standing_out(dependence: Sequence[Dependence]) -> list[tuple[str, str]]:
 def _said(one: Dependence, columns: Mapping[str, NDArray]) -> str:
     column = columns[f"{one.what}/{one.kind}"]
     if one.what == "flipped":
-        return f"{one.kind} alone flips {one.value:.0%} in this class, {column.mean():.0%} over all"
+        here, all_over = 100 * one.value, 100 * column.mean()
+        return f"{one.kind} alone flips {here:.0f} % in this class, {all_over:.0f} % over all"
     overall = column.mean() / columns["between"].mean()
     return (
         f"{one.kind} alone moves this class by {one.value:.2f} of the distance between images, "

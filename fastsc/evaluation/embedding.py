@@ -257,5 +257,5 @@ def _example(
     nearer = float((others < views[worst]).mean())
     b, c, s, h = factors[worst].tolist()
     nearest = int(np.delete(index, row)[others.argmin()])
-    line = f"{nearer:.0%} of the class's other images lie nearer to it than this view of it"
+    line = f"{100 * nearer:.0f} % of the class’s other images lie nearer to it than this view of it"
     return Example(image, (b, c, s, h), (line,), (nearest,))

@@ -38,7 +38,8 @@ class Sizes:
         curves: Of continuity over strength, and of the flip radius.
         profile: Of the layer profile.
         neighbours, searched: That look for a neighbour; and among which it is searched.
-        gradients, robustness, transfer, bias: As they say.
+        gradients, robustness, transfer, bias: As they say; the worst colours are searched for
+            longer if `thorough`.
         shifts: At each of `severities`.
         explained, limed: By integrated gradients, in `steps`, and Grad-CAM; and by LIME.
         sliders: With four sliders; `positions` are those of each.
@@ -50,6 +51,7 @@ class Sizes:
     searched: int
     gradients: int
     robustness: int
+    thorough: bool
     shifts: int
     severities: tuple[int, ...]
     explained: int
@@ -77,6 +79,7 @@ class Sizes:
             searched=10 * n(96, 1000),
             gradients=n(64, 500),
             robustness=n(24, 200),
+            thorough=full,
             shifts=n(48, 300),
             severities=(1, 2, 3, 4, 5) if full else (1, 3, 5),
             explained=n(24, 200),
@@ -186,8 +189,15 @@ def _gradients(s: Subject, keep: Keep) -> Answer:
 
 
 def _robustness(s: Subject, keep: Keep) -> Answer:
+    n = s.sizes
     return robustness(
-        s.model, s.loader, labels=s.labels, n=s.sizes.robustness, seed=s.seed, keep=keep
+        s.model,
+        s.loader,
+        labels=s.labels,
+        n=n.robustness,
+        thorough=n.thorough,
+        seed=s.seed,
+        keep=keep,
     )
 
 

@@ -30,6 +30,7 @@ from fastsc.evaluation.attacks import (
 )
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.masking import signs
+from fastsc.evaluation.photometric import photometric
 from fastsc.evaluation.views import KINDS, Indices, Viewer, choose
 from fastsc.pipelines import Pipeline
 from fastsc.pipelines.errors import UserError
@@ -54,6 +55,7 @@ ATTACKS = (
 PART = 8  # images of 224 px in a part, and in a backward pass; of small ones up to eight times more
 SHOWN = 2  # images of a part that are kept as the attack left them
 N_EXAMPLES = 6
+THOROUGH = {"random": 64, "sobol": 128, "steps": 8}  # of the photometric search
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,6 +102,7 @@ def robustness(
     labels: NDArray[np.int64] | None = None,
     n: int | None = 24,
     attacks: Sequence[Attack] = ATTACKS,
+    thorough: bool = False,
     seed: int = 0,
     keep: Keep = compute,
 ) -> Robustness:
@@ -124,6 +127,7 @@ def robustness(
             Default: the loader's classes.
         n: Images, of those whose right output is known. None: all of them.
         attacks: Different ones.
+        thorough: Search the box of light and colours longer: twice the passes.
         seed: Of the choice of images, the draws and the intervals.
         keep: Caches parts; see `fastsc.evaluation.answers`.
 
@@ -131,8 +135,6 @@ def robustness(
         UserError: No image's right output is known; torchattacks is not installed; or an image does
             not decode.
     """
-    from fastsc.evaluation.photometric import photometric
-
     index = loader.index
     labels = (index.targets if labels is None else labels).astype(np.int64)
     known = index.usable[labels[index.usable] >= 0]
@@ -157,7 +159,8 @@ def robustness(
             for at, rows in enumerate(parts)
         )
 
-    photo = Rows(some, photometric(viewer, some, right, seed=seed, keep=keep))
+    search = THOROUGH if thorough else {}
+    photo = Rows(some, photometric(viewer, some, right, seed=seed, keep=keep, **search))
     clean = kept("unchanged", {}, partial(_unchanged, viewer, target))
     found = {
         attack.key: kept(
@@ -297,7 +300,7 @@ def _adversaries(
     for at in np.argsort(found["least"][rows], kind="stable"):
         row = rows[at]
         before, after = (
-            f"{model.class_name(int(of['predicted'][row]))} ({of['confidence'][row]:.0%})"
+            f"{model.class_name(int(of['predicted'][row]))} ({100 * of['confidence'][row]:.0f} %)"
             for of in (clean, found)
         )
         yield Adversary(
@@ -322,6 +325,6 @@ def _examples(
             (
                 f"{model.class_name(int(right[row]))} unchanged; here another class is ahead, by "
                 f"{-columns['margin'][row]:.2g} in logits",
-                f"right in {columns['photometric_random'][row]:.0%} of random colours",
+                f"right in {100 * columns['photometric_random'][row]:.0f} % of random colours",
             ),
         )

@@ -245,7 +245,7 @@ def _charts(question: Question) -> Iterator[Charts]:
     grids = tuple(
         Chart(
             _grid(asked),
-            "Right answers in %; the darker, the more.",
+            "Right answers in %; the fuller the colour, the more.",
             "" if question.alone else asked.model.name,
         )
         for asked in question.asked

@@ -132,7 +132,7 @@ def test_the_picture_of_the_class_that_stands_out(tmp_path: Path) -> None:
     assert example.lines[:2] == (
         f"hue alone moves this class by {moved.value:.2f} of the distance between images, "
         f"{overall:.2f} over all",
-        "hue alone flips 50% in this class, 12% over all",
+        "hue alone flips 50 % in this class, 12 % over all",
     )
     # No image of the class moves further in either direction, or flips where this one does not.
     viewer = Viewer(net, loader)
@@ -188,7 +188,7 @@ def test_a_picture_flips_rather_than_moves(
     assert found.factors == pytest.approx((factor, 1, 1, 0))
     overall = columns["flipped/brightness"].mean()
     assert found.lines == (
-        f"brightness alone flips 25% in this class, {overall:.0%} over all", change
+        f"brightness alone flips 25 % in this class, {100 * overall:.0f} % over all", change
     )  # fmt: skip
 
 

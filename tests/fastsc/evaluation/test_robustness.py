@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import types
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -47,7 +46,7 @@ FEW = (
 def _no_search(monkeypatch: pytest.MonkeyPatch) -> None:
     """Other tests look at the search for the worst colours."""
 
-    def photometric(viewer: Any, index: Any, labels: Any, *, seed: int, keep: Any) -> Any:
+    def photometric(viewer: Any, index: Any, labels: Any, **options: Any) -> Any:
         n = len(index)
         worst = np.array([(1.4, 0.6, 1.2, 0.1)] * n)
         return {
@@ -57,9 +56,7 @@ def _no_search(monkeypatch: pytest.MonkeyPatch) -> None:
             "margin": np.where(np.arange(n) % 2, 1.5, -1.0 - np.arange(n)),
         }
 
-    stub: Any = types.ModuleType("photometric")
-    stub.photometric = photometric
-    monkeypatch.setitem(sys.modules, "fastsc.evaluation.photometric", stub)
+    monkeypatch.setattr(module, "photometric", photometric)
 
 
 @pytest.fixture
