@@ -93,7 +93,7 @@ def test_spread_equals_numpy(noisy: Pipeline, no_umap: None) -> None:
     assert example.factors == tuple(found.view_factors[moved.argmax()].tolist())
     others = np.delete(apart[row], row)
     assert example.others == (np.delete(index, row)[others.argmin()],)
-    assert example.lines[0].startswith(f"{(others < moved.max()).mean():.0%} of")
+    assert example.lines[0].startswith(f"{100 * (others < moved.max()).mean():.0f} % of")
 
 
 def test_one_more_view_or_image_changes_none(noisy: Pipeline, no_umap: None) -> None:
