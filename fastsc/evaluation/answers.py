@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -25,6 +25,12 @@ def compute(part: str, settings: Mapping[str, object], compute: Callable[[], Arr
     """The `Keep` that keeps nothing."""
     del part, settings
     return compute()
+
+
+def concatenated(parts: Iterable[Arrays]) -> Arrays:
+    """Parts of the same columns, one after the other."""
+    found = list(parts)
+    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
 @dataclass(frozen=True, eq=False)

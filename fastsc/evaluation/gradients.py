@@ -8,7 +8,6 @@ along each perturbation.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import ClassVar
@@ -19,7 +18,16 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastsc.evaluation.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
+from fastsc.evaluation.answers import (
+    Answer,
+    Arrays,
+    Example,
+    Keep,
+    Measure,
+    Rows,
+    compute,
+    concatenated,
+)
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer, choose, one_kind
 from fastsc.pipelines import Pipeline, keyed
@@ -103,7 +111,7 @@ def gradients(
     settings: dict[str, object] = {
         "n": len(index), "seed": seed, "strengths": loader.settings.strengths,
     }  # fmt: skip
-    derived = _joined(
+    derived = concatenated(
         keep(
             f"gradients-{part}",
             {**settings, "labels": known[rows].tolist()},
@@ -129,7 +137,7 @@ def gradients(
             f"cosine: {still} of {len(index)} images have a gradient of 0, and count as 0"
         )
     if kinds:
-        slopes = _joined(
+        slopes = concatenated(
             keep(f"slopes-{part}", settings, partial(_slopes, viewer, index[rows], kinds))
             for part, rows in enumerate(_shares(len(index), WALKED))
         )
@@ -158,12 +166,6 @@ def _shares(n: int, size: int) -> list[slice]:
     return [slice(at, min(at + size, n)) for at in range(0, n, size)]
 
 
-def _joined(parts: Iterable[Arrays]) -> Arrays:
-    """Parts of all columns, one after the other."""
-    found = list(parts)
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
-
-
 # --- parts ---------------------------------------------------------------------------------------
 
 
@@ -179,7 +181,7 @@ def _derive(viewer: Viewer, index: Indices, known: NDArray[np.int64]) -> Arrays:
         for rows in _shares(len(images.pixels), AT_ONCE):
             pixels = images.pixels[rows]
             found.append(_derive_some(viewer, pixels, labels[rows], table[rows]))
-    return _joined(found)
+    return concatenated(found)
 
 
 def _derive_some(viewer: Viewer, pixels: Tensor, labels: Tensor, factors: Factors) -> Arrays:

@@ -17,7 +17,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastsc.evaluation.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
+from fastsc.evaluation.answers import (
+    Answer,
+    Arrays,
+    Example,
+    Keep,
+    Measure,
+    Rows,
+    compute,
+    concatenated,
+)
 from fastsc.evaluation.attacks import (
     QUERIES,
     STEPS,
@@ -150,7 +159,7 @@ def robustness(
 
     def kept(part: str, what: Mapping[str, object], work: partial[Arrays]) -> Arrays:
         settings = {**what, "seed": seed, "part": len(some[parts[0]])}
-        return _joined(
+        return concatenated(
             keep(
                 f"{part}-{at}",
                 {**settings, "images": some[rows].tolist(), "labels": right[rows].tolist()},
@@ -205,11 +214,6 @@ def _parts(n: int, resolution: int) -> list[slice]:
     """Whose images are attacked together: never as the loader's batches have it."""
     size = max(1, round(PART * min(8.0, (224 / resolution) ** 2)))
     return [slice(at, min(at + size, n)) for at in range(0, n, size)]
-
-
-def _joined(parts: Iterator[Arrays]) -> Arrays:
-    found = list(parts)
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
 def _pixels(viewer: Viewer, index: Indices, title: str) -> torch.Tensor:

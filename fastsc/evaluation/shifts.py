@@ -6,7 +6,7 @@ under these four alone, or under what resembles them, or have learned something 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastsc.evaluation.answers import Answer, Arrays, Keep, Measure, Rows, compute
+from fastsc.evaluation.answers import Answer, Arrays, Keep, Measure, Rows, compute, concatenated
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.corruptions import (
     CORRUPTIONS,
@@ -126,7 +126,7 @@ def shifts(
     groups, left_out = _groups(loader.settings.resolution)
     viewer = Viewer(model, loader)
     shares = _shares(index, loader.settings.resolution)
-    clean = _joined(
+    clean = concatenated(
         keep(f"clean-{part}", {"images": rows.tolist()}, partial(_clean, viewer, rows))
         for part, rows in enumerate(shares)
     )
@@ -135,7 +135,7 @@ def shifts(
     columns = {"label": labels[index], **clean, "between": _between(features, index, loader)}
     for kind in (kind for kinds in groups.values() for kind in kinds):
         levels = severities_of(kind, severities)
-        columns |= _joined(
+        columns |= concatenated(
             keep(
                 f"{kind}-{part}",
                 {"images": rows.tolist(), "severities": levels, "seed": seed},
@@ -171,12 +171,6 @@ def _shares(index: Indices, resolution: int) -> list[Indices]:
     """As many images as half a minute or so is enough for."""
     size = min(max(round(AT_224 * (224 / resolution) ** 2), 1), MOST)
     return [index[at : at + size] for at in range(0, len(index), size)]
-
-
-def _joined(parts: Iterable[Arrays]) -> Arrays:
-    """Parts of all columns, one after the other."""
-    found = list(parts)
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
 # --- parts ---------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@ images as they are and once in other colours, which the reader has not seen.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -15,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastsc.evaluation.answers import Answer, Arrays, Keep, Measure, Rows, compute
+from fastsc.evaluation.answers import Answer, Arrays, Keep, Measure, Rows, compute, concatenated
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.fine_tuning import epochs_of, fine_tuned
 from fastsc.evaluation.probing import (
@@ -111,11 +110,11 @@ def transfer(
         "strengths": test_loader.settings.strengths,
     }  # fmt: skip
 
-    learned = _joined(
+    learned = concatenated(
         keep(f"train-{part}", settings, partial(_features, Viewer(model, train_loader), rows))
         for part, rows in enumerate(_shares(index))
     )["clean"]
-    views = _joined(
+    views = concatenated(
         keep(f"test-{part}", settings, partial(_features, Viewer(model, test_loader), rows, True))
         for part, rows in enumerate(_shares(tested))
     )
@@ -233,12 +232,6 @@ def _features(viewer: Viewer, index: Indices, both: bool = False) -> Arrays:
             perturbed.append(viewer.respond(images.pixels, factors[images.rows]).features)
     found = {"clean": clean, "perturbed": perturbed} if both else {"clean": clean}
     return {name: torch.cat(parts).numpy() for name, parts in found.items()}
-
-
-def _joined(parts: Iterable[Arrays]) -> Arrays:
-    """Parts of all columns, one after the other."""
-    found = list(parts)
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
 
 def _choice(
