@@ -26,14 +26,19 @@ WINDOW = 7  # pixels, of the structural similarity; scikit-image's default
 def spearman(a: Map, b: Map) -> float:
     """Rank correlation of two maps over pixels: 1 is the same order, 0 what unrelated ones have.
 
-    Where a map is constant, and has no order: 1 if both are, else 0.
+    A constant map, which has no order, has 0 with any other, also with another constant one: maps
+    that say nothing do not agree.
     """
     from scipy.stats import spearmanr
 
-    flat = [np.ptp(one) == 0 for one in (a, b)]
-    if any(flat):
-        return float(all(flat))
+    if empty(a) or empty(b):
+        return 0.0
     return float(spearmanr(a, b, axis=None).statistic)
+
+
+def empty(one: Map) -> bool:
+    """Whether a map says nothing: it is the same everywhere."""
+    return bool(np.ptp(one) == 0)
 
 
 def similarity(a: Map, b: Map) -> float:

@@ -8,7 +8,7 @@ is seen to here, and whether an image was fooled is asked of the model itself af
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from fastsc.evaluation.classifier import Classifier
 from fastsc.packages import installed
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.progress import tracked
 
 Norm = Literal["linf", "l2"]
@@ -82,13 +81,17 @@ class Found:
     confidence: NDArray[np.float32]
 
 
-def require_library() -> None:
-    """Raises UserError where torchattacks is not installed."""
+def possible(
+    target: Target, attacks: Sequence[Attack], resolution: int
+) -> tuple[tuple[Attack, ...], str | None]:
+    """Those of the attacks that can be made here, and why not all can."""
     if not installed("torchattacks"):
         # With its needs pip would put an old requests, and with that an old idna, in their place.
-        raise UserError(
-            "robustness: the attacks need torchattacks: pip install --no-deps torchattacks"
-        )
+        return (), "attacks: they need torchattacks: pip install --no-deps torchattacks"
+    if not target.derivable(resolution):
+        blind = tuple(attack for attack in attacks if attack.name in ("square", "noise"))
+        return blind, "fgsm and pgd: the model cannot be derived; take its differentiable form"
+    return tuple(attacks), None
 
 
 def radius(norm: Norm, level: float, resolution: int) -> float:
@@ -136,6 +139,8 @@ class PixelModel(nn.Module):
         flat = x.flatten(1)
         view = (flat.view(x.shape) - self.mean) / self.std
         logits: Tensor = self.model(view.contiguous(memory_format=torch.channels_last))[1]
+        if logits.is_inference():
+            logits = logits.clone()  # else nobody may write into what comes of it
         if not self.softened:
             return logits.float()
         wide = logits.double()
@@ -166,13 +171,28 @@ class Target:
         return self.plain(images)
 
     def has_gradient(self, images: Tensor, labels: Tensor) -> NDArray[np.bool_]:
-        """(n,): whether the loss's gradient at an image is anything but zeros."""
+        """(n,): whether the loss's gradient at an image is finite and anything but zeros."""
         x = images.clone().requires_grad_()
-        with torch.enable_grad():
-            loss = F.cross_entropy(self.softened(x), labels, reduction="sum")
-            (gradient,) = torch.autograd.grad(loss, x)
-        found: NDArray[np.bool_] = (gradient != 0).flatten(1).any(1).cpu().numpy()
+        try:
+            with torch.enable_grad():
+                loss = F.cross_entropy(self.softened(x), labels, reduction="sum")
+                (gradient,) = torch.autograd.grad(loss, x)
+        except RuntimeError:  # it cannot be derived
+            return np.zeros(len(images), np.bool_)
+        flat = gradient.flatten(1)
+        found: NDArray[np.bool_] = (flat.any(1) & flat.isfinite().all(1)).cpu().numpy()
         return found
+
+    def derivable(self, resolution: int) -> bool:
+        """Whether a backward pass can be made at all, whatever its gradient is."""
+        noise = torch.rand(2, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+        x = noise.to(self.plain.mean.device).requires_grad_()
+        try:
+            with torch.enable_grad():
+                torch.autograd.grad(self.softened(x).sum(), x)
+        except RuntimeError:
+            return False
+        return True
 
     def perturb(
         self, attack: Attack, images: Tensor, labels: Tensor, level: float, seed: int
@@ -197,6 +217,9 @@ class Target:
             method = self._method(attack, eps, seed)
             method.set_device(images.device)
             found: Tensor = method(images, labels).detach()
+        # Along a gradient that is not finite an attack gets lost, and has found nothing.
+        lost = ~found.isfinite().flatten(1).all(1)
+        found = torch.where(lost[:, None, None, None], images, found)
         assert ((found >= 0) & (found <= 1)).all(), f"{attack}: not on [0, 1]"
         change = (found - images).flatten(1)
         length = change.abs().amax(1) if attack.norm == "linf" else change.norm(dim=1)

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.views import Factors, Response, Viewer
+from fastsc.evaluation.weights import first_line
 from fastsc.pipelines import Pipeline
 from fastsc.pipelines.errors import UserError
 
@@ -86,17 +87,26 @@ def groups(n: int, size: int) -> list[slice]:
 
 
 def check_gradient(explained: Explained) -> None:
-    """Raises UserError where an output does not depend on the image by what can be derived."""
-    size = explained.resolution
-    x = torch.zeros(1, 3, size, size, device=explained.mean.device, requires_grad=True)
-    with torch.enable_grad():
-        score = explained(x)[1].sum()
-        known = score.requires_grad
-        (grad,) = torch.autograd.grad(score, x, allow_unused=True) if known else (None,)
-    if grad is None:
+    """Raises UserError where the outputs do not depend on the image by what can be derived."""
+    size, name = explained.resolution, explained.model.name
+    noise = torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+    x = noise.to(explained.mean.device).requires_grad_()
+    grad: Tensor | None = None
+    try:
+        with torch.enable_grad():
+            score = explained(x)[1][:, 0].sum()
+            if score.requires_grad:
+                (grad,) = torch.autograd.grad(score, x, allow_unused=True)
+    except Exception as error:  # noqa: BLE001, a stranger's forward can raise anything
         raise UserError(
-            f"explanations: model {explained.model.name} lets no gradient through to its input; "
-            "take its differentiable form"
+            f"explanations: model {name} cannot be derived ({first_line(error)}); take its "
+            "differentiable form"
+        ) from None
+    if grad is None or not grad.isfinite().all() or not grad.any():
+        what = "no gradient" if grad is None else "a gradient that is not finite, or of zeros,"
+        raise UserError(
+            f"explanations: model {name} lets {what} through to its input; take its "
+            "differentiable form"
         )
 
 

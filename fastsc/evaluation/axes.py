@@ -75,6 +75,8 @@ def looked_at(loader: Pipeline, n: int | None, seed: int) -> tuple[Indices, tupl
     if not any(loader.settings.strengths):
         raise UserError("bias: the strengths are 0, and nothing changes; take others: --strengths")
     folders = class_images(loader)
+    if not folders:
+        raise UserError("bias: the images have no labels; take a split with class folders")
     large = {c: own for c, own in folders.items() if len(own) >= LEAST}
     if len(large) < 2:
         raise UserError(

@@ -118,7 +118,7 @@ def bias(
     pictures: list[Digit] = []
     if digits is not None:
         found = predictions(model, digits, keep)
-        right = outputs_of(model, loader, labels, digits)
+        right = outputs_of(loader, labels, digits)
         if isinstance(right, str):
             left_out.append(f"accuracy: {right}")
         else:

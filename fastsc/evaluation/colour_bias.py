@@ -126,16 +126,13 @@ def _palette(path: Path) -> NDArray[np.float64]:
 
 
 def outputs_of(
-    model: Classifier, loader: Pipeline, labels: NDArray[np.int64], digits: Digits
+    loader: Pipeline, labels: NDArray[np.int64], digits: Digits
 ) -> NDArray[np.int64] | str:
     """(n,) the right output of each digit, by what is right for the loader's folders; or why not.
 
     Args:
         labels: (len(loader.index),), -1 where it is not known.
     """
-    if model.n_classes != len(digits.names):
-        there = f"there are {len(digits.names)} folders of digits"
-        return f"the model has {model.n_classes} outputs, and {there}"
     folders = np.array(loader.index.classes)[loader.index.targets]
     right = {str(name): int(label) for name, label in zip(folders, labels) if label >= 0}
     if not set(digits.names) <= set(right):

@@ -123,6 +123,9 @@ def explain(explainer: Explainer, index: Indices, methods: tuple[str, ...]) -> A
         columns = dict(shared)
         for suffix, other in (("", b), ("_other", a[following]), ("_random", drawn)):
             columns |= _agreements(a, other, suffix)
+        columns["empty"] = np.array(
+            [float(agreement.empty(x) or agreement.empty(y)) for x, y in zip(a, b, strict=True)]
+        )
         columns["entropy"] = np.array([agreement.entropy(one) for one in a])
         columns["gini"] = np.array([agreement.gini(one) for one in a])
         columns |= _faithful(explainer, clean, own, targets)
@@ -136,7 +139,12 @@ def explain(explainer: Explainer, index: Indices, methods: tuple[str, ...]) -> A
 def _agreements(a: NDArray[np.float32], b: NDArray[np.float32], suffix: str) -> Arrays:
     functions = (agreement.spearman, agreement.similarity, agreement.overlap)
     return {
-        f"{name}{suffix}": np.array([of(x, y) for x, y in zip(a, b, strict=True)])
+        f"{name}{suffix}": np.array(
+            [
+                0.0 if agreement.empty(x) or agreement.empty(y) else of(x, y)
+                for x, y in zip(a, b, strict=True)
+            ]
+        )
         for name, of in zip(AGREEMENTS, functions, strict=True)
     }
 

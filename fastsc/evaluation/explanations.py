@@ -142,6 +142,12 @@ def explanations(
     for name in WHICH:
         if f"{IG}-{name}" not in tables:
             left_out.append(f"{name}: there is no image whose prediction is {name}")
+    for method in rows:
+        if empty := int(tables[method].columns["empty"].sum()):
+            left_out.append(
+                f"{method}: {empty} of {len(rows[method])} images have an empty map, and count as "
+                "maps that do not agree"
+            )
     some = _telling(tables[IG], tables[LIME] if len(limed) else tables[IG])
     return Explanations(
         tables=tables,

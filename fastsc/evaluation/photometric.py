@@ -8,6 +8,7 @@ one found.
 
 from __future__ import annotations
 
+import contextlib
 from functools import partial
 from itertools import product
 from typing import NamedTuple
@@ -211,11 +212,11 @@ class _Seen:
         # At a hue of exactly 0 the image is passed through, and nothing is learnt of turning it.
         at[:, 3] = torch.where(at[:, 3] == 0, 1e-6, at[:, 3])
         image = self.pixels.permute(2, 0, 1).float() / 255
-        with torch.enable_grad():
+        found = None
+        with torch.enable_grad(), contextlib.suppress(RuntimeError):  # a model without gradients
             view = color_jitter(image.expand(len(at), -1, -1, -1), at.requires_grad_())
             _, logits = self.viewer.model((view - mean) / std)
             margins = _margin(logits.double(), self.label)
-            found = None
             if margins.requires_grad:
                 (found,) = torch.autograd.grad(margins.sum(), at, allow_unused=True)
         if found is None:

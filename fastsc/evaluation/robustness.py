@@ -35,7 +35,7 @@ from fastsc.evaluation.attacks import (
     Attack,
     Norm,
     Target,
-    require_library,
+    possible,
 )
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.masking import signs
@@ -141,20 +141,19 @@ def robustness(
         keep: Caches parts; see `fastsc.evaluation.answers`.
 
     Raises:
-        UserError: No image's right output is known; torchattacks is not installed; or an image does
-            not decode.
+        UserError: No image's right output is known; or an image does not decode.
     """
     index = loader.index
     labels = (index.targets if labels is None else labels).astype(np.int64)
     known = index.usable[labels[index.usable] >= 0]
     if not len(known):
         raise UserError(f"robustness: what is right is known of no image in {index.root}")
-    require_library()
     some = choose(loader, n, seed, known)
     right = labels[some]
     assert (right < model.n_classes).all(), "a label that the model has no output for"
     viewer, s = Viewer(model, loader), loader.settings
     target = Target(model, s.mean, s.std)
+    attacks, why = possible(target, attacks, s.resolution)
     parts = _parts(len(some), s.resolution)
 
     def kept(part: str, what: Mapping[str, object], work: partial[Arrays]) -> Arrays:
@@ -194,7 +193,8 @@ def robustness(
         ),
         examples=tuple(_examples(model, photo, clean["correct"], right)),
         seed=seed,
-        attacks=tuple(attacks),
+        left_out=() if why is None else (why,),
+        attacks=attacks,
         masking=signs(attacks, least, clean["has_gradient"] > 0),
         adversaries=tuple(_adversaries(model, some, clean, found.get("pgd/linf"))),
         resolution=s.resolution,

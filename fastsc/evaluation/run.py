@@ -63,10 +63,10 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
             unlabelled.append({} if reason is None else {"top-1": reason})
             for line in (*source.notes, *unlabelled[-1].values()):
                 say(f"{name}: {line}")
-        asked, impossible = _questions(options, subjects[0], say)
+        asked, impossible = _questions(options, names, subjects, say)
         _announce(subjects, asked, sizes, options.budget, say)
         store = Store(options.out)
-        left_out = [{**reasons, **impossible} for reasons in unlabelled]
+        left_out = [a | b for a, b in zip(unlabelled, impossible, strict=True)]
         models = _ask_all(store, options, names, subjects, asked, left_out, say)
         evaluation = Evaluation(
             models=tuple(models),
@@ -150,19 +150,28 @@ def _takes_weights(model: str) -> bool:
 
 
 def _questions(
-    options: Options, subject: Subject, say: Callable[[str], object]
-) -> tuple[list[str], dict[str, str]]:
-    """The questions that the data can answer, and why it cannot answer the others."""
-    asked, left_out = [], {}
+    options: Options,
+    names: Sequence[str],
+    subjects: Sequence[Subject],
+    say: Callable[[str], object],
+) -> tuple[list[str], list[dict[str, str]]]:
+    """The questions that some model can be asked, and of each model why not the others."""
+    asked: list[str] = []
+    left_out: list[dict[str, str]] = [{} for _ in subjects]
     for question in dict.fromkeys(options.only or QUESTIONS):
-        why = subject.cannot(question)
-        if why is None:
+        whys = [subject.cannot(question) for subject in subjects]
+        if None in whys:
             asked.append(question)
-        elif options.only is not None:
-            raise UserError(f"{question}: {why}")
-        else:
-            left_out[question] = why
-            say(f"left out: {question}: {why}")
+        for name, why, reasons in zip(names, whys, left_out, strict=True):
+            if why is None:
+                continue
+            if options.only is not None:
+                raise UserError(f"{question}: {why}")
+            reasons[question] = why
+            if len(set(whys)) > 1:
+                say(f"{name}: left out: {question}: {why}")
+        if len(set(whys)) == 1 and whys[0] is not None:
+            say(f"left out: {question}: {whys[0]}")
     return asked, left_out
 
 
@@ -201,6 +210,8 @@ def _ask_all(
     # Question by question: should it be interrupted, the models have the same ones answered.
     for question in asked:
         for name, subject, found, reasons in zip(names, subjects, answers, left_out, strict=True):
+            if question in reasons:
+                continue
             began, before = time.monotonic(), store.computed
             try:
                 found[question] = subject.ask(question, keeper(store, subject, stamps, question))

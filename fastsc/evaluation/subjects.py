@@ -24,6 +24,10 @@ from fastsc.pipelines import Index, Pipeline, build, scan
 from fastsc.pipelines.errors import UserError
 from fastsc.runlog import version_of
 
+PACKAGES = (  # that figures come from
+    "fastsc", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "scikit-image",
+    "umap-learn", "captum", "torchattacks", "imagecorruptions-imaug",
+)  # fmt: skip
 LABELLED = ("gradients", "robustness", "shifts", "bias")  # depend on what is right
 
 
@@ -125,7 +129,7 @@ def keeper(store: Store, subject: Subject, stamps: Mapping[str, str], question: 
         question=question,
         model=subject.model.hash,
         data=stamps[question],
-        versions={name: version_of(name) for name in ("fastsc", "torch", "torchvision", "timm")},
+        versions={name: version_of(name) for name in PACKAGES},
         labels=hashlib.sha256(labels).hexdigest() if question in LABELLED else None,
         pipeline=loader.name,
         dtype=str(loader.settings.dtype),

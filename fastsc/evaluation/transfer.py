@@ -100,6 +100,8 @@ def transfer(
     """
     if not installed("sklearn"):
         raise UserError("transfer: scikit-learn is not installed; pip install scikit-learn")
+    if fine_tune and train_loader.settings.batch_size < 2:
+        raise UserError("transfer: fine-tuning wants batches; take --batch-size 2 or more")
     names, learn, test = _classes(train_loader, test_loader)
     ranks = ranks_in_class(train_loader.index, seed)
     index, tested = _balanced(train_loader, ranks, n), choose(test_loader, n, seed)
@@ -150,11 +152,10 @@ def transfer(
                 seed=seed,
             ),
         )
-        answers["fine_tuned"] = {"clean": tuned["tuned"], "perturbed": tuned["tuned_perturbed"]}
-        if not tuned["finite"]:
-            left_out.append(
-                "fine_tuned: its loss left the finite numbers, and its answers are void"
-            )
+        if tuned["finite"]:
+            answers["fine_tuned"] = {"clean": tuned["tuned"], "perturbed": tuned["tuned_perturbed"]}
+        else:
+            left_out.append("fine_tuned: its loss left the finite numbers, and it says nothing")
     majority = np.bincount(learn[train_loader.index.targets[train_loader.index.usable]]).argmax()
     paths = np.array([test_loader.index.paths[i] for i in tested])
     return Transfer(

@@ -57,7 +57,7 @@ OVER_STRENGTH = (
 )
 STRENGTH_NOTE = (
     " Each kind alone, both directions averaged; “together” is all four, in multiples of the "
-    "training box. Bands: 95 % intervals over images."
+    "box. Bands: 95 % intervals over images."
 )
 
 
@@ -141,7 +141,7 @@ _AXIS = {
     "contrast": "change of contrast",
     "saturation": "change of saturation",
     "hue": "turn of hue",
-    "together": "multiple of the training box",
+    "together": "multiple of the box",
 }
 
 

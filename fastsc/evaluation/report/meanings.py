@@ -36,8 +36,9 @@ MEANINGS: dict[str, dict[str, tuple[str, str]]] = {
     },
     "shifts": {
         "accuracy": (
-            "Share of labelled images whose best class is right under a shift that training never "
-            "saw: the corruptions of ImageNet-C, and colour casts. Of a kind the mean over "
+            "Share of labelled images whose best class is right under a shift: the corruptions of "
+            "ImageNet-C, of which brightness and contrast are akin to the changes above, and "
+            "colour casts. Of a kind the mean over "
             "severities, of a group the mean over its kinds.",
             "mean [argmax z(shift(x)) = y]",
         ),
@@ -119,7 +120,8 @@ MEANINGS: dict[str, dict[str, tuple[str, str]]] = {
             "mean [argmax z(x) = y]",
         ),
         "gap": (
-            "Aligned less reversed, digit by digit: 0 is a model that does not look at the colour.",
+            "Aligned less reversed, digit by digit: 0 is a model that is as often right in either, "
+            "which one that guesses is, too; read it beside the accuracy.",
             "mean ([right aligned] − [right reversed])",
         ),
         "probe": (

@@ -39,7 +39,7 @@ _DEFINITIONS = {
     "ds_relative": (
         "The same over the mean distance between different images, j from a fixed keyed "
         "derangement: 0 is not at all, 1 as far as to another image. Over strength: one kind "
-        "alone, both directions averaged, or all together within a multiple of the training box.",
+        "alone, both directions averaged, or all together within a multiple of the box.",
         "mean ‖f(x) − f(x′)‖₂ / mean ‖f(xᵢ) − f(xⱼ)‖₂",
     ),
     "flips": (

@@ -105,7 +105,7 @@ def _sentences(answer: Answer) -> Iterator[str]:
     if linf is not None:
         yield (
             f"With no value of a pixel changed by more than {TOLD['linf']:g}/255, a single 8-bit "
-            f"step, which nobody sees, {_still_right(linf)}{of}."
+            f"step, {_still_right(linf)}{of}."
         )
     l2 = found.get(f"accuracy/worst/l2/{TOLD['l2']:g}")
     if l2 is not None:
@@ -117,7 +117,7 @@ def _sentences(answer: Answer) -> Iterator[str]:
         box = getattr(answer, "strengths", None)
         where = f", {box_text(box)}" if box else ""
         yield (
-            f"Within the training box{where}, {_in_brackets(found['photometric/random'])} of views "
+            f"Within the box{where}, {_in_brackets(found['photometric/random'])} of views "
             f"are right at random colours, and {_in_brackets(found['photometric/worst'])} of "
             "images at the worst colours that were found."
         )
@@ -249,7 +249,7 @@ def _charts(question: Question) -> Iterator[Charts]:
         )
         yield Charts(
             "The worst light and colours",
-            "Brightness, contrast, saturation and hue anywhere in the training box: on average "
+            "Brightness, contrast, saturation and hue anywhere in the box: on average "
             "over random ones, and at the worst that a search found for each image.",
             (Chart(svg, "Share of right answers, with 95 % intervals."),),
             keys,

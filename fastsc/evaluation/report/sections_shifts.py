@@ -114,7 +114,9 @@ def _sentences(answer: Answer) -> Iterator[str]:
         yield said + f"{spoken(found['accuracy/corruptions'], PERCENT)} of answers are right{of}."
         of = ""
     if "accuracy/colour" in found:
-        said = f"Over {len(groups.get('colour', ()))} colour casts that training does not show, "
+        said = (
+            f"Over {len(groups.get('colour', ()))} colour casts that are none of the four changes, "
+        )
         yield said + f"{spoken(found['accuracy/colour'], PERCENT)} are right{of}."
     worst = _worst(answer)
     if worst:

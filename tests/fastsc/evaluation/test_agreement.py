@@ -28,7 +28,9 @@ def test_rank_correlation() -> None:
 def test_rank_correlation_of_constant_maps() -> None:
     a, flat = noise(0), np.zeros((20, 20), np.float32)
     assert agreement.spearman(a, flat) == agreement.spearman(flat, a) == 0
-    assert agreement.spearman(flat, flat + 3) == 1
+    assert agreement.spearman(flat, flat + 3) == 0  # what says nothing does not agree
+    assert agreement.empty(flat + 3)
+    assert not agreement.empty(a)
 
 
 def test_similarity() -> None:

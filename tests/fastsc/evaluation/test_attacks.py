@@ -13,9 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from fastsc.evaluation import attacks as module
-from fastsc.evaluation.attacks import Attack, PixelModel, Target, radius, require_library
+from fastsc.evaluation.attacks import Attack, PixelModel, Target, possible, radius
 from fastsc.packages import installed
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
@@ -289,10 +288,71 @@ def test_a_net_that_begins_in_place() -> None:
     assert torch.equal(x, before)
 
 
+ASKED = tuple(Attack(name, "linf", (1.0,)) for name in ("fgsm", "pgd", "square", "noise"))
+
+
+def at_eight_pixels(net: nn.Module) -> Target:
+    return Target(tiny.classifier(net), tiny.NO_MEAN, tiny.NO_STD)
+
+
 def test_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
-    with pytest.raises(UserError, match=r"robustness: .* pip install --no-deps torchattacks"):
-        require_library()
+    net = nn.Sequential(nn.Flatten(), nn.Linear(192, 3))
+    found, why = possible(at_eight_pixels(net), ASKED, tiny.SIDE)
+    assert found == ()
+    assert why is not None
+    assert "pip install --no-deps torchattacks" in why
+
+
+class Outside(nn.Sequential):
+    """Computes elsewhere: nothing can be derived, as of a network in another runtime."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = super().forward(torch.from_numpy(x.numpy()))
+        return logits
+
+
+class Inferred(nn.Sequential):
+    @torch.inference_mode()
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = super().forward(x)
+        return logits
+
+
+class Broken(nn.Sequential):
+    """Answers with a gradient that is NaN everywhere."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = super().forward(x) + (x - x.detach()).abs().sum((1, 2, 3)).sqrt()[:, None]
+        return logits
+
+
+def test_models_that_cannot_be_derived_meet_the_attacks_that_need_no_gradient() -> None:
+    layers = nn.Flatten(), nn.Linear(192, 3)
+    found, why = possible(at_eight_pixels(Outside(*layers)), ASKED, tiny.SIDE)
+    assert [attack.name for attack in found] == ["square", "noise"]
+    assert why is not None
+    assert "cannot be derived" in why
+    for net in (nn.Sequential(*layers), Inferred(*layers), Broken(*layers)):
+        assert possible(at_eight_pixels(net), ASKED, tiny.SIDE) == (ASKED, None)
+
+
+@needs_library
+@pytest.mark.parametrize("kind", [Outside, Inferred, Broken])
+@pytest.mark.parametrize("attack", ASKED, ids=lambda attack: attack.name)
+def test_strange_models_are_attacked_within_the_ball(
+    kind: type[nn.Sequential], attack: Attack
+) -> None:
+    torch.manual_seed(0)
+    target = at_eight_pixels(kind(nn.Flatten(), nn.Linear(192, 3)))
+    (asked,) = possible(target, (attack,), tiny.SIDE)[0] or (None,)
+    if asked is None:
+        return
+    images = torch.rand(4, 3, tiny.SIDE, tiny.SIDE)
+    labels = target.logits(images).argmax(1)
+    assert not target.has_gradient(images, labels).any()
+    found = target.perturb(asked, images, labels, 8.0, seed=0)
+    assert ((found - images).abs() <= 8 / 255 * (1 + 1e-4)).all()
 
 
 # --- the other library ---------------------------------------------------------------------------

@@ -198,6 +198,13 @@ def test_what_a_figure_depends_on_is_in_the_caches_key(nets: str, image_folder: 
     )
     for other in others:
         assert recomputed(*other), other
+    # What is right matters where labels do.
+    Path("map.json").write_text(json.dumps({"apple": 1, "boat": 0, "cloud": 2, "door": 3}))
+    before = asked(model, *data, "--out", "out", "--only", "shifts")
+    assert before == 0
+    first = figure(Path("out"), "accuracy/clean")["value"]
+    assert asked(model, *data, "--out", "out", "--only", "shifts", "--class-map", "map.json") == 0
+    assert figure(Path("out"), "accuracy/clean")["value"] != first
     # A picture that is replaced by another of its size, under its name.
     path = Path("one/apple/00.jpg")
     n_bytes = path.stat().st_size
@@ -403,6 +410,21 @@ def test_what_only_asks_for_must_be_had_of_every_model(
     assert asked(*command) == 0
     reasons = {row["question"]: row["reason"] for row in results(Path("out"))["left_out"]}
     assert "lets no gradient through" in reasons["gradients"]
+
+
+def test_what_one_model_cannot_is_asked_of_the_other(nets: str, image_folder: Path) -> None:
+    two = f"{nets}:seven", f"{nets}:small"  # of which the first has no label for these folders
+    only = "--data", image_folder, "--out", "out"
+    assert asked(*two, *only) == 0
+    found = {(row["model"], row["question"]) for row in results(Path("out"))["results"]}
+    assert (two[1], "shifts") in found
+    assert (two[0], "shifts") not in found
+    left_out = {(row["model"], row["question"]) for row in results(Path("out"))["left_out"]}
+    assert (two[0], "shifts") in left_out
+    assert (two[1], "shifts") not in left_out
+    shutil.rmtree("out")
+    assert asked(*two, *only, "--only", "continuity", "shifts") == 2
+    assert not Path("out").exists()
 
 
 def test_a_question_that_is_named_twice_is_asked_once(nets: str, image_folder: Path) -> None:

@@ -326,10 +326,14 @@ def test_nothing_is_known_to_be_right(noisy: Pipeline) -> None:
 
 def test_no_library(noisy: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
-    keep = tiny.Kept()
-    with pytest.raises(UserError, match="pip install --no-deps torchattacks"):
-        robustness(linear(), noisy, keep=keep)
-    assert keep.computed == []
+    found = robustness(linear(), noisy, n=None)
+    assert found.attacks == ()
+    assert "pip install --no-deps torchattacks" in found.left_out[0]
+    # What needs no library is answered.
+    assert {m.name for m in found.measures} == {
+        "accuracy/clean", "photometric/random", "photometric/worst",
+    }  # fmt: skip
+    assert "Within the box" in str(page({"m": found}, noisy))
 
 
 # --- the page ------------------------------------------------------------------------------------

@@ -387,7 +387,7 @@ def test_what_the_page_says(answer: Shifts, monkeypatch: pytest.MonkeyPatch) -> 
     assert shown == pytest.approx(100 * value, abs=6)
     assert "n = 5) of answers are right, against " in said[0]
     assert said[0].endswith(" unchanged.")
-    assert said[1].startswith("Over 10 colour casts that training does not show, ")
+    assert said[1].startswith("Over 10 colour casts that are none of the four changes, ")
     kinds = {kind: answer[f"accuracy/{kind}"].value for kind in KINDS}
     worst = min(kinds, key=lambda kind: kinds[kind])
     assert said[2].startswith(f"Worst is {sections_shifts.kind_words(worst)}")
