@@ -6,6 +6,7 @@ SHELL       := /bin/bash
 .PHONY: help demo demo-colormnist test test-slow lint format bench ffcv clean check-host
 
 PYTHON ?= python3
+JOBS   ?= 2#              processes of `make test`
 VENV   ?= .venv
 EXTRAS ?= dali,eval,dev# with a CUDA 12 driver: make EXTRAS=dali-cu12,eval,dev …
 ARGS   ?=#               more options for the command that the target runs
@@ -30,7 +31,7 @@ demo-colormnist: $(STAMP) ## colour bias on real digits, without and with the co
 	@$(PY) -m fastsc.colormnist_demo $(ARGS)
 
 test: lint ## lint, then the tests that are quick (under 12 minutes on two cores)
-	@$(PY) -m pytest -q -m "not slow" $(ARGS)
+	@$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## the long tests: fuzzing, faults, memory
 	@$(PY) -m pytest -q -m slow --timeout 1800 $(ARGS)

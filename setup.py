@@ -92,6 +92,7 @@ setup(
             "mypy",
             "pytest",
             "pytest-timeout",
+            "pytest-xdist",
             "ruff",
             "tensorboard",
             "setuptools>=77",  # not in a Python 3.12 venv; the wheel test builds without isolation
