@@ -128,7 +128,7 @@ def finished(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         (["{run}", "--step", "1", "--rank", "1"], "step 1 ran with one rank, 0"),
         (["{run}", "--step", "1", "--rank", "-1"], "step 1 ran with one rank, 0"),
         (["{run}", "--step", "1", "--device", "cuda:7"], "--device cuda:7"),
-        (["{run}", "--step", "1", "--device", "gpu"], "--device must be"),
+        (["{run}", "--step", "1", "--device", "gpu"], "--device gpu: must be"),
         (["{run}", "--step", "1", "--data", "/nowhere"], "--data /nowhere: no such folder"),
         (["{run}", "--step", "1", "--pipeline", "fast"], "invalid choice"),
         (["{run}", "--step", "1", "--out", "{run}"], "holds other files"),
