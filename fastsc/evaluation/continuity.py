@@ -20,7 +20,16 @@ from fastsc.evaluation.answers import Answer, Arrays, Example, Keep, Measure, Ro
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.flip_radius import HALVINGS, RANGES, STEPS, radii
 from fastsc.evaluation.layers import profile
-from fastsc.evaluation.views import KINDS, Factors, Indices, Response, Viewer, choose, one_kind
+from fastsc.evaluation.views import (
+    KINDS,
+    Factors,
+    Indices,
+    Response,
+    Viewer,
+    choose,
+    following,
+    one_kind,
+)
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.pipelines.errors import UserError
 
@@ -156,9 +165,7 @@ def _pairs(viewer: Viewer) -> Arrays:
         clean.append(viewer.respond(images.pixels))
         perturbed.append(viewer.respond(images.pixels, table[index[images.rows]]))
     f, g = joined(clean), joined(perturbed)
-    cycle = torch.from_numpy(keyed.cycle(index, len(viewer.loader.index)))
-    between = torch.empty(len(index))
-    between[cycle] = (f.features[cycle] - f.features[cycle.roll(-1)]).norm(dim=1)
+    between = (f.features - f.features[following(index, viewer.loader)]).norm(dim=1)
     answered = changes(f, g)
     return {
         "predicted": f.predicted.numpy(),

@@ -23,8 +23,7 @@ from fastsc.evaluation.attribution import (
     segments,
 )
 from fastsc.evaluation.grad_cam import Layer, grad_cam
-from fastsc.evaluation.views import Indices
-from fastsc.pipelines import keyed
+from fastsc.evaluation.views import Indices, following
 
 IG, GRAD_CAM, LIME = METHODS = ("IG", "Grad-CAM", "LIME")
 AGREEMENTS = ("rank", "ssim", "overlap")
@@ -102,16 +101,14 @@ def explain(explainer: Explainer, index: Indices, methods: tuple[str, ...]) -> A
     before, after = viewer.respond(pixels), viewer.respond(pixels, factors)
     clean, perturbed = viewer.view(pixels), viewer.view(pixels, factors)
     targets = before.predicted.to(clean.device)
-    cycle = keyed.cycle(index, len(viewer.loader.index))
-    following = np.empty_like(cycle)
-    following[cycle] = np.roll(cycle, -1)
+    other = following(index, viewer.loader)
     f, g = before.features.double(), after.features.double()
     shared = {
         "predicted": before.predicted.numpy(),
         "predicted_perturbed": after.predicted.numpy(),
         "changed": (before.predicted != after.predicted).double().numpy(),
         "moved": (f - g).norm(dim=1).numpy(),
-        "between": (f - f[following]).norm(dim=1).numpy(),
+        "between": (f - f[other]).norm(dim=1).numpy(),
     }
     parts = [segments(image) for image in clean] if LIME in methods else []
     found: Arrays = {}
@@ -121,8 +118,8 @@ def explain(explainer: Explainer, index: Indices, methods: tuple[str, ...]) -> A
         drawn = make(net=explainer.random, images=clean).cpu().numpy()
         a, b = own.cpu().numpy(), moved.cpu().numpy()
         columns = dict(shared)
-        for suffix, other in (("", b), ("_other", a[following]), ("_random", drawn)):
-            columns |= _agreements(a, other, suffix)
+        for suffix, beside in (("", b), ("_other", a[other]), ("_random", drawn)):
+            columns |= _agreements(a, beside, suffix)
         columns["empty"] = np.array(
             [float(agreement.empty(x) or agreement.empty(y)) for x, y in zip(a, b, strict=True)]
         )

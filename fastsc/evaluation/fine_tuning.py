@@ -82,18 +82,10 @@ def fine_tuned(
         torch.manual_seed(seed % 2**63)
         net = Tuned(model, dim, int(targets.max()) + 1).to(device)
         net = net.to(memory_format=torch.channels_last)
-        finite = _learn(net, _Viewer(model, train), index, targets, seed)
+        finite = _learn(net, Viewer(model, train, torch.float32), index, targets, seed)
         # Dropout and the like are off again from here on.
-        predicted = _answers(net.eval(), _Viewer(model, test), tested)
+        predicted = _answers(net.eval(), Viewer(model, test, torch.float32), tested)
     return {**predicted, "finite": np.array(finite)}
-
-
-class _Viewer(Viewer):
-    """In float32 always: gradients of 16 bits would want a scaler."""
-
-    def __init__(self, model: Classifier, loader: Pipeline) -> None:
-        super().__init__(model, loader)
-        self.settings, self._autocast = replace(self.settings, dtype=torch.float32), "fp32"
 
 
 def _learn(

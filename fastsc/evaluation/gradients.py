@@ -8,7 +8,7 @@ along each perturbation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
@@ -29,8 +29,8 @@ from fastsc.evaluation.answers import (
     concatenated,
 )
 from fastsc.evaluation.classifier import Classifier
-from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer, choose, one_kind
-from fastsc.pipelines import Pipeline, keyed
+from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer, choose, following, one_kind
+from fastsc.pipelines import Pipeline
 from fastsc.pipelines.errors import UserError
 
 AT_ONCE = 16  # images in one backward pass, whose activations are all held
@@ -107,7 +107,8 @@ def gradients(
     index = choose(loader, n, seed)
     known = np.full(len(index), -1) if labels is None else labels[index].astype(np.int64)
     assert (known < model.n_classes).all(), "a label that the model has no output for"
-    viewer = _Viewer(model, loader)
+    # The rounding of 16 bits is larger than a small step of the colours.
+    viewer = Viewer(model, loader, torch.float32)
     settings: dict[str, object] = {
         "n": len(index), "seed": seed, "strengths": loader.settings.strengths,
     }  # fmt: skip
@@ -126,7 +127,7 @@ def gradients(
         Measure("gradient_norm_perturbed", "mean", "gradients", ("norm_perturbed",)),
         Measure("gradient_cosine", "mean", "gradients", ("cosine",)),
     ]
-    between = _between(features, index, len(loader.index))
+    between = _between(features, index, loader)
     strengths = dict(zip(KINDS, loader.settings.strengths, strict=True))
     kinds = [kind for kind in KINDS if strengths[kind] > 0]
     left_out = [f"lipschitz/{k}: the strength of {k} is 0" for k in KINDS if k not in kinds]
@@ -152,14 +153,6 @@ def gradients(
         between=between,
         targets=targets,
     )
-
-
-class _Viewer(Viewer):
-    """In float32 always: the rounding of 16 bits is larger than a small step of the colours."""
-
-    def __init__(self, model: Classifier, loader: Pipeline) -> None:
-        super().__init__(model, loader)
-        self.settings, self._autocast = replace(self.settings, dtype=torch.float32), "fp32"
 
 
 def _shares(n: int, size: int) -> list[slice]:
@@ -271,10 +264,10 @@ def _largest_slope(viewer: Viewer, pixels: Tensor, kind: str) -> NDArray[np.floa
 # --- figures -------------------------------------------------------------------------------------
 
 
-def _between(features: NDArray[np.float32], index: Indices, n: int) -> float:
+def _between(features: NDArray[np.float32], index: Indices, loader: Pipeline) -> float:
     """Mean distance of each image's features from those of the next in the keyed derangement."""
-    wide = features[keyed.cycle(index, n)].astype(np.float64)
-    return float(np.linalg.norm(wide - np.roll(wide, -1, axis=0), axis=1).mean())
+    wide = features.astype(np.float64)
+    return float(np.linalg.norm(wide - wide[following(index, loader)], axis=1).mean())
 
 
 def _examples(

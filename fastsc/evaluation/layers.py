@@ -11,9 +11,8 @@ from torch import Tensor, nn
 
 from fastsc.evaluation.answers import Arrays
 from fastsc.evaluation.classifier import Classifier
-from fastsc.evaluation.views import Indices, Viewer
+from fastsc.evaluation.views import Indices, Viewer, following
 from fastsc.models import dry_forward
-from fastsc.pipelines import keyed
 from fastsc.representation import average_positions
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -44,9 +43,7 @@ def profile(viewer: Viewer, index: Indices) -> Arrays:
                 response = viewer.respond(images.pixels, factors)
                 for name, value in (*stages.items(), (REPRESENTATION, response.features)):
                     found.setdefault(name, []).append(value.cpu())
-    cycle = torch.from_numpy(keyed.cycle(index, len(viewer.loader.index)))
-    following = torch.empty_like(cycle)
-    following[cycle] = cycle.roll(-1)  # of each row, the next in the cycle
+    other = torch.from_numpy(following(index, viewer.loader))
     whole = {
         name: (torch.cat(parts), torch.cat(perturbed[name]))
         for name, parts in clean.items()
@@ -56,8 +53,8 @@ def profile(viewer: Viewer, index: Indices) -> Arrays:
     columns: Arrays = {"stages": np.array(list(whole))}
     for name, (f, g) in whole.items():
         columns[f"moved/{name}"] = (f - g).norm(dim=1).double().numpy()
-        columns[f"between/{name}"] = (f - f[following]).norm(dim=1).double().numpy()
-        columns[f"shuffled/{name}"] = (f - g[following]).norm(dim=1).double().numpy()
+        columns[f"between/{name}"] = (f - f[other]).norm(dim=1).double().numpy()
+        columns[f"shuffled/{name}"] = (f - g[other]).norm(dim=1).double().numpy()
     return columns
 
 

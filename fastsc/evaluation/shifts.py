@@ -29,8 +29,8 @@ from fastsc.evaluation.corruptions import (
     severities_of,
     shift,
 )
-from fastsc.evaluation.views import Indices, Viewer, choose
-from fastsc.pipelines import Pipeline, keyed
+from fastsc.evaluation.views import Indices, Viewer, choose, following
+from fastsc.pipelines import Pipeline
 from fastsc.pipelines.errors import UserError
 
 AT_224 = 128  # images of a part at 224 px: the slowest corruption takes 50 ms each
@@ -225,10 +225,8 @@ def _between(
     features: NDArray[np.float32], index: Indices, loader: Pipeline
 ) -> NDArray[np.float64]:
     """(n,) distance of each image's features from those of the next in the keyed derangement."""
-    cycle = keyed.cycle(index, len(loader.index))
-    found = np.empty(len(index))
-    wide = features[cycle].astype(np.float64)
-    found[cycle] = np.linalg.norm(wide - np.roll(wide, -1, axis=0), axis=1)
+    wide = features.astype(np.float64)
+    found: NDArray[np.float64] = np.linalg.norm(wide - wide[following(index, loader)], axis=1)
     return found
 
 

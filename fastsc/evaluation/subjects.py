@@ -44,6 +44,7 @@ class Beside(NamedTuple):
 
 
 def look_beside(options: Options, split: Split) -> Beside:
+    """Indexes it; a UserError where another data set is asked for that cannot be had."""
     other, folders = options.transfer_data, colormnist_splits(options.data)
     if other is None and options.fine_tune:
         raise UserError("--fine-tune is for another data set; name it with --transfer-data DIR")
@@ -124,6 +125,7 @@ def stamp(indices: Iterable[Index]) -> str:
 
 
 def keeper(store: Store, subject: Subject, stamps: Mapping[str, str], question: str) -> Keep:
+    """The `Keep` of one question about one model, with all that its answers depend on."""
     loader, labels = subject.loader, subject.labels.tobytes()
     return store.keep(
         question=question,

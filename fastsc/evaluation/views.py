@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -57,10 +58,13 @@ class Viewer:
         loader: A validation pipeline (`build(..., train=False)`): its mean, std, resolution and
             dtype are how the model sees images. With a dtype of 16 bits the model runs under
             autocast; its responses are float32 all the same.
+        dtype: In place of the loader's, for what wants float32 whatever was asked for.
     """
 
-    def __init__(self, model: Classifier, loader: Pipeline) -> None:
-        settings = loader.settings
+    def __init__(
+        self, model: Classifier, loader: Pipeline, dtype: torch.dtype | None = None
+    ) -> None:
+        settings = replace(loader.settings, dtype=dtype or loader.settings.dtype)
         assert not settings.train, "a question needs a validation loader: build(..., train=False)"
         self.model, self.loader, self.settings = model.eval(), loader, settings
         self._threads = settings.workers if settings.device.type == "cpu" else default_workers()
@@ -148,6 +152,17 @@ def choose(loader: Pipeline, n: int | None, seed: int, among: Indices | None = N
     usable = loader.index.usable if among is None else among
     chosen = keyed.order(seed, keyed.VALIDATION_EPOCH, usable, len(loader.index))
     return np.sort(chosen[:n])
+
+
+def following(index: Indices, loader: Pipeline) -> Indices:
+    """Of each of the dataset indices (m,) the row of another one: (m,), one fixed keyed cycle.
+
+    What distances between different images are taken to, as in validation during training.
+    """
+    cycle = keyed.cycle(index, len(loader.index))
+    rows = np.empty_like(cycle)
+    rows[cycle] = np.roll(cycle, -1)
+    return rows
 
 
 def one_kind(kind: str, value: float | NDArray[np.float32], n: int) -> Factors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 from markupsafe import Markup
@@ -170,6 +170,17 @@ class Question:
         for comparison in self.evaluation.comparisons:
             if comparison.question == self.name and name in (None, comparison.name):
                 yield comparison
+
+
+Sentences = Callable[[Answer], Iterable[str]]
+
+
+def said_by(question: Question, sentences: Sentences, more: Sentences) -> tuple[Said, ...]:
+    """What each model's answer is in words: for the answers on top, and for the section."""
+    return tuple(
+        Said(one.model.name, one.slot, tuple(sentences(one.answer)), tuple(more(one.answer)))
+        for one in question.asked
+    )
 
 
 def questions(evaluation: Evaluation) -> tuple[Question, ...]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from fastsc.evaluation.answers import Answer
 from fastsc.evaluation.report.continuity_charts import KINDS, charts, stages_of
-from fastsc.evaluation.report.parts import Gallery, Question, Said, Section
+from fastsc.evaluation.report.parts import Gallery, Question, Section, said_by
 from fastsc.evaluation.report.pictures import gallery
 from fastsc.evaluation.report.tables import reach, tables, verdicts
 from fastsc.evaluation.report.words import (
@@ -32,15 +32,7 @@ def section(question: Question) -> Section:
         "continuity",
         "Continuity",
         "How far does a picture move in the model’s eyes when only its light and colours change?",
-        tuple(
-            Said(
-                one.model.name,
-                one.slot,
-                tuple(_sentences(one.answer)),
-                tuple(_stage_sentences(one.answer)),
-            )
-            for one in question.asked
-        ),
+        said_by(question, _sentences, _stage_sentences),
         "0 would be a representation that stays where it is, 1 one to which a change of colours is "
         "as much as a change of image.",
         verdicts(

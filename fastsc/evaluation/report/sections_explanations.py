@@ -18,9 +18,9 @@ from fastsc.evaluation.report.parts import (
     Charts,
     Gallery,
     Question,
-    Said,
     Section,
     Shot,
+    said_by,
 )
 from fastsc.evaluation.report.pictures import CARDS, CARDS_EACH, data_uri, shot, title_of
 from fastsc.evaluation.report.svg import legend
@@ -55,15 +55,7 @@ def section(question: Question) -> Section:
         "explanations",
         "Explanations",
         "Does what a prediction rests on stay the same when the light changes?",
-        tuple(
-            Said(
-                one.model.name,
-                one.slot,
-                tuple(_sentences(one.answer)),
-                tuple(_more(one.answer)),
-            )
-            for one in question.asked
-        ),
+        said_by(question, _sentences, _more),
         "A rank correlation of 1 is the same order of pixels, 0 what unrelated maps have. The map "
         "of another image and that of a network with random weights are floors: what a map shares "
         "with them it does not owe to this image, or not to what was learnt.",

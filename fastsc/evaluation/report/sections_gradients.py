@@ -8,7 +8,7 @@ import numpy as np
 
 from fastsc.evaluation.answers import Answer
 from fastsc.evaluation.report.charts import Axes, Dots, Sample, dots, shares
-from fastsc.evaluation.report.parts import Chart, Charts, Key, Question, Said, Section
+from fastsc.evaluation.report.parts import Chart, Charts, Key, Question, Section, said_by
 from fastsc.evaluation.report.pictures import gallery
 from fastsc.evaluation.report.svg import dashes, legend
 from fastsc.evaluation.report.tables import tables, verdicts
@@ -23,15 +23,7 @@ def section(question: Question) -> Section:
         "gradients",
         "Gradients",
         "Does the gradient at a picture still hold when the light changes?",
-        tuple(
-            Said(
-                one.model.name,
-                one.slot,
-                tuple(_sentences(one.answer)),
-                tuple(_slope_sentences(one.answer)),
-            )
-            for one in question.asked
-        ),
+        said_by(question, _sentences, _slope_sentences),
         "A cosine of 1 is the same direction, 0 what unrelated gradients have.",
         verdicts(
             question,

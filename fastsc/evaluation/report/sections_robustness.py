@@ -21,9 +21,9 @@ from fastsc.evaluation.report.parts import (
     Charts,
     Gallery,
     Question,
-    Said,
     Section,
     Shot,
+    said_by,
 )
 from fastsc.evaluation.report.pictures import (
     CARDS,
@@ -63,15 +63,7 @@ def section(question: Question) -> Section:
         "robustness",
         "Robustness",
         "What is left of the right answers when somebody looks for the change that does most harm?",
-        tuple(
-            Said(
-                one.model.name,
-                one.slot,
-                tuple(_sentences(one.answer)),
-                tuple(_doubts(one.answer)),
-            )
-            for one in question.asked
-        ),
+        said_by(question, _sentences, _doubts),
         "An attack that finds nothing proves nothing: the true figures can only be lower. An "
         "attack that worked at one size counts at every larger one.",
         verdicts(

@@ -18,10 +18,10 @@ from fastsc.evaluation.report.parts import (
     Charts,
     Gallery,
     Question,
-    Said,
     Section,
     Shot,
     Table,
+    said_by,
 )
 from fastsc.evaluation.report.pictures import data_uri, title_of
 from fastsc.evaluation.report.svg import INK, MUTED, draw, legend, series
@@ -60,15 +60,7 @@ def section(question: Question) -> Section:
         "shifts",
         "Shifts",
         "Does it still see what is there when pictures are spoilt, or colours are none it knows?",
-        tuple(
-            Said(
-                one.model.name,
-                one.slot,
-                tuple(_sentences(one.answer)),
-                tuple(_group_sentences(one.answer)),
-            )
-            for one in question.asked
-        ),
+        said_by(question, _sentences, _group_sentences),
         _beside(question.asked),
         verdicts(
             question,

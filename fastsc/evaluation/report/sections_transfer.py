@@ -15,9 +15,9 @@ from fastsc.evaluation.report.parts import (
     Chart,
     Charts,
     Question,
-    Said,
     Section,
     Table,
+    said_by,
 )
 from fastsc.evaluation.report.svg import legend
 from fastsc.evaluation.report.tables import tables, verdicts
@@ -40,15 +40,7 @@ def section(question: Question) -> Section:
         "transfer",
         "Transfer",
         "Are its features good for classes that it was not made for?",
-        tuple(
-            Said(
-                one.model.name,
-                one.slot,
-                tuple(_sentences(one.answer)),
-                tuple(_how(one.answer)),
-            )
-            for one in question.asked
-        ),
+        said_by(question, _sentences, _how),
         _beside(question.asked),
         verdicts(
             question,

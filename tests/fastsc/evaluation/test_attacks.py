@@ -345,13 +345,15 @@ def test_strange_models_are_attacked_within_the_ball(
 ) -> None:
     torch.manual_seed(0)
     target = at_eight_pixels(kind(nn.Flatten(), nn.Linear(192, 3)))
-    (asked,) = possible(target, (attack,), tiny.SIDE)[0] or (None,)
-    if asked is None:
+    asked, _ = possible(target, (attack,), tiny.SIDE)
+    if kind is Outside and attack.name in ("fgsm", "pgd"):
+        assert asked == ()
         return
+    assert asked == (attack,)
     images = torch.rand(4, 3, tiny.SIDE, tiny.SIDE)
     labels = target.logits(images).argmax(1)
     assert not target.has_gradient(images, labels).any()
-    found = target.perturb(asked, images, labels, 8.0, seed=0)
+    found = target.perturb(attack, images, labels, 8.0, seed=0)
     assert ((found - images).abs() <= 8 / 255 * (1 + 1e-4)).all()
 
 

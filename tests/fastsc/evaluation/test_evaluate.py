@@ -273,6 +273,8 @@ def test_strengths_are_those_that_a_run_trained_with(
     ).split()
     assert train.main([*options, "--out", "hue", "--strengths", "0", "0", "0", "0.2"]) == 0
     assert train.main([*options, "--out", "usual", "--val", "none"]) == 0
+    nothing = "--strengths", "0", "0", "0", "0"
+    assert train.main([*options, "--out", "still", "--val", "none", *nothing]) == 0
     (val,) = (line["val"] for line in read("hue/log.jsonl") if line["event"] == "epoch")
     small = "--images", "2", "--only", "continuity", "--workers", "1", "--out", "out"
     data = "--data", str(image_folder)
@@ -288,6 +290,9 @@ def test_strengths_are_those_that_a_run_trained_with(
     assert evaluate.main(["hue", "usual", *data, *small]) == 0
     assert results(Path("out"))["metadata"]["strengths"] == [0.4, 0.4, 0.4, 0.1]
     assert "trained with different --strengths" in capsys.readouterr().out
+    # A run that trained without perturbation is looked at in other colours all the same.
+    assert evaluate.main(["still", *data, *small]) == 0
+    assert results(Path("out"))["metadata"]["strengths"] == [0.4, 0.4, 0.4, 0.1]
 
 
 # --- labels --------------------------------------------------------------------------------------
