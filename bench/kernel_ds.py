@@ -10,9 +10,10 @@ from bench.common import Case
 from bench.kernel_table import Cases
 from fastsc.kernels import ds, pool_ds
 from fastsc.kernels.devices import has_triton
+from fastsc.kernels.distance import KINDS
+from fastsc.kernels.pooling import KINDS as POOLED
 
 FEATURES, CLASSES, SIDE = 2048, 1000, 7
-KINDS = ("l2", "relative", "cosine", "js")
 
 Outcome = tuple[Tensor, tuple[Tensor, ...]]  # a value and its gradients
 
@@ -74,7 +75,7 @@ def add_pool_ds(cases: Cases, rows: int, channels: int, dtype: torch.dtype) -> N
         features, distance = step(maps)
         return distance + (features * back).sum()
 
-    for kind in ("l2", "relative", "cosine"):
+    for kind in POOLED:
         plain = functools.partial(total, functools.partial(separate, kind=kind))
         exact = _with_gradient(plain, maps.detach().double().requires_grad_())
         steps = {"separate": plain}

@@ -6,6 +6,7 @@ import math
 import re
 
 from fastsc.config import TrainConfig
+from fastsc.constraint import HIGHEST, LOWEST
 from fastsc.pipelines.errors import UserError
 
 # Field, lowest and highest value, both allowed.
@@ -18,6 +19,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("workers", 1, 1024),
     ("loader_timeout", 0, math.inf),
     ("alpha", 0, math.inf),
+    ("ds_target", 0, math.inf),
     ("alpha_warmup_epochs", 0, math.inf),
     ("paired_fraction", 0, 1),
     ("num_classes", 2, math.inf),
@@ -47,6 +49,7 @@ _ABOVE_ZERO = (
     "checkpoint_minutes",
     "rank_timeout",
     "paired_fraction",
+    "ds_target",
     "clip_grad",
     "ema",
 )
@@ -115,6 +118,28 @@ def _check_method(config: TrainConfig) -> None:
         raise UserError(
             "--ds relative measures between images: --batch-size must be at least 2, in each part "
             "of --accumulate and with --paired-fraction"
+        )
+    if method.ds_target is not None:
+        _check_target(config, n_pairs)
+
+
+def _check_target(config: TrainConfig, n_pairs: int) -> None:
+    method = config.method
+    if method.alpha == 0:
+        raise UserError("--ds-target multiplies alpha, and --alpha is 0: begin above 0")
+    if not LOWEST <= method.alpha <= HIGHEST:
+        raise UserError(
+            f"--ds-target keeps alpha between {LOWEST:g} and {HIGHEST:g}: --alpha {method.alpha:g} "
+            "cannot be its start"
+        )
+    if method.alpha_warmup_epochs:
+        raise UserError("--ds-target moves alpha itself: leave --alpha-warmup-epochs out")
+    if not any(config.data.strengths):
+        raise UserError("--ds-target needs a perturbation, and --strengths is 0 0 0 0")
+    if n_pairs < 2:
+        raise UserError(
+            "--ds-target measures between images: --batch-size must be at least 2, and with "
+            "--paired-fraction at least 2 pairs"
         )
 
 

@@ -111,11 +111,17 @@ class MethodConfig:
     alpha: float = 3.0
     """Weight of DS in the loss; 0 trains without it (DS is still logged). It belongs to the kind of
     DS: cosine bears 1 to 10, relative about 1, l2 about 0.1; l2 at 1 collapses the features."""
-    ds: Literal["l2", "relative", "cosine", "js"] = "cosine"
+    ds: Literal["l2", "relative", "cosine", "js", "mse"] = "cosine"
     """Distance of the two representations. l2: Euclidean, the paper's plain reading, can be cheated
     by shrinking the features; relative: l2 over the mean distance of different images of the batch;
     cosine: 1 - cosine, blind to scale; js: Jensen-Shannon divergence of the predictions (needs
-    --ds-at logits)."""
+    --ds-at logits), AugMix's with --ce-views clean --alpha 12; mse: mean squared difference, the
+    loss of logit pairing with --ds-at logits; cheated by shrinking, as l2."""
+    ds_target: Number = None
+    """A wanted ds_relative, in place of a fixed alpha: --alpha is then where alpha begins. Every 10
+    steps it rises where the training batches' ds_relative is above the target and falls where it
+    is below, between 0.001 and 10000, and it backs off where the features collapse. None: alpha
+    stays."""
     alpha_warmup_epochs: float = 0.0
     """Linear rise of alpha from zero, in epochs: features first, continuity then."""
     ds_at: str = "features"
@@ -153,7 +159,7 @@ class ModelConfig:
 
     model: str = "resnet50"
     """A torchvision name (resnet18, convnext_tiny, …), timm:NAME, or fastsc:resnet8wWIDTH, a small
-    ResNet for CPUs; with fresh weights."""
+    ResNet for CPUs (resnet11w…, resnet14w… are deeper); with fresh weights."""
     stem: Literal["imagenet", "cifar"] = "imagenet"
     """imagenet: the architecture's own; cifar: a 3x3 convolution of stride 1 without max-pooling,
     for ResNets on images of about 32 pixels."""

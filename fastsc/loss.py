@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from fastsc.kernels import ds as ds_of
 
-Kind = Literal["l2", "relative", "cosine", "js"]
+Kind = Literal["l2", "relative", "cosine", "js", "mse"]
 
 
 class LossParts(NamedTuple):
@@ -37,6 +37,19 @@ class ContinuityLoss(nn.Module):
         relative  l2 over mean_i ||f_i - f_(i+1)||_2, i + 1 cyclic: blind to a common scale
         cosine    mean_i 1 - cos(f_i, f'_i)
         js        Jensen-Shannon divergence of softmax(logits); at="logits" only
+        mse       mean (f_i - f'_i)^2 over images and dimensions; cheated by shrinking, as l2
+
+    Losses that others train with are among them, on the views that there are here:
+
+    - Logit pairing (Kannan, Kurakin and Goodfellow, arXiv 1803.06373) is ds="mse" at="logits", for
+      pairs of one image. Theirs are an image and its adversarial example (ALP), or two images
+      drawn at random (CLP, which is not here); cross-entropy is on both: ce_views="both".
+    - AugMix's consistency (Hendrycks et al., arXiv 1912.02781) for two views is ds="js" at="logits"
+      ce_views="clean" alpha=12. It equals timm's JsdCrossEntropy(num_splits=2, alpha=12, smoothing)
+      of the same label_smoothing, but for timm's clamping of the mean distribution at 1e-7. AugMix
+      itself has three views (num_splits=3): the clean one and two that its chains of augmentations
+      make, all compared with their common mean. Here the second view is the perturbed one, and
+      there is no third.
 
     It needs no trainer of ours:
 
@@ -72,7 +85,7 @@ class ContinuityLoss(nn.Module):
     ) -> None:
         super().__init__()
         for name, value, known in (
-            ("ds", ds, ("l2", "relative", "cosine", "js")),
+            ("ds", ds, get_args(Kind)),
             ("at", at, ("features", "logits")),
             ("ce_views", ce_views, ("clean", "both")),
             ("stop_gradient", stop_gradient, ("none", "clean", "perturbed")),

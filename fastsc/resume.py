@@ -83,9 +83,11 @@ def check_same_options(config: TrainConfig, ranks: Ranks) -> None:
 
 def check_unchanged(then: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises UserError for the first option of `plain_options` that changes the science."""
+    defaults = plain_options(TrainConfig())
     for key in now:
-        if key not in _FREE and key in then and now[key] != then[key]:
+        before = then.get(key, defaults[key])  # an option that is younger than the checkpoint
+        if key not in _FREE and now[key] != before:
             raise UserError(
-                f"cannot resume: --{key.replace('_', '-')} has changed ({then[key]} then, "
+                f"cannot resume: --{key.replace('_', '-')} has changed ({before} then, "
                 f"{now[key]} now); resume with what the run began with, or start a new one"
             )

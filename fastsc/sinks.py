@@ -38,9 +38,9 @@ def open_sinks(config: TrainConfig, root: Path) -> Iterator[list[Sink]]:
     Raises:
         UserError: One cannot be opened; those before it are closed.
     """
-    run = config.run
+    run, target = config.run, config.method.ds_target
     wanted: list[tuple[bool, Callable[[], Sink]]] = [
-        (run.csv, lambda: CsvSink(root)),
+        (run.csv, lambda: CsvSink(root, STEP if target is None else (*STEP, "ds_target_gap"))),
         (run.tensorboard, lambda: TensorBoardSink(root / "tensorboard")),
         (run.wandb, lambda: WandbSink(config, root)),
     ]
@@ -61,16 +61,17 @@ class CsvSink:
 
     name = "csv"
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, step: tuple[str, ...] = STEP) -> None:
         self._paths = {"step": root / "steps.csv", "epoch": root / "epochs.csv"}
-        for path, columns in zip(self._paths.values(), (STEP, EPOCH), strict=True):
+        self._step = step
+        for path, columns in zip(self._paths.values(), (step, EPOCH), strict=True):
             if path.exists():
                 drop_torn_line(path)
             if not path.exists() or not path.stat().st_size:
                 self._write(path, columns)
 
     def step(self, figures: dict[str, Any]) -> None:
-        self._write(self._paths["step"], [figures.get(name) for name in STEP])
+        self._write(self._paths["step"], [figures.get(name) for name in self._step])
 
     def epoch(self, figures: dict[str, Any]) -> None:
         self._write(self._paths["epoch"], [figures.get(name) for name in EPOCH])

@@ -10,18 +10,34 @@ import re
 
 from torch import Tensor, nn
 
-NAME = re.compile(r"resnet8w(\d+)")
+NAME = re.compile(r"resnet(\d+)w(\d+)")
+DEPTHS = range(8, 51, 3)
 EXAMPLE = "resnet8w32"
 
 
+class Residual(nn.Module):
+    """x + relu(norm(3 × 3 convolution of x))."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x (N, C, H, W) -> the same shape."""
+        out: Tensor = x + self.relu(self.bn(self.conv(x)))
+        return out
+
+
 class Stage(nn.Module):
-    """3 × 3 convolution, halved by max-pooling, and a residual block of one convolution.
+    """3 × 3 convolution, halved by max-pooling, and residual blocks of one convolution each.
 
     In the manner of Page's ResNet-9 ("How to train your ResNet", 2018): pooling in front of the
     norm keeps what is memory-bound, which on a CPU takes most of the time, at the smaller size.
     """
 
-    def __init__(self, channels: int, wide: int) -> None:
+    def __init__(self, channels: int, wide: int, more: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(channels, wide, 3, padding=1, bias=False)
         self.pool = nn.MaxPool2d(2)
@@ -29,26 +45,30 @@ class Stage(nn.Module):
         self.conv2 = nn.Conv2d(wide, wide, 3, padding=1, bias=False)
         self.bn2 = nn.BatchNorm2d(wide)
         self.relu = nn.ReLU(inplace=True)
+        self.more = nn.Sequential(*(Residual(wide) for _ in range(more)))
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) -> (N, wide, H // 2, W // 2)."""
         x = self.relu(self.bn1(self.pool(self.conv1(x))))
-        out: Tensor = x + self.relu(self.bn2(self.conv2(x)))
+        out: Tensor = self.more(x + self.relu(self.bn2(self.conv2(x))))
         return out
 
 
 class SmallResNet(nn.Module):
-    """Eight layers: a stem at full size, stages of width, 2 and 4 width, a linear classifier."""
+    """A stem at full size, stages of width, 2 and 4 width, a linear classifier.
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    Eight layers; each further block a stage makes it three layers deeper.
+    """
+
+    def __init__(self, width: int, num_classes: int, depth: int = 8) -> None:
         super().__init__()
-        stem = max(width // 3, 8)
+        stem, more = max(width // 3, 8), (depth - 8) // 3
         self.conv1 = nn.Conv2d(3, stem, 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(stem)
         self.relu = nn.ReLU(inplace=True)
-        self.layer1 = Stage(stem, width)
-        self.layer2 = Stage(width, 2 * width)
-        self.layer3 = Stage(2 * width, 4 * width)
+        self.layer1 = Stage(stem, width, more)
+        self.layer2 = Stage(width, 2 * width, more)
+        self.layer3 = Stage(2 * width, 4 * width, more)
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(4 * width, num_classes)
 
@@ -61,12 +81,15 @@ class SmallResNet(nn.Module):
 
 
 def small_model(name: str, num_classes: int) -> SmallResNet:
-    """`resnet8w32`: eight layers, 32 channels in the first stage.
+    """`resnet8w32`: eight layers, 32 channels in the first stage; `resnet14w32`: fourteen.
 
     Raises:
         ValueError: No such name.
     """
     found = NAME.fullmatch(name)
-    if found is None or not 1 <= int(found[1]) <= 1024:
-        raise ValueError(f"fastsc: has resnet8wWIDTH, width 1 to 1024, as fastsc:{EXAMPLE}")
-    return SmallResNet(int(found[1]), num_classes)
+    if found is None or int(found[1]) not in DEPTHS or not 1 <= int(found[2]) <= 1024:
+        raise ValueError(
+            "fastsc: has resnetDEPTHwWIDTH, depth 8, 11, 14, … 50 and width 1 to 1024, as "
+            f"fastsc:{EXAMPLE}"
+        )
+    return SmallResNet(int(found[2]), num_classes, int(found[1]))

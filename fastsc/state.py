@@ -11,6 +11,7 @@ import torch
 from fastsc import checkpoint
 from fastsc.collapse import CollapseWatch, Spread
 from fastsc.config import TrainConfig
+from fastsc.constraint import EVERY
 from fastsc.data import Data, build_loaders
 from fastsc.devices import DTYPES, Precision, set_determinism
 from fastsc.finite import LossWatch
@@ -82,6 +83,30 @@ class Training:
         return self.watch.look(spread)
 
     @property
+    def steers(self) -> bool:
+        """Whether alpha is to be updated by the next step's figures, logged or not."""
+        return self.core.multiplier is not None and (self.step + 1) % EVERY == 0
+
+    def steer(self, figures: Figures) -> str | None:
+        """Updates alpha by the step's figures; what there is to warn of. All ranks together."""
+        assert self.core.multiplier is not None
+        # One rank's for all: machines of two kinds round differently, and alpha must not part.
+        figures = self.ranks.broadcast(figures)
+        between, rank = figures["between"], figures["effective_rank"]
+        return self.core.multiplier.update(figures["ds_relative"], Spread(between, rank))
+
+    @property
+    def gap(self) -> Figures:
+        """How far ds_relative is from --ds-target, for the log."""
+        return {} if self.core.multiplier is None else {"ds_target_gap": self.core.multiplier.gap}
+
+    def missed(self, val: Validation | None) -> str | None:
+        """Behind the last step: whether --ds-target was missed, and why."""
+        if self.core.multiplier is None or self.step < self.total_steps:
+            return None
+        return self.core.multiplier.missed(None if val is None else val.ds_relative)
+
+    @property
     def looks_at_every_loss(self) -> bool:
         """Whether that costs no wait: on a CPU, or where the step waited for its loss anyway."""
         return self.core.device.type == "cpu" or self.config.run.on_nan == "skip"
@@ -128,6 +153,7 @@ class Training:
             "scaler": core.scaler.state_dict(),
             "pipeline": self.loader.state_dict(),
             "watch": self.watch.state_dict(),
+            "multiplier": None if core.multiplier is None else core.multiplier.state_dict(),
             "ranks": self.ranks.gather_values(local),
             "config": plain_options(self.config),
             "world_size": self.ranks.world_size,
@@ -146,6 +172,8 @@ class Training:
             core.optimizer.load_state_dict(state["optimizer"])
             core.scaler.load_state_dict(state["scaler"])
             self.watch.load_state_dict(state["watch"])
+            if core.multiplier is not None:
+                core.multiplier.load_state_dict(state["multiplier"])
             core.step, self.validated_step = int(state["step"]), int(state["validated_step"])
             top1, step = state.get("best", self.best)
             self.best = top1, step

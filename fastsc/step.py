@@ -14,6 +14,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from fastsc.collapse import spread
 from fastsc.config import TrainConfig
+from fastsc.constraint import Multiplier
 from fastsc.devices import Precision, autocast
 from fastsc.kernels import ds
 from fastsc.loss import ContinuityLoss
@@ -43,6 +44,7 @@ class Step:
         model: Gives (features, logits, representation); its own forward, without DDP or compiler.
         ema: The same with averaged weights, or None.
         last_loss: Of this rank in the last step, on its device; NaN where the step was left out.
+        multiplier: What gives alpha under --ds-target, updated by the owner; else None.
     """
 
     def __init__(
@@ -62,6 +64,7 @@ class Step:
         self.plain = method.plain
         self.layout = torch.channels_last if config.run.channels_last else torch.contiguous_format
         self.last_loss = torch.tensor(0.0)
+        self.multiplier = Multiplier.of(method)
         torch.manual_seed(config.run.seed)  # the same weights on every rank
         self.model = self._build(n_classes)
         self.loss_of = ContinuityLoss(
@@ -203,7 +206,8 @@ class Step:
         optim, method = self.config.optim, self.config.method
         lr = lr_at(self.step, optim, self.steps_per_epoch)
         set_lr(self.optimizer, lr)
-        self.loss_of.alpha = alpha = alpha_at(self.step, method, self.steps_per_epoch)
+        alpha = alpha_at(self.step, method, self.steps_per_epoch)
+        self.loss_of.alpha = alpha = self.multiplier.alpha if self.multiplier else alpha
         self.model.train()
         batch = _laid_out(batch, self.layout)
         before = Buffers(self.model) if self.config.run.on_nan == "skip" else None

@@ -215,12 +215,16 @@ def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: Sto
             last = step == training.total_steps
             logged = step == 1 or step % run.log_every == 0 or last
             due = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0
-            lr, alpha, figures = training.core.train_step(batch, measured=logged)
+            steered = training.steers
+            measured = logged or steered
+            lr, alpha, figures = training.core.train_step(batch, measured=measured)
             training.losses.note(step, training.core.last_loss, batch.index)
             graphs.report_new(report, step, loader.settings.resolution)
+            if steered and (warning := training.steer(figures)):
+                report.warning(step, warning)
             if logged:
                 pairs_per_s, wait = meter.read()
-                figures |= {"lr": lr, "alpha": alpha}
+                figures |= {"lr": lr, "alpha": alpha} | training.gap
                 figures |= {"pairs_per_s": pairs_per_s, "loader_wait": ranks.max(wait)}
                 report.step(step, epoch, figures)
                 if warning := training.look_at(figures):
@@ -244,6 +248,8 @@ def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: Sto
         if not done:
             return False
         report.epoch(epoch, training.step, time.monotonic() - epoch_began, val)
+        if warning := training.missed(val):
+            report.warning(training.step, warning)
         ranks.on_main(report.check)
         if loader.exhausted:  # --max-steps may have ended it earlier, and may go on from there
             loader.set_epoch(epoch + 1)

@@ -106,13 +106,23 @@ def js(f: Tensor, g: Tensor) -> Tensor:
     return (m * torch.where(near, second_order, saturated)).sum(1).mean() / 2
 
 
-KINDS = ("l2", "relative", "cosine", "js")
+def mse(f: Tensor, g: Tensor) -> Tensor:
+    """mean (f - g)^2 over images and dimensions: logit pairing, Kannan et al. (arXiv 1803.06373).
+
+    Theirs pairs an image with its adversarial example, or with another image; here, as in every
+    kind, row i of both is one image. As l2, it falls with the scale of f and g.
+    """
+    return F.mse_loss(f, g)
+
+
+KINDS = ("l2", "relative", "cosine", "js", "mse")
 IMPLS = ("reference", "compiled", "triton")
 _TABLE: dict[str, Callable[..., Tensor]] = {
     "l2": l2,
     "relative": relative,
     "cosine": cosine,
     "js": js,
+    "mse": mse,
 }
 
 
@@ -175,10 +185,10 @@ def ds(
 
     Args:
         f, g: (N, D) floating point, same shape and device: f of the clean, g of the perturbed view.
-            Features for l2, relative and cosine; logits for js.
+            Features for l2, relative and cosine; logits for js; either for mse.
         kind: "l2": mean ||f_i - g_i||. "relative": that, divided by mean ||f_i - f_j|| with
             j = (i + 1) mod N. "cosine": mean 1 - cos. "js": Jensen-Shannon divergence in nats of
-            the softmaxes.
+            the softmaxes. "mse": mean (f - g)^2 over images and dimensions.
         impl: "reference", "compiled" (torch.compile), "triton" (CUDA; not float64), or "auto":
             triton on CUDA where it is installed, else compiled there, and reference on the CPU.
             Only the reference has second derivatives.

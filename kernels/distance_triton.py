@@ -21,7 +21,7 @@ import triton.language as tl
 
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": False}  # of every launch
 # What `measure` keeps of each pair, the value first.
-STATISTICS = {"l2": 1, "relative": 2, "cosine": 3, "js": 7}
+STATISTICS = {"l2": 1, "relative": 2, "cosine": 3, "js": 7, "mse": 1}
 
 TINY = 1e-12  # as in `distance`, which imports this one
 _TINY = tl.constexpr(TINY)
@@ -113,12 +113,13 @@ def measure(  # type: ignore[no-untyped-def]
     lane = tl.arange(0, BLOCK)
     a = tl.zeros((BLOCK,), tl.float32)
     b = tl.zeros((BLOCK,), tl.float32)
-    if KIND == "l2":
+    if KIND == "l2" or KIND == "mse":
         for start in range(0, size, BLOCK):
             inside = start + lane < size
             d = _load(f_row + start + lane, inside) - _load(g_row + start + lane, inside)
             a = tl.fma(d, d, a)
-        tl.store(stats_ptr, tl.sqrt(tl.sum(a, 0)))
+        square = tl.sum(a, 0)
+        tl.store(stats_ptr, square / size.to(tl.float32) if KIND == "mse" else tl.sqrt(square))
     elif KIND == "relative":
         next_row = _row(f_ptr, (i + 1) % m, size)
         for start in range(0, size, BLOCK):
@@ -210,6 +211,8 @@ def _pair_gradient(  # type: ignore[no-untyped-def]
     sign = tl.where(clean, 1.0, -1.0)
     if KIND == "l2":
         grad = (f - g) * (sign * share * _inverse(first))
+    elif KIND == "mse":
+        grad = (f - g) * (2.0 * sign * share / size.to(tl.float32))
     elif KIND == "relative":
         between = tl.load(stats_ptr - i + statistics * m)
         share /= _scale(between)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastsc.kernels.distance import IMPLS, check_triton, ds, fusible, triton_runs
 
-KINDS = ("l2", "relative", "cosine")
+KINDS = ("l2", "relative", "cosine", "mse")
 SIDES = ("none", "clean", "perturbed")
 
 
@@ -35,8 +35,8 @@ def pool_ds(
     Args:
         maps: (R, C, H, W) floating point, best in channels-last memory: clean rows, then perturbed
             ones; row n_clean + i belongs to row i. "triton" copies other memory to channels-last.
-        kind: "l2", "relative" or "cosine", as in `ds`; its scale is taken over the clean rows that
-            have a partner.
+        kind: "l2", "relative", "cosine" or "mse", as in `ds`; the scale of "relative" is taken over
+            the clean rows that have a partner.
         n_clean: clean rows, at least half of all; left out: half.
         stop_gradient: the side whose means get no gradient from DS: "none", "clean", "perturbed".
             What else is done with the means still reaches the map.

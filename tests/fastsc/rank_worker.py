@@ -26,12 +26,14 @@ from fastsc.train import main
 def train(dump: Path, words: list[str]) -> int:
     """Runs the command with two observers in it; "{rank}" in a word is this rank's number."""
     words = [word.replace("{rank}", str(Ranks().rank)) for word in words]
-    seen: dict[str, Any] = {"index": []}
+    seen: dict[str, Any] = {"index": [], "alpha": []}
     step, close = Step.train_step, Training.close
 
     def observed_step(self: Step, batch: Any, **options: Any) -> Any:
         seen["index"].append(batch.index.clone())
-        return step(self, batch, **options)
+        result = step(self, batch, **options)
+        seen["alpha"].append(result[1])
+        return result
 
     def observed_close(self: Training) -> None:
         model = self.core.model

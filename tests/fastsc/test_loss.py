@@ -35,6 +35,7 @@ def oracle_ds(f: Tensor, g: Tensor, kind: str) -> float:
         divergences.append(sum(js) / 2)
     mean = {
         "l2": sum(within),
+        "mse": sum(d**2 for d in within) / f.shape[1],
         "cosine": sum(cosines),
         "js": sum(divergences),
         "relative": sum(within) / sum(between) * len(f),
@@ -56,9 +57,11 @@ def oracle_ce(logits: Tensor, target: Tensor, smoothing: float) -> float:
         ("l2", "features"),
         ("relative", "features"),
         ("cosine", "features"),
+        ("mse", "features"),
         ("l2", "logits"),
         ("relative", "logits"),
         ("cosine", "logits"),
+        ("mse", "logits"),
         ("js", "logits"),
     ],
 )
@@ -140,6 +143,7 @@ def test_detach_scale_changes_the_gradient_and_not_the_value() -> None:
         ("l2", "features"),
         ("relative", "features"),
         ("cosine", "features"),
+        ("mse", "features"),
         ("js", "logits"),
     ],
 )
@@ -192,7 +196,7 @@ def test_gradcheck() -> None:
     a, b, target, f, g = (x[:3] for x in batch(torch.float64))
     for x in (a, b, f, g):
         x.requires_grad_()
-    for kind, ce_views in itertools.product(("l2", "relative", "cosine"), ("clean", "both")):
+    for kind, ce_views in itertools.product(("l2", "relative", "cosine", "mse"), ("clean", "both")):
         loss = ContinuityLoss(0.5, kind, ce_views=ce_views, label_smoothing=0.1)  # type: ignore[arg-type]
         assert torch.autograd.gradcheck(
             lambda *x, loss=loss: loss(x[0], x[1], target, x[2], x[3]).loss, (a, b, f, g)

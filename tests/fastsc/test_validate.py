@@ -38,7 +38,7 @@ def loader(image_folder: Path) -> Any:
     return build("cpu", scan(image_folder / "val"), batch_size=5, resolution=32, train=False)
 
 
-@pytest.mark.parametrize("kind", ["l2", "relative", "cosine"])
+@pytest.mark.parametrize("kind", ["l2", "relative", "cosine", "mse"])
 def test_equals_one_computation_over_the_split(loader: Any, kind: Any) -> None:
     model: Any = Toy(7).train()
     found = validate(model, loader, kind)
@@ -73,8 +73,9 @@ def test_equals_one_computation_over_the_split(loader: Any, kind: Any) -> None:
     relative = moved.mean() / apart.mean()
     assert found.ds_relative == pytest.approx(relative, rel=1e-5)
     cosine = 1 - (f * g).sum(1) / np.linalg.norm(f, axis=1) / np.linalg.norm(g, axis=1)
-    expected = {"l2": moved.mean(), "relative": relative, "cosine": cosine.mean()}[kind]
-    assert found.ds == pytest.approx(expected, rel=1e-3)
+    mse = ((f - g) ** 2).mean()
+    expected = {"l2": moved.mean(), "relative": relative, "cosine": cosine.mean(), "mse": mse}
+    assert found.ds == pytest.approx(expected[kind], rel=1e-3)
 
 
 def test_logits_are_compared_where_asked(loader: Any) -> None:

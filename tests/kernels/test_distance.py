@@ -31,6 +31,8 @@ def oracle(f: Tensor, g: Tensor, kind: str) -> float:
         return (l2 / (sum(between) / len(f))).item()
     if kind == "cosine":
         return (1 - F.cosine_similarity(f, g)).mean().item()
+    if kind == "mse":
+        return sum(torch.dist(a, b).item() ** 2 for a, b in zip(f, g)) / f.numel()
     return float((jensenshannon(f.softmax(1), g.softmax(1), axis=1) ** 2).mean())
 
 
@@ -136,6 +138,8 @@ def eager(f: Tensor, g: Tensor, kind: str) -> Tensor:
         p, q = f.softmax(1), g.softmax(1)
         m = ((p + q) / 2).log()
         return ((p * (p.log() - m)).sum(1) + (q * (q.log() - m)).sum(1)).mean() / 2
+    if kind == "mse":
+        return (f - g).square().mean()
     l2 = (f - g).norm(dim=1).mean()
     return l2 if kind == "l2" else l2 / (f - f.roll(-1, 0)).norm(dim=1).mean()
 
@@ -235,6 +239,19 @@ def test_js_keeps_its_digits_between_near_neighbours() -> None:
     assert ds(f.float(), near.float(), "js").item() == pytest.approx(exact, rel=5e-2)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_mse_is_that_of_torch(scale: float) -> None:
+    """To the last bit, in value and gradients: it is the same call."""
+    f, g = pair(scale=scale)
+    results = []
+    for function in (lambda a, b: ds(a, b, "mse"), F.mse_loss):
+        value = function(f, g)
+        results.append((value.detach(), *torch.autograd.grad(value, (f, g))))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+    torch.testing.assert_close(results[0][1], 2 * (f - g).detach() / f.numel())
+
+
 def test_nan_is_not_hidden() -> None:
     f, g = pair(dtype=torch.float32)
     broken = f.detach().clone()
@@ -252,7 +269,7 @@ def test_nan_is_not_hidden() -> None:
         (torch.ones(2, 3).int(), torch.ones(2, 3), {}, "floating-point"),
         (torch.ones(2, 3), torch.ones(2, 3, device="meta"), {}, "device"),
         (torch.ones(1, 3), torch.ones(1, 3), {"kind": "relative"}, "at least two"),
-        (torch.ones(2, 3), torch.ones(2, 3), {"kind": "kl"}, "l2, relative, cosine, js"),
+        (torch.ones(2, 3), torch.ones(2, 3), {"kind": "kl"}, "l2, relative, cosine, js, mse"),
         (torch.ones(2, 3), torch.ones(2, 3), {"impl": "numba"}, "auto, reference, compiled"),
     ],
 )

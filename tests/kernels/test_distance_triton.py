@@ -189,6 +189,12 @@ def test_same_bits_again_and_for_any_input_layout(interpreter, kind: str) -> Non
     close([mixed[0], mixed[2]], [exact[0], exact[2]], 3e-6)  # the gradient of g is not rounded
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_mse_is_that_of_torch(interpreter, shape) -> None:
+    f, g = pair(*shape)
+    close(by_triton(f, g, "mse"), outcome(F.mse_loss, f.double(), g.double()), 3e-6)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nan_is_not_hidden(interpreter, kind: str) -> None:
     f, g = pair(5, 33)

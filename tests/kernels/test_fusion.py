@@ -59,6 +59,7 @@ def over_the_rows(code: str) -> int:
         ("relative", (1, 1)),
         ("cosine", (3, 2)),  # two norms and the distance; the gradient's projection, and it
         ("js", (5, 4)),
+        ("mse", (1, 1)),
     ],
 )
 def test_loops_of_ds(kind: str, expected: tuple[int, int]) -> None:
@@ -70,7 +71,8 @@ def test_loops_of_ds(kind: str, expected: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize(
-    ("kind", "expected"), [("l2", (4, 1)), ("relative", (3, 2)), ("cosine", (5, 3))]
+    ("kind", "expected"),
+    [("l2", (4, 1)), ("relative", (3, 2)), ("cosine", (5, 3)), ("mse", (3, 1))],
 )
 def test_loops_of_pool_ds(kind: str, expected: tuple[int, int], dtype: torch.dtype) -> None:
     """The map is read once and its gradient written once, neither in another dtype."""

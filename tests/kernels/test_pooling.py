@@ -248,7 +248,7 @@ def test_within_a_compiled_model(impl: str) -> None:
         ((4, 3, 2, 2), {"n_clean": 1}, "n_clean"),
         ((2, 3, 2, 2), {"kind": "relative"}, "at least two"),
         ((4, 3, 2, 2), {"kind": "js"}, "compares logits"),
-        ((4, 3, 2, 2), {"kind": "kl"}, "l2, relative, cosine"),
+        ((4, 3, 2, 2), {"kind": "kl"}, "l2, relative, cosine, mse"),
         ((4, 3, 2, 2), {"stop_gradient": "both"}, "none, clean, perturbed"),
         ((4, 3, 2, 2), {"impl": "numba"}, "auto, reference, compiled, triton"),
         ((4, 3, 2, 2), {"impl": "triton"}, "CUDA device"),

@@ -1,0 +1,151 @@
+"""DS as a constraint: the weight alpha that brings ds_relative to a wanted value.
+
+    minimize CE  subject to  ds_relative = target
+
+The constraint's Lagrangian is CE + alpha (DS - …), and dual ascent on it raises alpha where DS is
+above its target and lowers it below. Here alpha moves in its logarithm, by the logarithm of the
+ratio, so that neither has a unit and the same constants serve every kind of DS:
+
+    gap        <- SMOOTHING gap + (1 - SMOOTHING) log(ds_relative / target)
+    log(alpha) <- log(alpha) + ASCENT gap + DAMPING (gap - gap before), by at most LIMIT
+
+The moving average takes out a batch's noise, as in GECO (Rezende and Viola, arXiv 1810.00597,
+algorithm 1). The second term is the proportional one of Stooke, Achiam and Abbeel, "Responsive
+safety in reinforcement learning by PID Lagrangian methods" (arXiv 2007.03964): ascent alone swings
+about its target, since features answer some hundred steps late.
+
+ds_relative is the training batch's. Validation's, of other images in eval mode, wanders about it
+while the learning rate is high, by up to 13 %, and was 0.98 to 1.01 times it at the end of six runs
+on CIFAR-100, of 3 to 15 epochs: where the one is brought, the other ends.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from fastsc.collapse import Spread
+from fastsc.config import MethodConfig
+
+EVERY = 10  # steps from one update to the next
+LOWEST, HIGHEST = 1e-3, 1e4  # of alpha
+SMOOTHING = 0.9  # a batch's log ds_relative has a standard deviation of 0.07, ten updates' 0.016
+# ds_relative falls by a tenth to a third of what alpha rises, in logarithms: the loop closes in 100
+# to 300 steps. The ratio of both is the features' delay, 20 updates, which it cancels.
+ASCENT, DAMPING = 0.4, 8.0
+LIMIT = 0.2  # most that log(alpha) moves in an update: a factor of 7 in 100 steps
+MOST_GAP = 1.0  # one batch's; zero or infinity says no more than far off
+
+GUARD = 0.25  # of the running maximum; CollapseWatch warns at a tenth
+RECOVERED = 0.35  # of it: an episode is over
+RETREAT = 0.5  # alpha's factor at each update of an episode; and its ceiling's, after one
+WHOLE, RELIEF = 0.5, 1.02  # of it: then the ceiling rises again, by this factor an update
+FRESH = 100  # updates; then the maximum so far, maybe that of untrained weights, is forgotten
+LONG = 50  # updates in a row at a limit
+TOLERANCE = 0.1  # of the target, at the end
+
+
+class Multiplier:
+    """alpha from its start on, updated by figures that are the same on all ranks.
+
+    Attributes:
+        alpha: The weight of DS in the next step.
+        target: The wanted ds_relative.
+        gap: The smoothed log(ds_relative / target); 0 before the first update.
+
+    Args:
+        alpha: The start, from LOWEST to HIGHEST.
+        target: Above 0.
+    """
+
+    def __init__(self, alpha: float, target: float) -> None:
+        self.alpha, self.target, self.gap = alpha, target, 0.0
+        self._ceiling = HIGHEST
+        self._updates = self._pinned = self._episodes = 0
+        self._most = Spread(0.0, 0.0)
+        self._collapsed = False
+
+    @classmethod
+    def of(cls, method: MethodConfig) -> Multiplier | None:
+        """That of --ds-target; None without it."""
+        return None if method.ds_target is None else cls(method.alpha, method.ds_target)
+
+    def update(self, ds_relative: float, spread: Spread) -> str | None:
+        """One update; a line for a person where the guard begins to back off.
+
+        A figure that is not finite, of a step that was left out, changes nothing.
+        """
+        if not all(map(math.isfinite, (ds_relative, *spread))):
+            return None
+        now = math.log(ds_relative / self.target) if ds_relative > 0 else -MOST_GAP
+        now = _within(now, -MOST_GAP, MOST_GAP)
+        before = self.gap if self._updates else now
+        self.gap = SMOOTHING * before + (1 - SMOOTHING) * now
+        self._updates += 1
+        said = self._watch(spread)
+        move = _within(ASCENT * self.gap + DAMPING * (self.gap - before), -LIMIT, LIMIT)
+        wanted = self.alpha * (RETREAT if self._collapsed else math.exp(move))
+        self.alpha = _within(wanted, LOWEST, self._ceiling)
+        self._pinned = 0 if wanted == self.alpha else self._pinned + 1
+        return said
+
+    def _watch(self, now: Spread) -> str | None:
+        """Sees whether the features are collapsed; a line where they begin to be.
+
+        alpha then gets a ceiling at half of what it was, or the same would come again. It rises
+        slowly while the features are whole: those of a later epoch may bear more.
+        """
+        self._most = now if self._updates == FRESH else Spread(*map(max, self._most, now))
+        share = min(new / most for new, most in zip(now, self._most, strict=True) if most)
+        if self._collapsed:
+            self._collapsed = share < RECOVERED
+            return None
+        if share > WHOLE:
+            self._ceiling = min(self._ceiling * RELIEF, HIGHEST)
+        if share >= GUARD:
+            return None
+        self._collapsed = True
+        self._episodes += 1
+        self._ceiling = max(self.alpha * RETREAT, LOWEST)
+        return (
+            f"the features collapse: distance between images or effective rank is {share:.2g} of "
+            f"its best; --ds-target backs off from alpha {self.alpha:.3g}"
+        )
+
+    def missed(self, ds_relative: float | None) -> str | None:
+        """A line about a target that was missed by more than a tenth, at the end of training.
+
+        ds_relative: of a validation; without one, that of the last training batches counts.
+        """
+        if ds_relative is None:
+            ds_relative, what = self.target * math.exp(self.gap), "the batches' ds_relative"
+        else:
+            what = "ds_relative"
+        if abs(math.log(max(ds_relative, 1e-12) / self.target)) <= math.log1p(TOLERANCE):
+            return None
+        why = f"alpha ended at {self.alpha:.3g}; give it more epochs"
+        if ds_relative > self.target and self._ceiling < HIGHEST:
+            why = f"the features collapsed where alpha was higher than {self.alpha:.3g}"
+        elif self._pinned >= LONG:
+            why = f"alpha had reached its limit, {self.alpha:.3g}, long before"
+        return f"{what} ended at {ds_relative:.4g}, and --ds-target is {self.target:g}: {why}"
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "gap": self.gap,
+            "alpha": self.alpha,
+            "ceiling": self._ceiling,
+            "counts": [self._updates, self._pinned, self._episodes],
+            "most": list(self._most),
+            "collapsed": self._collapsed,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.gap = float(state["gap"])
+        self.alpha, self._ceiling = float(state["alpha"]), float(state["ceiling"])
+        self._updates, self._pinned, self._episodes = map(int, state["counts"])
+        self._most, self._collapsed = Spread(*state["most"]), bool(state["collapsed"])
+
+
+def _within(x: float, low: float, high: float) -> float:
+    return min(max(x, low), high)
