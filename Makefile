@@ -3,7 +3,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-colormnist test test-slow lint format bench ffcv clean check-host
+.PHONY: help demo demo-colormnist reproduction test test-slow lint format bench ffcv clean check-host
 
 PYTHON ?= python3
 JOBS   ?= 2#              processes of `make test`
@@ -29,6 +29,9 @@ demo: $(STAMP) ## train on photographs that packages ship, and draw what changed
 
 demo-colormnist: $(STAMP) ## colour bias on real digits, without and with the constraint (runs/colormnist)
 	@$(PY) -m fastsc.colormnist_demo $(ARGS)
+
+reproduction: $(STAMP) ## docs/reproduction.md and its figures anew, from the runs' committed records
+	@$(PY) -m fastsc.reproduce page $(ARGS)
 
 test: lint ## lint, then the tests that are quick (under 12 minutes on two cores)
 	@$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)

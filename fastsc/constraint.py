@@ -40,7 +40,9 @@ GUARD = 0.25  # of the running maximum; CollapseWatch warns at a tenth
 RECOVERED = 0.35  # of it: an episode is over
 RETREAT = 0.5  # alpha's factor at each update of an episode; and its ceiling's, after one
 WHOLE, RELIEF = 0.5, 1.02  # of it: then the ceiling rises again, by this factor an update
-FRESH = 100  # updates; then the maximum so far, maybe that of untrained weights, is forgotten
+# The maximum may be that of untrained weights, whose scale means nothing: after so many updates
+# that of those behind the first few counts.
+SETTLED, FRESH = 20, 100
 LONG = 50  # updates in a row at a limit
 TOLERANCE = 0.1  # of the target, at the end
 
@@ -63,6 +65,7 @@ class Multiplier:
         self._ceiling = HIGHEST
         self._updates = self._pinned = self._episodes = 0
         self._most = Spread(0.0, 0.0)
+        self._later = Spread(0.0, 0.0)
         self._collapsed = False
 
     @classmethod
@@ -95,7 +98,11 @@ class Multiplier:
         alpha then gets a ceiling at half of what it was, or the same would come again. It rises
         slowly while the features are whole: those of a later epoch may bear more.
         """
-        self._most = now if self._updates == FRESH else Spread(*map(max, self._most, now))
+        self._most = Spread(*map(max, self._most, now))
+        if SETTLED < self._updates <= FRESH:
+            self._later = Spread(*map(max, self._later, now))
+        if self._updates == FRESH:
+            self._most = self._later
         share = min(new / most for new, most in zip(now, self._most, strict=True) if most)
         if self._collapsed:
             self._collapsed = share < RECOVERED
@@ -117,7 +124,7 @@ class Multiplier:
 
         ds_relative: of a validation; without one, that of the last training batches counts.
         """
-        if ds_relative is None:
+        if ds_relative is None or math.isnan(ds_relative):
             ds_relative, what = self.target * math.exp(self.gap), "the batches' ds_relative"
         else:
             what = "ds_relative"
@@ -136,7 +143,7 @@ class Multiplier:
             "alpha": self.alpha,
             "ceiling": self._ceiling,
             "counts": [self._updates, self._pinned, self._episodes],
-            "most": list(self._most),
+            "most": [list(self._most), list(self._later)],
             "collapsed": self._collapsed,
         }
 
@@ -144,7 +151,8 @@ class Multiplier:
         self.gap = float(state["gap"])
         self.alpha, self._ceiling = float(state["alpha"]), float(state["ceiling"])
         self._updates, self._pinned, self._episodes = map(int, state["counts"])
-        self._most, self._collapsed = Spread(*state["most"]), bool(state["collapsed"])
+        self._most, self._later = (Spread(*most) for most in state["most"])
+        self._collapsed = bool(state["collapsed"])
 
 
 def _within(x: float, low: float, high: float) -> float:

@@ -71,6 +71,8 @@ def _parser() -> Parser:
         help="results.json, report.html, rows/ (a row an image), cache/")
     add("--only", nargs="+", choices=QUESTIONS, metavar="QUESTION",
         help=f"of {', '.join(QUESTIONS)}; default: all that the data can answer")
+    add("--where-possible", action="store_true",
+        help="leave out and name what the data cannot answer, of --only too")
     add("--budget", choices=("quick", "full"), default="quick",
         help="quick: minutes on a CPU; full: ten times the images (default: %(default)s)")
     add("--images", type=_count, metavar="N", help="images a question, instead of the budget's")

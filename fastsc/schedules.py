@@ -7,9 +7,13 @@ from fastsc.config import DataConfig, MethodConfig
 MULTIPLE = 32  # pixels; a network that halves five times sees whole positions
 
 
-def alpha_at(step: int, config: MethodConfig, steps_per_epoch: int) -> float:
-    """Weight of DS at step 0, 1, …: rises linearly, and is whole with the warm-up's last step."""
-    warmup = round(config.alpha_warmup_epochs * steps_per_epoch)
+def alpha_at(step: int, config: MethodConfig, steps_per_epoch: int, epochs: int) -> float:
+    """Weight of DS at step 0, 1, …: rises linearly, and is whole with the warm-up's last step.
+
+    epochs: of the run, over which it rises where the configuration names no warm-up.
+    """
+    whole = config.alpha_warmup_epochs is None
+    warmup = round((epochs if whole else config.alpha_warmup_epochs or 0) * steps_per_epoch)
     return config.alpha * min(1.0, (step + 1) / warmup) if warmup else config.alpha
 
 

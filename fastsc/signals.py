@@ -65,14 +65,19 @@ def ignore_signals() -> None:
 
 @contextmanager
 def interrupted_by_sigterm() -> Iterator[None]:
-    """Within the context SIGTERM is a KeyboardInterrupt too: what is half-written gets removed."""
+    """Within the context SIGTERM is a KeyboardInterrupt too: what is half-written gets removed.
+
+    So are SIGUSR1, by which schedulers warn, and SIGHUP, of a terminal that is closed.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         del number, frame
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
+    before = [signal.signal(number, interrupt) for number in numbers]
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

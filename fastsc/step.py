@@ -206,7 +206,7 @@ class Step:
         optim, method = self.config.optim, self.config.method
         lr = lr_at(self.step, optim, self.steps_per_epoch)
         set_lr(self.optimizer, lr)
-        alpha = alpha_at(self.step, method, self.steps_per_epoch)
+        alpha = alpha_at(self.step, method, self.steps_per_epoch, optim.epochs)
         self.loss_of.alpha = alpha = self.multiplier.alpha if self.multiplier else alpha
         self.model.train()
         batch = _laid_out(batch, self.layout)

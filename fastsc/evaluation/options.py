@@ -21,6 +21,7 @@ class Options:
     data: Path
     out: Path
     only: Sequence[str] | None = None
+    where_possible: bool = False
     budget: Budget = "quick"
     images: int | None = None
     names: Sequence[str] | None = None

@@ -165,7 +165,7 @@ def _questions(
         for name, why, reasons in zip(names, whys, left_out, strict=True):
             if why is None:
                 continue
-            if options.only is not None:
+            if options.only is not None and not options.where_possible:
                 raise UserError(f"{question}: {why}")
             reasons[question] = why
             if len(set(whys)) > 1:

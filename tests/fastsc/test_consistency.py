@@ -30,8 +30,10 @@ SMALL: dict[str, Any] = {
     "model": "fastsc:resnet8w4", "batch_size": N, "lr": 10.0, "warmup_epochs": 0.0, "momentum": 0.0,
     "weight_decay": 0.0, "nesterov": False,
 }  # fmt: skip
-AUGMIX = ["--ds", "js", "--ds-at", "logits", "--ce-views", "clean", "--alpha", "12"]
-PAIRING = ["--ds", "mse", "--ds-at", "logits", "--ce-views", "both", "--alpha", "0.5"]
+AUGMIX = ["--ds", "js", "--ds-at", "logits", "--ce-views", "clean", "--alpha", "12",
+          "--alpha-warmup-epochs", "0"]  # fmt: skip
+PAIRING = ["--ds", "mse", "--ds-at", "logits", "--ce-views", "both", "--alpha", "0.5",
+           "--alpha-warmup-epochs", "0"]  # fmt: skip
 
 
 def logits(classes: int, scale: float, dtype: torch.dtype, seed: int = 0) -> tuple[Tensor, ...]:

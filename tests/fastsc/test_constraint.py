@@ -113,10 +113,21 @@ def test_the_scale_of_fresh_weights_is_forgotten() -> None:
     for _ in range(FRESH - 2):
         it.update(0.3, WELL)
     assert it.alpha == LOWEST, "they are held for collapsed"
-    it.update(0.3, WELL)
+    for _ in range(2):
+        it.update(0.3, WELL)
     assert it.alpha > LOWEST
     assert it.update(0.3, Spread(3.0, 30.0)) is None
     assert it.update(0.3, Spread(2.0, 30.0)) is not None
+
+
+def test_features_that_collapse_as_the_first_maximum_is_forgotten_stay_collapsed() -> None:
+    it = Multiplier(1.0, 0.2)
+    for _ in range(FRESH - 3):
+        it.update(0.3, WELL)
+    began = it.alpha
+    for _ in range(20):
+        it.update(0.3, Spread(*(x / 20 for x in WELL)))
+    assert it.alpha < began / 1000
 
 
 def test_what_is_said_at_the_end() -> None:
@@ -252,8 +263,8 @@ def test_a_skipped_step_is_no_update(
     monkeypatch.setattr(Step, "train_step", train_step)
     assert run(image_folder, tmp_path / "run", *TARGET, "--on-nan", "skip", "--val", "none") == 0
     alphas = [event["alpha"] for event in steps(tmp_path / "run").values()]
-    assert alphas[:6] == [3.0] * 6
-    assert alphas[6] != 3.0
+    assert alphas[:6] == [30.0] * 6
+    assert alphas[6] != 30.0
 
 
 def test_a_resume_with_another_target_is_refused(

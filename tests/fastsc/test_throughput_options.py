@@ -16,7 +16,16 @@ from fastsc.ranks import Ranks
 from tests.fastsc.test_train import events, run, same_weights
 from tests.fastsc.test_train_options import PLAIN, training
 
-MORE = ["--val", "none", "--model", "fastsc:resnet8w4"]
+MORE = [
+    "--val",
+    "none",
+    "--model",
+    "fastsc:resnet8w4",
+    "--alpha",
+    "3",
+    "--alpha-warmup-epochs",
+    "0",
+]
 
 
 @pytest.fixture(scope="module")

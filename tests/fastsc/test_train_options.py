@@ -30,6 +30,7 @@ TINY = [
 
 
 PLAIN = ["--alpha", "0", "--ce-views", "clean"]
+CONSTANT = ["--alpha", "0.7", "--alpha-warmup-epochs", "0"]
 
 
 def run(data: Path, out: Path, *more: str) -> int:
@@ -67,7 +68,7 @@ def test_the_gradient_is_that_of_the_loss_written_out(
     image_folder: Path, bn: str, at: str, fraction: float, views: str
 ) -> None:
     words = ["--bn", bn, "--ds-at", at, "--paired-fraction", str(fraction), "--ce-views", views]
-    it = training(image_folder, *words, "--label-smoothing", "0", "--alpha", "0.7")
+    it = training(image_folder, *words, "--label-smoothing", "0", *CONSTANT)
     try:
         batch = next(iter(it.loader))
         n, m = 8, round(8 * fraction)

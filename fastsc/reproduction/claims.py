@@ -1,0 +1,206 @@
+"""The paper's claims, as figures of records: effect, interval over seeds, verdict per baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from fastsc.reproduction.records import Record
+from fastsc.reproduction.seeds import (
+    Over,
+    Verdict,
+    difference_over,
+    mean_over,
+    ratio_over,
+    verdict_above,
+    verdict_below,
+    verdict_not_worse,
+)
+from fastsc.reproduction.study import Study
+
+Records = Mapping[tuple[str, int], Record]
+MARGIN = 0.01  # of top-1: how much less still counts as holding
+# At which DS is claimed to fall, each kind alone: the strengths that the recipes train with.
+STRENGTHS = {"brightness": 0.4, "contrast": 0.4, "saturation": 0.4, "hue": 0.1}
+TO_REFERENCE, TO_BASELINE = 0.25, 0.5  # goals for ds_relative, as shares of theirs
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A figure of a record, and what is claimed of it.
+
+    Attributes:
+        key: "val/top1", or a figure's "question/name".
+        label: What a reader sees.
+        better: Which way is better.
+        effect: "ratio" to the baseline's, "difference" from it, or "not worse": a difference of at
+            least -MARGIN, one-sided.
+    """
+
+    key: str
+    label: str
+    better: Literal["lower", "higher"]
+    effect: Literal["ratio", "difference", "not worse"]
+
+
+CLAIMS: dict[str, tuple[Measure, ...]] = {
+    "accuracy": (
+        Measure("val/top1", "top-1", "higher", "not worse"),
+        Measure("val/top1_perturbed", "top-1 on perturbed images", "higher", "difference"),
+    ),
+    "continuity": (
+        Measure("val/ds_relative", "ds_relative, all four together", "lower", "ratio"),
+        *(
+            Measure(f"continuity/ds_relative/{kind}/{at:g}", f"ds_relative, {kind}", "lower",
+                    "ratio")
+            for kind, at in STRENGTHS.items()
+        ),
+        Measure("continuity/flips", "predictions that flip", "lower", "ratio"),
+    ),
+    "neighbours": (
+        Measure(
+            "neighbours/farther_than_nearest",
+            "own perturbed view farther than the nearest other image",
+            "lower",
+            "difference",
+        ),
+        Measure("embedding/spread", "views of an image, spread in the plane", "lower", "ratio"),
+    ),
+    "gradients": (
+        Measure("gradients/gradient_norm", "input gradient, norm", "lower", "ratio"),
+        Measure("gradients/gradient_cosine", "gradients of both views, cosine × 100", "higher",
+                "difference"),
+        *(
+            Measure(f"gradients/lipschitz/{kind}", f"slope along {kind}", "lower", "ratio")
+            for kind in STRENGTHS
+        ),
+    ),
+    "robustness": (
+        Measure("robustness/photometric/random", "right in random colours", "higher", "difference"),
+        Measure("robustness/photometric/worst", "right in the worst colours", "higher",
+                "difference"),
+        Measure("robustness/accuracy/worst/linf/1", "right under attacks, linf 1/255", "higher",
+                "difference"),
+        Measure("robustness/accuracy/worst/l2/0.5", "right under attacks, RMS 0.5/255", "higher",
+                "difference"),
+    ),
+    "explanations": (
+        *(
+            Measure(f"explanations/rank/{method}/kept",
+                    f"{name}, rank correlation of both views × 100", "higher", "difference")
+            for method, name in (
+                ("IG", "integrated gradients"), ("Grad-CAM", "Grad-CAM"), ("LIME", "LIME")
+            )
+        ),
+    ),
+    "transfer": (
+        Measure("transfer/probe/accuracy", "linear probe, accuracy", "higher", "difference"),
+        Measure("transfer/knn20/accuracy", "20 nearest neighbours, accuracy", "higher",
+                "difference"),
+    ),
+    "bias": (
+        Measure("bias/accuracy/random", "right in random colours", "higher", "difference"),
+        Measure("bias/accuracy/reversed", "right in another class’s colours", "higher",
+                "difference"),
+        Measure("bias/probe/colour", "colour read from the features", "lower", "difference"),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Effect:
+    """An arm beside a baseline in one measure.
+
+    Attributes:
+        measure, arm, against: What of whom.
+        own, theirs: The arm's and the baseline's figure, over the seeds that both have.
+        found: The effect.
+        verdict: On the claim that the arm is better, or not worse.
+    """
+
+    measure: Measure
+    arm: str
+    against: str
+    own: Over
+    theirs: Over
+    found: Over
+    verdict: Verdict
+
+
+def value_of(record: Record, key: str) -> float | None:
+    """A figure by its key; None where the record lacks it."""
+    if key.startswith("val/"):
+        return record.val.get(key.removeprefix("val/"))
+    return record.figures.get(key)
+
+
+def values_of(records: Records, arm: str, key: str) -> dict[int, float]:
+    """A figure of an arm by seed, of the seeds that have it."""
+    found = {}
+    for (name, seed), record in sorted(records.items()):
+        value = value_of(record, key) if name == arm else None
+        if value is not None:
+            found[seed] = value
+    return found
+
+
+def over(records: Records, arm: str, key: str) -> Over:
+    """A figure of an arm over its seeds."""
+    return mean_over(list(values_of(records, arm, key).values()))
+
+
+def effect_of(records: Records, measure: Measure, arm: str, against: str) -> Effect | None:
+    """The effect over the seeds that both arms have; None where there is no such seed."""
+    own, theirs = (values_of(records, name, measure.key) for name in (arm, against))
+    seeds = sorted(own.keys() & theirs.keys())
+    if not seeds:
+        return None
+    a, b = [own[seed] for seed in seeds], [theirs[seed] for seed in seeds]
+    found = ratio_over(a, b) if measure.effect == "ratio" else difference_over(a, b)
+    return Effect(
+        measure, arm, against, mean_over(a), mean_over(b), found, _verdict(measure, found)
+    )
+
+
+def _verdict(measure: Measure, found: Over) -> Verdict:
+    if measure.effect == "not worse":
+        return verdict_not_worse(found, MARGIN)
+    none = 1.0 if measure.effect == "ratio" else 0.0
+    of = verdict_below if measure.better == "lower" else verdict_above
+    return of(found, none)
+
+
+def effects_of(
+    records: Records, measures: Iterable[Measure], arm: str, baselines: Sequence[str]
+) -> list[Effect]:
+    """Every effect that the records can tell: a measure beside each baseline."""
+    found = (effect_of(records, m, arm, against) for m in measures for against in baselines)
+    return [effect for effect in found if effect is not None]
+
+
+@dataclass(frozen=True)
+class Goal:
+    """One line of what the recommended default is meant to reach."""
+
+    label: str
+    limit: float
+    found: Over
+    verdict: Verdict
+
+
+def goals_of(study: Study, records: Records) -> list[Goal]:
+    """ds_relative beside plain training and beside augmentation; top-1 beside each baseline."""
+    default, relative = study.default, Measure("val/ds_relative", "ds_relative", "lower", "ratio")
+    goals = []
+    for against, limit in ((study.reference, TO_REFERENCE), (study.augmentation, TO_BASELINE)):
+        effect = effect_of(records, relative, default, against)
+        if effect is not None:
+            label = f"ds_relative over that of {study.arms[against].label}"
+            verdict = verdict_below(effect.found, limit)
+            goals.append(Goal(f"{label}, at most {limit:g}", limit, effect.found, verdict))
+    for effect in effects_of(records, CLAIMS["accuracy"][:1], default, study.baselines):
+        label = f"top-1 less that of {study.arms[effect.against].label}"
+        label += f", at least −{100 * MARGIN:g} point"
+        goals.append(Goal(label, -MARGIN, effect.found, effect.verdict))
+    return goals

@@ -1,0 +1,141 @@
+"""What a sweep costs before it is run: in images and pairs, and in hours at measured rates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from rich.table import Table
+
+from fastsc.reproduction.records import Record
+from fastsc.reproduction.study import Rate, Study
+from fastsc.reproduction.sweep import Task
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Unique images a second, of one core or of one GPU.
+
+    Attributes:
+        single, pair: With cross-entropy on clean views alone, and with both views.
+        where: The machine, and whose figure it is.
+        model: The network that was trained.
+        by_core: Whether more cores are so many times as fast.
+    """
+
+    single: float
+    pair: float
+    where: str
+    model: str
+    by_core: bool = False
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of some runs of one network.
+
+    Attributes:
+        model: The network.
+        singles, pairs: Unique images, each time that one is seen: with one view and with two.
+    """
+
+    model: str
+    singles: int
+    pairs: int
+
+    def hours(self, speed: Speed, cores: int = 1) -> float | None:
+        """Of training, on so many cores or GPUs; None where the speed is another network's."""
+        if speed.model != self.model:
+            return None
+        return (self.singles / speed.single + self.pairs / speed.pair) / cores / 3600
+
+
+def cost_of(task: Task, n_images: int) -> Cost:
+    """Of a run on n training images: whole batches, each epoch."""
+    optim, model = task.config.optim, task.config.model.model
+    steps = optim.epochs * (n_images // optim.batch_size)
+    seen = min(steps, optim.max_steps or steps) * optim.batch_size
+    return Cost(model, seen, 0) if task.config.method.plain else Cost(model, 0, seen)
+
+
+def hours_of(costs: Iterable[Cost], speed: Speed, cores: int = 1) -> tuple[float, bool]:
+    """The sum over those whose network the speed is of; and whether that is all of them."""
+    found = [cost.hours(speed, cores) for cost in costs]
+    known = [hours for hours in found if hours is not None]
+    return sum(known), len(known) == len(found)
+
+
+def measured_speed(records: Iterable[Record], model: str, resolution: int) -> Speed | None:
+    """Median rates a core, or a GPU, of records of such networks; None where there are not both.
+
+    Of records of several machines those of the one with most.
+    """
+    rates: dict[tuple[str, bool], dict[bool, list[float]]] = {}
+    for record in records:
+        options, made = record.options, record.made
+        same = (options["model"], options["resolution"]) == (model, resolution)
+        if record.trial or not same or not record.pairs_per_s:
+            continue
+        on_gpu, hardware = str(made["device"]).startswith("cuda"), made["hardware"]
+        where = hardware["gpus"][0] if on_gpu else f"a core of {hardware['cpu']}"
+        by_kind = rates.setdefault((where, on_gpu), {True: [], False: []})
+        by_kind[record.plain].append(record.pairs_per_s / (1 if on_gpu else made["threads"]))
+    whole = {place: found for place, found in rates.items() if found[True] and found[False]}
+    if not whole:
+        return None
+    where, on_gpu = max(whole, key=lambda place: sum(map(len, whole[place].values())))
+    single, pair = (median(whole[where, on_gpu][plain]) for plain in (True, False))
+    return Speed(single, pair, f"{where}, measured", model, by_core=not on_gpu)
+
+
+def published_speed(rate: Rate) -> Speed:
+    """A pair is two images to a network that its loader does not hold up."""
+    where = f"{rate.machine}, {rate.source}"
+    return Speed(rate.images_per_s, rate.images_per_s / 2, where, rate.model)
+
+
+def speeds_of(study: Study, records: Iterable[Record], tasks: Iterable[Task]) -> list[Speed]:
+    """Those that records tell, for each network of the tasks, and the study's published ones."""
+    records = list(records)
+    models = dict.fromkeys((task.config.model.model, task.config.data.resolution) for task in tasks)
+    measured = [measured_speed(records, *model) for model in models]
+    return [speed for speed in measured if speed is not None] + list(
+        map(published_speed, study.rates)
+    )
+
+
+def cost_table(
+    study: Study, tasks: Sequence[Task], n_images: int, speeds: Sequence[Speed], cores: int
+) -> Table:
+    """A row an arm with what is left to do, and the sum in hours of each machine.
+
+    cores: that this machine has, which measured rates of a core are multiplied by.
+    """
+    title = f"{study.title}: what is left to run, on {n_images:,} training images"
+    table = Table(title=title, title_justify="left")
+    table.add_column("arm", no_wrap=True)
+    headings = [f"{cores} × {speed.where}" if speed.by_core else speed.where for speed in speeds]
+    for heading in ("runs", "done", "to ask", "images", "pairs", *headings):
+        table.add_column(heading, justify="right")
+
+    def row(name: str, of: Sequence[Task]) -> list[str]:
+        left = [task for task in of if task.record is None]
+        costs = [cost_of(task, n_images) for task in left]
+        words = [name, *(str(n) for n in (len(of), sum(t.done for t in of)))]
+        words.append(str(sum(bool(t.questions) and not t.done for t in of)))
+        words += [f"{sum(c.singles for c in costs):,}", f"{sum(c.pairs for c in costs):,}"]
+        for speed in speeds:
+            hours, whole = hours_of(costs, speed, cores if speed.by_core else 1)
+            words.append(f"{hours:.2f} h" if whole else f"{hours:.2f} h +" if hours else "?")
+        return words
+
+    for arm in dict.fromkeys(task.arm.name for task in tasks):
+        table.add_row(*row(arm, [task for task in tasks if task.arm.name == arm]))
+    table.add_section()
+    table.add_row(*row("all", tasks))
+    if not speeds:
+        table.caption = "no hours: no run of these networks has told its rate yet"
+    elif len({task.config.model.model for task in tasks} - {s.model for s in speeds}):
+        table.caption = "?, +: a rate is known of another network only"
+    return table

@@ -1,0 +1,26 @@
+"""The figures of docs/reproduction.md, each drawn from plain numbers: what is public of them.
+
+Every function returns the text of an SVG file, and the same numbers give the same bytes. The caller
+says what a figure finds (its title), what its axes show, and how many seeds stand behind each
+label; nothing here knows of records or studies.
+"""
+
+from fastsc.reproduction.figures.effects import Effect, Section, effects
+from fastsc.reproduction.figures.groups import Series, bars, by_perturbation
+from fastsc.reproduction.figures.lines import (
+    At,
+    Level,
+    Line,
+    Panel,
+    Sweep,
+    over_alpha,
+    trajectories,
+)
+from fastsc.reproduction.figures.plane import Goal, Point, Role, plane
+from fastsc.reproduction.figures.svg import Colour, Mark, Marker
+
+__all__ = [
+    "At", "Colour", "Effect", "Goal", "Level", "Line", "Mark", "Marker", "Panel", "Point", "Role",
+    "Section", "Series", "Sweep", "bars", "by_perturbation", "effects", "over_alpha", "plane",
+    "trajectories",
+]  # fmt: skip

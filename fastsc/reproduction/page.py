@@ -1,0 +1,149 @@
+"""docs/reproduction.md: what came of the studies, made from the runs' records alone."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from fastsc.evaluation.store import write_text
+from fastsc.packages import needed
+from fastsc.pipelines.errors import UserError
+from fastsc.reproduction import STUDIES
+from fastsc.reproduction.account import commands_of, failures_of, machines_of, not_run
+from fastsc.reproduction.claims import Records, goals_of
+from fastsc.reproduction.parts import Part, parts_of
+from fastsc.reproduction.records import Record, read_records
+from fastsc.reproduction.study import Study, load_study
+from fastsc.reproduction.tables import arms_table, goals_table, replication_table, setting_of
+from fastsc.reproduction.words import listed
+
+PAGE = "reproduction.md"
+
+
+@dataclass(frozen=True)
+class Written:
+    """A study as the page shows it; Markdown throughout.
+
+    Attributes:
+        study: Which.
+        setting: What its runs have in common, in sentences.
+        arms, goals, replication: Tables; empty where there is nothing to say.
+        goals_words, replication_words: What they are.
+        parts: The claims, with figures.
+        commands: How to run it again.
+    """
+
+    study: Study
+    setting: str
+    arms: str
+    goals: str
+    goals_words: str
+    replication: str
+    replication_words: str
+    parts: tuple[Part, ...]
+    commands: str
+
+
+def write_docs(records: Path, docs: Path) -> Path:
+    """DOCS/reproduction.md and its figures, from the records in RECORDS/STUDY/*.json.
+
+    Raises:
+        UserError: There are no records, or the disk does not take the page.
+    """
+    found = {name: _results(read_records([records / name])) for name in STUDIES}
+    studies = [(load_study(name), runs) for name, runs in found.items() if runs]
+    if not studies:
+        raise UserError(f"{records}: there are no records in it")
+    missing = [load_study(name) for name, runs in found.items() if not runs]
+    return _write(docs, studies, missing, {"docs": True, "command": "", "trial": False})
+
+
+def _results(records: Records) -> Records:
+    """Without trials, which are none."""
+    return {run: record for run, record in records.items() if not record.trial}
+
+
+def write_page(
+    study: Study,
+    records: Sequence[Record],
+    out: Path,
+    known: Mapping[tuple[str, int], Record],
+    *,
+    trial: bool = False,
+) -> Path:
+    """OUT/reproduction.md of one study's records.
+
+    known: records to compare these with, which are of other seeds.
+    """
+    runs = {(record.arm, record.seed): record for record in records}
+    words = ["python", "-m", "fastsc.reproduce", *sys.argv[1:]]
+    more = {"docs": False, "command": shlex.join(words), "trial": trial}
+    return _write(out, [(study, runs)], [], more, known)
+
+
+def _write(
+    folder: Path,
+    studies: Sequence[tuple[Study, Records]],
+    missing: Sequence[Study],
+    more: Mapping[str, Any],
+    known: Records | None = None,
+) -> Path:
+    needed("jinja2", "the page")
+    import jinja2
+
+    figures: dict[str, str] = {}
+    written = [_written(study, runs, known or {}, figures) for study, runs in studies if runs]
+    text = (
+        jinja2.Environment(
+            undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+        )  # Markdown, of our own records
+        .from_string((resources.files("fastsc.reproduction") / "page.md.j2").read_text("utf-8"))
+        .render(
+            studies=written,
+            failures=failures_of(studies),
+            not_run=not_run(studies, missing) if more["docs"] else "",
+            machines=machines_of(studies),
+            **more,
+        )
+    )
+    for study, _ in studies:  # of an earlier page, with other parts
+        for path in (folder / "reproduction").glob(f"{study.name}-*.svg"):
+            if path.name not in figures:
+                path.unlink()
+    for name, svg in figures.items():
+        path = folder / "reproduction" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, svg)
+    write_text(folder / PAGE, text)
+    return folder / PAGE
+
+
+def _written(study: Study, runs: Records, known: Records, figures: dict[str, str]) -> Written:
+    """One study's part of the page; its figures' texts go into `figures` by their file names."""
+    goals = goals_of(study, runs)
+    n = sorted({goal.found.n for goal in goals})
+    return Written(
+        study=study,
+        setting=setting_of(study, runs),
+        arms=arms_table(study, runs),
+        goals=goals_table(goals),
+        goals_words=(
+            f"This project's goals for `{study.default}`, with what was found over "
+            f"{listed([str(k) for k in n])} seeds; for top-1 the verdict is one-sided."
+            if goals
+            else ""
+        ),
+        replication=replication_table(study, runs, known),
+        replication_words=(
+            "These runs have other seeds than the committed ones. A figure fits if the mean lies "
+            "in the interval where the mean of so many further seeds falls 95 times of 100, each "
+            "figure by itself: of six, one falls outside every fourth time."
+        ),
+        parts=tuple(parts_of(study, runs, figures)),
+        commands=commands_of(study, runs),
+    )

@@ -1,0 +1,196 @@
+"""A run's record: one small JSON file with everything that a table or a figure shows of it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from fastsc import runlog
+from fastsc.config import TrainConfig
+from fastsc.evaluation.store import write_text
+from fastsc.pipelines.errors import UserError
+from fastsc.resume import plain_options
+
+FORMAT = 1
+CURVE_POINTS = 60  # at most, of what is kept of a run's steps
+CURVE = ("step", "ds_relative", "between", "effective_rank", "alpha", "ce")
+
+# What says where and how a run is carried out, not what it is. Threads change bits, not science;
+# pipelines resize differently, and are another run.
+_ELSEWHERE = {
+    "recipe", "data", "val", "out", "resume", "workers", "decode", "prefetch", "verify", "csv",
+    "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "rank_timeout", "loader_timeout",
+    "tensorboard", "wandb", "log_every", "val_every", "on_bad_image", "on_nan", "device",
+    "deterministic", "channels_last", "fused_optimizer", "compile", "compile_mode", "pooling",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one run; the fields of its JSON file.
+
+    Attributes:
+        study, arm, seed: Which run.
+        key: Hash of what makes it this run and no other: options and images.
+        options: Those of the training that make it what it is, resolved.
+        command: That one may type to run it again.
+        made: Date, hardware, versions, commit, threads, device, precision.
+        images: Of training and of validation.
+        steps, seconds: Optimizer steps; of all epochs, the validation behind the last one among it.
+        pairs_per_s: Unique images a second of the steps: the median over what was logged.
+        val: The last validation: top1, top5, top1_perturbed, ds, ds_relative, n.
+        curve: Columns of numbers over the steps.
+        trial: Whether steps or images were cut short, so that it is no result.
+        figures: "question/name" -> value, of `fastsc.evaluate`.
+        asked: How it was asked: images a question, budget, seconds.
+    """
+
+    study: str
+    arm: str
+    seed: int
+    key: str
+    options: Mapping[str, Any]
+    command: str
+    made: Mapping[str, Any]
+    images: Mapping[str, int]
+    steps: int
+    seconds: float
+    pairs_per_s: float
+    val: Mapping[str, float | None]
+    curve: Mapping[str, list[float | None]]
+    trial: bool = False
+    figures: Mapping[str, float | None] = field(default_factory=dict)
+    asked: Mapping[str, Any] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def name(self) -> str:
+        return run_name(self.arm, self.seed)
+
+    @property
+    def plain(self) -> bool:
+        """Whether it trained with one view an image."""
+        return self.options["alpha"] == 0 and self.options["ce_views"] == "clean"
+
+
+def run_name(arm: str, seed: int) -> str:
+    """Of a run's folder and, with .json, of its record."""
+    return f"{arm}-{seed}"
+
+
+def science(config: TrainConfig) -> dict[str, Any]:
+    """The options that make a run what it is, as JSON has them."""
+    return {k: v for k, v in plain_options(config).items() if k not in _ELSEWHERE}
+
+
+def key_of(options: Mapping[str, Any], train_hash: str, val_hash: str) -> str:
+    """Hash of a run's options and images: a record of the same key is a record of this run."""
+    text = json.dumps([dict(options), train_hash, val_hash], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+def record_of(
+    run: Path,
+    *,
+    study: str,
+    arm: str,
+    seed: int,
+    key: str,
+    options: Mapping[str, Any],
+    command: str,
+    trial: bool,
+) -> Record:
+    """Of a finished run's folder.
+
+    Raises:
+        UserError: Its log does not tell of an end.
+    """
+    events = runlog.read(run / "log.jsonl")
+    header = next((event for event in events if event["event"] == "header"), None)
+    # A resumed run may have written an epoch or a step twice; the later line counts.
+    epochs = list({e["epoch"]: e for e in events if e["event"] == "epoch"}.values())
+    if header is None or not epochs or not epochs[-1].get("val"):
+        raise UserError(f"{run}: its log has no validation; remove the folder, to run it again")
+    steps = {event["step"]: event for event in events if event["event"] == "step"}
+    rates = [event["pairs_per_s"] for event in steps.values() if event.get("pairs_per_s")]
+    made = {key: header[key] for key in ("hardware", "versions", "commit")}
+    made |= {key: header[key] for key in ("device", "precision", "threads", "pipeline")}
+    made["date"] = _date(events)
+    return Record(
+        study=study,
+        arm=arm,
+        seed=seed,
+        key=key,
+        options=options,
+        command=command,
+        made=made,
+        images={"train": header["images"], "val": header["val_images"]},
+        steps=max(steps, default=0),
+        seconds=round(sum(event["seconds"] for event in epochs), 1),
+        pairs_per_s=round(median(rates), 2) if rates else 0.0,
+        val=epochs[-1]["val"],
+        curve=_curve([steps[step] for step in sorted(steps)]),
+        trial=trial,
+    )
+
+
+def write_record(folder: Path, record: Record) -> Path:
+    """FOLDER/ARM-SEED.json, whole or not at all; FOLDER/ARM-SEED-KEY.json of a trial."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from None
+    # A trial must not replace the run itself.
+    name = f"{record.name}-{record.key[:6]}" if record.trial else record.name
+    path = folder / f"{name}.json"
+    write_text(path, json.dumps(asdict(record), indent=1, allow_nan=False) + "\n")
+    return path
+
+
+def read_record(path: Path) -> Record:
+    """UserError where the file is no record of this format."""
+    try:
+        values = json.loads(path.read_text("utf-8"))
+        if values.get("format", FORMAT) == FORMAT:
+            return Record(**values)
+    except (OSError, ValueError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} is no record of a run: {error}") from None
+    raise UserError(f"{path} is a record of format {values['format']}, not {FORMAT}: run it again")
+
+
+def read_records(folders: Iterable[Path]) -> dict[tuple[str, int], Record]:
+    """By (arm, seed); of two folders' the later one's. Folders that are not there hold none."""
+    return {(record.arm, record.seed): record for record in all_records(folders)}
+
+
+def all_records(folders: Iterable[Path]) -> list[Record]:
+    """Every record of the folders, also several of one arm and seed with other options."""
+    return [read_record(path) for folder in folders for path in sorted(folder.glob("*.json"))]
+
+
+def _date(events: list[dict[str, Any]]) -> str:
+    """The day of the run's end."""
+    from datetime import UTC, datetime
+
+    ends = [event["time"] for event in events if event["event"] == "end"]
+    return datetime.fromtimestamp(ends[-1], UTC).date().isoformat() if ends else ""
+
+
+def _curve(steps: list[dict[str, Any]]) -> dict[str, list[float | None]]:
+    """Means of the logged figures over equal stretches of the run, with the stretch's last step."""
+    n = min(CURVE_POINTS, len(steps))
+    edges = [round(i * len(steps) / n) for i in range(n + 1)] if n else []
+    columns: dict[str, list[float | None]] = {name: [] for name in CURVE}
+    for low, high in pairwise(edges):
+        part = steps[low:high]
+        columns["step"].append(part[-1]["step"])
+        for name in CURVE[1:]:
+            values = [event[name] for event in part if event.get(name) is not None]
+            columns[name].append(float(f"{sum(values) / len(values):.5g}") if values else None)
+    return columns

@@ -1,0 +1,114 @@
+"""Figures over seeds: means, paired differences and ratios with their 95 % intervals, verdicts.
+
+The unit is a training. An interval says how a figure varies with the seed of a training (weights,
+order, crops, factors) on the same images; arms are paired by seed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from fastsc.packages import needed
+
+LEVEL = 0.95
+POWER = 0.8
+NAN = float("nan")
+Verdict = Literal["holds", "does not hold", "not shown"]
+
+
+@dataclass(frozen=True)
+class Over:
+    """A figure over n seeds.
+
+    Attributes:
+        value: The mean; of ratios the geometric one.
+        low, high: Ends of its 95 % interval by Student's t; NaN for one seed.
+        n: Seeds.
+        lower: End of the one-sided 95 % interval below, `upper` of the one above.
+    """
+
+    value: float
+    low: float
+    high: float
+    n: int
+    lower: float = NAN
+    upper: float = NAN
+
+
+def mean_over(values: Sequence[float]) -> Over:
+    """The mean of a value a seed; NaN where there is none or one of them is NaN."""
+    x = np.asarray(values, np.float64)
+    n = len(x)
+    if n == 0 or not np.isfinite(x).all():
+        return Over(NAN, NAN, NAN, n)
+    value = float(x.mean())
+    if n == 1:
+        return Over(value, NAN, NAN, 1)
+    needed("scipy", "an interval over seeds")
+    from scipy.stats import t
+
+    error = float(x.std(ddof=1)) / math.sqrt(n)
+    two, one = (float(t.ppf(q, n - 1)) * error for q in ((1 + LEVEL) / 2, LEVEL))
+    return Over(value, value - two, value + two, n, value - one, value + one)
+
+
+def difference_over(a: Sequence[float], b: Sequence[float]) -> Over:
+    """The mean of a - b, seed by seed."""
+    assert len(a) == len(b), "arms are paired by seed"
+    return mean_over([x - y for x, y in zip(a, b)])
+
+
+def ratio_over(a: Sequence[float], b: Sequence[float]) -> Over:
+    """The geometric mean of a / b, seed by seed; NaN where one of them is not above 0."""
+    assert len(a) == len(b), "arms are paired by seed"
+    if any(not (x > 0 and y > 0) for x, y in zip(a, b)):
+        return Over(NAN, NAN, NAN, len(a))
+    found = mean_over([math.log(x / y) for x, y in zip(a, b)])
+    ends = (found.value, found.low, found.high)
+    value, low, high = (math.exp(end) for end in ends)
+    return Over(value, low, high, found.n, math.exp(found.lower), math.exp(found.upper))
+
+
+def verdict_below(found: Over, bound: float) -> Verdict:
+    """Whether a figure lies below a bound: "holds" or "does not hold" if the interval says so.
+
+    Seeds that agree exactly have an interval of no length: one at the bound shows nothing.
+    """
+    if found.high < bound:
+        return "holds"
+    return "does not hold" if found.low > bound else "not shown"
+
+
+def verdict_above(found: Over, bound: float) -> Verdict:
+    """Likewise, above it."""
+    if found.low > bound:
+        return "holds"
+    return "does not hold" if found.high < bound else "not shown"
+
+
+def verdict_not_worse(found: Over, margin: float) -> Verdict:
+    """Whether a difference is above -margin, one-sided at 95 % (non-inferiority)."""
+    if found.lower >= -margin:
+        return "holds"
+    return "does not hold" if found.upper < -margin else "not shown"
+
+
+def prediction(values: Sequence[float], m: int) -> tuple[float, float]:
+    """The interval that the mean of m further seeds falls into, 95 times of 100; NaN for one value.
+
+    mean ± t √(1/n + 1/m) s (Hahn and Meeker, Statistical Intervals, 1991).
+    """
+    n = len(values)
+    if n < 2:
+        return NAN, NAN
+    needed("scipy", "an interval over seeds")
+    from scipy.stats import t
+
+    x = np.asarray(values, np.float64)
+    reach = float(t.ppf((1 + LEVEL) / 2, n - 1)) * math.sqrt(1 / n + 1 / m) * float(x.std(ddof=1))
+    return float(x.mean()) - reach, float(x.mean()) + reach

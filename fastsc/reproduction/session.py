@@ -1,0 +1,182 @@
+"""One call of `python -m fastsc.reproduce`: what is to be run, what it costs, and the page."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from rich.table import Table
+
+from fastsc.colormnist import CORRELATION
+from fastsc.colormnist_demo import ready
+from fastsc.options import parse
+from fastsc.pipelines import scan
+from fastsc.pipelines.errors import UserError
+from fastsc.recipe import did_you_mean
+from fastsc.reproduction.cost import cost_table, speeds_of
+from fastsc.reproduction.page import write_page
+from fastsc.reproduction.records import Record, all_records, science
+from fastsc.reproduction.study import Study, load_study
+from fastsc.reproduction.sweep import FailedError, Sweep, Task, check_out
+from fastsc.reproduction.trial import limited
+from fastsc.resume import plain_options
+
+SMALLEST_BATCH = 2
+Say = Callable[[str], object]
+
+
+@dataclass(frozen=True)
+class Session:
+    """What a command line asks for.
+
+    Attributes:
+        sweep, tasks: The runs, done or not.
+        known: The folder of records that need not be run again.
+        replication: Whether its seeds are to be compared with the known records'.
+        lines: What a person should know beforehand.
+    """
+
+    sweep: Sweep
+    tasks: Sequence[Task]
+    known: Path | None
+    replication: bool
+    lines: Sequence[str] = field(default=())
+
+    def cost(self) -> Table:
+        """What is left to run, in pairs and in hours of each machine whose rate is known."""
+        sweep = self.sweep
+        records = all_records([*sweep.known, sweep.out / "records"])
+        n = len(scan(sweep.data / "train").usable)
+        # A sample of a data set is for trials; what the study costs is asked of the whole.
+        n = n if sweep.trial else max(n, sweep.study.images)
+        speeds, cores = speeds_of(sweep.study, records, self.tasks), len(os.sched_getaffinity(0))
+        return cost_table(sweep.study, self.tasks, n, speeds, cores)
+
+    def run(self, say: Say) -> int:
+        """Does what is left, writes the page; the exit status."""
+        left = [task for task in self.tasks if not task.done]
+        say(f"{len(self.tasks)} runs, {len(self.tasks) - len(left)} of them done already")
+        status = 0
+        if any("transfer" in task.questions for task in left):
+            self._make_transfer(say)
+        try:
+            self.sweep.run(self.tasks, say)
+        except FailedError as failed:
+            status = failed.status
+        known = self._comparable() if self.replication else {}
+        path = write_page(
+            self.sweep.study, self._records(), self.sweep.out, known, trial=self.sweep.trial
+        )
+        say(f"wrote {path}")
+        return status
+
+    def _make_transfer(self, say: Say) -> None:
+        if self.sweep.transfer is None:
+            folder = self.sweep.out / "colormnist"
+            ready(folder, CORRELATION, None)
+            self.sweep.transfer = folder / "random"
+            say(f"transfer to the digits of Color MNIST in random colours, {folder}")
+
+    def _records(self) -> list[Record]:
+        """Of the grid's runs, as far as there are any, and of this session's; a replication's own.
+
+        So a page does not lose what another call of the same grid has found.
+        """
+        arms = list(dict.fromkeys(task.arm.name for task in self.tasks))
+        seeds = list(dict.fromkeys(task.seed for task in self.tasks))
+        tasks = self.sweep.tasks(arms, seeds)
+        if not self.replication:
+            tasks += self.sweep.tasks()
+        found = {(task.arm.name, task.seed): task.record for task in tasks}
+        return [record for record in found.values() if record is not None]
+
+    def _comparable(self) -> dict[tuple[str, int], Record]:
+        """Known records of the same options and images as this session's, and of other seeds."""
+        mine = {(task.arm.name, task.seed) for task in self.tasks}
+        options = {task.arm.name: _without_seed(science(task.config)) for task in self.tasks}
+        return {
+            (record.arm, record.seed): record
+            for record in all_records([] if self.known is None else [self.known])
+            if (record.arm, record.seed) not in mine
+            and not record.trial
+            and _without_seed(record.options) == options.get(record.arm)
+        }
+
+
+def open_session(args: argparse.Namespace, more: Sequence[str], known: Path | None) -> Session:
+    """Everything that the user may have got wrong is found here, before anything is written.
+
+    Raises:
+        UserError: One line for the user.
+    """
+    study, lines = load_study(args.study), list[str]()
+    if args.scale is not None:
+        study = study.scaled(args.scale)
+    study = study.changed(_options(study, more))
+    if args.max_steps is not None:
+        study = study.changed({"max_steps": args.max_steps})
+    default = study.config(study.arms[study.default], Path("DIR"), 0)
+    trial = args.limit_images is not None or default.optim.max_steps is not None
+    data: Path = args.data
+    if not data.is_dir():
+        raise UserError(f"--data {data}: there is no such folder")
+    check_out(args.out, data)
+    arms, seeds = args.arms, args.seeds
+    if args.quick:
+        if not study.quick:
+            raise UserError(f"--quick: study {study.name} has no short replication")
+        arms, seeds = arms or list(study.quick), seeds or list(study.quick_seeds)
+    for arm in arms or ():
+        if arm not in study.arms:
+            raise UserError(
+                f"--arms {arm}: no arm of study {study.name}{did_you_mean(arm, study.arms)}; "
+                f"there are {', '.join(study.arms)}"
+            )
+    if args.limit_images is not None:
+        if args.dry_run:
+            raise UserError("--dry-run counts the whole study: leave --limit-images out")
+        data, line = limited(data, args.out, args.limit_images)
+        study, smaller = _smaller_batch(study, default.optim.batch_size, args.limit_images)
+        lines += [line, *smaller]
+    if trial:
+        lines.append("a trial: what it finds is no result, and its page says so")
+    sweep = Sweep(
+        study=study,
+        data=data,
+        out=args.out,
+        known=[] if known is None else [known],
+        jobs=args.jobs,
+        transfer=args.transfer_data,
+        trial=trial,
+    )
+    return Session(sweep, sweep.tasks(arms, seeds), known, args.quick, lines)
+
+
+def _without_seed(options: Mapping[str, object]) -> dict[str, object]:
+    return {key: value for key, value in options.items() if key != "seed"}
+
+
+def _options(study: Study, more: Sequence[str]) -> dict[str, object]:
+    """The options that are named behind --; one that is given the recipe's own value counts."""
+    if not more:
+        return {}
+    given = plain_options(parse([study.recipe, "--data", "DIR", *more]))
+    words = {word.split("=")[0].lstrip("-").replace("-", "_") for word in more if word[:2] == "--"}
+    named = [key for key in given if key in words or f"no_{key}" in words]
+    for key in ("data", "out", "resume", "seed"):
+        if key in named:
+            raise UserError(f"--{key} belongs to fastsc.reproduce itself, in front of --")
+    return {key: given[key] for key in named}
+
+
+def _smaller_batch(study: Study, batch: int, n_images: int) -> tuple[Study, list[str]]:
+    """At least two batches an epoch: a trial of few images takes few at a time."""
+    size = batch
+    while size > SMALLEST_BATCH and 2 * size > n_images:
+        size //= 2
+    if size == batch:
+        return study, []
+    return study.changed({"batch_size": size}), [f"batches of {size} images, not of {batch}"]

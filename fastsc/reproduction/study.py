@@ -1,0 +1,271 @@
+"""A study: which trainings are compared, by which options, and what is asked of them.
+
+The grid is a YAML file. `arms` holds what is trained, `groups` the arms that a section of the page
+sets side by side, `evaluate` what `fastsc.evaluate` is asked about which of them.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from fastsc.config import TrainConfig
+from fastsc.evaluation import QUESTIONS
+from fastsc.pipelines.errors import UserError
+from fastsc.recipe import configure, did_you_mean, load_recipe
+from fastsc.reproduction import STUDIES
+
+Options = Mapping[str, Any]
+NAME = re.compile(r"[\w.-]+")
+GROUPS = ("alpha", "depth", "kinds", "target", "study", "collapse", "longer", "colours")
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train.
+
+    Attributes:
+        name: Of its runs and records.
+        label: What a reader sees.
+        options: Fields of `fastsc.config` beside the recipe's and the study's.
+        seeds: How many; 0, 1, …
+        times: Epochs, as a multiple of the study's.
+    """
+
+    name: str
+    label: str
+    options: Options
+    seeds: int
+    times: float = 1.0
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """What `fastsc.evaluate` is asked about the trained networks.
+
+    Attributes:
+        arms: By name.
+        questions: Of `fastsc.evaluation.QUESTIONS`.
+        seeds: Of each arm, the first so many.
+        images: A question, in place of the quick budget's.
+    """
+
+    arms: tuple[str, ...] = ()
+    questions: tuple[str, ...] = ()
+    seeds: int = 0
+    images: int | None = None
+
+    def wants(self, arm: str, seed: int) -> bool:
+        """Whether this run is asked."""
+        return arm in self.arms and seed < self.seeds
+
+
+@dataclass(frozen=True)
+class Rate:
+    """Images a second of a machine that is not at hand, as somebody else published it."""
+
+    machine: str
+    model: str
+    images_per_s: float
+    source: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """A sweep.
+
+    Attributes:
+        name, title: For the command line and for a reader.
+        about: What the setting is, in a sentence.
+        recipe: Of `fastsc.train`.
+        images: For training, in the data set that is meant.
+        options: Of every arm, over the recipe's.
+        epochs: E.
+        default: The arm that is recommended.
+        reference: Plain training, in whose units continuity is given.
+        baselines: Arms of equal cost that a claim has to beat.
+        augmentation: The one of them that sees the same views as the default.
+        arms: By name, in the order in which they are run.
+        groups: Sections of the page -> names of arms in order.
+        evaluate: What the networks are asked.
+        quick: Arms of the short replication.
+        quick_seeds: Seeds of it, which are not those of the records.
+        scales: Options by name, of another machine's setting.
+        rates: Published ones, for the cost on machines that are not at hand.
+    """
+
+    name: str
+    title: str
+    about: str
+    recipe: str
+    images: int
+    epochs: int
+    default: str
+    reference: str
+    baselines: tuple[str, ...]
+    augmentation: str
+    arms: Mapping[str, Arm]
+    groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    evaluate: Evaluated = field(default_factory=Evaluated)
+    quick: tuple[str, ...] = ()
+    quick_seeds: tuple[int, ...] = ()
+    options: Options = field(default_factory=dict)
+    scales: Mapping[str, Options] = field(default_factory=dict)
+    rates: tuple[Rate, ...] = ()
+
+    def values(self, arm: Arm, seed: int) -> dict[str, Any]:
+        """The options of a run, over the recipe's; what the arm says wins over the study."""
+        epochs = max(1, round(arm.times * self.epochs))
+        # Validated once, at the end: it costs, and nothing is chosen by it.
+        return {**self.options, "epochs": epochs, "val_every": epochs, "seed": seed, **arm.options}
+
+    def config(self, arm: Arm, data: Path, seed: int) -> TrainConfig:
+        """The training of a run. UserError names the arm whose options cannot be meant."""
+        try:
+            return configure(self.recipe, data=str(data), **self.values(arm, seed))
+        except UserError as error:
+            raise UserError(f"study {self.name}, arm {arm.name}: {error}") from None
+
+    def config_alpha(self, arm: str) -> float:
+        """The weight of DS in an arm."""
+        return self.config(self.arms[arm], Path("DIR"), 0).method.alpha
+
+    def changed(self, options: Options) -> Study:
+        """The study with other options for every arm; `epochs` is E."""
+        epochs = int(options.get("epochs", self.epochs))
+        return replace(self, options={**self.options, **options}, epochs=epochs)
+
+    def scaled(self, name: str) -> Study:
+        """The study in the setting of another machine."""
+        if name not in self.scales:
+            known = ", ".join(self.scales) or "none"
+            raise UserError(f"--scale {name}: study {self.name} has {known}")
+        return self.changed(self.scales[name])
+
+
+def load_study(name: str) -> Study:
+    """A shipped study, or one of the same form by its path.
+
+    Raises:
+        UserError: No such study, or its YAML does not say what a study must.
+    """
+    if name in STUDIES:
+        text = (resources.files("fastsc.reproduction") / "studies" / f"{name}.yaml").read_text()
+        return parse_study(text, name)
+    path = Path(name)
+    if path.suffix not in (".yaml", ".yml"):
+        raise UserError(
+            f"unknown study {name!r}{did_you_mean(name, STUDIES)}; known are {', '.join(STUDIES)}, "
+            "or the path of a YAML file"
+        )
+    try:
+        return parse_study(path.read_text("utf-8"), path.stem)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"study {name} cannot be read: {error}") from None
+
+
+def parse_study(text: str, name: str) -> Study:
+    """A study from its YAML; every arm's options are tried, so that no run fails on a typo.
+
+    Raises:
+        UserError: One line with the place of what is wrong.
+    """
+
+    def wrong(what: str) -> NoReturn:
+        raise UserError(what if what.startswith("study ") else f"study {name}: {what}")
+
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        wrong(f"no YAML: {' '.join(str(error).split())}")
+    if not isinstance(values, dict):
+        wrong("must hold lines of `key: value`")
+    known = {f.name for f in fields(Study)} - {"name"}
+    for key in values:
+        if key not in known:
+            wrong(f"unknown key {key!r}{did_you_mean(str(key), known)}")
+    for key in (
+        "title",
+        "about",
+        "recipe",
+        "images",
+        "epochs",
+        "default",
+        "reference",
+        "baselines",
+        "augmentation",
+        "arms",
+    ):
+        if key not in values:
+            wrong(f"has no {key}")
+    try:
+        study = Study(
+            name=name,
+            **{
+                **values,
+                "epochs": int(values["epochs"]),
+                "baselines": tuple(values["baselines"]),
+                "arms": {
+                    str(key): Arm(name=str(key), **arm) for key, arm in values["arms"].items()
+                },
+                "groups": {k: tuple(names) for k, names in values.get("groups", {}).items()},
+                "evaluate": Evaluated(**_with_tuples(values.get("evaluate", {}))),
+                "quick": tuple(values.get("quick", ())),
+                "quick_seeds": tuple(values.get("quick_seeds", ())),
+                "rates": tuple(Rate(**rate) for rate in values.get("rates", ())),
+            },
+        )
+        _check(study, wrong)
+    except (TypeError, ValueError, AttributeError) as error:
+        wrong(str(error))
+    return study
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
+    if not study.baselines or study.epochs < 1 or not study.arms:
+        wrong("baselines and arms must not be empty, and epochs be at least 1")
+    for name in study.groups:
+        if name not in GROUPS:
+            wrong(f"groups has {name!r}, which is no part of the page{did_you_mean(name, GROUPS)}")
+    referred: dict[str, Sequence[str]] = {
+        "default": (study.default,),
+        "reference": (study.reference,),
+        "augmentation": (study.augmentation,),
+        "baselines": study.baselines,
+        "quick": study.quick,
+        "evaluate": study.evaluate.arms,
+        **study.groups,
+    }
+    for where, names in referred.items():
+        for name in names:
+            if name not in study.arms:
+                wrong(f"{where} names {name!r}, which is no arm{did_you_mean(name, study.arms)}")
+    for question in study.evaluate.questions:
+        if question not in QUESTIONS:
+            wrong(f"evaluate asks {question!r}{did_you_mean(question, QUESTIONS)}")
+    try:
+        load_recipe(study.recipe)
+    except UserError as error:
+        wrong(str(error))
+    for arm in study.arms.values():
+        if not NAME.fullmatch(arm.name):
+            wrong(f"arm {arm.name!r}: a name is letters, digits, - and .")
+        if not isinstance(arm.seeds, int) or arm.seeds < 1 or not arm.times > 0:
+            wrong(f"arm {arm.name}: seeds must be a whole number above 0, times a number above 0")
+        study.config(arm, Path("DIR"), 0)
+    for name in study.groups.get("target", ()):
+        if study.config(study.arms[name], Path("DIR"), 0).method.ds_target is None:
+            wrong(f"target names {name!r}, which has no ds_target")
+    for scale in study.scales:
+        scaled = study.scaled(scale)
+        scaled.config(scaled.arms[study.default], Path("DIR"), 0)

@@ -1,0 +1,310 @@
+"""Runs what a study lacks: trainings, and what the trained networks are asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from fastsc.config import TrainConfig
+from fastsc.data import Data, open_data
+from fastsc.pipelines.errors import UserError
+from fastsc.reproduction.records import (
+    Record,
+    all_records,
+    key_of,
+    record_of,
+    run_name,
+    science,
+    write_record,
+)
+from fastsc.reproduction.study import Arm, Study
+from fastsc.signals import EXIT_RESUMABLE
+
+Say = Callable[[str], object]
+TRIAL_IMAGES = 4  # a question of a trial's evaluation
+_GRACE = 60.0  # seconds for a training to write its checkpoint when it is told to stop
+
+
+class FailedError(Exception):
+    """A training or an evaluation ended with a status that is not 0; it has said why."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+@dataclass(frozen=True)
+class Task:
+    """One run: an arm, a seed, and what is known of it."""
+
+    arm: Arm
+    seed: int
+    config: TrainConfig
+    key: str
+    values: Mapping[str, Any]
+    questions: tuple[str, ...] = ()
+    images: int | None = None
+    record: Record | None = None
+
+    @property
+    def name(self) -> str:
+        return run_name(self.arm.name, self.seed)
+
+    @property
+    def done(self) -> bool:
+        """Whether there is nothing left to do."""
+        if self.record is None:
+            return False
+        if not self.questions:
+            return True
+        asked = self.record.asked
+        answered = {name.partition("/")[0] for name in self.record.figures}
+        same = asked.get("images") == self.images
+        return same and set(self.questions) <= answered | set(asked.get("left_out", ()))
+
+
+@dataclass
+class Sweep:
+    """A study on a data set, in a folder.
+
+    Attributes:
+        study, data, out: What, on what, where.
+        known: Folders of records that need not be run again; OUT/records besides.
+        jobs: Trainings at a time.
+        transfer: The data set for the question transfer.
+        trial: Whether the runs are cut short and no result.
+    """
+
+    study: Study
+    data: Path
+    out: Path
+    known: Sequence[Path] = ()
+    jobs: int = 1
+    transfer: Path | None = None
+    trial: bool = False
+
+    def tasks(
+        self, arms: Iterable[str] | None = None, seeds: Sequence[int] | None = None
+    ) -> list[Task]:
+        """Every run of the arms, seed by seed, so that a broken-off sweep has paired ones.
+
+        seeds: in place of each arm's own.
+        """
+        chosen = [self.study.arms[name] for name in dict.fromkeys(arms or self.study.arms)]
+        first = self.study.config(chosen[0], self.data, 0)
+        images = open_data(first.data)
+        records = all_records([*self.known, self.out / "records"])
+        if images.val is None:
+            raise UserError("a study needs validation images: leave --val none out")
+        numbers = range(max(arm.seeds for arm in chosen)) if seeds is None else dict.fromkeys(seeds)
+        return [
+            self._task(arm, seed, images, records)
+            for seed in numbers
+            for arm in chosen
+            if seeds is not None or seed < arm.seeds
+        ]
+
+    def _task(self, arm: Arm, seed: int, images: Data, records: Sequence[Record]) -> Task:
+        config = self.study.config(arm, self.data, seed)
+        assert images.val is not None
+        key = key_of(science(config), images.train.hash, images.val.hash)
+        which = (self.study.name, arm.name, seed, key, self.trial)
+        same = [r for r in records if (r.study, r.arm, r.seed, r.key, r.trial) == which]
+        record = max(same, key=lambda r: len(r.figures), default=None)
+        questions: tuple[str, ...] = ()
+        if self.study.evaluate.wants(arm.name, seed):
+            questions = self.study.evaluate.questions
+        values, n = self.study.values(arm, seed), self.study.evaluate.images
+        return Task(
+            arm, seed, config, key, values, questions, TRIAL_IMAGES if self.trial else n, record
+        )
+
+    def run(self, tasks: Sequence[Task], say: Say) -> None:
+        """Does what is left of the tasks; each leaves its record in OUT/records.
+
+        Raises:
+            FailedError: A training or an evaluation failed, with the first one's status. The others
+                came to their end, unless it was told to stop.
+            KeyboardInterrupt: All were told to stop, and have.
+        """
+        left = [task for task in tasks if not task.done]
+        progress = _Progress(len(left), say)
+        workers = _Workers(self, progress)
+        pool = ThreadPoolExecutor(self.jobs)
+        try:
+            futures = [pool.submit(workers.do, task) for task in left]
+            failed = [error for future in futures if (error := future.exception()) is not None]
+            pool.shutdown()
+            if failed:
+                raise failed[0]
+        except KeyboardInterrupt:
+            workers.stop()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+    def folder(self, task: Task) -> Path:
+        """Of a run. Its key is in the name: with other options it is another run."""
+        return self.out / "runs" / f"{task.name}-{task.key[:6]}"
+
+
+class _Progress:
+    def __init__(self, total: int, say: Say) -> None:
+        self.total, self.say, self.began, self.n = total, say, time.monotonic(), 0
+        self._lock = threading.Lock()
+
+    def done(self, task: Task, record: Record) -> None:
+        with self._lock:
+            self.n += 1
+            spent = time.monotonic() - self.began
+            left = (self.total - self.n) * spent / self.n / 60
+            val = record.val
+            self.say(
+                f"[{self.n}/{self.total}] {task.name}: top-1 {_number(val['top1'], 100, 1)} %, "
+                f"ds_relative {_number(val['ds_relative'], 1, 3)}; about {left:.0f} min to go"
+            )
+
+
+def _number(value: float | None, scale: float, digits: int) -> str:
+    return "undefined" if value is None else f"{scale * value:.{digits}f}"
+
+
+class _Workers:
+    """The commands of one sweep, each a process of its own."""
+
+    def __init__(self, sweep: Sweep, progress: _Progress) -> None:
+        self.sweep, self.progress = sweep, progress
+        self.stopping = False
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.Lock()
+        cores = len(os.sched_getaffinity(0))
+        self._environment = {"OMP_NUM_THREADS": str(max(1, cores // sweep.jobs)), **os.environ}
+
+    def do(self, task: Task) -> None:
+        """Training, record, evaluation; what is there is not done again."""
+        sweep, run, record = self.sweep, self.sweep.folder(task), task.record
+        records = sweep.out / "records"
+        if record is None or not (run / "weights.safetensors").exists():
+            place = {"data": str(sweep.data), "out": str(run), "resume": True}
+            self._call("train", [sweep.study.recipe, *words({**task.values, **place})], run)
+            command = [sweep.study.recipe, *words({"data": "DIR", **task.values})]
+            record = record_of(
+                run,
+                study=sweep.study.name,
+                arm=task.arm.name,
+                seed=task.seed,
+                key=task.key,
+                options=science(task.config),
+                command=shlex.join(["python", "-m", "fastsc.train", *command]),
+                trial=sweep.trial,
+            )
+            write_record(records, record)
+        if task.questions:
+            record = self._evaluated(task, run, record)
+            write_record(records, record)
+        self.progress.done(task, record)
+
+    def _evaluated(self, task: Task, run: Path, record: Record) -> Record:
+        sweep = self.sweep
+        questions = [q for q in task.questions if q != "transfer" or sweep.transfer is not None]
+        out = sweep.out / "evaluations" / run.name
+        command = [str(run), "--data", str(sweep.data), "--out", str(out), "--names", task.name]
+        command += ["--where-possible", "--only", *questions]
+        if task.images is not None:
+            command += ["--images", str(task.images)]
+        if "transfer" in questions:
+            command += ["--transfer-data", str(sweep.transfer)]
+        began = time.monotonic()
+        self._call("evaluate", command, run)
+        found = json.loads((out / "results.json").read_text("utf-8"))
+        figures = {f"{row['question']}/{row['name']}": row["value"] for row in found["results"]}
+        missing = {row["question"] for row in found["left_out"] if row["question"] in questions}
+        answered = {row["question"] for row in found["results"]}
+        left_out = sorted((missing - answered) | (set(task.questions) - set(questions)))
+        return replace(
+            record,
+            figures=figures,
+            asked={
+                "images": task.images,
+                "transfer": None if sweep.transfer is None else sweep.transfer.name,
+                "sizes": found["metadata"]["sizes"],
+                "left_out": left_out,
+                "seconds": round(time.monotonic() - began, 1),
+            },
+        )
+
+    def _call(self, module: str, command: Sequence[str], run: Path) -> None:
+        """Raises FailedError with the process's status, its last words said."""
+        with self._lock:
+            if self.stopping:
+                raise FailedError(EXIT_RESUMABLE)
+            process = subprocess.Popen(
+                [sys.executable, "-m", f"fastsc.{module}", *command],
+                env=self._environment,
+                stdout=subprocess.DEVNULL,  # what it says is in the run's log
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            self._running.add(process)
+        _, said = process.communicate()
+        with self._lock:
+            self._running.discard(process)
+        if process.returncode == EXIT_RESUMABLE:
+            self.stopping = True  # whoever told it to stop means the sweep
+        if process.returncode != 0:
+            if not self.stopping:
+                lines = said.strip().splitlines() or ["it said nothing"]
+                self.progress.say(f"{run.name}: {lines[-1]}")
+            # Killed, by the kernel for want of memory, say: our own fault, as a crash is.
+            raise FailedError(max(process.returncode, 1))
+
+    def stop(self) -> None:
+        """Tells all processes to end, as a scheduler would, and waits for their checkpoints."""
+        with self._lock:
+            self.stopping = True
+            running = list(self._running)
+        for process in running:
+            process.send_signal(signal.SIGTERM)
+        until = time.monotonic() + _GRACE
+        for process in running:
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def words(options: Mapping[str, Any]) -> list[str]:
+    """Options as words of a command line."""
+    found: list[str] = []
+    for key, value in options.items():
+        name = key.replace("_", "-")
+        if isinstance(value, bool):
+            found.append(f"--{name}" if value else f"--no-{name}")
+        elif isinstance(value, (list, tuple)):
+            found += [f"--{name}", *map(_word, value)]
+        else:
+            found += [f"--{name}", _word(value)]
+    return found
+
+
+def _word(value: object) -> str:
+    short = f"{value:g}" if isinstance(value, float) else str(value)
+    return short if not isinstance(value, float) or float(short) == value else str(value)
+
+
+def check_out(out: Path, data: Path) -> None:
+    """Raises UserError where what is written would lie among the images."""
+    if out.resolve().is_relative_to(data.resolve()):
+        raise UserError(f"--out {out} lies in --data, among the images; name another folder")
+    if data.resolve().is_relative_to((out / "images").resolve()):
+        raise UserError(f"--data {data} lies where trials put their links; choose another --out")

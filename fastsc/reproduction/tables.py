@@ -1,0 +1,106 @@
+"""The page's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from fastsc.reproduction.claims import Effect, Goal, Records, over, values_of
+from fastsc.reproduction.seeds import mean_over, prediction
+from fastsc.reproduction.study import Study
+from fastsc.reproduction.words import (
+    NONE,
+    count,
+    effect,
+    figure,
+    goal,
+    number,
+    percent,
+    reached,
+    table,
+)
+
+
+def present(study: Study, runs: Records, names: Iterable[str] | None = None) -> list[str]:
+    """The arms of which there is a run, in the study's or the given order."""
+    have = {arm for arm, _ in runs}
+    return [name for name in (study.arms if names is None else names) if name in have]
+
+
+def setting_of(study: Study, runs: Records) -> str:
+    """What the reference's runs have in common with all whose label says nothing else."""
+    names = present(study, runs)
+    name = study.reference if study.reference in names else names[0]
+    first = next(record for (arm, _), record in sorted(runs.items()) if arm == name)
+    options, images = first.options, first.images
+    kinds = zip(("brightness", "contrast", "saturation", "hue"), options["strengths"])
+    strengths = ", ".join(f"{kind} {strength:g}" for kind, strength in kinds)
+    return (
+        f"Model `{options['model']}`, {options['resolution']} px, {images['train']:,} training and "
+        f"{images['val']:,} test images, E = {count(study.epochs, 'epoch')}, batches of "
+        f"{options['batch_size']} unique images; strengths: {strengths}."
+    )
+
+
+def arms_table(study: Study, runs: Records) -> str:
+    """A row an arm: mean ± half the 95 % interval over its seeds."""
+    rows = []
+    for name in present(study, runs):
+        top1, perturbed, ds, relative = (
+            over(runs, name, f"val/{key}")
+            for key in ("top1", "top1_perturbed", "ds", "ds_relative")
+        )
+        label = study.arms[name].label
+        # Collapsed features have no ds_relative.
+        some = f" (n = {relative.n})" if relative.n < top1.n else ""
+        rows.append([
+            f"{label} (`{name}`)", str(top1.n), percent(top1), percent(perturbed),
+            number(relative) + some, number(ds, 4),
+        ])  # fmt: skip
+    return table(["arm", "seeds", "top-1", "perturbed", "ds_relative", "ds of its kind"], rows)
+
+
+def goals_table(goals: Sequence[Goal]) -> str:
+    """A row a goal; empty where nothing is known."""
+    rows = [[found.label, goal(found), reached(found)] for found in goals]
+    return table(["goal", "found", ""], rows) if rows else ""
+
+
+def effects_table(study: Study, effects: Sequence[Effect]) -> str:
+    """A row a measure: the arm's figure, and effect and verdict beside each baseline."""
+    if not effects:
+        return ""
+    against = list(dict.fromkeys(found.against for found in effects))
+    arm = study.arms[effects[0].arm].label
+    headings = ["measure", arm]
+    for name in against:
+        headings += [f"beside {study.arms[name].label}", ""]
+    rows = []
+    for measure in dict.fromkeys(found.measure for found in effects):
+        by_name = {found.against: found for found in effects if found.measure == measure}
+        row = [measure.label, figure(measure, next(iter(by_name.values())).own)]
+        for name in against:
+            found = by_name.get(name)
+            row += [NONE, ""] if found is None else [effect(measure, found.found), found.verdict]
+        rows.append(row)
+    return table(headings, rows)
+
+
+def replication_table(study: Study, runs: Records, known: Records) -> str:
+    """Means of these seeds beside where those of the known runs say they should lie."""
+    rows = []
+    for name in present(study, runs):
+        for key, show in (("val/top1", percent), ("val/ds_relative", number)):
+            old = list(values_of(known, name, key).values())
+            new = mean_over(list(values_of(runs, name, key).values()))
+            if len(old) < 2 or not new.n:
+                continue
+            low, high = prediction(old, new.n)
+            scale, digits = (100, 1) if show is percent else (1, 3)
+            fits = "fits" if low <= new.value <= high else "does not fit"
+            rows.append([
+                f"{study.arms[name].label}, {key.removeprefix('val/')}",
+                show(mean_over(old)), f"{scale * low:.{digits}f} to {scale * high:.{digits}f}",
+                show(new), fits,
+            ])  # fmt: skip
+    headings = ["figure", "committed", "further seeds fall into", "these seeds", ""]
+    return table(headings, rows) if rows else ""

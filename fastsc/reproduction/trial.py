@@ -1,0 +1,61 @@
+"""A small folder of images out of a large one, for trials of a study from end to end."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+from fastsc.pipelines import Index, scan
+from fastsc.pipelines.errors import UserError
+
+
+def limited(data: Path, out: Path, n: int) -> tuple[Path, str]:
+    """OUT/images/{train,val}, links to the first n images of each, one class after the other.
+
+    Where there is no folder of validation images, the training ones serve again: a trial is no
+    result. Returns the folder and a line that says what was done.
+    """
+    root = out / "images"
+    train = scan(data / "train") if (data / "train").is_dir() else None
+    if train is None:
+        raise UserError(f"--data {data}: has no folder train")
+    folder = next((data / name for name in ("val", "test") if (data / name).is_dir()), None)
+    val = train if folder is None else scan(folder, classes=train.classes)
+    chosen = list(_dealt(train, n))
+    kept = {path.split("/")[0] for path in chosen}  # a class without training images has no output
+    tested = chosen if folder is None else [p for p in _dealt(val, n) if p.split("/")[0] in kept]
+    _link(root / "train", train.root, chosen)
+    _link(root / "val", val.root, tested)
+    line = f"{len(chosen)} training and {len(tested)} validation images"
+    return root, line if folder is not None else f"{line}, which are the same: there is no val"
+
+
+def _dealt(index: Index, n: int) -> Iterator[str]:
+    """The first n usable paths: the first of each class, the second of each, …"""
+    classes: dict[int, list[str]] = {}
+    for i in index.usable:
+        classes.setdefault(int(index.targets[i]), []).append(str(index.paths[i]))
+    dealt = (path for row in zip_longest(*classes.values()) for path in row if path is not None)
+    yield from (path for path, _ in zip(dealt, range(n)))
+
+
+def _link(folder: Path, source: Path, paths: list[str]) -> None:
+    """Exactly these links in the folder; those of an earlier trial are removed, files never."""
+    wanted = {folder / path: str((source / path).resolve()) for path in paths}
+    try:
+        for link in [*folder.glob("*/*")]:
+            if not link.is_symlink():
+                raise UserError(f"{link} is no link of an earlier trial: choose another --out")
+            if wanted.get(link) != os.readlink(link):
+                link.unlink()
+        for link, target in wanted.items():
+            link.parent.mkdir(parents=True, exist_ok=True)
+            if not link.is_symlink():
+                os.symlink(target, link)
+        for sub in [*folder.glob("*")]:
+            if not any(sub.iterdir()):
+                sub.rmdir()
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}") from None

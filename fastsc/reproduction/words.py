@@ -1,0 +1,98 @@
+"""Figures as words, and Markdown's tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from fastsc.reproduction.claims import Effect, Goal, Measure
+from fastsc.reproduction.seeds import Over
+
+NONE = "–"
+
+
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A Markdown table whose first column is text and whose others are right-aligned."""
+    rules = ["---", *("---:" for _ in headings[1:])]
+    lines = [headings, rules, *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in x) + " |" for x in lines
+    )
+
+
+def percent(found: Over, digits: int = 1) -> str:
+    """A share: 55.3 ± 0.5, the half width of its interval behind it where there is one."""
+    return _with_reach(found, 100.0, digits)
+
+
+def number(found: Over, digits: int = 3) -> str:
+    """Likewise, as it is."""
+    return _with_reach(found, 1.0, digits)
+
+
+def _with_reach(found: Over, scale: float, digits: int) -> str:
+    if math.isnan(found.value):
+        return NONE
+    text = _signed(scale * found.value, digits)
+    if math.isnan(found.low):
+        return text
+    return f"{text} ± {scale * (found.high - found.low) / 2:.{digits}f}"
+
+
+def figure(measure: Measure, found: Over) -> str:
+    """A measure's own figure: accuracies and shares in per cent."""
+    return percent(found) if measure.effect in ("difference", "not worse") else number(found)
+
+
+def effect(measure: Measure, found: Over) -> str:
+    """An effect with its interval: ×0.52 (0.50 to 0.54), or −0.7 (−1.2 to −0.2) points."""
+    if math.isnan(found.value):
+        return NONE
+    if measure.effect == "ratio":
+        ends = f" ({found.low:.2f} to {found.high:.2f})" if math.isfinite(found.low) else ""
+        return f"×{found.value:.2f}{ends}"
+    low, high = (_signed(100 * end, 1, plus=True) for end in (found.low, found.high))
+    ends = f" ({low} to {high})" if math.isfinite(found.low) else ""
+    return f"{_signed(100 * found.value, 1, plus=True)}{ends}"
+
+
+def goal(found: Goal) -> str:
+    """What was reached: a ratio for a limit above 0, else a difference in points."""
+    kind = Measure("", "", "lower", "ratio" if found.limit > 0 else "difference")
+    return effect(kind, found.found)
+
+
+def reached(found: Goal) -> str:
+    """The verdict on a goal."""
+    return {"holds": "reached", "does not hold": "missed", "not shown": "undecided"}[found.verdict]
+
+
+def count(n: int, noun: str) -> str:
+    """1 seed, 3 seeds, 20,000 images."""
+    return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def listed(words: Sequence[str]) -> str:
+    """a, b and c."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def seeds_of(effects: Iterable[Effect]) -> str:
+    """3 seeds, or 2 to 5 seeds."""
+    numbers = sorted({effect.found.n for effect in effects})
+    if not numbers:
+        return "no seed"
+    return (
+        count(numbers[0], "seed") if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} seeds"
+    )
+
+
+def hours(value: float) -> str:
+    """12 min, 3.4 h, 250 h."""
+    if value < 1:
+        return f"{60 * value:.0f} min"
+    return f"{value:.1f} h" if value < 100 else f"{value:,.0f} h"
+
+
+def _signed(value: float, digits: int, *, plus: bool = False) -> str:
+    return f"{value:{'+' if plus else ''}.{digits}f}".replace("-", "−")

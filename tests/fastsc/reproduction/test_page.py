@@ -1,0 +1,162 @@
+"""The page: made of records alone, and the committed one is what its records make."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from fastsc import reproduce
+from fastsc.pipelines.errors import UserError
+from fastsc.reproduction.page import write_docs, write_page
+from fastsc.reproduction.records import write_record
+from fastsc.reproduction.study import load_study, parse_study
+from tests.fastsc.reproduction.made import made, runs
+from tests.fastsc.reproduction.test_study import GRID, grid
+
+SOURCES = Path(reproduce.__file__).parent / "reproduction"
+IMAGE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
+STUDY = parse_study(
+    grid(groups={"alpha": ["both", "default", "strong"], "target": ["t"],
+                 "collapse": ["both", "l2"]},
+         arms={**GRID["arms"],
+               "strong": {"label": "strong", "seeds": 2, "options": {"alpha": 30}},
+               "t": {"label": "t", "seeds": 1, "options": {"ds_target": 0.1}},
+               "l2": {"label": "l2 at 1", "seeds": 1, "options": {"ds": "l2", "alpha": 1}}}),
+    "small",
+)  # fmt: skip
+NORM = "gradients/gradient_norm"
+FOUND = runs(STUDY, {
+    "ce": {"top1": [0.5111, 0.5222], "ds_relative": [0.3111, 0.3222], NORM: [1.0, 1.1]},
+    "ce-2e": {"top1": [0.5333, 0.5444], "ds_relative": [0.3333, 0.3444], NORM: [2.0, 2.1]},
+    "both": {"top1": [0.5555, 0.5666], "ds_relative": [0.2111, 0.2222], NORM: [1.0, 1.1]},
+    "default": {"top1": [0.5777, 0.5888], "ds_relative": [0.1111, 0.1222], NORM: [0.5, 0.55]},
+    "strong": {"top1": [0.4777, 0.4888], "ds_relative": [0.0911, 0.0922]},
+    "t": {"top1": [0.4999], "ds_relative": [0.106]},
+    "l2": {"top1": [0.0123], "ds_relative": [0.7777]},
+})  # fmt: skip
+
+
+def texts(svg: str) -> list[str]:
+    return ["".join(node.itertext()) for node in ElementTree.fromstring(svg).iter()
+            if node.tag.endswith(("text", "title"))]  # fmt: skip
+
+
+def page(folder: Path, found=FOUND, known=None) -> str:
+    return write_page(STUDY, list(found.values()), folder, known or {}).read_text()
+
+
+def test_no_result_is_typed_into_the_prose() -> None:
+    """Decimal fractions in the template and in the code's words are none but names of papers."""
+    strings = [(SOURCES / "page.md.j2").read_text()]
+    for name in ("page", "parts", "account", "tables", "words", "drawn"):
+        tree = ast.parse((SOURCES / f"{name}.py").read_text())
+        docs = {
+            ast.get_docstring(node, clean=False)
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef))
+        }
+        strings += [
+            node.value
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant)
+            and isinstance(node.value, str)
+            and node.value not in docs
+        ]
+    for text in strings:
+        assert not re.findall(r"(?<!arXiv )(?<!/abs/)\b\d+\.\d+", text), text
+
+
+def test_every_figure_follows_the_records(tmp_path: Path) -> None:
+    """Other records, other numbers: nothing but the setting's stays."""
+    other = {
+        key: made(STUDY, *key, top1=r.val["top1"] / 2, ds_relative=r.val["ds_relative"] / 3,
+                  figures={name: value / 5 for name, value in r.figures.items()})
+        for key, r in FOUND.items()
+    }  # fmt: skip
+    first, second = page(tmp_path / "a"), page(tmp_path / "b", other)
+    rows = [
+        [re.findall(r"\d\.\d{3}|\d\d\.\d(?=[ |])", line) for line in text.splitlines()
+         if line.startswith("| ") and "torch" not in line]
+        for text in (first, second)
+    ]  # fmt: skip
+    pairs = [(a, b) for a, b in zip(*rows, strict=True) if a or b]
+    assert len(pairs) > 10
+    for a, b in pairs:
+        assert a != b
+
+
+def test_what_is_said_of_known_records(tmp_path: Path) -> None:
+    text = page(tmp_path)
+    assert "| default (`default`) | 2 | 58.3 ± 7.1 |" in text  # t(0.975, 1) · 0.55 points
+    assert "| CE, 2E (`ce-2e`) | 2 | 53.9 ± 7.1 |" in text
+    assert "×0.54" in text  # of both: √(0.1111/0.2111 · 0.1222/0.2222)
+    assert "| input gradient, norm | 0.525 ± 0.318 |" in text
+    assert "| `t`, seed 0 | 0.1 | 30 | 30 | 0.106 | +6 % | 50.0 |" in text
+    assert "l2 at 1" in text.partition("### Collapse")[2]
+    assert "1 of 1 runs end within 10 % of the ds_relative" in text
+    assert {path for _, path in IMAGE.findall(text)} == {
+        f"reproduction/{path.name}" for path in tmp_path.glob("reproduction/*.svg")
+    }
+
+
+def test_what_was_not_run_is_listed_with_its_cost(tmp_path: Path) -> None:
+    """Of the committed grids alone: a page of somebody's own runs does not know what they want."""
+    assert "## What was not run" not in page(tmp_path)
+    study = load_study("colormnist")
+    for arm in study.arms:
+        for seed in range(study.arms[arm].seeds - (arm == "ce-2e")):
+            write_record(tmp_path / "runs" / "colormnist", made(study, arm, seed))
+    write_docs(tmp_path / "runs", tmp_path / "docs")
+    text = (tmp_path / "docs" / "reproduction.md").read_text()
+    left = text.partition("## What was not run")[2].partition("CIFAR-100, trainings")[0]
+    n = 16 * (3600 // 64) * 64  # 2E epochs of whole batches
+    assert f"| `ce-2e` | 1 | {n:,} | – | {n / 640 / 60:.0f} min |" in left
+    assert "| `ce` |" not in left
+    assert "ImageNet, trainings that are left" in text
+
+
+def test_the_same_records_make_the_same_bytes(tmp_path: Path) -> None:
+    page(tmp_path / "a")
+    page(tmp_path / "b", dict(reversed(FOUND.items())))
+    files = sorted(path.relative_to(tmp_path / "a") for path in (tmp_path / "a").rglob("*.*"))
+    assert len(files) > 4
+    for name in files:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_one_run_alone_makes_a_page(tmp_path: Path) -> None:
+    text = page(tmp_path, {("both", 0): FOUND["both", 0]})
+    assert "| both (`both`) | 1 | 55.5 | 50.5 | 0.211 |" in text
+    assert "nan" not in text.lower()
+
+
+def test_a_replication_that_does_not_fit_says_so(tmp_path: Path) -> None:
+    known = {
+        ("both", seed): made(STUDY, "both", seed, top1=0.70 + seed / 1000) for seed in range(5)
+    }
+    text = page(tmp_path, known=known)
+    row = next(line for line in text.splitlines() if line.startswith("| both, top1"))
+    assert row.endswith("| does not fit |")
+
+
+def test_without_records_there_is_no_page(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there are no records in it"):
+        write_docs(tmp_path, tmp_path / "docs")
+
+
+def test_the_command_makes_the_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = load_study("colormnist")
+    for arm in ("both", "default"):
+        write_record(tmp_path / "runs" / "colormnist", made(study, arm, 0))
+    monkeypatch.setattr(reproduce, "RECORDS", tmp_path / "runs")
+    assert reproduce.main(["page", "--out", str(tmp_path / "docs")]) == 0
+    assert "reproduction.md" in capsys.readouterr().out
+    text = (tmp_path / "docs" / "reproduction.md").read_text()
+    assert "## Color MNIST" in text
+    assert "CIFAR-100, trainings that are left" in text  # of which there is no record

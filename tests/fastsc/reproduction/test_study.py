@@ -1,0 +1,145 @@
+"""Grids: the shipped ones name trainings that can be run, and a mistake in one is a line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from fastsc.options import parse
+from fastsc.pipelines.errors import UserError
+from fastsc.reproduction import STUDIES
+from fastsc.reproduction.study import load_study, parse_study
+from fastsc.reproduction.sweep import words
+from fastsc.resume import plain_options
+
+GRID = {
+    "title": "Small",
+    "about": "A few images",
+    "recipe": "cifar100",
+    "images": 32,
+    "epochs": 4,
+    "default": "default",
+    "reference": "ce",
+    "baselines": ["ce-2e", "both"],
+    "augmentation": "both",
+    "arms": {
+        "ce": {"label": "CE", "seeds": 2, "options": {"alpha": 0, "ce_views": "clean"}},
+        "ce-2e": {
+            "label": "CE, 2E", "seeds": 2, "times": 2, "options": {"alpha": 0, "ce_views": "clean"},
+        },
+        "both": {"label": "both", "seeds": 2, "options": {"alpha": 0}},
+        "default": {"label": "default", "seeds": 3, "options": {}},
+    },
+}  # fmt: skip
+
+
+def grid(**changes: object) -> str:
+    """The small grid as YAML, with these keys in place of its own; None: without."""
+    return yaml.safe_dump(
+        {k: v for k, v in {**GRID, **changes}.items() if v is not None}, sort_keys=False
+    )
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_shipped_study_is_what_the_command_line_says(name: str) -> None:
+    """An arm's options as words of the trainer give the configuration that the record is of."""
+    study = load_study(name)
+    for arm in study.arms.values():
+        config = study.config(arm, Path("DIR"), 3)
+        again = parse([study.recipe, *words({"data": "DIR", **study.values(arm, 3)})])
+        assert plain_options(again) == plain_options(config)
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_shipped_study_compares_at_equal_cost(name: str) -> None:
+    study = load_study(name)
+    default = study.config(study.arms[study.default], Path("DIR"), 0)
+    reference = study.config(study.arms[study.reference], Path("DIR"), 0)
+    assert reference.method.plain
+    for baseline in study.baselines:
+        config = study.config(study.arms[baseline], Path("DIR"), 0)
+        views = 1 if config.method.plain else 2
+        assert config.method.alpha == 0
+        assert views * config.optim.epochs == 2 * default.optim.epochs
+        assert study.arms[baseline].seeds == study.arms[study.default].seeds
+
+
+def test_epochs_scale_with_the_study_and_the_arm_wins() -> None:
+    study = parse_study(grid(options={"lr": 0.2, "alpha": 9}), "small").changed({"epochs": 6})
+    of = {name: study.config(arm, Path("DIR"), 1) for name, arm in study.arms.items()}
+    assert [of[name].optim.epochs for name in study.arms] == [6, 12, 6, 6]
+    assert {config.optim.lr for config in of.values()} == {0.2}
+    assert (of["default"].method.alpha, of["both"].method.alpha) == (9, 0)
+    assert {config.run.seed for config in of.values()} == {1}
+
+
+def test_a_scale_is_a_set_of_options() -> None:
+    study = parse_study(grid(scales={"gpu": {"model": "resnet18", "epochs": 60}}), "small")
+    scaled = study.scaled("gpu")
+    config = scaled.config(scaled.arms["ce-2e"], Path("DIR"), 0)
+    assert (config.model.model, config.optim.epochs) == ("resnet18", 120)
+    with pytest.raises(UserError, match="--scale tpu: study small has gpu"):
+        study.scaled("tpu")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"titel": "x"}, "unknown key 'titel'; did you mean title"),
+        ({"epochs": None}, "has no epochs"),
+        ({"epochs": "many"}, "invalid literal"),
+        ({"epochs": 0}, "epochs be at least 1"),
+        ({"baselines": []}, "must not be empty"),
+        ({"groups": {"alhpa": ["ce"]}}, "no part of the page; did you mean alpha"),
+        ({"groups": {"target": ["ce"]}}, "target names 'ce', which has no ds_target"),
+        ({"scales": {"gpu": {"modle": "resnet18"}}}, "unknown option 'modle'"),
+        ({"arms": {**GRID["arms"], "a/b": GRID["arms"]["ce"]}}, "a name is letters"),
+        ({"arms": {**GRID["arms"], "x": {"label": "x", "seeds": 1, "options": None}}}, "NoneType"),
+        ({"arms": {**GRID["arms"], "x": {"label": "x", "seeds": "2", "options": {}}}}, "arm x"),
+        ({"default": "defualt"}, "default names 'defualt', which is no arm; did you mean default"),
+        ({"baselines": ["ce-3e"]}, "baselines names 'ce-3e', which is no arm"),
+        ({"groups": {"alpha": ["nine"]}}, "alpha names 'nine', which is no arm"),
+        ({"evaluate": {"arms": ["ce"], "questions": ["gradient"]}}, "did you mean gradients"),
+        ({"evaluate": {"arm": ["ce"]}}, "unexpected keyword argument 'arm'"),
+        ({"recipe": "cifar10"}, "unknown recipe 'cifar10'; did you mean cifar100"),
+        ({"arms": {**GRID["arms"], "ce": {"label": "CE", "seeds": 0, "options": {}}}}, "ce: seeds"),
+        (
+            {"arms": {**GRID["arms"], "x": {"label": "x", "seeds": 1, "options": {"alfa": 1}}}},
+            "arm x: unknown option 'alfa'; did you mean alpha",
+        ),
+        (
+            {"arms": {**GRID["arms"], "x": {"label": "x", "seeds": 1, "options": {"ds": "js"}}}},
+            "arm x: --ds js compares predictions",
+        ),
+    ],
+)  # fmt: skip
+def test_a_mistake_in_a_grid_is_one_line(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(UserError, match="study small") as found:
+        parse_study(grid(**changes), "small")
+    assert message in str(found.value)
+    assert "\n" not in str(found.value)
+
+
+def test_a_study_by_path_and_those_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(grid())
+    assert load_study(str(path)).name == "mine"
+    with pytest.raises(UserError, match="unknown study 'cifar10'; did you mean cifar100"):
+        load_study("cifar10")
+    with pytest.raises(UserError, match="cannot be read"):
+        load_study(str(tmp_path / "other.yaml"))
+    path.write_text("a: [")
+    with pytest.raises(UserError, match="no YAML"):
+        load_study(str(path))
+
+
+def test_words_are_those_of_a_command_line() -> None:
+    options = {"alpha": 3.0, "lr": 0.1, "weight_decay": 0.0005, "strengths": [0.4, 0.4, 0.4, 0.1]}
+    options |= {"flip": False, "resume": True, "momentum": 0.123456789}
+    assert words(options) == [
+        *("--alpha", "3", "--lr", "0.1", "--weight-decay", "0.0005"),
+        *("--strengths", "0.4", "0.4", "0.4", "0.1"),
+        *("--no-flip", "--resume", "--momentum", "0.123456789"),
+    ]

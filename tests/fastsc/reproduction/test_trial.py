@@ -1,0 +1,67 @@
+"""The small folder of a trial: links to few images, and never anybody's file removed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastsc import reproduce
+from fastsc.pipelines.errors import UserError
+from fastsc.reproduction.trial import limited
+
+
+def links(folder: Path) -> dict[str, Path]:
+    return {str(path.relative_to(folder)): path.resolve() for path in folder.glob("*/*/*")}
+
+
+def test_images_are_dealt_over_the_classes(image_folder: Path, tmp_path: Path) -> None:
+    root, line = limited(image_folder, tmp_path, 6)
+    found = links(root)
+    assert sorted(name for name in found if name.startswith("train")) == [
+        "train/apple/00.jpg", "train/apple/01.jpg", "train/boat/00.jpg", "train/boat/01.jpg",
+        "train/cloud/00.jpg", "train/door/00.jpg",
+    ]  # fmt: skip
+    assert all(path == (image_folder / name).resolve() for name, path in found.items())
+    assert line == "6 training and 6 validation images"
+
+
+def test_another_trial_takes_the_place_of_the_first(image_folder: Path, tmp_path: Path) -> None:
+    limited(image_folder, tmp_path, 12)
+    root, _ = limited(image_folder, tmp_path, 2)
+    assert sorted(links(root)) == [
+        "train/apple/00.jpg", "train/boat/00.jpg", "val/apple/00.jpg", "val/boat/00.jpg",
+    ]  # fmt: skip
+
+
+def test_another_data_set_of_the_same_names_is_seen(image_folder: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    for name in ("train/apple/00.jpg", "train/boat/00.jpg"):
+        (other / name).parent.mkdir(parents=True)
+        (other / name).write_bytes((image_folder / "train/door/03.jpg").read_bytes())
+    limited(image_folder, tmp_path / "out", 2)
+    root, line = limited(other, tmp_path / "out", 2)
+    assert links(root)["train/apple/00.jpg"] == (other / "train/apple/00.jpg").resolve()
+    assert "which are the same: there is no val" in line
+
+
+def test_no_file_is_removed(image_folder: Path, tmp_path: Path) -> None:
+    mine = tmp_path / "images" / "train" / "apple" / "mine.jpg"
+    mine.parent.mkdir(parents=True)
+    mine.write_bytes(b"mine")
+    with pytest.raises(UserError, match="no link of an earlier trial"):
+        limited(image_folder, tmp_path, 4)
+    assert mine.read_bytes() == b"mine"
+
+
+def test_data_in_the_trials_own_place_is_refused(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    inside = tmp_path / "out" / "images"
+    for name in ("train/a", "val/a"):
+        (inside / name).mkdir(parents=True)
+        (inside / name / "0.jpg").write_bytes((image_folder / "train/door/03.jpg").read_bytes())
+    command = ["imagenet", "--data", str(inside), "--out", str(tmp_path / "out")]
+    assert reproduce.main([*command, "--limit-images", "2"]) == 2
+    assert "lies where trials put their links" in capsys.readouterr().err
+    assert len(list(inside.rglob("*.jpg"))) == 2
