@@ -143,12 +143,14 @@ def test_sdist_and_wheel_hold_every_module_once(copy: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = Counter(archive.namelist())
         top = {name.split("/")[0] for name in names}
-        recipes = [name for name in names if name.endswith(".yaml")]
+        given = {name for name in names if name.endswith((".yaml", ".j2"))}
     assert {name for name in names if name.endswith(".py")} == {str(m) for m in modules}
     assert max(names.values()) == 1
     assert {name for name in top if not name.endswith(".dist-info")} == {"fastsc"}
     assert "fastsc/py.typed" in names
-    assert len(recipes) == len(list((ROOT / "fastsc" / "recipes").glob("*.yaml"))) > 0
+    folders = ("recipes/*.yaml", "reproduction/studies/*.yaml", "reproduction/*.j2")
+    wanted = [path for folder in folders for path in (ROOT / "fastsc").glob(folder)]
+    assert {str(path.relative_to(ROOT)) for path in wanted} <= given
     assert any(name.endswith("LICENSE") for name in names)
 
     (sdist,) = (copy / "dist").glob("*.tar.gz")

@@ -13,6 +13,7 @@ from fastsc.reproduction.sweep import Task
 from fastsc.reproduction.tables import present
 from fastsc.reproduction.words import NONE, count, effect, goal, hours, table
 
+NEAR = 0.1  # of a --ds-target
 Studies = Sequence[tuple[Study, Records]]
 
 
@@ -27,6 +28,13 @@ def failures_of(studies: Studies) -> str:
                 missed.append(f"{line}. The goal is missed.")
             elif found.verdict == "not shown":
                 undecided.append(f"{line}: undecided, the goal.")
+        for (arm, seed), record in sorted(runs.items()):
+            target = record.options["ds_target"]
+            if target is not None and abs((record.val["ds_relative"] or 0) / target - 1) > NEAR:
+                missed.append(
+                    f"- {name}: {study.arms[arm].label}, seed {seed}, ends at "
+                    f"{record.val['ds_relative'] or math.nan:.3f}: the target is missed."
+                )
         for measures in CLAIMS.values():
             for one in effects_of(runs, measures, study.default, study.baselines):
                 if not math.isfinite(one.found.value):

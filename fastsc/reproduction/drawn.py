@@ -49,6 +49,7 @@ def plane(study: Study, runs: Records) -> Picture | None:
         if (study.arms[name].times == 1 or name in study.baselines)
         and not OTHERWISE & study.arms[name].options.keys()
     ]  # fmt: skip
+    headline = {study.default, study.reference, *study.baselines}
     points, found = [], effect_of(runs, CLAIMS["continuity"][0], study.default, study.reference)
     for name in names:
         top1, relative = over(runs, name, "val/top1"), over(runs, name, "val/ds_relative")
@@ -57,7 +58,9 @@ def plane(study: Study, runs: Records) -> Picture | None:
             role = "default"
         elif study.config_alpha(name) == 0:
             role = "baseline"
-        points.append(fig.Point(_label(study, name, top1.n), relative, times(top1, 100), role))
+        # Names of the many, which the table beside it explains: labels in words would not fit.
+        named = _label(study, name, top1.n) if name in headline else f"{name} (n = {top1.n})"
+        points.append(fig.Point(named, relative, times(top1, 100), role))
     goal = None
     best = [over(runs, name, "val/top1").value for name in study.baselines if name in names]
     if best and study.augmentation in names:
@@ -203,16 +206,17 @@ def effects(study: Study, runs: Records, against: str, *, ratios: bool) -> Pictu
 
 def targets(runs: Records, names: Sequence[str]) -> Picture | None:
     """--ds-target: ds_relative of the training batches and alpha, over the steps."""
-    chosen = [(key, record) for key, record in sorted(runs.items()) if key[0] in names]
+    first = dict(sorted(runs, reverse=True))
+    chosen = [(arm, runs[arm, first[arm]]) for arm in names if arm in first]
     if not chosen:
         return None
     goals = sorted({float(record.options["ds_target"]) for _, record in chosen})
     ds_lines, alpha_lines, near = [], [], 0
-    for (_, seed), record in chosen:
+    for _, record in chosen:
         target, start = float(record.options["ds_target"]), float(record.options["alpha"])
         colour = _MARKS[goals.index(target) % len(_MARKS)][0]
         mark = fig.Mark(colour)
-        label = f"{target:g} from alpha {start:g}" + (f", seed {seed}" if seed else "")
+        label = f"{target:g} from alpha {start:g}"
         ds_lines.append(_line(record, "ds_relative", label, mark, target))
         alpha_lines.append(_line(record, "alpha", label, mark))
         near += abs((record.val["ds_relative"] or math.inf) / target - 1) <= 0.1

@@ -64,7 +64,7 @@ def parts_of(study: Study, runs: Records, figures: dict[str, str]) -> Iterator[P
         effects = effects_of(runs, CLAIMS[question], study.default, study.baselines)
         pictures = shown(question, drawn.by_question(study, runs, question))
         if effects:
-            words = f"{about} {_sentence(effects)}"
+            words = f"{about} {_sentence(effects)}{_images(study, runs, question)}"
             yield Part(title, words, effects_table(study, effects), pictures)
     yield from _summary(study, runs, shown)
     yield from _groups(study, runs, shown)
@@ -119,6 +119,18 @@ def _sentence(effects: Sequence[Effect]) -> str:
         f"Over {seeds_of(effects)}, of {count(len({e.measure for e in effects}), 'measure')}: "
         + ("; ".join(words) + ".")
     )
+
+
+def _images(study: Study, runs: Records, question: str) -> str:
+    """On how many images a network was asked; the intervals say nothing of other images."""
+    if question in ("accuracy", "continuity"):
+        return ""
+    asked = {
+        record.asked.get("images") for (arm, _), record in runs.items()
+        if record.asked and arm in (study.default, *study.baselines)
+    }  # fmt: skip
+    numbers = [str(n) for n in sorted(n for n in asked if n is not None)]
+    return f" Asked of up to {' or '.join(numbers)} images, the same for all." if numbers else ""
 
 
 VERDICTS = {"holds": "hold", "does not hold": "do not hold", "not shown": "are not shown"}

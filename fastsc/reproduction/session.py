@@ -36,6 +36,7 @@ class Session:
         sweep, tasks: The runs, done or not.
         known: The folder of records that need not be run again.
         replication: Whether its seeds are to be compared with the known records'.
+        blind: Whether the images were not looked at, since only the cost is asked for.
         lines: What a person should know beforehand.
     """
 
@@ -43,15 +44,16 @@ class Session:
     tasks: Sequence[Task]
     known: Path | None
     replication: bool
+    blind: bool = False
     lines: Sequence[str] = field(default=())
 
     def cost(self) -> Table:
         """What is left to run, in pairs and in hours of each machine whose rate is known."""
         sweep = self.sweep
         records = all_records([*sweep.known, sweep.out / "records"])
-        n = len(scan(sweep.data / "train").usable)
+        n = 0 if self.blind else len(scan(sweep.data / "train").usable)
         # A sample of a data set is for trials; what the study costs is asked of the whole.
-        n = n if sweep.trial else max(n, sweep.study.images)
+        n = n if sweep.trial and n else max(n, sweep.study.images)
         speeds, cores = speeds_of(sweep.study, records, self.tasks), len(os.sched_getaffinity(0))
         return cost_table(sweep.study, self.tasks, n, speeds, cores)
 
@@ -124,6 +126,9 @@ def open_session(args: argparse.Namespace, more: Sequence[str], known: Path | No
     if not data.is_dir():
         raise UserError(f"--data {data}: there is no such folder")
     check_out(args.out, data)
+    blind = args.dry_run and not any((data / name).is_dir() for name in ("val", "test"))
+    if blind:
+        lines.append(f"{data} has no validation images: nothing counts as done")
     arms, seeds = args.arms, args.seeds
     if args.quick:
         if not study.quick:
@@ -152,7 +157,8 @@ def open_session(args: argparse.Namespace, more: Sequence[str], known: Path | No
         transfer=args.transfer_data,
         trial=trial,
     )
-    return Session(sweep, sweep.tasks(arms, seeds), known, args.quick, lines)
+    tasks = sweep.tasks(arms, seeds, blind=blind)
+    return Session(sweep, tasks, known, args.quick, blind, lines)
 
 
 def _without_seed(options: Mapping[str, object]) -> dict[str, object]:

@@ -95,18 +95,26 @@ class Sweep:
     trial: bool = False
 
     def tasks(
-        self, arms: Iterable[str] | None = None, seeds: Sequence[int] | None = None
+        self,
+        arms: Iterable[str] | None = None,
+        seeds: Sequence[int] | None = None,
+        *,
+        blind: bool = False,
     ) -> list[Task]:
         """Every run of the arms, seed by seed, so that a broken-off sweep has paired ones.
 
-        seeds: in place of each arm's own.
+        Args:
+            arms: By name; None: all.
+            seeds: In place of each arm's own.
+            blind: Without looking at the images, so that nothing counts as done.
         """
         chosen = [self.study.arms[name] for name in dict.fromkeys(arms or self.study.arms)]
-        first = self.study.config(chosen[0], self.data, 0)
-        images = open_data(first.data)
+        images: Data | None = None
+        if not blind:
+            images = open_data(self.study.config(chosen[0], self.data, 0).data)
+            if images.val is None:
+                raise UserError("a study needs validation images: leave --val none out")
         records = all_records([*self.known, self.out / "records"])
-        if images.val is None:
-            raise UserError("a study needs validation images: leave --val none out")
         numbers = range(max(arm.seeds for arm in chosen)) if seeds is None else dict.fromkeys(seeds)
         return [
             self._task(arm, seed, images, records)
@@ -115,10 +123,10 @@ class Sweep:
             if seeds is not None or seed < arm.seeds
         ]
 
-    def _task(self, arm: Arm, seed: int, images: Data, records: Sequence[Record]) -> Task:
-        config = self.study.config(arm, self.data, seed)
-        assert images.val is not None
-        key = key_of(science(config), images.train.hash, images.val.hash)
+    def _task(self, arm: Arm, seed: int, images: Data | None, records: Sequence[Record]) -> Task:
+        config, key = self.study.config(arm, self.data, seed), ""
+        if images is not None and images.val is not None:
+            key = key_of(science(config), images.train.hash, images.val.hash)
         which = (self.study.name, arm.name, seed, key, self.trial)
         same = [r for r in records if (r.study, r.arm, r.seed, r.key, r.trial) == which]
         record = max(same, key=lambda r: len(r.figures), default=None)

@@ -412,6 +412,10 @@ def test_what_only_asks_for_must_be_had_of_every_model(
     assert asked(*command, "--only", "gradients") == 2
     assert "lets no gradient through" in capsys.readouterr().err
     assert not Path("out/results.json").exists()
+    some = "--only", "gradients", "neighbours", "--where-possible"
+    assert asked(*command, *some) == 0
+    assert {row["question"] for row in results(Path("out"))["results"]} == {"neighbours"}
+    assert [row["question"] for row in results(Path("out"))["left_out"]] == ["gradients"]
     assert asked(*command) == 0
     reasons = {row["question"]: row["reason"] for row in results(Path("out"))["left_out"]}
     assert "lets no gradient through" in reasons["gradients"]
