@@ -65,7 +65,7 @@ CLAIMS: dict[str, tuple[Measure, ...]] = {
             "lower",
             "difference",
         ),
-        Measure("embedding/spread", "views of an image, spread in the plane", "lower", "ratio"),
+        Measure("embedding/spread", "an image’s views, spread over its class’s", "lower", "ratio"),
     ),
     "gradients": (
         Measure("gradients/gradient_norm", "input gradient, norm", "lower", "ratio"),

@@ -59,6 +59,7 @@ def parts_of(study: Study, runs: Records, figures: dict[str, str]) -> Iterator[P
             "Every arm that ran whole epochs of the study, each against what it costs.",
             figures=shown("plane", drawn.plane(study, runs)),
         )
+    yield from _summary(study, runs, shown)
     yield from _alpha(study, runs, shown)
     for title, question, about in QUESTIONS:
         effects = effects_of(runs, CLAIMS[question], study.default, study.baselines)
@@ -66,7 +67,6 @@ def parts_of(study: Study, runs: Records, figures: dict[str, str]) -> Iterator[P
         if effects:
             words = f"{about} {_sentence(effects)}{_images(study, runs, question)}"
             yield Part(title, words, effects_table(study, effects), pictures)
-    yield from _summary(study, runs, shown)
     yield from _groups(study, runs, shown)
 
 
@@ -140,7 +140,7 @@ Show = Callable[[str, drawn.Picture | None], tuple[Shown, ...]]
 def _alpha(study: Study, runs: Records, shown: Show) -> Iterator[Part]:
     """Figure 5: accuracy and continuity over alpha."""
     names = present(study, runs, study.groups.get("alpha", ()))
-    if len(names) < 2 or names[0] != study.groups["alpha"][0]:
+    if len(names) < 3 or names[0] != study.groups["alpha"][0]:
         return
     base = names[0]
     yield Part(
@@ -176,7 +176,7 @@ def _groups(study: Study, runs: Records, shown: Show) -> Iterator[Part]:
     """The rest of the grid: groups of arms, each beside its first."""
     for name, (title, words) in GROUPS.items():
         names = present(study, runs, study.groups.get(name, ()))
-        if len(names) < (1 if name == "target" else 2):
+        if len(names) < LEAST.get(name, 3):
             continue
         if name != "target" and names[0] != study.groups[name][0]:
             continue  # without its base a group compares nothing
@@ -190,6 +190,7 @@ def _groups(study: Study, runs: Records, shown: Show) -> Iterator[Part]:
         yield Part(title, words, _beside(study, runs, names, names[0]), shown(name, picture))
 
 
+LEAST = {"target": 1, "longer": 2, "collapse": 2}  # arms that make a part
 GROUPS = {
     "kinds": (
         "Kinds of DS, and other consistency losses",

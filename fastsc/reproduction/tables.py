@@ -53,10 +53,16 @@ def arms_table(study: Study, runs: Records) -> str:
         # Collapsed features have no ds_relative.
         some = f" (n = {relative.n})" if relative.n < top1.n else ""
         rows.append([
-            f"{label} (`{name}`)", str(top1.n), percent(top1), percent(perturbed),
-            number(relative) + some, number(ds, 4),
+            f"{label} (`{name}`)", _epochs(study, name), str(top1.n), percent(top1),
+            percent(perturbed), number(relative) + some, number(ds, 4),
         ])  # fmt: skip
-    return table(["arm", "seeds", "top-1", "perturbed", "ds_relative", "ds of its kind"], rows)
+    return table(
+        ["arm", "epochs", "seeds", "top-1", "perturbed", "ds_relative", "ds of its kind"], rows
+    )
+
+
+def _epochs(study: Study, name: str) -> str:
+    return str(max(1, round(study.arms[name].times * study.epochs)))
 
 
 def goals_table(goals: Sequence[Goal]) -> str:

@@ -95,4 +95,5 @@ def hours(value: float) -> str:
 
 
 def _signed(value: float, digits: int, *, plus: bool = False) -> str:
+    value = round(value, digits) + 0.0  # no −0.0
     return f"{value:{'+' if plus else ''}.{digits}f}".replace("-", "−")

@@ -112,7 +112,16 @@ def test_ranks_equal_one_process(image_folder: Path, tmp_path: Path, n: int) -> 
 
 
 def test_accumulation_over_ranks_equals_one_process(image_folder: Path, tmp_path: Path) -> None:
-    method = ["--paired-fraction", "0.5", "--lr", "0.1"]
+    method = [
+        "--paired-fraction",
+        "0.5",
+        "--lr",
+        "0.1",
+        "--alpha",
+        "3",
+        "--alpha-warmup-epochs",
+        "0",
+    ]
     single(image_folder, tmp_path / "one", *method)
     ranked(2, image_folder, tmp_path / "many", *method, "--accumulate", "2")
     assert_same_training(tmp_path / "one", tmp_path / "many")

@@ -91,8 +91,8 @@ def test_every_figure_follows_the_records(tmp_path: Path) -> None:
 
 def test_what_is_said_of_known_records(tmp_path: Path) -> None:
     text = page(tmp_path)
-    assert "| default (`default`) | 2 | 58.3 ± 7.1 |" in text  # t(0.975, 1) · 0.55 points
-    assert "| CE, 2E (`ce-2e`) | 2 | 53.9 ± 7.1 |" in text
+    assert "| default (`default`) | 4 | 2 | 58.3 ± 7.1 |" in text  # t(0.975, 1) · 0.55 points
+    assert "| CE, 2E (`ce-2e`) | 8 | 2 | 53.9 ± 7.1 |" in text
     assert "×0.54" in text  # of both: √(0.1111/0.2111 · 0.1222/0.2222)
     assert "| input gradient, norm | 0.525 ± 0.318 |" in text
     assert "| `t`, seed 0 | 0.1 | 30 | 30 | 0.106 | +6 % | 50.0 |" in text
@@ -130,7 +130,7 @@ def test_the_same_records_make_the_same_bytes(tmp_path: Path) -> None:
 
 def test_one_run_alone_makes_a_page(tmp_path: Path) -> None:
     text = page(tmp_path, {("both", 0): FOUND["both", 0]})
-    assert "| both (`both`) | 1 | 55.5 | 50.5 | 0.211 |" in text
+    assert "| both (`both`) | 4 | 1 | 55.5 | 50.5 | 0.211 |" in text
     assert "nan" not in text.lower()
 
 

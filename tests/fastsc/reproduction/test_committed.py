@@ -1,0 +1,60 @@
+"""The committed page is what the committed records make, and these are of the grid as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fastsc import reproduce
+from fastsc.reproduction import STUDIES
+from fastsc.reproduction.claims import CLAIMS
+from fastsc.reproduction.page import write_docs
+from fastsc.reproduction.records import read_records, science
+from fastsc.reproduction.study import load_study
+from tests.fastsc.reproduction.test_page import IMAGE, texts
+
+
+def test_the_committed_page_is_what_the_committed_records_make(tmp_path: Path) -> None:
+    write_docs(reproduce.RECORDS, tmp_path)
+    for path in [tmp_path / "reproduction.md", *tmp_path.glob("reproduction/*.svg")]:
+        committed = reproduce.DOCS / path.relative_to(tmp_path)
+        message = f"{committed} is not of these records: run `make reproduction`"
+        if path.suffix == ".md":
+            assert committed.read_text() == path.read_text(), message
+        else:  # another matplotlib may put a line a hair's breadth further
+            assert texts(committed.read_text()) == texts(path.read_text()), message
+    made_now = {path.name for path in tmp_path.glob("reproduction/*")}
+    assert {path.name for path in reproduce.DOCS.glob("reproduction/*")} == made_now
+
+
+def test_the_committed_page_shows_six_figures_that_are_there() -> None:
+    text = (reproduce.DOCS / "reproduction.md").read_text()
+    shown = IMAGE.findall(text)
+    assert len(shown) >= 6
+    for alt, path in shown:
+        assert len(alt) > 20
+        assert (reproduce.DOCS / path).stat().st_size < 60_000
+        assert not path.startswith(("/", "http", ".."))
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_committed_records_are_of_the_grid_as_it_is(name: str) -> None:
+    """A record whose options are no longer the arm's would be shown under a wrong name."""
+    study = load_study(name)
+    for (arm, seed), record in read_records([reproduce.RECORDS / name]).items():
+        assert record.study == name
+        if not record.trial:
+            assert record.options == science(study.config(study.arms[arm], Path("DIR"), seed))
+
+
+def test_every_claim_is_measured_somewhere() -> None:
+    """A figure that an evaluation calls otherwise would be missing without a word."""
+    known = {
+        name
+        for study in STUDIES
+        for record in read_records([reproduce.RECORDS / study]).values()
+        for name in record.figures
+    }
+    wanted = {measure.key for measures in CLAIMS.values() for measure in measures}
+    assert {key for key in wanted if not key.startswith("val/")} <= known
