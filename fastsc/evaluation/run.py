@@ -216,9 +216,8 @@ def _ask_all(
             try:
                 found[question] = subject.ask(question, keeper(store, subject, stamps, question))
             except UserError as error:
-                if (options.only is not None and not options.where_possible) or not str(
-                    error
-                ).startswith(f"{question}: "):
+                wanted = options.only is not None and not options.where_possible
+                if wanted or not str(error).startswith(f"{question}: "):
                     raise  # it is wanted; an image does not decode, the disk is full
                 reasons[question] = str(error).removeprefix(f"{question}: ")
                 say(f"{name}: left out: {error}")

@@ -25,6 +25,7 @@ from fastsc.reproduction.tables import present
 from fastsc.reproduction.words import count
 
 KINDS = tuple(STRENGTHS)
+ALONE = "The default beside {base}, in a single seed, which shows nothing"
 TOP1_AXIS = "top-1 on unchanged images, % (higher is better)"
 DS_AXIS = "ds_relative (lower is better)"
 OTHERWISE = {"model", "strengths", "ds_target"}  # arms with such options compare with their like
@@ -189,14 +190,17 @@ def effects(study: Study, runs: Records, against: str, *, ratios: bool) -> Pictu
     if n_all < 2:
         return None
     base = study.arms[against].label
+    one = all(math.isnan(row.found.low) for section in sections for row in section.rows)
     if ratios:
         title = f"Of {n_all} figures that should fall, {n_holds} are shown to, beside {base}"
+        title = ALONE.format(base=base) if one else title
         svg = fig.effects(
             sections, title, f"default over {base}", ratios=True,
             directions=("default better", "default worse"),
         )  # fmt: skip
     else:
         title = f"Of {n_all} differences from {base}, {n_holds} are shown to be as claimed"
+        title = ALONE.format(base=base) if one else title
         svg = fig.effects(
             sections, title, f"default less {base}, points", ratios=False,
             directions=("smaller", "larger"), write="{:+.1f}".format,

@@ -40,9 +40,6 @@ class Part:
     figures: tuple[Shown, ...] = ()
 
 
-Draw = Callable[[str, str, str], Shown]  # (name, finding, svg)
-
-
 def parts_of(study: Study, runs: Records, figures: dict[str, str]) -> Iterator[Part]:
     """Every part for which there are records; the figures' SVG texts go into `figures`."""
 
@@ -253,10 +250,8 @@ def _spread(runs: Records, arm: str) -> str:
 def _targets(runs: Records, names: Sequence[str]) -> str:
     """A row a run: what was asked for, where alpha began and ended, what was reached."""
     rows = []
-    for (arm, seed), record in sorted(runs.items(), key=lambda item: names.index(item[0][0])
-                                      if item[0][0] in names else -1):  # fmt: skip
-        if arm not in names:
-            continue
+    for arm, seed in ((name, seed) for name in names for of, seed in sorted(runs) if of == name):
+        record = runs[arm, seed]
         target = float(record.options["ds_target"])
         alphas = [x for x in record.curve["alpha"] if x is not None]
         found = record.val["ds_relative"] or math.nan
