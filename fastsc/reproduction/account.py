@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from fastsc.reproduction.claims import CLAIMS, Records, effects_of, goals_of
@@ -67,6 +67,7 @@ def not_run(studies: Studies, missing: Sequence[Study]) -> str:
     """What the grids hold and no record does, with what it would cost."""
     blocks = [text for study, runs in studies if (text := _left(study, runs))]
     blocks += [_left(study, {}) for study in missing]
+    blocks += [_scale(study, name) for study, _ in studies for name in study.scales]
     return "\n\n".join(filter(None, blocks)) or "Everything in the grids was run."
 
 
@@ -83,14 +84,38 @@ def _left(study: Study, runs: Records) -> str:
     if not left:
         return ""
     every = [task for tasks in left.values() for task in tasks]
-    speeds = speeds_of(study, runs.values(), every)
-    named = {f"`{name}`": tasks for name, tasks in left.items()} | {"all": every}
+    costs = _costs(study, {**left, "all": every}, speeds_of(study, runs.values(), every))
+    return f"{study.title}, trainings that are left:\n\n{costs}"
+
+
+def _scale(study: Study, name: str) -> str:
+    """What an arm costs in another machine's setting, by published rates."""
+    scaled = study.scaled(name)
+    arms = [scaled.arms[arm] for arm in scaled.quick]
+    tasks = {
+        arm.name: [Task(arm, 0, scaled.config(arm, Path("DIR"), 0), "", scaled.values(arm, 0))]
+        for arm in arms
+    }
+    every = [task for of in tasks.values() for task in of]
+    model = every[0].config.model.model
+    costs = _costs(scaled, tasks, speeds_of(scaled, (), every))
+    return (
+        f"{study.title} with `--scale {name}`, one training of an arm: `{model}`, "
+        f"{count(scaled.images, 'image')}, E = {count(scaled.epochs, 'epoch')}:\n\n{costs}"
+    )
+
+
+def _costs(study: Study, by_arm: Mapping[str, Sequence[Task]], speeds: Sequence[Speed]) -> str:
+    """A row an arm."""
     rows = [
-        [name, str(len(tasks)), *_cells([cost_of(task, study.images) for task in tasks], speeds)]
-        for name, tasks in named.items()
+        [
+            name if name == "all" else f"`{name}`",
+            str(len(tasks)),
+            *_cells([cost_of(task, study.images) for task in tasks], speeds),
+        ]
+        for name, tasks in by_arm.items()
     ]
-    headings = ["arm", "runs", "images", "pairs", *(speed.where for speed in speeds)]
-    return f"{study.title}, trainings that are left:\n\n{table(headings, rows)}"
+    return table(["arm", "runs", "images", "pairs", *(speed.where for speed in speeds)], rows)
 
 
 def _cells(costs: Sequence[Cost], speeds: Iterable[Speed]) -> list[str]:

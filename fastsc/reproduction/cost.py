@@ -11,6 +11,7 @@ from rich.table import Table
 from fastsc.reproduction.records import Record
 from fastsc.reproduction.study import Rate, Study
 from fastsc.reproduction.sweep import Task
+from fastsc.reproduction.words import hours
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def cost_of(task: Task, n_images: int) -> Cost:
 def hours_of(costs: Iterable[Cost], speed: Speed, cores: int = 1) -> tuple[float, bool]:
     """The sum over those whose network the speed is of; and whether that is all of them."""
     found = [cost.hours(speed, cores) for cost in costs]
-    known = [hours for hours in found if hours is not None]
+    known = [spent for spent in found if spent is not None]
     return sum(known), len(known) == len(found)
 
 
@@ -96,13 +97,13 @@ def published_speed(rate: Rate) -> Speed:
 
 
 def speeds_of(study: Study, records: Iterable[Record], tasks: Iterable[Task]) -> list[Speed]:
-    """Those that records tell, for each network of the tasks, and the study's published ones."""
+    """Of the tasks' networks: those that records tell, then the published ones."""
     records = list(records)
     models = dict.fromkeys((task.config.model.model, task.config.data.resolution) for task in tasks)
     measured = [measured_speed(records, *model) for model in models]
-    return [speed for speed in measured if speed is not None] + list(
-        map(published_speed, study.rates)
-    )
+    names = {model for model, _ in models}
+    published = [published_speed(rate) for rate in study.rates if rate.model in names]
+    return [speed for speed in measured if speed is not None] + published
 
 
 def cost_table(
@@ -126,8 +127,8 @@ def cost_table(
         words.append(str(sum(bool(t.questions) and not t.done for t in of)))
         words += [f"{sum(c.singles for c in costs):,}", f"{sum(c.pairs for c in costs):,}"]
         for speed in speeds:
-            hours, whole = hours_of(costs, speed, cores if speed.by_core else 1)
-            words.append(f"{hours:.2f} h" if whole else f"{hours:.2f} h +" if hours else "?")
+            spent, whole = hours_of(costs, speed, cores if speed.by_core else 1)
+            words.append(hours(spent) if whole else f"{hours(spent)} +" if spent else "?")
         return words
 
     for arm in dict.fromkeys(task.arm.name for task in tasks):

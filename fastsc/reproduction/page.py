@@ -23,6 +23,7 @@ from fastsc.reproduction.tables import arms_table, goals_table, replication_tabl
 from fastsc.reproduction.words import listed
 
 PAGE = "reproduction.md"
+AGAIN = "replications"
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,8 @@ class Written:
 def write_docs(records: Path, docs: Path) -> Path:
     """DOCS/reproduction.md and its figures, from the records in RECORDS/STUDY/*.json.
 
+    Those of a replication lie in AGAIN beside RECORDS, where no sweep takes them for done.
+
     Raises:
         UserError: There are no records, or the disk does not take the page.
     """
@@ -60,7 +63,11 @@ def write_docs(records: Path, docs: Path) -> Path:
     if not studies:
         raise UserError(f"{records}: there are no records in it")
     missing = [load_study(name) for name, runs in found.items() if not runs]
-    return _write(docs, studies, missing, {"docs": True, "command": "", "trial": False})
+    again = {
+        study.name: (_results(read_records([records.parent / AGAIN / study.name])), runs)
+        for study, runs in studies
+    }
+    return _write(docs, studies, missing, {"docs": True, "command": "", "trial": False}, again)
 
 
 def _results(records: Records) -> Records:
@@ -83,7 +90,7 @@ def write_page(
     runs = {(record.arm, record.seed): record for record in records}
     words = ["python", "-m", "fastsc.reproduce", *sys.argv[1:]]
     more = {"docs": False, "command": shlex.join(words), "trial": trial}
-    return _write(out, [(study, runs)], [], more, known)
+    return _write(out, [(study, runs)], [], more, {study.name: (runs, known)})
 
 
 def _write(
@@ -91,13 +98,17 @@ def _write(
     studies: Sequence[tuple[Study, Records]],
     missing: Sequence[Study],
     more: Mapping[str, Any],
-    known: Records | None = None,
+    compared: Mapping[str, tuple[Records, Records]],
 ) -> Path:
+    """compared: by study, runs with other seeds and those that they repeat."""
     needed("jinja2", "the page")
     import jinja2
 
     figures: dict[str, str] = {}
-    written = [_written(study, runs, known or {}, figures) for study, runs in studies if runs]
+    written = [
+        _written(study, runs, compared[study.name], figures) for study, runs in studies if runs
+    ]
+    of_docs = [(study, compared[study.name][0]) for study, _ in studies] if more["docs"] else []
     text = (
         jinja2.Environment(
             undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
@@ -107,7 +118,7 @@ def _write(
             studies=written,
             failures=failures_of(studies),
             not_run=not_run(studies, missing) if more["docs"] else "",
-            machines=machines_of(studies),
+            machines=machines_of([*studies, *of_docs]),
             **more,
         )
     )
@@ -123,7 +134,9 @@ def _write(
     return folder / PAGE
 
 
-def _written(study: Study, runs: Records, known: Records, figures: dict[str, str]) -> Written:
+def _written(
+    study: Study, runs: Records, compared: tuple[Records, Records], figures: dict[str, str]
+) -> Written:
     """One study's part of the page; its figures' texts go into `figures` by their file names."""
     goals = goals_of(study, runs)
     n = sorted({goal.found.n for goal in goals})
@@ -134,15 +147,17 @@ def _written(study: Study, runs: Records, known: Records, figures: dict[str, str
         goals=goals_table(goals),
         goals_words=(
             f"This project's goals for `{study.default}`, with what was found over "
-            f"{listed([str(k) for k in n])} seeds; for top-1 the verdict is one-sided."
+            f"{listed([str(k) for k in n])} {'seed' if n == [1] else 'seeds'}; for top-1 the "
+            "verdict is one-sided."
             if goals
             else ""
         ),
-        replication=replication_table(study, runs, known),
+        replication=replication_table(study, *compared),
         replication_words=(
-            "These runs have other seeds than the committed ones. A figure fits if the mean lies "
-            "in the interval where the mean of so many further seeds falls 95 times of 100, each "
-            "figure by itself: of six, one falls outside every fourth time."
+            "The quick setting: a few arms once more, with other seeds than the committed ones. A "
+            "figure fits if the mean lies in the interval where the mean of so many further seeds "
+            "falls 95 times of 100, each figure by itself: of six, one falls outside every fourth "
+            "time."
         ),
         parts=tuple(parts_of(study, runs, figures)),
         commands=commands_of(study, runs),

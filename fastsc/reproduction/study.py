@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -54,16 +55,20 @@ class Evaluated:
         questions: Of `fastsc.evaluation.QUESTIONS`.
         seeds: Of each arm, the first so many.
         images: A question, in place of the quick budget's.
+        also: Further arms, of which these questions alone are asked.
     """
 
     arms: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
     seeds: int = 0
     images: int | None = None
+    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def wants(self, arm: str, seed: int) -> bool:
-        """Whether this run is asked."""
-        return arm in self.arms and seed < self.seeds
+    def asked(self, arm: str, seed: int) -> tuple[str, ...]:
+        """The questions about a run; none about most."""
+        if seed >= self.seeds:
+            return ()
+        return self.questions if arm in self.arms else self.also.get(arm, ())
 
 
 @dataclass(frozen=True)
@@ -142,11 +147,13 @@ class Study:
         return replace(self, options={**self.options, **options}, epochs=epochs)
 
     def scaled(self, name: str) -> Study:
-        """The study in the setting of another machine."""
+        """The study in the setting of another machine, which may mean more `images`."""
         if name not in self.scales:
             known = ", ".join(self.scales) or "none"
             raise UserError(f"--scale {name}: study {self.name} has {known}")
-        return self.changed(self.scales[name])
+        options = dict(self.scales[name])
+        images = int(options.pop("images", self.images))
+        return replace(self.changed(options), images=images)
 
 
 def load_study(name: str) -> Study:
@@ -215,7 +222,7 @@ def parse_study(text: str, name: str) -> Study:
                     str(key): Arm(name=str(key), **arm) for key, arm in values["arms"].items()
                 },
                 "groups": {k: tuple(names) for k, names in values.get("groups", {}).items()},
-                "evaluate": Evaluated(**_with_tuples(values.get("evaluate", {}))),
+                "evaluate": _evaluated(values.get("evaluate", {})),
                 "quick": tuple(values.get("quick", ())),
                 "quick_seeds": tuple(values.get("quick_seeds", ())),
                 "rates": tuple(Rate(**rate) for rate in values.get("rates", ())),
@@ -227,8 +234,10 @@ def parse_study(text: str, name: str) -> Study:
     return study
 
 
-def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+def _evaluated(values: Mapping[str, Any]) -> Evaluated:
+    found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    found["also"] = {arm: tuple(names) for arm, names in values.get("also", {}).items()}
+    return Evaluated(**found)
 
 
 def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
@@ -243,14 +252,14 @@ def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
         "augmentation": (study.augmentation,),
         "baselines": study.baselines,
         "quick": study.quick,
-        "evaluate": study.evaluate.arms,
+        "evaluate": (*study.evaluate.arms, *study.evaluate.also),
         **study.groups,
     }
     for where, names in referred.items():
         for name in names:
             if name not in study.arms:
                 wrong(f"{where} names {name!r}, which is no arm{did_you_mean(name, study.arms)}")
-    for question in study.evaluate.questions:
+    for question in chain(study.evaluate.questions, *study.evaluate.also.values()):
         if question not in QUESTIONS:
             wrong(f"evaluate asks {question!r}{did_you_mean(question, QUESTIONS)}")
     try:

@@ -130,9 +130,7 @@ class Sweep:
         which = (self.study.name, arm.name, seed, key, self.trial)
         same = [r for r in records if (r.study, r.arm, r.seed, r.key, r.trial) == which]
         record = max(same, key=lambda r: len(r.figures), default=None)
-        questions: tuple[str, ...] = ()
-        if self.study.evaluate.wants(arm.name, seed):
-            questions = self.study.evaluate.questions
+        questions = self.study.evaluate.asked(arm.name, seed)
         values, n = self.study.values(arm, seed), self.study.evaluate.images
         return Task(
             arm, seed, config, key, values, questions, TRIAL_IMAGES if self.trial else n, record

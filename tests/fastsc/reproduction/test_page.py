@@ -143,6 +143,35 @@ def test_a_replication_that_does_not_fit_says_so(tmp_path: Path) -> None:
     assert row.endswith("| does not fit |")
 
 
+def test_a_committed_replication_is_shown_and_is_no_seed_more(tmp_path: Path) -> None:
+    study, text = load_study("colormnist"), ""
+    for seeds, folder in ((range(3), "runs"), (study.quick_seeds, "replications")):
+        for arm in study.quick:
+            for seed in seeds:
+                write_record(tmp_path / folder / "colormnist", made(study, arm, seed))
+        write_docs(tmp_path / "runs", tmp_path / "docs")
+        before, text = text, (tmp_path / "docs" / "reproduction.md").read_text()
+    assert "### A replication" not in before
+    section = text.partition("### A replication")[2].partition("###")[0]
+    rows = [
+        line for line in section.splitlines() if line.endswith(("| fits |", "| does not fit |"))
+    ]
+    assert len(rows) == 2 * len(study.quick)
+    label = study.arms["default"].label
+    first = next(line for line in text.splitlines() if line.startswith(f"| {label} (`default`)"))
+    assert first in before
+
+
+def test_another_scale_has_its_cost_by_a_published_rate(tmp_path: Path) -> None:
+    write_record(tmp_path / "runs" / "cifar100", made(load_study("cifar100"), "default", 0))
+    write_docs(tmp_path / "runs", tmp_path / "docs")
+    text = (tmp_path / "docs" / "reproduction.md").read_text()
+    section = text.partition("with `--scale gpu`")[2].partition("##")[0]
+    pairs = 25 * (50_000 // 128) * 128
+    assert f"| `both` | 1 | – | {pairs:,} | {2 * pairs / 4565 / 60:.0f} min |" in section
+    assert f"| `ce-2e` | 1 | {2 * pairs:,} | – | {2 * pairs / 4565 / 60:.0f} min |" in section
+
+
 def test_without_records_there_is_no_page(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there are no records in it"):
         write_docs(tmp_path, tmp_path / "docs")

@@ -76,12 +76,25 @@ def test_epochs_scale_with_the_study_and_the_arm_wins() -> None:
 
 
 def test_a_scale_is_a_set_of_options() -> None:
-    study = parse_study(grid(scales={"gpu": {"model": "resnet18", "epochs": 60}}), "small")
+    gpu = {"model": "resnet18", "epochs": 60, "images": 64}
+    study = parse_study(grid(scales={"gpu": gpu}), "small")
     scaled = study.scaled("gpu")
+    assert (study.images, scaled.images) == (32, 64)
     config = scaled.config(scaled.arms["ce-2e"], Path("DIR"), 0)
     assert (config.model.model, config.optim.epochs) == ("resnet18", 120)
     with pytest.raises(UserError, match="--scale tpu: study small has gpu"):
         study.scaled("tpu")
+
+
+def test_some_arms_are_asked_less() -> None:
+    asked = {"arms": ["ce"], "questions": ["continuity", "gradients"], "seeds": 2}
+    asked["also"] = {"both": ["continuity"]}
+    evaluate = parse_study(grid(evaluate=asked), "small").evaluate
+    assert evaluate.asked("ce", 1) == ("continuity", "gradients")
+    assert evaluate.asked("both", 1) == ("continuity",)
+    assert (
+        evaluate.asked("ce", 2) == evaluate.asked("both", 2) == evaluate.asked("default", 0) == ()
+    )
 
 
 @pytest.mark.parametrize(
@@ -102,6 +115,8 @@ def test_a_scale_is_a_set_of_options() -> None:
         ({"baselines": ["ce-3e"]}, "baselines names 'ce-3e', which is no arm"),
         ({"groups": {"alpha": ["nine"]}}, "alpha names 'nine', which is no arm"),
         ({"evaluate": {"arms": ["ce"], "questions": ["gradient"]}}, "did you mean gradients"),
+        ({"evaluate": {"also": {"ce": ["gradient"]}}}, "did you mean gradients"),
+        ({"evaluate": {"also": {"cee": ["gradients"]}}}, "evaluate names 'cee', which is no arm"),
         ({"evaluate": {"arm": ["ce"]}}, "unexpected keyword argument 'arm'"),
         ({"recipe": "cifar10"}, "unknown recipe 'cifar10'; did you mean cifar100"),
         ({"arms": {**GRID["arms"], "ce": {"label": "CE", "seeds": 0, "options": {}}}}, "ce: seeds"),
