@@ -103,10 +103,10 @@ class DataConfig:
 class MethodConfig:
     """Semantic continuity: loss = CE + alpha * DS(clean view, perturbed view)."""
 
-    # docs/reproduction.md has what led to the default: of what was tried, a cosine whose weight
-    # rises over the whole run lowers ds_relative most at its price in top-1. A constant weight of
-    # 10 or 30 was worse in both. A cosine has no scale that could be shrunk; l2 at 1, the paper's
-    # plain reading, collapses the features.
+    # docs/reproduction.md has the default beside other settings, with its reasons. A cosine has no
+    # scale that could be shrunk; l2 at 1, the paper's plain reading, collapses the features, and so
+    # does a cosine at 100 from the first step: a weight that rises over the whole run leaves the
+    # early epochs to the cross-entropy.
     alpha: float = 30.0
     """Weight of DS in the loss; 0 trains without it (DS is still logged). It belongs to the kind of
     DS: cosine bears 10 to 100, rising, relative about 1, l2 about 0.1; l2 at 1 collapses the

@@ -6,61 +6,94 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fastsc.reproduction.claims import CLAIMS, Records, effects_of, goals_of
+from fastsc.constraint import TOLERANCE
+from fastsc.reproduction.claims import CLAIMS, Effect, Records, effects_of, goals_of
 from fastsc.reproduction.cost import Cost, Speed, cost_of, hours_of, speeds_of
+from fastsc.reproduction.seeds import LEVEL
 from fastsc.reproduction.study import Study
 from fastsc.reproduction.sweep import Task
 from fastsc.reproduction.tables import present
-from fastsc.reproduction.words import NONE, count, effect, goal, hours, table
+from fastsc.reproduction.words import EQUAL, NONE, count, effect, goal, hours, table
 
-NEAR = 0.1  # of a --ds-target
+CHANCE = (1 - LEVEL) / 2  # that an interval lies on one side without an effect
 Studies = Sequence[tuple[Study, Records]]
 
 
 def failures_of(studies: Studies) -> str:
-    """Goals that were missed and claims whose interval says the contrary, then what stays open."""
-    missed, against, undecided, tested = list[str](), list[str](), list[str](), 0
+    """What was missed, what came out contrary, what collapsed, and what so few seeds leave open."""
+    said: dict[str, list[str]] = {title: [] for title in FAILURES}
     for study, runs in studies:
-        name = study.title
-        for found in goals_of(study, runs):
-            line = f"- {name}: {found.label}: {goal(found)}"
-            if found.verdict == "does not hold":
-                missed.append(f"{line}. The goal is missed.")
-            elif found.verdict == "not shown":
-                undecided.append(f"{line}: undecided, the goal.")
-        for (arm, seed), record in sorted(runs.items()):
-            target = record.options["ds_target"]
-            if target is not None and abs((record.val["ds_relative"] or 0) / target - 1) > NEAR:
-                missed.append(
-                    f"- {name}: {study.arms[arm].label}, seed {seed}, ends at "
-                    f"{record.val['ds_relative'] or math.nan:.3f}: the target is missed."
-                )
-        for measures in CLAIMS.values():
-            for one in effects_of(runs, measures, study.default, study.baselines):
-                if not math.isfinite(one.found.value):
-                    continue
-                tested += 1
-                line = f"- {name}: {one.measure.label}, beside {study.arms[one.against].label}: "
-                line += effect(one.measure, one.found)
-                if one.verdict == "does not hold":
-                    against.append(f"{line}.")
-                elif one.verdict == "not shown":
-                    undecided.append(f"{line}.")
-    blocks = []
-    if missed:
-        blocks.append("Goals:\n\n" + "\n".join(missed))
-    if against:
-        blocks.append(
-            "The contrary of what is claimed, for the default beside a baseline:\n\n"
-            + "\n".join(against)
-        )
-    if undecided:
-        blocks.append(
-            "Neither shown nor refuted by so many seeds, of the default:\n\n" + "\n".join(undecided)
-        )
-    if not blocks and not tested:
+        for title, lines in _failures(study, runs).items():
+            said[title] += [f"- {study.title}: {line}" for line in lines]
+    blocks = [f"{FAILURES[title]}\n\n" + "\n".join(of) for title, of in said.items() if of]
+    counted = _counted(studies)
+    if not blocks and not counted:
         return "No claim could be tested: that takes the default and a baseline with common seeds."
-    return "\n\n".join(blocks) or "Nothing was found that contradicts a claim."
+    return "\n\n".join([*filter(None, [counted]), *blocks])
+
+
+FAILURES = {
+    "missed": "Missed, of this project's goals and of `--ds-target`:",
+    "contrary": "The contrary of what is claimed, for the default beside another arm:",
+    "collapsed": "Features that collapsed; such a network knows nothing:",
+    "open": "Neither shown nor refuted by so many seeds, of the default:",
+}
+
+
+def _failures(study: Study, runs: Records) -> dict[str, list[str]]:
+    """A study's lines under each heading of FAILURES."""
+    said: dict[str, list[str]] = {title: [] for title in FAILURES}
+    goals = goals_of(study, runs)
+    for wish in goals:
+        if wish.verdict == "does not hold":
+            said["missed"].append(f"{wish.label}: {goal(wish)}.")
+        elif wish.verdict == "not shown":
+            said["open"].append(f"{wish.label}: {goal(wish)}, the goal.")
+    for (arm, seed), record in sorted(runs.items()):
+        target = record.options["ds_target"]
+        if target is not None and abs((record.val["ds_relative"] or 0) / target - 1) > TOLERANCE:
+            found = record.val["ds_relative"] or math.nan
+            label = study.arms[arm].label
+            said["missed"].append(f"{label}, seed {seed}, ends at {found:.3f}.")
+        if record.collapsed:
+            top1 = 100 * (record.val["top1"] or math.nan)
+            said["collapsed"].append(f"{study.arms[arm].label}, seed {seed}: top-1 {top1:.1f} %.")
+    wished = {(wish.measure, wish.against) for wish in goals}
+    effects = [one for one in _tested(study, runs) if (one.measure, one.against) not in wished]
+    for one in effects:
+        told = effect(one.measure, one.found)
+        line = f"{one.measure.directed}, beside {study.arms[one.against].label}: "
+        line += f"{told}."
+        if one.verdict == "does not hold":
+            said["contrary"].append(line)
+        elif one.verdict == "not shown" and one.found.n > 1 and told != EQUAL:
+            said["open"].append(line)
+    alone = sum(one.found.n == 1 for one in effects)
+    if alone:
+        said["open"].append(f"{count(alone, 'comparison')} in a single seed, which shows nothing.")
+    return said
+
+
+def _tested(study: Study, runs: Records) -> list[Effect]:
+    """Every claim on the default, beside every arm that it is compared with."""
+    measures = [measure for of in CLAIMS.values() for measure in of]
+    found = effects_of(runs, measures, study.default, study.beside)
+    return [one for one in found if math.isfinite(one.found.value)]
+
+
+def _counted(studies: Studies) -> str:
+    """How many verdicts there are, and how many chance alone would have given."""
+    verdicts = [one.verdict for study, runs in studies for one in _tested(study, runs)
+                if one.found.n > 1]  # fmt: skip
+    if not verdicts:
+        return ""
+    holds, fails = verdicts.count("holds"), verdicts.count("does not hold")
+    return (
+        f"{count(len(verdicts), 'comparison')} of the default with another arm; holds: {holds}, "
+        f"does not hold: {fails}, not shown: {len(verdicts) - holds - fails}. Were there no effect "
+        f"at all, about {CHANCE * len(verdicts):.0f} would seem to hold and as many not to; they "
+        "are not independent."
+    )
 
 
 def not_run(studies: Studies, missing: Sequence[Study]) -> str:
@@ -130,10 +163,19 @@ def _cells(costs: Sequence[Cost], speeds: Iterable[Speed]) -> list[str]:
 
 def commands_of(study: Study, runs: Records) -> str:
     """The sweep's command, and each arm's as a single training, for the first of its seeds."""
-    lines = [f"python -m fastsc.reproduce {study.name} --data DIR --out OUT"]
+    sweep = f"python -m fastsc.reproduce {study.name} --data DIR --out OUT"
+    lines = [f"{sweep}            # what is not committed; --anew: all of it"]
     if study.quick:
-        lines.append(f"python -m fastsc.reproduce {study.name} --quick --data DIR --out OUT")
-    lines.append("")
+        lines.append(f"{sweep} --quick    # with seeds of its own")
+    asked = study.evaluate
+    if asked.arms:
+        lines.append("# what the sweep asks a trained network")
+        size = "" if asked.images is None else f" --images {asked.images}"
+        lines.append(
+            f"python -m fastsc.evaluate RUN --data DIR --out OUT --where-possible --only "
+            f"{' '.join(asked.questions)}{size}"
+        )
+    lines.append("\n# one training of each arm; other seeds likewise")
     for name in present(study, runs):
         record = next(record for (arm, _), record in sorted(runs.items()) if arm == name)
         lines += [f"# {study.arms[name].label}", record.command]
@@ -141,23 +183,28 @@ def commands_of(study: Study, runs: Records) -> str:
 
 
 def machines_of(studies: Studies) -> str:
-    """A row a kind of machine and set of versions, with the runs that it made."""
+    """A row a study, a kind of machine and set of versions, with the runs that it made."""
     rows: dict[tuple[str, ...], list[str]] = {}
-    for _, runs in studies:
+    for study, runs in studies:
         for record in runs.values():
             made = record.made
             hardware, versions = made["hardware"], made["versions"]
             gpus = hardware["gpus"] if str(made["device"]).startswith("cuda") else []
+            commit, _, changed = str(made["commit"] or "unknown").partition("-")
             key = (
-                gpus[0] if gpus else f"{hardware['cpu']}, {count(hardware['cores'], 'core')}",
+                study.title,
+                f"{gpus[0] if gpus else hardware['cpu']}, {count(hardware['cores'], 'core')}, "
+                f"{hardware['memory_gib']:.0f} GiB",
                 f"{made['threads']} a run, {made['precision']}",
                 f"Python {versions['python']}, torch {versions['torch']}, "
                 f"torchvision {versions['torchvision']}",
-                f"`{(made['commit'] or 'unknown')[:10]}`",
+                f"`{commit[:10]}`" + (", with changes" if changed else ""),
             )
             rows.setdefault(key, []).append(made["date"])
     cells = [[*key, _between(dates), str(len(dates))] for key, dates in sorted(rows.items())]
-    return table(["machine", "threads, precision", "versions", "commit", "dates", "runs"], cells)
+    return table(
+        ["study", "machine", "threads, precision", "versions", "commit", "dates", "runs"], cells
+    )
 
 
 def _between(dates: Sequence[str]) -> str:

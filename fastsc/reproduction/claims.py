@@ -43,14 +43,21 @@ class Measure:
     better: Literal["lower", "higher"]
     effect: Literal["ratio", "difference", "not worse"]
 
+    @property
+    def directed(self) -> str:
+        """The label with an arrow to the better side."""
+        return f"{self.label} {'↓' if self.better == 'lower' else '↑'}"
 
+
+TOP1 = Measure("val/top1", "top-1", "higher", "not worse")
+RELATIVE = Measure("val/ds_relative", "ds_relative, all four together", "lower", "ratio")
 CLAIMS: dict[str, tuple[Measure, ...]] = {
     "accuracy": (
-        Measure("val/top1", "top-1", "higher", "not worse"),
+        TOP1,
         Measure("val/top1_perturbed", "top-1 on perturbed images", "higher", "difference"),
     ),
     "continuity": (
-        Measure("val/ds_relative", "ds_relative, all four together", "lower", "ratio"),
+        RELATIVE,
         *(
             Measure(f"continuity/ds_relative/{kind}/{at:g}", f"ds_relative, {kind}", "lower",
                     "ratio")
@@ -129,7 +136,9 @@ class Effect:
 
 
 def value_of(record: Record, key: str) -> float | None:
-    """A figure by its key; None where the record lacks it."""
+    """A figure by its key; None where the record lacks it, as collapsed features ds_relative."""
+    if key == RELATIVE.key and record.collapsed:
+        return None
     if key.startswith("val/"):
         return record.val.get(key.removeprefix("val/"))
     return record.figures.get(key)
@@ -184,23 +193,24 @@ class Goal:
     """One line of what the recommended default is meant to reach."""
 
     label: str
-    limit: float
+    measure: Measure
+    against: str
     found: Over
     verdict: Verdict
 
 
 def goals_of(study: Study, records: Records) -> list[Goal]:
     """ds_relative beside plain training and beside augmentation; top-1 beside each baseline."""
-    default, relative = study.default, Measure("val/ds_relative", "ds_relative", "lower", "ratio")
-    goals = []
+    default, goals = study.default, list[Goal]()
     for against, limit in ((study.reference, TO_REFERENCE), (study.augmentation, TO_BASELINE)):
-        effect = effect_of(records, relative, default, against)
+        effect = effect_of(records, RELATIVE, default, against)
         if effect is not None:
             label = f"ds_relative over that of {study.arms[against].label}"
             verdict = verdict_below(effect.found, limit)
-            goals.append(Goal(f"{label}, at most {limit:g}", limit, effect.found, verdict))
-    for effect in effects_of(records, CLAIMS["accuracy"][:1], default, study.baselines):
+            label = f"{label}, at most {limit:g}"
+            goals.append(Goal(label, RELATIVE, against, effect.found, verdict))
+    for effect in effects_of(records, [TOP1], default, study.baselines):
         label = f"top-1 less that of {study.arms[effect.against].label}"
         label += f", at least −{100 * MARGIN:g} point"
-        goals.append(Goal(label, -MARGIN, effect.found, effect.verdict))
+        goals.append(Goal(label, TOP1, effect.against, effect.found, effect.verdict))
     return goals

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from fastsc.constraint import TOLERANCE
 from fastsc.reproduction import figures as fig
 from fastsc.reproduction.claims import (
     CLAIMS,
     MARGIN,
+    RELATIVE,
     STRENGTHS,
     TO_BASELINE,
+    TOP1,
     Measure,
     Records,
     effect_of,
@@ -22,7 +25,7 @@ from fastsc.reproduction.records import Record
 from fastsc.reproduction.seeds import Over
 from fastsc.reproduction.study import Study
 from fastsc.reproduction.tables import present
-from fastsc.reproduction.words import count
+from fastsc.reproduction.words import count, effect, signed
 
 KINDS = tuple(STRENGTHS)
 ALONE = "The default beside {base}, in a single seed, which shows nothing"
@@ -51,7 +54,7 @@ def plane(study: Study, runs: Records) -> Picture | None:
         and not OTHERWISE & study.arms[name].options.keys()
     ]  # fmt: skip
     headline = {study.default, study.reference, *study.baselines}
-    points, found = [], effect_of(runs, CLAIMS["continuity"][0], study.default, study.reference)
+    points, found = [], effect_of(runs, RELATIVE, study.default, study.reference)
     for name in names:
         top1, relative = over(runs, name, "val/top1"), over(runs, name, "val/ds_relative")
         role: fig.Role = "constraint"
@@ -67,9 +70,8 @@ def plane(study: Study, runs: Records) -> Picture | None:
     if best and study.augmentation in names:
         limit = TO_BASELINE * over(runs, study.augmentation, "val/ds_relative").value
         goal = fig.Goal("the goal", x=limit, y=100 * (max(best) - MARGIN))
-    if found is None:
-        title = "Accuracy beside continuity"
-    else:
+    title = "Accuracy beside continuity"
+    if found is not None and found.found.n > 1:
         title = (
             f"The default leaves {100 * found.found.value:.0f} % of plain training’s movement, at "
             f"{_points(runs, study)} of top-1 beside the better baseline"
@@ -129,11 +131,11 @@ def _by_kind(study: Study, runs: Records) -> Picture | None:
         return None
     kinds = [m for m in CLAIMS["continuity"] if m.key.startswith("continuity/ds_relative/")]
     shown = effects_of(runs, kinds, study.default, [study.reference])
-    falls = sum(effect.verdict == "holds" for effect in shown)
-    title = "DS under each perturbation alone"
+    falls = sum(one.verdict == "holds" for one in shown)
+    title = "ds_relative under each perturbation alone"
     if shown and shown[0].found.n > 1:
-        title = f"DS is smaller with the default than with plain training: shown for {falls} of "
-        title += f"{len(shown)} perturbations"
+        title = "ds_relative is smaller with the default than with plain training: shown for "
+        title += f"{falls} of {len(shown)} perturbations"
     return Picture(title, fig.by_perturbation(series, KINDS, title, y=DS_AXIS))
 
 
@@ -159,14 +161,12 @@ def _colours(study: Study, runs: Records) -> Picture | None:
         series.append(fig.Series(_label(study, name, found[0].n), found, mark))
     if len(series) < 2:
         return None
-    effect = effect_of(
-        runs, Measure("bias/accuracy/random", "", "higher", "difference"), study.default,
-        study.augmentation,
-    )  # fmt: skip
+    measure = Measure("bias/accuracy/random", "", "higher", "difference")
+    change = effect_of(runs, measure, study.default, study.augmentation)
     title = "Right answers by the colour of the digits"
-    if effect is not None:
+    if change is not None and change.found.n > 1:
         title = (
-            f"In random colours the default reads {100 * effect.found.value:+.0f} points of the "
+            f"In random colours the default reads {effect(measure, change.found)} points of the "
             "digits more than augmentation alone"
         )
     return Picture(title, fig.bars(folders, series, title, "right answers, %", chance=10.0))
@@ -182,8 +182,10 @@ def effects(study: Study, runs: Records, against: str, *, ratios: bool) -> Pictu
             if not math.isfinite(found.found.value):
                 continue
             change = found.found if ratios else times(found.found, 100)
+            if found.measure.effect == "not worse":  # its test is one-sided
+                change = replace(change, low=change.lower, high=change.upper)
             bound = -100 * MARGIN if found.measure.effect == "not worse" else None
-            rows.append(fig.Effect(found.measure.label, change, found.verdict, bound))
+            rows.append(fig.Effect(found.measure.directed, change, found.verdict, bound))
             n_all, n_holds = n_all + 1, n_holds + (found.verdict == "holds")
         if rows:
             sections.append(fig.Section(question, rows))
@@ -192,7 +194,7 @@ def effects(study: Study, runs: Records, against: str, *, ratios: bool) -> Pictu
     base = study.arms[against].label
     one = all(math.isnan(row.found.low) for section in sections for row in section.rows)
     if ratios:
-        title = f"Of {n_all} figures that should fall, {n_holds} are shown to, beside {base}"
+        title = f"Of {n_all} measures that should fall, {n_holds} are shown to, beside {base}"
         title = ALONE.format(base=base) if one else title
         svg = fig.effects(
             sections, title, f"default over {base}", ratios=True,
@@ -203,7 +205,7 @@ def effects(study: Study, runs: Records, against: str, *, ratios: bool) -> Pictu
         title = ALONE.format(base=base) if one else title
         svg = fig.effects(
             sections, title, f"default less {base}, points", ratios=False,
-            directions=("smaller", "larger"), write="{:+.1f}".format,
+            directions=("smaller", "larger"), write=lambda value: signed(value, 1),
         )  # fmt: skip
     return Picture(title, svg)
 
@@ -215,49 +217,48 @@ def targets(runs: Records, names: Sequence[str]) -> Picture | None:
     if not chosen:
         return None
     goals = sorted({float(record.options["ds_target"]) for _, record in chosen})
-    ds_lines, alpha_lines, near = [], [], 0
+    starts = sorted({float(record.options["alpha"]) for _, record in chosen})
+    ds_lines, alpha_lines, near, told = [], [], 0, set[float]()
     for _, record in chosen:
         target, start = float(record.options["ds_target"]), float(record.options["alpha"])
         colour = _MARKS[goals.index(target) % len(_MARKS)][0]
-        mark = fig.Mark(colour)
-        label = f"{target:g} from alpha {start:g}"
+        mark = fig.Mark(colour, _MARKS[starts.index(start) % len(_MARKS)][1])
+        label = "" if target in told else f"target {target:g}"
+        told.add(target)
         ds_lines.append(_line(record, "ds_relative", label, mark, target))
         alpha_lines.append(_line(record, "alpha", label, mark))
-        near += abs((record.val["ds_relative"] or math.inf) / target - 1) <= 0.1
-    title = f"{near} of {len(chosen)} runs end within 10 % of the ds_relative that was asked for"
+        near += abs((record.val["ds_relative"] or math.inf) / target - 1) <= TOLERANCE
+    title = f"{near} of {len(chosen)} runs end within {100 * TOLERANCE:.0f} % of the ds_relative "
+    title += "that was asked for"
     panels = [
         fig.Panel("ds_relative of training batches", ds_lines, log=True),
         fig.Panel("alpha", alpha_lines, log=True),
     ]
-    return Picture(title, fig.trajectories(panels, title))
+    named = [
+        (f"from alpha {start:g}", fig.Mark("grey", marker))
+        for start, (_, marker) in zip(starts, _MARKS)
+    ]
+    return Picture(title, fig.trajectories(panels, title, named=named))
 
 
 def collapse(study: Study, runs: Records, names: Sequence[str]) -> Picture | None:
-    """Distance between different images over the steps, and ds_relative beside it."""
-    between, relative = [], []
+    """Distance between different images over the steps, and how many directions they take."""
+    panels: dict[str, list[fig.Line]] = {"between": [], "effective_rank": []}
+    fallen = []
     for place, name in enumerate(names):
-        seeds = [seed for arm, seed in runs if arm == name]
-        record = runs[name, min(seeds)]
-        colour, marker = _MARKS[place % len(_MARKS)]
+        record = runs[name, min(seed for arm, seed in runs if arm == name)]
         label = study.arms[name].label
-        between.append(_line(record, "between", label, fig.Mark(colour, marker)))
-        relative.append(_line(record, "ds_relative", label, fig.Mark(colour, marker)))
-    fallen = [
-        study.arms[name].label for name, line in zip(names, between) if _share(line.values) < 0.1
+        for column, lines in panels.items():
+            lines.append(_line(record, column, label, fig.Mark(*_MARKS[place % len(_MARKS)])))
+        fallen += [label] if record.collapsed else []
+    title = "No arm’s features collapse"
+    if fallen:
+        title = f"Features collapse with {'; '.join(fallen)}"
+    shown = [
+        fig.Panel("distance between different images", panels["between"]),
+        fig.Panel("effective rank of the features", panels["effective_rank"], log=True),
     ]
-    title = (
-        f"Features collapse with {', '.join(fallen)}" if fallen else "No arm’s features collapse"
-    )
-    panels = [
-        fig.Panel("distance between different images", between, log=True),
-        fig.Panel("ds_relative of training batches", relative, log=True),
-    ]
-    return Picture(title, fig.trajectories(panels, title))
-
-
-def _share(values: Iterable[float | None]) -> float:
-    known = [x for x in values if x is not None]
-    return known[-1] / max(known) if known and max(known) > 0 else math.nan
+    return Picture(title, fig.trajectories(shown, title))
 
 
 def _line(
@@ -269,11 +270,11 @@ def _line(
 
 def _points(runs: Records, study: Study) -> str:
     """Top-1 of the default less that of the better baseline, in points."""
-    found = effects_of(runs, CLAIMS["accuracy"][:1], study.default, study.baselines)
+    found = effects_of(runs, [TOP1], study.default, study.baselines)
     if not found:
         return "an unknown cost"
-    best = max(found, key=lambda effect: effect.theirs.value)
-    return f"{100 * best.found.value:+.1f} points".replace("-", "−")
+    best = max(found, key=lambda one: one.theirs.value)
+    return f"{signed(100 * best.found.value, 1)} points"
 
 
 def _label(study: Study, name: str, n: int) -> str:

@@ -16,11 +16,17 @@ from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.account import commands_of, failures_of, machines_of, not_run
 from fastsc.reproduction.claims import Records, goals_of
-from fastsc.reproduction.parts import Part, parts_of
+from fastsc.reproduction.parts import parts_of
 from fastsc.reproduction.records import Record, read_records
 from fastsc.reproduction.study import Study, load_study
-from fastsc.reproduction.tables import arms_table, goals_table, replication_table, setting_of
-from fastsc.reproduction.words import listed
+from fastsc.reproduction.tables import (
+    arms_table,
+    goals_table,
+    method_of,
+    replication_table,
+    setting_of,
+)
+from fastsc.reproduction.words import Part, count, listed
 
 PAGE = "reproduction.md"
 AGAIN = "replications"
@@ -33,7 +39,7 @@ class Written:
     Attributes:
         study: Which.
         setting: What its runs have in common, in sentences.
-        arms, goals, replication: Tables; empty where there is nothing to say.
+        arms, goals, replication, replication_goals: Tables; empty where there is nothing to say.
         goals_words, replication_words: What they are.
         parts: The claims, with figures.
         commands: How to run it again.
@@ -45,6 +51,7 @@ class Written:
     goals: str
     goals_words: str
     replication: str
+    replication_goals: str
     replication_words: str
     parts: tuple[Part, ...]
     commands: str
@@ -147,8 +154,8 @@ def _written(
         goals=goals_table(goals),
         goals_words=(
             f"This project's goals for `{study.default}`, with what was found over "
-            f"{listed([str(k) for k in n])} {'seed' if n == [1] else 'seeds'}; for top-1 the "
-            "verdict is one-sided."
+            f"{listed([str(k) for k in n[:-1]] + [count(n[-1], 'seed')])}. `{study.default}` is "
+            f"{method_of(study, study.default)}."
             if goals
             else ""
         ),
@@ -156,9 +163,9 @@ def _written(
         replication_words=(
             "The quick setting: a few arms once more, with other seeds than the committed ones. A "
             "figure fits if the mean lies in the interval where the mean of so many further seeds "
-            "falls 95 times of 100, each figure by itself: of six, one falls outside every fourth "
-            "time."
+            "falls 95 times of 100, each figure by itself."
         ),
+        replication_goals=goals_table(goals_of(study, compared[0])) if compared[1] else "",
         parts=tuple(parts_of(study, runs, figures)),
         commands=commands_of(study, runs),
     )

@@ -2,42 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 from fastsc.reproduction import drawn
-from fastsc.reproduction.claims import CLAIMS, Effect, Measure, Records, effect_of, effects_of, over
+from fastsc.reproduction.claims import CLAIMS, Effect, Records, effects_of, over
+from fastsc.reproduction.seeds import Verdict
+from fastsc.reproduction.settings import Show, groups, over_alpha, recommended
 from fastsc.reproduction.study import Study
-from fastsc.reproduction.tables import effects_table, present
-from fastsc.reproduction.words import (
-    NONE,
-    count,
-    effect,
-    listed,
-    number,
-    percent,
-    seeds_of,
-    table,
-)
-
-
-@dataclass(frozen=True)
-class Shown:
-    """A figure: its file, relative to the page, and what it shows in words."""
-
-    path: str
-    alt: str
-
-
-@dataclass(frozen=True)
-class Part:
-    """A heading with what belongs to it; Markdown."""
-
-    title: str
-    words: str
-    table: str = ""
-    figures: tuple[Shown, ...] = ()
+from fastsc.reproduction.tables import effects_table, method_of, present
+from fastsc.reproduction.words import Part, Shown, count, figure, listed, seeds_of
 
 
 def parts_of(study: Study, runs: Records, figures: dict[str, str]) -> Iterator[Part]:
@@ -51,20 +24,25 @@ def parts_of(study: Study, runs: Records, figures: dict[str, str]) -> Iterator[P
         return (Shown(f"reproduction/{file}", picture.title.replace("\n", " ")),)
 
     if len(present(study, runs)) > 1:
-        yield Part(
-            "Accuracy beside continuity",
-            "Every arm that ran whole epochs of the study, each against what it costs.",
-            figures=shown("plane", drawn.plane(study, runs)),
-        )
+        longer = [f"`{name}`" for name in study.baselines if study.arms[name].times > 1]
+        words = "Every arm that trained for E epochs, and the baselines."
+        if longer:
+            words += " An epoch with both views costs two with one, which is why plain training is "
+            words += f"given more in {listed(longer)}."
+        picture = drawn.plane(study, runs)
+        yield Part("Accuracy beside continuity", words, figures=shown("plane", picture))
     yield from _summary(study, runs, shown)
-    yield from _alpha(study, runs, shown)
+    yield from over_alpha(study, runs, shown)
     for title, question, about in QUESTIONS:
-        effects = effects_of(runs, CLAIMS[question], study.default, study.baselines)
+        effects = effects_of(runs, CLAIMS[question], study.default, study.beside)
         pictures = shown(question, drawn.by_question(study, runs, question))
         if effects:
-            words = f"{about} {_sentence(effects)}{_images(study, runs, question)}"
+            words = f"{about}{_premise(study, runs, question)} {_sentence(effects)}"
+            words += _images(study, runs, question)
             yield Part(title, words, effects_table(study, effects), pictures)
-    yield from _groups(study, runs, shown)
+    yield from _claimed(study, runs)
+    yield from groups(study, runs, shown)
+    yield from recommended(study, runs)
 
 
 QUESTIONS = (
@@ -77,10 +55,10 @@ QUESTIONS = (
     (
         "DS under each perturbation (the paper's figure 4)",
         "continuity",
-        "The paper's claim: DS falls under each of the four, in networks of two depths.",
+        "The paper's claim: DS falls under each of the four.",
     ),
     (
-        "Neighbours and a picture of the features (figures 1 and 2)",
+        "Neighbours (figures 1 and 2)",
         "neighbours",
         "The paper's claim: without the constraint an image's own perturbed view lies farther away "
         "than other images; with it, the views of an image lie close together.",
@@ -109,7 +87,9 @@ def _sentence(effects: Sequence[Effect]) -> str:
     for against in dict.fromkeys(found.against for found in effects):
         of = [found.verdict for found in effects if found.against == against]
         counts = [
-            f"{of.count(verdict)} {word}" for verdict, word in VERDICTS.items() if verdict in of
+            f"{n} {one if n == 1 else more}"
+            for verdict, one, more in VERDICTS
+            if (n := of.count(verdict))
         ]
         words.append(f"beside `{against}` {listed(counts)}")
     return (
@@ -118,35 +98,55 @@ def _sentence(effects: Sequence[Effect]) -> str:
     )
 
 
+def _premise(study: Study, runs: Records, question: str) -> str:
+    """Whether plain training does what figure 1 says of it."""
+    measure = CLAIMS["neighbours"][0]
+    found = over(runs, study.reference, measure.key)
+    if question != "neighbours" or not found.n:
+        return ""
+    label = study.arms[study.reference].label
+    return f" With {label}, the former is so for {figure(measure, found)} % of the images."
+
+
+# What `fastsc.evaluate` calls the number of images of a question.
+SIZES = {
+    "continuity": "curves", "neighbours": "neighbours", "gradients": "gradients",
+    "robustness": "robustness", "explanations": "explained", "transfer": "transfer", "bias": "bias",
+}  # fmt: skip
+
+
 def _images(study: Study, runs: Records, question: str) -> str:
     """On how many images a network was asked; the intervals say nothing of other images."""
-    if question in ("accuracy", "continuity"):
+    sizes = sorted({
+        record.asked["sizes"][SIZES[question]] for (arm, _), record in runs.items()
+        if question in SIZES and record.asked and arm in (study.default, *study.beside)
+    })  # fmt: skip
+    if not sizes:
         return ""
-    asked = {
-        record.asked.get("images") for (arm, _), record in runs.items()
-        if record.asked and arm in (study.default, *study.baselines)
-    }  # fmt: skip
-    numbers = [str(n) for n in sorted(n for n in asked if n is not None)]
-    return f" Asked of up to {' or '.join(numbers)} images, the same for all." if numbers else ""
+    numbers = " or ".join(f"{n:,}" for n in sizes)
+    if question == "continuity":
+        return f" Each kind by itself is asked of up to {numbers} images, the rest of all."
+    return f" Asked of up to {numbers} images, the same for all networks."
 
 
-VERDICTS = {"holds": "hold", "does not hold": "do not hold", "not shown": "are not shown"}
-Show = Callable[[str, drawn.Picture | None], tuple[Shown, ...]]
+def _claimed(study: Study, runs: Records) -> Iterator[Part]:
+    """Every claim once more for further arms, each beside its own baselines."""
+    for name, against in study.claimed.items():
+        measures = [measure for of in CLAIMS.values() for measure in of]
+        effects = effects_of(runs, measures, name, against)
+        if effects:
+            yield Part(
+                f"All claims for: {study.arms[name].label}",
+                f"`{name}` is {method_of(study, name)}. {_sentence(effects)}",
+                effects_table(study, effects),
+            )
 
 
-def _alpha(study: Study, runs: Records, shown: Show) -> Iterator[Part]:
-    """Figure 5: accuracy and continuity over alpha."""
-    names = present(study, runs, study.groups.get("alpha", ()))
-    if len(names) < 3 or names[0] != study.groups["alpha"][0]:
-        return
-    base = names[0]
-    yield Part(
-        "Accuracy and DS over alpha (the paper's figure 5)",
-        f"The paper's claim: accuracy holds over a wide range of alpha while DS falls. All arms "
-        f"train as long as `{base}`, which has no constraint.",
-        _beside(study, runs, names, base),
-        shown("alpha", drawn.over_alpha(study, runs, names)),
-    )
+VERDICTS: tuple[tuple[Verdict, str, str], ...] = (
+    ("holds", "holds", "hold"),
+    ("does not hold", "does not hold", "do not hold"),
+    ("not shown", "is not shown", "are not shown"),
+)
 
 
 def _summary(study: Study, runs: Records, shown: Show) -> Iterator[Part]:
@@ -167,99 +167,3 @@ def _summary(study: Study, runs: Records, shown: Show) -> Iterator[Part]:
             "same images: what the constraint adds to augmentation.",
             figures=tuple(pictures),
         )
-
-
-def _groups(study: Study, runs: Records, shown: Show) -> Iterator[Part]:
-    """The rest of the grid: groups of arms, each beside its first."""
-    for name, (title, words) in GROUPS.items():
-        names = present(study, runs, study.groups.get(name, ()))
-        if len(names) < LEAST.get(name, 3):
-            continue
-        if name != "target" and names[0] != study.groups[name][0]:
-            continue  # without its base a group compares nothing
-        if name == "target":
-            yield Part(
-                title, words, _targets(runs, names),
-                shown(name, drawn.targets(runs, names)),
-            )  # fmt: skip
-            continue
-        picture = drawn.collapse(study, runs, names) if name == "collapse" else None
-        yield Part(title, words, _beside(study, runs, names, names[0]), shown(name, picture))
-
-
-LEAST = {"target": 1, "longer": 2, "collapse": 2}  # arms that make a part
-GROUPS = {
-    "kinds": (
-        "Kinds of DS, and other consistency losses",
-        "Each at one alpha: the papers' own for Jensen-Shannon and logit pairing, the others' were "
-        "chosen in earlier trials. Jensen-Shannon is AugMix's loss with one augmented view (equal "
-        "to timm's), logit pairing is Kannan et al.'s; all on the same step. Beside the first row, "
-        "which has no constraint.",
-    ),
-    "target": (
-        "The constraint as a constraint",
-        "`--ds-target X` asks for a ds_relative; alpha is found by dual ascent, from different "
-        "starting values.",
-    ),
-    "study": (
-        "What the method's options do",
-        "One option changed at a time; beside the first row.",
-    ),
-    "longer": (
-        "In a longer training",
-        "Twice the epochs of all of the above. Beside the first row.",
-    ),
-    "collapse": (
-        "Collapse",
-        "Absolute distances can be cheated: features that shrink to a point have DS 0. Beside the "
-        "first row.",
-    ),
-}
-RELATIVE = Measure("val/ds_relative", "ds_relative", "lower", "ratio")
-TOP1 = Measure("val/top1", "top-1", "higher", "difference")
-
-
-def _beside(study: Study, runs: Records, names: Sequence[str], base: str) -> str:
-    """A row an arm: figures, and effects beside the base over common seeds."""
-    rows = []
-    for name in names:
-        cells = [f"{study.arms[name].label} (`{name}`)"]
-        top1, relative, ds = (over(runs, name, f"val/{k}") for k in ("top1", "ds_relative", "ds"))
-        cells += [str(top1.n), percent(top1), number(relative), number(ds, 4), _spread(runs, name)]
-        for measure in (TOP1, RELATIVE):
-            found = None if name == base else effect_of(runs, measure, name, base)
-            cells.append(NONE if found is None else effect(measure, found.found))
-        rows.append(cells)
-    return table(
-        ["arm", "seeds", "top-1", "ds_relative", "ds of its kind", "between images, end / most",
-         "top-1, points", "ds_relative, ×"],
-        rows,
-    )  # fmt: skip
-
-
-def _spread(runs: Records, arm: str) -> str:
-    """The distance between different images at the end of training over its maximum."""
-    shares = []
-    for (name, _), record in runs.items():
-        between = [x for x in record.curve["between"] if x is not None]
-        if name == arm and between and max(between) > 0:
-            shares.append(between[-1] / max(between))
-    return f"{min(shares):.2f}" if shares else NONE
-
-
-def _targets(runs: Records, names: Sequence[str]) -> str:
-    """A row a run: what was asked for, where alpha began and ended, what was reached."""
-    rows = []
-    for arm, seed in ((name, seed) for name in names for of, seed in sorted(runs) if of == name):
-        record = runs[arm, seed]
-        target = float(record.options["ds_target"])
-        alphas = [x for x in record.curve["alpha"] if x is not None]
-        found = record.val["ds_relative"] or math.nan
-        rows.append([
-            f"`{arm}`, seed {seed}", f"{target:g}", f"{float(record.options['alpha']):g}",
-            f"{alphas[-1]:.3g}", f"{found:.3f}", f"{100 * (found / target - 1):+.0f} %",
-            f"{100 * (record.val['top1'] or math.nan):.1f}",
-        ])  # fmt: skip
-    return table(
-        ["run", "target", "alpha at first", "at last", "ds_relative", "off by", "top-1"], rows
-    )

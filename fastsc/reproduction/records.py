@@ -18,6 +18,7 @@ from fastsc.pipelines.errors import UserError
 from fastsc.resume import plain_options
 
 FORMAT = 1
+COLLAPSED = 0.1  # of the most, in the spread of the features or in its directions
 CURVE_POINTS = 60  # at most, of what is kept of a run's steps
 CURVE = ("step", "ds_relative", "between", "effective_rank", "alpha", "ce")
 
@@ -77,6 +78,23 @@ class Record:
     def plain(self) -> bool:
         """Whether it trained with one view an image."""
         return self.options["alpha"] == 0 and self.options["ce_views"] == "clean"
+
+    @property
+    def left(self) -> float:
+        """What is left at the end of the features' spread, or of its directions, of their most."""
+        return min(_left(self.curve[column]) for column in ("between", "effective_rank"))
+
+    @property
+    def collapsed(self) -> bool:
+        """Whether the features ended at one point or on one line; ds_relative is noise then."""
+        return self.left < COLLAPSED
+
+
+def _left(values: Iterable[float | None]) -> float:
+    known = [x for x in values if x is not None]
+    if not known:
+        return 1.0  # nothing says that it fell
+    return known[-1] / max(known) if max(known) > 0 else 0.0
 
 
 def run_name(arm: str, seed: int) -> str:

@@ -16,7 +16,6 @@ import numpy as np
 from fastsc.packages import needed
 
 LEVEL = 0.95
-POWER = 0.8
 NAN = float("nan")
 Verdict = Literal["holds", "does not hold", "not shown"]
 

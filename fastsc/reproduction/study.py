@@ -96,6 +96,8 @@ class Study:
         reference: Plain training, in whose units continuity is given.
         baselines: Arms of equal cost that a claim has to beat.
         augmentation: The one of them that sees the same views as the default.
+        claimed: Further arms whose claims are tested -> the arms that they are tested beside.
+        reason: Why the default is what it is; no results, which the page takes from the records.
         arms: By name, in the order in which they are run.
         groups: Sections of the page -> names of arms in order.
         evaluate: What the networks are asked.
@@ -116,6 +118,8 @@ class Study:
     baselines: tuple[str, ...]
     augmentation: str
     arms: Mapping[str, Arm]
+    claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    reason: str = ""
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     evaluate: Evaluated = field(default_factory=Evaluated)
     quick: tuple[str, ...] = ()
@@ -123,6 +127,11 @@ class Study:
     options: Options = field(default_factory=dict)
     scales: Mapping[str, Options] = field(default_factory=dict)
     rates: tuple[Rate, ...] = ()
+
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """The arms that the default is compared with: plain training, then those of equal cost."""
+        return tuple(dict.fromkeys((self.reference, *self.baselines)))
 
     def values(self, arm: Arm, seed: int) -> dict[str, Any]:
         """The options of a run, over the recipe's; what the arm says wins over the study."""
@@ -221,7 +230,8 @@ def parse_study(text: str, name: str) -> Study:
                 "arms": {
                     str(key): Arm(name=str(key), **arm) for key, arm in values["arms"].items()
                 },
-                "groups": {k: tuple(names) for k, names in values.get("groups", {}).items()},
+                "groups": _lists(values.get("groups", {})),
+                "claimed": _lists(values.get("claimed", {})),
                 "evaluate": _evaluated(values.get("evaluate", {})),
                 "quick": tuple(values.get("quick", ())),
                 "quick_seeds": tuple(values.get("quick_seeds", ())),
@@ -236,8 +246,11 @@ def parse_study(text: str, name: str) -> Study:
 
 def _evaluated(values: Mapping[str, Any]) -> Evaluated:
     found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    found["also"] = {arm: tuple(names) for arm, names in values.get("also", {}).items()}
-    return Evaluated(**found)
+    return Evaluated(**{**found, "also": _lists(values.get("also", {}))})
+
+
+def _lists(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {key: tuple(names) for key, names in values.items()}
 
 
 def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
@@ -253,6 +266,7 @@ def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
         "baselines": study.baselines,
         "quick": study.quick,
         "evaluate": (*study.evaluate.arms, *study.evaluate.also),
+        "claimed": (*study.claimed, *chain(*study.claimed.values())),
         **study.groups,
     }
     for where, names in referred.items():

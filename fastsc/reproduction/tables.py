@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
-from fastsc.reproduction.claims import Effect, Goal, Records, over, values_of
+from fastsc.reproduction.claims import RELATIVE, Effect, Goal, Records, over, values_of
 from fastsc.reproduction.seeds import mean_over, prediction
 from fastsc.reproduction.study import Study
 from fastsc.reproduction.words import (
+    EQUAL,
     NONE,
     count,
     effect,
@@ -45,24 +47,45 @@ def arms_table(study: Study, runs: Records) -> str:
     """A row an arm: mean ± half the 95 % interval over its seeds."""
     rows = []
     for name in present(study, runs):
-        top1, perturbed, ds, relative = (
-            over(runs, name, f"val/{key}")
-            for key in ("top1", "top1_perturbed", "ds", "ds_relative")
-        )
-        label = study.arms[name].label
-        # Collapsed features have no ds_relative.
-        some = f" (n = {relative.n})" if relative.n < top1.n else ""
+        top1, perturbed = (over(runs, name, f"val/{key}") for key in ("top1", "top1_perturbed"))
+        epochs = max(1, round(study.arms[name].times * study.epochs))
         rows.append([
-            f"{label} (`{name}`)", _epochs(study, name), str(top1.n), percent(top1),
-            percent(perturbed), number(relative) + some, number(ds, 4),
+            f"{study.arms[name].label} (`{name}`)", str(epochs), _views(runs, name), str(top1.n),
+            percent(top1), percent(perturbed), relative_of(runs, name),
         ])  # fmt: skip
     return table(
-        ["arm", "epochs", "seeds", "top-1", "perturbed", "ds_relative", "ds of its kind"], rows
+        ["arm", "epochs", "views seen", "seeds", "top-1 ↑", "top-1, second views ↑",
+         "ds_relative ↓"],
+        rows,
+    )  # fmt: skip
+
+
+def relative_of(runs: Records, name: str) -> str:
+    """An arm's ds_relative; collapsed features have none."""
+    n = sum(arm == name for arm, _ in runs)
+    found = over(runs, name, RELATIVE.key)
+    if found.n == n:
+        return number(found)
+    return f"{number(found)} (n = {found.n})" if found.n else "collapsed"
+
+
+def _views(runs: Records, name: str) -> str:
+    """Images that went through the network in a training, each view of one by itself."""
+    record = next(record for (arm, _), record in sorted(runs.items()) if arm == name)
+    share = 0.0 if record.plain else float(record.options["paired_fraction"])
+    return f"{record.steps * int(record.options['batch_size']) * (1 + share) / 1e6:.2f} M"
+
+
+def method_of(study: Study, name: str) -> str:
+    """An arm's constraint, as the options that make it."""
+    method = study.config(study.arms[name], Path("DIR"), 0).method
+    rise = method.alpha_warmup_epochs
+    course = {None: "which rises in a straight line from 0 over the whole run", 0.0: "constant"}
+    how = course.get(rise, f"which rises over the first {rise:g} epochs" if rise else "")
+    return (
+        f"`--ds {method.ds} --ds-at {method.ds_at} --alpha {method.alpha:g}`, {how}; "
+        f"`--ce-views {method.ce_views} --stop-gradient {method.stop_gradient} --bn {method.bn}`"
     )
-
-
-def _epochs(study: Study, name: str) -> str:
-    return str(max(1, round(study.arms[name].times * study.epochs)))
 
 
 def goals_table(goals: Sequence[Goal]) -> str:
@@ -76,19 +99,23 @@ def effects_table(study: Study, effects: Sequence[Effect]) -> str:
     if not effects:
         return ""
     against = list(dict.fromkeys(found.against for found in effects))
-    arm = study.arms[effects[0].arm].label
-    headings = ["measure", arm]
+    headings = ["measure", study.arms[effects[0].arm].label]
     for name in against:
-        headings += [f"beside {study.arms[name].label}", ""]
+        headings += [study.arms[name].label, "beside it"]
     rows = []
     for measure in dict.fromkeys(found.measure for found in effects):
         by_name = {found.against: found for found in effects if found.measure == measure}
-        row = [measure.label, figure(measure, next(iter(by_name.values())).own)]
+        row = [measure.directed, figure(measure, next(iter(by_name.values())).own)]
         for name in against:
             found = by_name.get(name)
-            row += [NONE, ""] if found is None else [effect(measure, found.found), found.verdict]
+            row += [NONE, NONE] if found is None else [figure(measure, found.theirs), _told(found)]
         rows.append(row)
     return table(headings, rows)
+
+
+def _told(found: Effect) -> str:
+    text = effect(found.measure, found.found)
+    return text if found.found.n < 2 or text in (NONE, EQUAL) else f"{text}: {found.verdict}"
 
 
 def replication_table(study: Study, runs: Records, known: Records) -> str:

@@ -1,14 +1,34 @@
-"""Figures as words, and Markdown's tables."""
+"""Figures as words, and what a page in Markdown is made of."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 
 from fastsc.reproduction.claims import Effect, Goal, Measure
 from fastsc.reproduction.seeds import Over
 
 NONE = "–"
+EQUAL = "equal"  # in every seed
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A figure: its file, relative to the page, and what it shows in words."""
+
+    path: str
+    alt: str
+
+
+@dataclass(frozen=True)
+class Part:
+    """A heading with what belongs to it; Markdown."""
+
+    title: str
+    words: str
+    table: str = ""
+    figures: tuple[Shown, ...] = ()
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -33,7 +53,7 @@ def number(found: Over, digits: int = 3) -> str:
 def _with_reach(found: Over, scale: float, digits: int) -> str:
     if math.isnan(found.value):
         return NONE
-    text = _signed(scale * found.value, digits)
+    text = _plain(scale * found.value, digits)
     if math.isnan(found.low):
         return text
     return f"{text} ± {scale * (found.high - found.low) / 2:.{digits}f}"
@@ -45,21 +65,29 @@ def figure(measure: Measure, found: Over) -> str:
 
 
 def effect(measure: Measure, found: Over) -> str:
-    """An effect with its interval: ×0.52 (0.50 to 0.54), or −0.7 (−1.2 to −0.2) points."""
+    """An effect with its interval: ×0.52 (0.50 to 0.54), or −0.7 (−1.2 to −0.2) points.
+
+    That of "not worse" is at 90 %: its ends are those of the one-sided tests at 95 %.
+    """
     if math.isnan(found.value):
         return NONE
     if measure.effect == "ratio":
-        ends = f" ({found.low:.2f} to {found.high:.2f})" if math.isfinite(found.low) else ""
-        return f"×{found.value:.2f}{ends}"
-    low, high = (_signed(100 * end, 1, plus=True) for end in (found.low, found.high))
-    ends = f" ({low} to {high})" if math.isfinite(found.low) else ""
-    return f"{_signed(100 * found.value, 1, plus=True)}{ends}"
+        inside = f" ({found.low:.2f} to {found.high:.2f})" if math.isfinite(found.low) else ""
+        return f"×{found.value:.2f}{inside}"
+    if found.low == found.high == 0:
+        return EQUAL
+    one_sided = measure.effect == "not worse"
+    ends = (found.lower, found.upper) if one_sided else (found.low, found.high)
+    low, high = (signed(100 * end, 1) for end in ends)
+    text = signed(100 * found.value, 1)
+    if not math.isfinite(found.low):
+        return text
+    return f"{text} ({low} to {high}{' at 90 %' if one_sided else ''})"
 
 
 def goal(found: Goal) -> str:
-    """What was reached: a ratio for a limit above 0, else a difference in points."""
-    kind = Measure("", "", "lower", "ratio" if found.limit > 0 else "difference")
-    return effect(kind, found.found)
+    """What was reached."""
+    return effect(found.measure, found.found)
 
 
 def reached(found: Goal) -> str:
@@ -94,6 +122,10 @@ def hours(value: float) -> str:
     return f"{value:.1f} h" if value < 100 else f"{value:,.0f} h"
 
 
-def _signed(value: float, digits: int, *, plus: bool = False) -> str:
-    value = round(value, digits) + 0.0  # no −0.0
-    return f"{value:{'+' if plus else ''}.{digits}f}".replace("-", "−")
+def signed(value: float, digits: int) -> str:
+    """+1.2, −0.7, +0.0."""
+    return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no −0.0
+
+
+def _plain(value: float, digits: int) -> str:
+    return signed(value, digits).removeprefix("+")

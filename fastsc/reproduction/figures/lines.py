@@ -65,7 +65,7 @@ class Line:
     """A run.
 
     Attributes:
-        label: At its end.
+        label: At its end; may be empty.
         steps, values: None and NaN where nothing was measured.
         mark: Colour and marker; hollow markers have a thin line.
         target: What it was to come to, as a dashed line: one number, or one a step.
@@ -137,7 +137,12 @@ def over_alpha(
 
 
 def trajectories(
-    panels: Sequence[Panel], title: str, *, x: str = "step", target: str = "its target"
+    panels: Sequence[Panel],
+    title: str,
+    *,
+    x: str = "step",
+    target: str = "its target",
+    named: Sequence[tuple[str, Mark]] = (),
 ) -> str:
     """Lines over steps, each labelled at its end, in one panel or more under one another.
 
@@ -146,6 +151,7 @@ def trajectories(
         title: The finding.
         x: What the steps are.
         target: What the key calls the dashed lines, where there are any.
+        named: What else the key explains: words and a mark.
     """
     lines = [line for panel in panels for line in panel.lines]
 
@@ -163,12 +169,14 @@ def trajectories(
             ends = [
                 (line.label, shown[-1][1], line.mark.hex)
                 for line in panel.lines
-                if (shown := _shown(line.steps, line.values, panel.log))
+                if line.label and (shown := _shown(line.steps, line.values, panel.log))
             ]
             _ends(sheet, axis, right, ends)
         _same_x(axes)
 
-    keys = [Key(target, _BASE, "dashed")] if any(line.target is not None for line in lines) else []
+    keys = [Key(text, mark) for text, mark in named]
+    if any(line.target is not None for line in lines):
+        keys.append(Key(target, _BASE, "dashed"))
     return draw(title, paint, height=_height(len(panels)), keys=keys)
 
 

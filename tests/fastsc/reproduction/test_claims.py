@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -58,7 +59,10 @@ def test_where_no_seed_has_both_there_is_no_effect() -> None:
 def test_goals_are_beside_plain_training_augmentation_and_each_baseline() -> None:
     goals = goals_of(STUDY, FOUND)
     assert [round(goal.found.value, 3) for goal in goals] == [0.25, 0.5, -0.003, 0.003]
-    assert [goal.limit for goal in goals] == [0.25, 0.5, -0.01, -0.01]
+    assert [goal.against for goal in goals] == ["ce", "both", "ce-2e", "both"]
+    assert [goal.measure for goal in goals] == [RELATIVE, RELATIVE, TOP1, TOP1]
+    assert "at most 0.25" in goals[0].label
+    assert "at most 0.5" in goals[1].label
     assert "CE, 2E" in goals[2].label
     # At the limit itself, with both seeds the same: neither below nor above.
     assert [goal.verdict for goal in goals] == ["not shown", "not shown", "holds", "holds"]
@@ -73,6 +77,22 @@ def test_a_figure_by_its_key() -> None:
     assert value_of(record, "val/top1") == 0.5
     assert value_of(record, "val/top7") is None
     assert math.isnan(over({("ce", 0): record}, "ce", "bias/other").value)
+
+
+def test_collapsed_features_have_no_relative_distance() -> None:
+    """l2 / l2 of features at one point is noise; of features on one line, too."""
+    whole = made(STUDY, "both", 0)
+    assert not whole.collapsed
+    for column in ("between", "effective_rank"):
+        curve = {**whole.curve, column: [5.0, None, 9.0, 0.8]}
+        record = replace(whole, curve=curve)
+        assert record.left == pytest.approx(0.8 / 9)
+        assert record.collapsed
+        assert value_of(record, "val/ds_relative") is None
+        assert value_of(record, "val/top1") == whole.val["top1"]
+        assert not replace(whole, curve={**whole.curve, column: [9.0, 0.5, 1.0]}).collapsed
+    assert replace(whole, curve={**whole.curve, "between": [0.0, 0.0]}).left == 0
+    assert replace(whole, curve={"between": [None], "effective_rank": []}).left == 1
 
 
 def test_every_claim_has_a_name_of_its_own() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -52,7 +53,7 @@ def page(folder: Path, found=FOUND, known=None) -> str:
 def test_no_result_is_typed_into_the_prose() -> None:
     """Decimal fractions in the template and in the code's words are none but names of papers."""
     strings = [(SOURCES / "page.md.j2").read_text()]
-    for name in ("page", "parts", "account", "tables", "words", "drawn"):
+    for name in ("page", "parts", "settings", "account", "tables", "words", "drawn"):
         tree = ast.parse((SOURCES / f"{name}.py").read_text())
         docs = {
             ast.get_docstring(node, clean=False)
@@ -91,11 +92,17 @@ def test_every_figure_follows_the_records(tmp_path: Path) -> None:
 
 def test_what_is_said_of_known_records(tmp_path: Path) -> None:
     text = page(tmp_path)
-    assert "| default (`default`) | 4 | 2 | 58.3 ± 7.1 |" in text  # t(0.975, 1) · 0.55 points
-    assert "| CE, 2E (`ce-2e`) | 8 | 2 | 53.9 ± 7.1 |" in text
+    # 1,000 steps of 64 images, each in two views; t(0.975, 1) · 0.55 points
+    assert "| default (`default`) | 4 | 0.13 M | 2 | 58.3 ± 7.1 |" in text
+    assert "| CE, 2E (`ce-2e`) | 8 | 0.06 M | 2 | 53.9 ± 7.1 |" in text
     assert "×0.54" in text  # of both: √(0.1111/0.2111 · 0.1222/0.2222)
-    assert "| input gradient, norm | 0.525 ± 0.318 |" in text
-    assert "| `t`, seed 0 | 0.1 | 30 | 30 | 0.106 | +6 % | 50.0 |" in text
+    row = next(line for line in text.splitlines() if line.startswith("| input gradient, norm ↓"))
+    cells = row.strip("| ").split(" | ")
+    assert cells[1] == "0.525 ± 0.318"
+    assert cells[2:7:2] == ["1.050 ± 0.635", "2.050 ± 0.635", "1.050 ± 0.635"]  # theirs
+    assert cells[3].startswith("×0.50 (")
+    assert cells[5].startswith("×0.26 (")
+    assert "| `t`, seed 0 | 0.1 | 30 | 30 to 30 | 30 | 0.106 | +6 % | 50.0 |" in text
     assert "l2 at 1" in text.partition("### Collapse")[2]
     assert "1 of 1 runs end within 10 % of the ds_relative" in text
     assert {path for _, path in IMAGE.findall(text)} == {
@@ -130,8 +137,57 @@ def test_the_same_records_make_the_same_bytes(tmp_path: Path) -> None:
 
 def test_one_run_alone_makes_a_page(tmp_path: Path) -> None:
     text = page(tmp_path, {("both", 0): FOUND["both", 0]})
-    assert "| both (`both`) | 4 | 1 | 55.5 | 50.5 | 0.211 |" in text
+    assert "| both (`both`) | 4 | 0.13 M | 1 | 55.5 | 50.5 | 0.211 |" in text
     assert "nan" not in text.lower()
+
+
+def test_a_collapse_is_named(tmp_path: Path) -> None:
+    fallen = made(STUDY, "l2", 0, top1=0.01)
+    fallen = replace(fallen, curve={**fallen.curve, "between": [9.0, 0.1], "step": [1.0, 2.0]})
+    text = page(tmp_path, {**FOUND, ("l2", 0): fallen})
+    assert "| l2 at 1 (`l2`) | 4 | 0.13 M | 1 | 1.0 | -4.0 | collapsed |".replace("-", "−") in text
+    assert "- Small: l2 at 1, seed 0: top-1 1.0 %." in text.partition("## What does not hold")[2]
+    assert "![Features collapse with l2 at 1]" in text
+    assert "![No arm’s features collapse]" in page(tmp_path)
+
+
+def test_the_default_is_named_with_its_reason_and_what_is_beside_it(tmp_path: Path) -> None:
+    """By means over common seeds: strong has 10 points less, and 0.78 of ds_relative."""
+    groups = {"alpha": ["both", "default", "strong"], "study": ["default", "both", "weak"]}
+    more = {"label": "weak", "seeds": 2, "options": {"alpha": 3, "alpha_warmup_epochs": 0}}
+    strong = {"label": "strong", "seeds": 2, "options": {"alpha": 100}}
+    study = parse_study(
+        grid(
+            groups=groups, reason="Because.", arms={**GRID["arms"], "strong": strong, "weak": more}
+        ),
+        "small",
+    )
+    figures = {"weak": {"top1": [0.5877], "ds_relative": [0.1]}}
+    found = {run: record for run, record in FOUND.items() if run[0] in study.arms}
+    found |= runs(study, figures)
+    text = write_page(study, list(found.values()), tmp_path, {}).read_text()
+    section = text.partition("### The recommended default, and why")[2].partition("##")[0]
+    assert "`default` is `--ds cosine --ds-at features --alpha 30`, which rises" in section
+    assert "Because." in section
+    assert "better in both: `weak` (+1.0, ×0.90)" in section
+    assert "more continuous, not more accurate: `strong` (−10.0, ×0.79)" in section
+    assert "more accurate, not more continuous: none" in section
+    assert "better in neither: `both` (−2.2, ×1.86)" in section
+
+
+def test_other_arms_have_claims_too(tmp_path: Path) -> None:
+    study = parse_study(grid(claimed={"both": ["ce"]}), "small")
+    found = [record for run, record in FOUND.items() if run[0] in study.arms]
+    text = write_page(study, found, tmp_path, {}).read_text()
+    section = text.partition("### All claims for: both")[2].partition("##")[0]
+    assert "| top-1 ↑ | 56.1 ± 7.1 | 51.7 ± 7.1 | +4.4" in section
+
+
+def test_changed_code_is_said_to_be(tmp_path: Path) -> None:
+    commit = f"{'a' * 40}-dirty"
+    record = made(STUDY, "both", 0)
+    record = replace(record, made={**record.made, "commit": commit})
+    assert f"| `{'a' * 10}`, with changes |" in page(tmp_path, {("both", 0): record})
 
 
 def test_a_replication_that_does_not_fit_says_so(tmp_path: Path) -> None:
