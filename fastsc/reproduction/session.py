@@ -21,7 +21,7 @@ from fastsc.reproduction.page import write_page
 from fastsc.reproduction.records import Record, all_records, science
 from fastsc.reproduction.study import Study, load_study
 from fastsc.reproduction.sweep import FailedError, Sweep, Task, check_out
-from fastsc.reproduction.trial import limited
+from fastsc.reproduction.trial import limited, share
 from fastsc.resume import plain_options
 
 SMALLEST_BATCH = 2
@@ -51,9 +51,8 @@ class Session:
         """What is left to run, in pairs and in hours of each machine whose rate is known."""
         sweep = self.sweep
         records = all_records([*sweep.known, sweep.out / "records"])
-        n = 0 if self.blind else len(scan(sweep.data / "train").usable)
         # A sample of a data set is for trials; what the study costs is asked of the whole.
-        n = n if sweep.trial and n else max(n, sweep.study.images)
+        n = len(scan(sweep.data / "train").usable) if sweep.trial else sweep.study.images
         speeds, cores = speeds_of(sweep.study, records, self.tasks), len(os.sched_getaffinity(0))
         return cost_table(sweep.study, self.tasks, n, speeds, cores)
 
@@ -129,6 +128,10 @@ def open_session(args: argparse.Namespace, more: Sequence[str], known: Path | No
     blind = args.dry_run and not any((data / name).is_dir() for name in ("val", "test"))
     if blind:
         lines.append(f"{data} has no validation images: nothing counts as done")
+    larger = args.limit_images is None and len(scan(data / "train").usable) > study.images
+    if larger and args.dry_run:
+        blind = True
+        lines.append(f"{data} has more images than the study takes: nothing counts as done")
     arms, seeds = args.arms, args.seeds
     if args.quick:
         if not study.quick:
@@ -146,6 +149,9 @@ def open_session(args: argparse.Namespace, more: Sequence[str], known: Path | No
         data, line = limited(data, args.out, args.limit_images)
         study, smaller = _smaller_batch(study, default.optim.batch_size, args.limit_images)
         lines += [line, *smaller]
+    elif larger and not args.dry_run:
+        data, line = share(data, args.out, study.images)
+        lines.append(line)
     if trial:
         lines.append("a trial: what it finds is no result, and its page says so")
     sweep = Sweep(

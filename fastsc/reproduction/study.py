@@ -89,7 +89,7 @@ class Study:
         name, title: For the command line and for a reader.
         about: What the setting is, in a sentence.
         recipe: Of `fastsc.train`.
-        images: For training, in the data set that is meant.
+        images: For training; of a larger data set the first so many, dealt over the classes.
         options: Of every arm, over the recipe's.
         epochs: E.
         default: The arm that is recommended.

@@ -1,4 +1,4 @@
-"""A small folder of images out of a large one, for trials of a study from end to end."""
+"""The first images of a large folder: a study's share of a data set, or a trial's few."""
 
 from __future__ import annotations
 
@@ -9,6 +9,23 @@ from pathlib import Path
 
 from fastsc.pipelines import Index, scan
 from fastsc.pipelines.errors import UserError
+
+
+def share(data: Path, out: Path, n: int) -> tuple[Path, str]:
+    """OUT/images/{train,val}: links to the first n training images, dealt over the classes by their
+    names, and to all validation images.
+
+    Returns the folder and a line that says what was done.
+    """
+    train = scan(data / "train")
+    folder = next((data / name for name in ("val", "test") if (data / name).is_dir()), None)
+    if folder is None:
+        raise UserError(f"--data {data}: has no folder val or test, which a study needs")
+    val = scan(folder, classes=train.classes)
+    root = out / "images"
+    _link(root / "train", train.root, list(_dealt(train, n)))
+    _link(root / "val", val.root, [str(val.paths[i]) for i in val.usable])
+    return root, f"the first {n:,} of {len(train.usable):,} training images, dealt over the classes"
 
 
 def limited(data: Path, out: Path, n: int) -> tuple[Path, str]:

@@ -7,8 +7,11 @@ from pathlib import Path
 import pytest
 
 from fastsc import reproduce
+from fastsc.pipelines import scan
 from fastsc.pipelines.errors import UserError
-from fastsc.reproduction.trial import limited
+from fastsc.reproduction.records import read_record
+from fastsc.reproduction.trial import limited, share
+from tests.fastsc.reproduction.test_study import grid
 
 
 def links(folder: Path) -> dict[str, Path]:
@@ -24,6 +27,43 @@ def test_images_are_dealt_over_the_classes(image_folder: Path, tmp_path: Path) -
     ]  # fmt: skip
     assert all(path == (image_folder / name).resolve() for name, path in found.items())
     assert line == "6 training and 6 validation images"
+
+
+def test_a_share_has_few_training_and_all_validation_images(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    """And is another folder of the same images by the names that a run is known by."""
+    root, line = share(image_folder, tmp_path / "out", 12)
+    found = links(root)
+    mine = tmp_path / "mine" / "train"
+    for path in (image_folder / "train").glob("*/0[0-2].jpg"):
+        (mine / path.parent.name).mkdir(parents=True, exist_ok=True)
+        (mine / path.parent.name / path.name).write_bytes(path.read_bytes())
+    assert scan(root / "train").hash == scan(mine).hash
+    assert scan(root / "val").hash == scan(image_folder / "val").hash
+    assert all(path == (image_folder / name).resolve() for name, path in found.items())
+    assert line == "the first 12 of 32 training images, dealt over the classes"
+    with pytest.raises(UserError, match="has no folder val or test"):
+        share(tmp_path / "mine", tmp_path / "out", 2)
+
+
+def test_a_study_takes_its_share_of_a_larger_data_set(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "small.yaml"
+    options = {"model": "fastsc:resnet8w4", "batch_size": 4, "workers": 1}
+    path.write_text(grid(images=12, options=options, epochs=1))
+    command = [str(path), "--data", str(image_folder), "--out", str(tmp_path / "out")]
+    command += ["--arms", "both", "--seeds", "0"]
+    assert reproduce.main([*command, "--dry-run"]) == 0
+    assert "more images than the study takes" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
+    assert reproduce.main(command) == 0
+    record = read_record(tmp_path / "out" / "records" / "both-0.json")
+    assert record.images == {"train": 12, "val": 12}
+    assert not record.trial
+    assert reproduce.main(command) == 0
+    assert "1 runs, 1 of them done already" in capsys.readouterr().out
 
 
 def test_another_trial_takes_the_place_of_the_first(image_folder: Path, tmp_path: Path) -> None:
