@@ -47,6 +47,11 @@ LONG = 50  # updates in a row at a limit
 TOLERANCE = 0.1  # of the target, at the end
 
 
+def near(ds_relative: float, target: float) -> bool:
+    """Whether a ds_relative is within a tenth of its target."""
+    return abs(math.log(max(ds_relative, 1e-12) / target)) <= math.log1p(TOLERANCE)
+
+
 class Multiplier:
     """alpha from its start on, updated by figures that are the same on all ranks.
 
@@ -128,7 +133,7 @@ class Multiplier:
             ds_relative, what = self.target * math.exp(self.gap), "the batches' ds_relative"
         else:
             what = "ds_relative"
-        if abs(math.log(max(ds_relative, 1e-12) / self.target)) <= math.log1p(TOLERANCE):
+        if near(ds_relative, self.target):
             return None
         why = f"alpha ended at {self.alpha:.3g}; give it more epochs"
         if ds_relative > self.target and self._ceiling < HIGHEST:

@@ -6,13 +6,22 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fastsc.constraint import TOLERANCE
-from fastsc.reproduction.claims import CLAIMS, Effect, Records, effects_of, goals_of
+from fastsc.constraint import near
+from fastsc.reproduction.claims import (
+    CLAIMS,
+    RELATIVE,
+    TOP1,
+    Effect,
+    Records,
+    effects_of,
+    goals_of,
+    number_of,
+)
 from fastsc.reproduction.cost import Cost, Speed, cost_of, hours_of, speeds_of
 from fastsc.reproduction.seeds import LEVEL
 from fastsc.reproduction.study import Study
 from fastsc.reproduction.sweep import Task
-from fastsc.reproduction.tables import present
+from fastsc.reproduction.tables import present, relative_of
 from fastsc.reproduction.words import EQUAL, NONE, count, effect, goal, hours, table
 
 CHANCE = (1 - LEVEL) / 2  # that an interval lies on one side without an effect
@@ -35,7 +44,7 @@ def failures_of(studies: Studies) -> str:
 FAILURES = {
     "missed": "Missed, of this project's goals and of `--ds-target`:",
     "contrary": "The contrary of what is claimed, for the default beside another arm:",
-    "collapsed": "Features that collapsed; such a network knows nothing:",
+    "collapsed": "Features that collapsed:",
     "open": "Neither shown nor refuted by so many seeds, of the default:",
 }
 
@@ -51,13 +60,14 @@ def _failures(study: Study, runs: Records) -> dict[str, list[str]]:
             said["open"].append(f"{wish.label}: {goal(wish)}, the goal.")
     for (arm, seed), record in sorted(runs.items()):
         target = record.options["ds_target"]
-        if target is not None and abs((record.val["ds_relative"] or 0) / target - 1) > TOLERANCE:
-            found = record.val["ds_relative"] or math.nan
-            label = study.arms[arm].label
-            said["missed"].append(f"{label}, seed {seed}, ends at {found:.3f}.")
+        label, found = study.arms[arm].label, number_of(record, RELATIVE.key)
+        if target is not None and not near(found, target):
+            said["missed"].append(
+                f"{label}, seed {seed}, ends at {relative_of({(arm, seed): record}, arm)}."
+            )
         if record.collapsed:
-            top1 = 100 * (record.val["top1"] or math.nan)
-            said["collapsed"].append(f"{study.arms[arm].label}, seed {seed}: top-1 {top1:.1f} %.")
+            top1 = 100 * number_of(record, TOP1.key)
+            said["collapsed"].append(f"{label}, seed {seed}: top-1 {top1:.1f} %.")
     wished = {(wish.measure, wish.against) for wish in goals}
     effects = [one for one in _tested(study, runs) if (one.measure, one.against) not in wished]
     for one in effects:
@@ -82,17 +92,22 @@ def _tested(study: Study, runs: Records) -> list[Effect]:
 
 
 def _counted(studies: Studies) -> str:
-    """How many verdicts there are, and how many chance alone would have given."""
-    verdicts = [one.verdict for study, runs in studies for one in _tested(study, runs)
-                if one.found.n > 1]  # fmt: skip
-    if not verdicts:
+    """How many verdicts there are beside each arm, and how many chance alone would have given."""
+    rows, by_chance = list[list[str]](), 0.0
+    for study, runs in studies:
+        tested = [one for one in _tested(study, runs) if one.found.n > 1]
+        by_chance += CHANCE * sum(one.measure.effect != "not worse" for one in tested)
+        for against in dict.fromkeys(one.against for one in tested):
+            of = [one.verdict for one in tested if one.against == against]
+            counts = [of.count(verdict) for verdict in ("holds", "does not hold", "not shown")]
+            beside = f"{study.title}, beside {study.arms[against].label}"
+            rows.append([beside, str(len(of)), *map(str, counts)])
+    if not rows:
         return ""
-    holds, fails = verdicts.count("holds"), verdicts.count("does not hold")
+    counted = table(["the default", "claims", "hold", "do not hold", "not shown"], rows)
     return (
-        f"{count(len(verdicts), 'comparison')} of the default with another arm; holds: {holds}, "
-        f"does not hold: {fails}, not shown: {len(verdicts) - holds - fails}. Were there no effect "
-        f"at all, about {CHANCE * len(verdicts):.0f} would seem to hold and as many not to; they "
-        "are not independent."
+        f"{counted}\n\nWere there no effect at all, about {by_chance:.0f} of them would seem to hold "
+        "and as many not to; they are not independent."
     )
 
 
@@ -100,8 +115,18 @@ def not_run(studies: Studies, missing: Sequence[Study]) -> str:
     """What the grids hold and no record does, with what it would cost."""
     blocks = [text for study, runs in studies if (text := _left(study, runs))]
     blocks += [_left(study, {}) for study in missing]
-    blocks += [_scale(study, name) for study, _ in studies for name in study.scales]
-    return "\n\n".join(filter(None, blocks)) or "Everything in the grids was run."
+    quick = [study for study, _ in studies if study.quick]
+    blocks += [_scale(study, name) for study in quick for name in study.scales]
+    if not any(blocks):
+        return "Everything in the grids was run."
+    return "\n\n".join([COSTS, *filter(None, blocks)])
+
+
+COSTS = (
+    "What a training costs: each time that it sees an image, with one view (images) or with two "
+    "(pairs), and hours at a rate, without evaluation; + where the rate of one of the networks is "
+    "not known, – of all."
+)
 
 
 def _left(study: Study, runs: Records) -> str:
@@ -164,7 +189,10 @@ def _cells(costs: Sequence[Cost], speeds: Iterable[Speed]) -> list[str]:
 def commands_of(study: Study, runs: Records) -> str:
     """The sweep's command, and each arm's as a single training, for the first of its seeds."""
     sweep = f"python -m fastsc.reproduce {study.name} --data DIR --out OUT"
-    lines = [f"{sweep}            # what is not committed; --anew: all of it"]
+    lines = [
+        f"# DIR: {count(study.images, 'training image')}; of more, OUT/images holds what is used",
+        f"{sweep}            # what is not committed; --anew: all of it",
+    ]
     if study.quick:
         lines.append(f"{sweep} --quick    # with seeds of its own")
     asked = study.evaluate
@@ -174,6 +202,7 @@ def commands_of(study: Study, runs: Records) -> str:
         lines.append(
             f"python -m fastsc.evaluate RUN --data DIR --out OUT --where-possible --only "
             f"{' '.join(asked.questions)}{size}"
+            + (" --transfer-data OUT/colormnist/random" if "transfer" in asked.questions else "")
         )
     lines.append("\n# one training of each arm; other seeds likewise")
     for name in present(study, runs):

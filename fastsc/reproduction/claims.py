@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -54,7 +55,7 @@ RELATIVE = Measure("val/ds_relative", "ds_relative, all four together", "lower",
 CLAIMS: dict[str, tuple[Measure, ...]] = {
     "accuracy": (
         TOP1,
-        Measure("val/top1_perturbed", "top-1 on perturbed images", "higher", "difference"),
+        Measure("val/top1_perturbed", "top-1, second views", "higher", "difference"),
     ),
     "continuity": (
         RELATIVE,
@@ -142,6 +143,12 @@ def value_of(record: Record, key: str) -> float | None:
     if key.startswith("val/"):
         return record.val.get(key.removeprefix("val/"))
     return record.figures.get(key)
+
+
+def number_of(record: Record, key: str) -> float:
+    """A figure by its key; NaN where the record lacks it."""
+    value = value_of(record, key)
+    return math.nan if value is None else value
 
 
 def values_of(records: Records, arm: str, key: str) -> dict[int, float]:

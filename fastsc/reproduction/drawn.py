@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastsc.constraint import TOLERANCE
+from fastsc.constraint import TOLERANCE, near
 from fastsc.reproduction import figures as fig
 from fastsc.reproduction.claims import (
     CLAIMS,
@@ -19,6 +19,7 @@ from fastsc.reproduction.claims import (
     Records,
     effect_of,
     effects_of,
+    number_of,
     over,
 )
 from fastsc.reproduction.records import Record
@@ -164,7 +165,7 @@ def _colours(study: Study, runs: Records) -> Picture | None:
     measure = Measure("bias/accuracy/random", "", "higher", "difference")
     change = effect_of(runs, measure, study.default, study.augmentation)
     title = "Right answers by the colour of the digits"
-    if change is not None and change.found.n > 1:
+    if change is not None and change.found.n > 1 and change.found.value > 0:
         title = (
             f"In random colours the default reads {effect(measure, change.found)} points of the "
             "digits more than augmentation alone"
@@ -185,7 +186,8 @@ def effects(study: Study, runs: Records, against: str, *, ratios: bool) -> Pictu
             if found.measure.effect == "not worse":  # its test is one-sided
                 change = replace(change, low=change.lower, high=change.upper)
             bound = -100 * MARGIN if found.measure.effect == "not worse" else None
-            rows.append(fig.Effect(found.measure.directed, change, found.verdict, bound))
+            label = f"{found.measure.directed}{'' if bound is None else ' (interval: 90 %)'}"
+            rows.append(fig.Effect(label, change, found.verdict, bound))
             n_all, n_holds = n_all + 1, n_holds + (found.verdict == "holds")
         if rows:
             sections.append(fig.Section(question, rows))
@@ -218,7 +220,7 @@ def targets(runs: Records, names: Sequence[str]) -> Picture | None:
         return None
     goals = sorted({float(record.options["ds_target"]) for _, record in chosen})
     starts = sorted({float(record.options["alpha"]) for _, record in chosen})
-    ds_lines, alpha_lines, near, told = [], [], 0, set[float]()
+    ds_lines, alpha_lines, n_near, told = [], [], 0, set[float]()
     for _, record in chosen:
         target, start = float(record.options["ds_target"]), float(record.options["alpha"])
         colour = _MARKS[goals.index(target) % len(_MARKS)][0]
@@ -227,8 +229,8 @@ def targets(runs: Records, names: Sequence[str]) -> Picture | None:
         told.add(target)
         ds_lines.append(_line(record, "ds_relative", label, mark, target))
         alpha_lines.append(_line(record, "alpha", label, mark))
-        near += abs((record.val["ds_relative"] or math.inf) / target - 1) <= TOLERANCE
-    title = f"{near} of {len(chosen)} runs end within {100 * TOLERANCE:.0f} % of the ds_relative "
+        n_near += near(number_of(record, RELATIVE.key), target)
+    title = f"{n_near} of {len(chosen)} runs end within {100 * TOLERANCE:.0f} % of the ds_relative "
     title += "that was asked for"
     panels = [
         fig.Panel("ds_relative of training batches", ds_lines, log=True),

@@ -71,10 +71,20 @@ def write_docs(records: Path, docs: Path) -> Path:
         raise UserError(f"{records}: there are no records in it")
     missing = [load_study(name) for name, runs in found.items() if not runs]
     again = {
-        study.name: (_results(read_records([records.parent / AGAIN / study.name])), runs)
+        study.name: (again_of(study, records.parent / AGAIN / study.name), runs)
         for study, runs in studies
     }
     return _write(docs, studies, missing, {"docs": True, "command": "", "trial": False}, again)
+
+
+def again_of(study: Study, folder: Path) -> Records:
+    """A replication's records: of the study's quick arms, with the seeds of the replication."""
+    found = _results(read_records([folder]))
+    return {
+        (arm, seed): record
+        for (arm, seed), record in found.items()
+        if arm in study.quick and seed in study.quick_seeds
+    }
 
 
 def _results(records: Records) -> Records:
@@ -155,7 +165,7 @@ def _written(
         goals_words=(
             f"This project's goals for `{study.default}`, with what was found over "
             f"{listed([str(k) for k in n[:-1]] + [count(n[-1], 'seed')])}. `{study.default}` is "
-            f"{method_of(study, study.default)}."
+            f"{method_of(study, study.default)}. {study.chosen}".rstrip()
             if goals
             else ""
         ),
@@ -165,7 +175,8 @@ def _written(
             "figure fits if the mean lies in the interval where the mean of so many further seeds "
             "falls 95 times of 100, each figure by itself."
         ),
-        replication_goals=goals_table(goals_of(study, compared[0])) if compared[1] else "",
+        # On the page of a replication alone they are the goals themselves.
+        replication_goals="" if compared[0] is runs else goals_table(goals_of(study, compared[0])),
         parts=tuple(parts_of(study, runs, figures)),
         commands=commands_of(study, runs),
     )

@@ -12,13 +12,13 @@ from statistics import median
 from typing import Any
 
 from fastsc import runlog
+from fastsc.collapse import SHARE
 from fastsc.config import TrainConfig
 from fastsc.evaluation.store import write_text
 from fastsc.pipelines.errors import UserError
 from fastsc.resume import plain_options
 
 FORMAT = 1
-COLLAPSED = 0.1  # of the most, in the spread of the features or in its directions
 CURVE_POINTS = 60  # at most, of what is kept of a run's steps
 CURVE = ("step", "ds_relative", "between", "effective_rank", "alpha", "ce")
 
@@ -86,8 +86,11 @@ class Record:
 
     @property
     def collapsed(self) -> bool:
-        """Whether the features ended at one point or on one line; ds_relative is noise then."""
-        return self.left < COLLAPSED
+        """Whether the features ended on one line or at one point; ds_relative is noise then.
+
+        A spread that is small, but keeps its directions, is only another unit.
+        """
+        return _left(self.curve["effective_rank"]) < SHARE or _left(self.curve["between"]) < 1e-3
 
 
 def _left(values: Iterable[float | None]) -> float:

@@ -36,7 +36,6 @@ class Session:
         sweep, tasks: The runs, done or not.
         known: The folder of records that need not be run again.
         replication: Whether its seeds are to be compared with the known records'.
-        blind: Whether the images were not looked at, since only the cost is asked for.
         lines: What a person should know beforehand.
     """
 
@@ -44,7 +43,6 @@ class Session:
     tasks: Sequence[Task]
     known: Path | None
     replication: bool
-    blind: bool = False
     lines: Sequence[str] = field(default=())
 
     def cost(self) -> Table:
@@ -52,7 +50,9 @@ class Session:
         sweep = self.sweep
         records = all_records([*sweep.known, sweep.out / "records"])
         # A sample of a data set is for trials; what the study costs is asked of the whole.
-        n = len(scan(sweep.data / "train").usable) if sweep.trial else sweep.study.images
+        n = sweep.study.images
+        if sweep.trial:
+            n = min(n, len(scan(sweep.data / "train").usable))
         speeds, cores = speeds_of(sweep.study, records, self.tasks), len(os.sched_getaffinity(0))
         return cost_table(sweep.study, self.tasks, n, speeds, cores)
 
@@ -128,10 +128,14 @@ def open_session(args: argparse.Namespace, more: Sequence[str], known: Path | No
     blind = args.dry_run and not any((data / name).is_dir() for name in ("val", "test"))
     if blind:
         lines.append(f"{data} has no validation images: nothing counts as done")
-    larger = args.limit_images is None and len(scan(data / "train").usable) > study.images
-    if larger and args.dry_run:
+    larger = args.limit_images is None and _larger(study, default.data.pipeline, data, lines)
+    if larger and default.data.val == "none":
+        raise UserError("a study needs validation images: leave --val none out")
+    if larger and args.dry_run and (args.out / "images" / "train").is_dir():
+        data = args.out / "images"
+    elif larger and args.dry_run:
         blind = True
-        lines.append(f"{data} has more images than the study takes: nothing counts as done")
+        lines.append(f"{data} has more images than the study takes: nothing counts as done yet")
     arms, seeds = args.arms, args.seeds
     if args.quick:
         if not study.quick:
@@ -150,7 +154,7 @@ def open_session(args: argparse.Namespace, more: Sequence[str], known: Path | No
         study, smaller = _smaller_batch(study, default.optim.batch_size, args.limit_images)
         lines += [line, *smaller]
     elif larger and not args.dry_run:
-        data, line = share(data, args.out, study.images)
+        data, line = share(data, args.out, study.images, val=default.data.val == "auto")
         lines.append(line)
     if trial:
         lines.append("a trial: what it finds is no result, and its page says so")
@@ -164,7 +168,20 @@ def open_session(args: argparse.Namespace, more: Sequence[str], known: Path | No
         trial=trial,
     )
     tasks = sweep.tasks(arms, seeds, blind=blind)
-    return Session(sweep, tasks, known, args.quick, blind, lines)
+    return Session(sweep, tasks, known, args.quick, lines)
+
+
+def _larger(study: Study, pipeline: str, data: Path, lines: list[str]) -> bool:
+    """Whether the folder has more training images than the study means; of fewer a line tells."""
+    if pipeline == "ffcv" or not (data / "train").is_dir():
+        return False  # a beton is taken as it is; what is missing is said where data are opened
+    n = len(scan(data / "train").usable)
+    if n < study.images:
+        lines.append(
+            f"{n:,} training images, and the study means {study.images:,}: other runs than the "
+            "committed ones"
+        )
+    return n > study.images
 
 
 def _without_seed(options: Mapping[str, object]) -> dict[str, object]:

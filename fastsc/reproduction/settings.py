@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 
 from fastsc.reproduction import drawn
-from fastsc.reproduction.claims import RELATIVE, TOP1, Measure, Records, effect_of, over
+from fastsc.reproduction.claims import RELATIVE, TOP1, Measure, Records, effect_of, number_of, over
 from fastsc.reproduction.study import Study
 from fastsc.reproduction.tables import method_of, present, relative_of
 from fastsc.reproduction.words import (
@@ -73,17 +73,17 @@ SECTIONS = {
     ),
     "study": (
         "What the method's options do",
-        "The default with one option changed, each beside it; the first of the others has no "
-        "constraint.",
+        "The default with one option changed, each beside it; `both` has no constraint.",
     ),
     "longer": (
         "In a longer training",
-        "Twice the epochs of all of the above. Beside the first row.",
+        "Twice the epochs of the arms of the same label above. Beside the first row.",
     ),
     "collapse": (
         "Collapse",
-        "Absolute distances can be cheated: features that shrink to a point have DS 0. Beside the "
-        "first row.",
+        "Distances can be cheated: features at one point have DS 0, and features on one line have "
+        "no angle between them. Such a network knows nothing. Beside the first row, which has no "
+        "constraint; all train for a fifth of the epochs.",
     ),
 }
 CHANGE = Measure("val/top1", "top-1", "higher", "difference")  # two-sided, unlike the claim
@@ -119,12 +119,15 @@ def recommended(study: Study, runs: Records) -> Iterator[Part]:
                           for name in study.groups[group] if name != study.default)  # fmt: skip
     for name in present(study, runs, names):
         effects = [effect_of(runs, measure, name, study.default) for measure in (CHANGE, RELATIVE)]
+        if effects[0] is None:
+            continue
         if effects[1] is None:
             found.setdefault("collapsed", []).append(f"`{name}`")
             continue
         top1, relative = (one.found.value for one in effects if one is not None)
         side = SIDES[relative < 1, top1 > 0]
-        text = f"`{name}` ({signed(100 * top1, 1)}, ×{relative:.2f})"
+        n = effects[0].found.n
+        text = f"`{name}` ({signed(100 * top1, 1)}, ×{relative:.2f}, n = {n})"
         found.setdefault(side, []).append(text)
     compared = "; ".join(
         f"{side}: {listed(found[side])}" if side in found else f"{side}: none"
@@ -134,7 +137,7 @@ def recommended(study: Study, runs: Records) -> Iterator[Part]:
     if found:
         words += (
             "\n\nThe grid’s other settings beside it, with top-1 in points and ds_relative as a "
-            f"ratio, by their means over common seeds; {compared}."
+            f"ratio, by their means over n common seeds, and one shows little; {compared}."
         )
     yield Part("The recommended default, and why", words)
 
@@ -153,7 +156,7 @@ def _starts(runs: Records, names: Sequence[str]) -> str:
     for (arm, _), record in runs.items():
         if arm in names:
             top1 = by_target.setdefault(float(record.options["ds_target"]), [])
-            top1.append(100 * (record.val["top1"] or math.nan))
+            top1.append(100 * number_of(record, TOP1.key))
     apart = [max(top1) - min(top1) for top1 in by_target.values() if len(top1) > 1]
     if not apart:
         return ""
@@ -170,12 +173,13 @@ def _targets(runs: Records, names: Sequence[str]) -> str:
         record = runs[arm, seed]
         target = float(record.options["ds_target"])
         alphas = [x for x in record.curve["alpha"] if x is not None]
-        found = record.val["ds_relative"] or math.nan
+        found = number_of(record, RELATIVE.key)
         rows.append([
             f"`{arm}`, seed {seed}", f"{target:g}", f"{float(record.options['alpha']):g}",
-            f"{min(alphas):.2g} to {max(alphas):.4g}", f"{alphas[-1]:.3g}", f"{found:.3f}",
-            f"{signed(100 * (found / target - 1), 0)} %",
-            f"{100 * (record.val['top1'] or math.nan):.1f}",
+            f"{min(alphas):.2g} to {max(alphas):.4g}", f"{alphas[-1]:.3g}",
+            relative_of({(arm, seed): record}, arm),
+            NONE if math.isnan(found) else f"{signed(100 * (found / target - 1), 0)} %",
+            f"{100 * number_of(record, TOP1.key):.1f}",
         ])  # fmt: skip
     return table(
         ["run", "target", "alpha at first", "on the way", "at last", "ds_relative", "off by",

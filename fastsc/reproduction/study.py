@@ -98,6 +98,7 @@ class Study:
         augmentation: The one of them that sees the same views as the default.
         claimed: Further arms whose claims are tested -> the arms that they are tested beside.
         reason: Why the default is what it is; no results, which the page takes from the records.
+        chosen: How it was chosen, which a reader of its verdicts has to know.
         arms: By name, in the order in which they are run.
         groups: Sections of the page -> names of arms in order.
         evaluate: What the networks are asked.
@@ -120,6 +121,7 @@ class Study:
     arms: Mapping[str, Arm]
     claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reason: str = ""
+    chosen: str = ""
     groups: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     evaluate: Evaluated = field(default_factory=Evaluated)
     quick: tuple[str, ...] = ()
@@ -156,13 +158,13 @@ class Study:
         return replace(self, options={**self.options, **options}, epochs=epochs)
 
     def scaled(self, name: str) -> Study:
-        """The study in the setting of another machine, which may mean more `images`."""
+        """The study in the setting of another machine, with its own `images` and `about`."""
         if name not in self.scales:
             known = ", ".join(self.scales) or "none"
             raise UserError(f"--scale {name}: study {self.name} has {known}")
         options = dict(self.scales[name])
-        images = int(options.pop("images", self.images))
-        return replace(self.changed(options), images=images)
+        images, about = int(options.pop("images", self.images)), options.pop("about", self.about)
+        return replace(self.changed(options), images=images, about=about)
 
 
 def load_study(name: str) -> Study:
@@ -226,6 +228,7 @@ def parse_study(text: str, name: str) -> Study:
             **{
                 **values,
                 "epochs": int(values["epochs"]),
+                "images": int(values["images"]),
                 "baselines": tuple(values["baselines"]),
                 "arms": {
                     str(key): Arm(name=str(key), **arm) for key, arm in values["arms"].items()
@@ -254,8 +257,8 @@ def _lists(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 
 
 def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
-    if not study.baselines or study.epochs < 1 or not study.arms:
-        wrong("baselines and arms must not be empty, and epochs be at least 1")
+    if not study.baselines or min(study.epochs, study.images) < 1 or not study.arms:
+        wrong("baselines and arms must not be empty, and epochs and images be at least 1")
     for name in study.groups:
         if name not in GROUPS:
             wrong(f"groups has {name!r}, which is no part of the page{did_you_mean(name, GROUPS)}")

@@ -6,8 +6,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fastsc.reproduction.claims import RELATIVE, Effect, Goal, Records, over, values_of
+from fastsc.reproduction.records import Record
 from fastsc.reproduction.seeds import mean_over, prediction
 from fastsc.reproduction.study import Study
+from fastsc.reproduction.sweep import words
 from fastsc.reproduction.words import (
     EQUAL,
     NONE,
@@ -48,10 +50,10 @@ def arms_table(study: Study, runs: Records) -> str:
     rows = []
     for name in present(study, runs):
         top1, perturbed = (over(runs, name, f"val/{key}") for key in ("top1", "top1_perturbed"))
-        epochs = max(1, round(study.arms[name].times * study.epochs))
+        first = next(record for (arm, _), record in sorted(runs.items()) if arm == name)
         rows.append([
-            f"{study.arms[name].label} (`{name}`)", str(epochs), _views(runs, name), str(top1.n),
-            percent(top1), percent(perturbed), relative_of(runs, name),
+            f"{study.arms[name].label} (`{name}`)", str(first.options["epochs"]), _views(first),
+            str(top1.n), percent(top1), percent(perturbed), relative_of(runs, name),
         ])  # fmt: skip
     return table(
         ["arm", "epochs", "views seen", "seeds", "top-1 ↑", "top-1, second views ↑",
@@ -66,14 +68,14 @@ def relative_of(runs: Records, name: str) -> str:
     found = over(runs, name, RELATIVE.key)
     if found.n == n:
         return number(found)
-    return f"{number(found)} (n = {found.n})" if found.n else "collapsed"
+    fallen = any(record.collapsed for (arm, _), record in runs.items() if arm == name)
+    return f"{number(found)} (n = {found.n})" if found.n else "collapsed" if fallen else NONE
 
 
-def _views(runs: Records, name: str) -> str:
+def _views(record: Record) -> str:
     """Images that went through the network in a training, each view of one by itself."""
-    record = next(record for (arm, _), record in sorted(runs.items()) if arm == name)
     share = 0.0 if record.plain else float(record.options["paired_fraction"])
-    return f"{record.steps * int(record.options['batch_size']) * (1 + share) / 1e6:.2f} M"
+    return f"{record.steps * int(record.options['batch_size']) * (1 + share):,.0f}"
 
 
 def method_of(study: Study, name: str) -> str:
@@ -82,9 +84,15 @@ def method_of(study: Study, name: str) -> str:
     rise = method.alpha_warmup_epochs
     course = {None: "which rises in a straight line from 0 over the whole run", 0.0: "constant"}
     how = course.get(rise, f"which rises over the first {rise:g} epochs" if rise else "")
+    named = {
+        "ds", "ds_at", "alpha", "alpha_warmup_epochs", "ce_views", "stop_gradient", "bn"
+    }  # fmt: skip
+    more = words({k: v for k, v in study.arms[name].options.items() if k not in named})
+    also = f", and `{' '.join(more)}`" if more else ""
     return (
         f"`--ds {method.ds} --ds-at {method.ds_at} --alpha {method.alpha:g}`, {how}; "
         f"`--ce-views {method.ce_views} --stop-gradient {method.stop_gradient} --bn {method.bn}`"
+        f"{also}"
     )
 
 
@@ -105,10 +113,15 @@ def effects_table(study: Study, effects: Sequence[Effect]) -> str:
     rows = []
     for measure in dict.fromkeys(found.measure for found in effects):
         by_name = {found.against: found for found in effects if found.measure == measure}
-        row = [measure.directed, figure(measure, next(iter(by_name.values())).own)]
+        most = max(by_name.values(), key=lambda one: one.found.n)
+        row = [measure.directed, figure(measure, most.own)]
         for name in against:
             found = by_name.get(name)
-            row += [NONE, NONE] if found is None else [figure(measure, found.theirs), _told(found)]
+            if found is None:
+                row += [NONE, NONE]
+                continue
+            fewer = f", n = {found.found.n}" if found.found.n < most.found.n else ""
+            row += [figure(measure, found.theirs), _told(found) + fewer]
         rows.append(row)
     return table(headings, rows)
 

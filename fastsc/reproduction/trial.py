@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
@@ -11,20 +11,21 @@ from fastsc.pipelines import Index, scan
 from fastsc.pipelines.errors import UserError
 
 
-def share(data: Path, out: Path, n: int) -> tuple[Path, str]:
+def share(data: Path, out: Path, n: int, *, val: bool = True) -> tuple[Path, str]:
     """OUT/images/{train,val}: links to the first n training images, dealt over the classes by their
-    names, and to all validation images.
+    names, and to all validation images of these classes.
 
-    Returns the folder and a line that says what was done.
+    val: False where the validation images are not those of `data`. Returns the folder and a line
+    that says what was done.
     """
-    train = scan(data / "train")
-    folder = next((data / name for name in ("val", "test") if (data / name).is_dir()), None)
-    if folder is None:
+    train, tested = _opened(data)
+    if val and tested is None:
         raise UserError(f"--data {data}: has no folder val or test, which a study needs")
-    val = scan(folder, classes=train.classes)
+    chosen = list(_dealt(train, n))
     root = out / "images"
-    _link(root / "train", train.root, list(_dealt(train, n)))
-    _link(root / "val", val.root, [str(val.paths[i]) for i in val.usable])
+    _link(root / "train", train.root, chosen)
+    if val and tested is not None:
+        _link(root / "val", tested.root, _of_classes(map(str, tested.paths), chosen))
     return root, f"the first {n:,} of {len(train.usable):,} training images, dealt over the classes"
 
 
@@ -34,19 +35,29 @@ def limited(data: Path, out: Path, n: int) -> tuple[Path, str]:
     Where there is no folder of validation images, the training ones serve again: a trial is no
     result. Returns the folder and a line that says what was done.
     """
-    root = out / "images"
-    train = scan(data / "train") if (data / "train").is_dir() else None
-    if train is None:
-        raise UserError(f"--data {data}: has no folder train")
-    folder = next((data / name for name in ("val", "test") if (data / name).is_dir()), None)
-    val = train if folder is None else scan(folder, classes=train.classes)
+    train, val = _opened(data)
     chosen = list(_dealt(train, n))
-    kept = {path.split("/")[0] for path in chosen}  # a class without training images has no output
-    tested = chosen if folder is None else [p for p in _dealt(val, n) if p.split("/")[0] in kept]
+    tested = chosen if val is None else _of_classes(_dealt(val, n), chosen)
+    root = out / "images"
     _link(root / "train", train.root, chosen)
-    _link(root / "val", val.root, tested)
+    _link(root / "val", (train if val is None else val).root, tested)
     line = f"{len(chosen)} training and {len(tested)} validation images"
-    return root, line if folder is not None else f"{line}, which are the same: there is no val"
+    return root, line if val is not None else f"{line}, which are the same: there is no val"
+
+
+def _opened(data: Path) -> tuple[Index, Index | None]:
+    """Training images, and those of validation where there are any."""
+    if not (data / "train").is_dir():
+        raise UserError(f"--data {data}: has no folder train")
+    train = scan(data / "train")
+    folder = next((data / name for name in ("val", "test") if (data / name).is_dir()), None)
+    return train, None if folder is None else scan(folder, classes=train.classes)
+
+
+def _of_classes(paths: Iterable[str], chosen: Iterable[str]) -> list[str]:
+    """A class without training images has no output."""
+    kept = {path.split("/")[0] for path in chosen}
+    return [path for path in paths if path.split("/")[0] in kept]
 
 
 def _dealt(index: Index, n: int) -> Iterator[str]:

@@ -12,6 +12,7 @@ from fastsc.reproduction.claims import (
     effect_of,
     effects_of,
     goals_of,
+    number_of,
     over,
     value_of,
 )
@@ -83,14 +84,17 @@ def test_collapsed_features_have_no_relative_distance() -> None:
     """l2 / l2 of features at one point is noise; of features on one line, too."""
     whole = made(STUDY, "both", 0)
     assert not whole.collapsed
-    for column in ("between", "effective_rank"):
-        curve = {**whole.curve, column: [5.0, None, 9.0, 0.8]}
-        record = replace(whole, curve=curve)
-        assert record.left == pytest.approx(0.8 / 9)
+    fallen = {"between": [5.0, None, 9.0, 0.008], "effective_rank": [5.0, None, 9.0, 0.8]}
+    for column, values in fallen.items():
+        record = replace(whole, curve={**whole.curve, column: values})
+        assert record.left == pytest.approx(values[-1] / 9)
         assert record.collapsed
         assert value_of(record, "val/ds_relative") is None
-        assert value_of(record, "val/top1") == whole.val["top1"]
-        assert not replace(whole, curve={**whole.curve, column: [9.0, 0.5, 1.0]}).collapsed
+        assert math.isnan(number_of(record, "val/ds_relative"))
+        assert value_of(record, "val/top1") == number_of(record, "val/top1") == whole.val["top1"]
+        assert not replace(whole, curve={**whole.curve, column: [9.0, 0.0, 1.0]}).collapsed
+    # Features in another unit have as many directions as before.
+    assert not replace(whole, curve={**whole.curve, "between": [9.0, 0.1]}).collapsed
     assert replace(whole, curve={**whole.curve, "between": [0.0, 0.0]}).left == 0
     assert replace(whole, curve={"between": [None], "effective_rank": []}).left == 1
 

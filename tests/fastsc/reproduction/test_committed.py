@@ -9,7 +9,7 @@ import pytest
 from fastsc import reproduce
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.claims import CLAIMS
-from fastsc.reproduction.page import write_docs
+from fastsc.reproduction.page import AGAIN, write_docs
 from fastsc.reproduction.records import read_records, science
 from fastsc.reproduction.study import load_study
 from tests.fastsc.reproduction.test_page import IMAGE, texts
@@ -42,7 +42,8 @@ def test_the_committed_page_shows_six_figures_that_are_there() -> None:
 def test_committed_records_are_of_the_grid_as_it_is(name: str) -> None:
     """A record whose options are no longer the arm's would be shown under a wrong name."""
     study = load_study(name)
-    for (arm, seed), record in read_records([reproduce.RECORDS / name]).items():
+    folders = (reproduce.RECORDS / name, reproduce.DOCS / AGAIN / name)
+    for (arm, seed), record in read_records(folders).items():
         assert record.study == name
         if not record.trial:
             assert record.options == science(study.config(study.arms[arm], Path("DIR"), seed))

@@ -12,6 +12,7 @@ import pytest
 
 from fastsc import reproduce
 from fastsc.pipelines.errors import UserError
+from fastsc.reproduction import STUDIES
 from fastsc.reproduction.page import write_docs, write_page
 from fastsc.reproduction.records import write_record
 from fastsc.reproduction.study import load_study, parse_study
@@ -53,6 +54,7 @@ def page(folder: Path, found=FOUND, known=None) -> str:
 def test_no_result_is_typed_into_the_prose() -> None:
     """Decimal fractions in the template and in the code's words are none but names of papers."""
     strings = [(SOURCES / "page.md.j2").read_text()]
+    strings += [text for study in map(load_study, STUDIES) for text in (study.reason, study.chosen)]
     for name in ("page", "parts", "settings", "account", "tables", "words", "drawn"):
         tree = ast.parse((SOURCES / f"{name}.py").read_text())
         docs = {
@@ -93,8 +95,8 @@ def test_every_figure_follows_the_records(tmp_path: Path) -> None:
 def test_what_is_said_of_known_records(tmp_path: Path) -> None:
     text = page(tmp_path)
     # 1,000 steps of 64 images, each in two views; t(0.975, 1) · 0.55 points
-    assert "| default (`default`) | 4 | 0.13 M | 2 | 58.3 ± 7.1 |" in text
-    assert "| CE, 2E (`ce-2e`) | 8 | 0.06 M | 2 | 53.9 ± 7.1 |" in text
+    assert "| default (`default`) | 4 | 128,000 | 2 | 58.3 ± 7.1 |" in text
+    assert "| CE, 2E (`ce-2e`) | 8 | 64,000 | 2 | 53.9 ± 7.1 |" in text
     assert "×0.54" in text  # of both: √(0.1111/0.2111 · 0.1222/0.2222)
     row = next(line for line in text.splitlines() if line.startswith("| input gradient, norm ↓"))
     cells = row.strip("| ").split(" | ")
@@ -137,22 +139,24 @@ def test_the_same_records_make_the_same_bytes(tmp_path: Path) -> None:
 
 def test_one_run_alone_makes_a_page(tmp_path: Path) -> None:
     text = page(tmp_path, {("both", 0): FOUND["both", 0]})
-    assert "| both (`both`) | 4 | 0.13 M | 1 | 55.5 | 50.5 | 0.211 |" in text
+    assert "| both (`both`) | 4 | 128,000 | 1 | 55.5 | 50.5 | 0.211 |" in text
     assert "nan" not in text.lower()
 
 
 def test_a_collapse_is_named(tmp_path: Path) -> None:
     fallen = made(STUDY, "l2", 0, top1=0.01)
-    fallen = replace(fallen, curve={**fallen.curve, "between": [9.0, 0.1], "step": [1.0, 2.0]})
+    fallen = replace(
+        fallen, curve={**fallen.curve, "effective_rank": [9.0, 0.1], "step": [1.0, 2.0]}
+    )
     text = page(tmp_path, {**FOUND, ("l2", 0): fallen})
-    assert "| l2 at 1 (`l2`) | 4 | 0.13 M | 1 | 1.0 | -4.0 | collapsed |".replace("-", "−") in text
+    assert "| l2 at 1 (`l2`) | 4 | 128,000 | 1 | 1.0 | -4.0 | collapsed |".replace("-", "−") in text
     assert "- Small: l2 at 1, seed 0: top-1 1.0 %." in text.partition("## What does not hold")[2]
     assert "![Features collapse with l2 at 1]" in text
     assert "![No arm’s features collapse]" in page(tmp_path)
 
 
 def test_the_default_is_named_with_its_reason_and_what_is_beside_it(tmp_path: Path) -> None:
-    """By means over common seeds: strong has 10 points less, and 0.78 of ds_relative."""
+    """By means over common seeds; strong has 10 points less, and 0.79 of ds_relative."""
     groups = {"alpha": ["both", "default", "strong"], "study": ["default", "both", "weak"]}
     more = {"label": "weak", "seeds": 2, "options": {"alpha": 3, "alpha_warmup_epochs": 0}}
     strong = {"label": "strong", "seeds": 2, "options": {"alpha": 100}}
@@ -169,10 +173,21 @@ def test_the_default_is_named_with_its_reason_and_what_is_beside_it(tmp_path: Pa
     section = text.partition("### The recommended default, and why")[2].partition("##")[0]
     assert "`default` is `--ds cosine --ds-at features --alpha 30`, which rises" in section
     assert "Because." in section
-    assert "better in both: `weak` (+1.0, ×0.90)" in section
-    assert "more continuous, not more accurate: `strong` (−10.0, ×0.79)" in section
+    assert "better in both: `weak` (+1.0, ×0.90, n = 1)" in section
+    assert "more continuous, not more accurate: `strong` (−10.0, ×0.79, n = 2)" in section
     assert "more accurate, not more continuous: none" in section
-    assert "better in neither: `both` (−2.2, ×1.86)" in section
+    assert "better in neither: `both` (−2.2, ×1.86, n = 2)" in section
+
+
+def test_an_arm_without_common_seeds_is_not_collapsed(tmp_path: Path) -> None:
+    groups = {"study": ["default", "both", "weak"]}
+    weak = {"label": "weak", "seeds": 2, "options": {"alpha": 3}}
+    study = parse_study(
+        grid(groups=groups, reason="Because.", arms={**GRID["arms"], "weak": weak}), "small"
+    )
+    found = [made(study, "default", 0), made(study, "weak", 5)]
+    text = write_page(study, found, tmp_path, {}).read_text()
+    assert "collapsed" not in text
 
 
 def test_other_arms_have_claims_too(tmp_path: Path) -> None:

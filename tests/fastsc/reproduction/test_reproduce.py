@@ -43,7 +43,7 @@ def test_a_trial_runs_from_end_to_end_and_is_marked(
     assert "no result" in said
     page = (out / "reproduction.md").read_text()
     assert "**This is a trial and no result.**" in page
-    assert "CE on both views + DS (default) (`default`) | 90 | 0.00 M | 1 |" in page
+    assert "CE on both views + DS (default) (`default`) | 90 | 8 | 1 |" in page
     records = [json.loads(path.read_text()) for path in (out / "records").glob("*.json")]
     assert [record["trial"] for record in records] == [True] * 3
     assert {record["steps"] for record in records} == {1}

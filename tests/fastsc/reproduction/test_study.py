@@ -76,10 +76,10 @@ def test_epochs_scale_with_the_study_and_the_arm_wins() -> None:
 
 
 def test_a_scale_is_a_set_of_options() -> None:
-    gpu = {"model": "resnet18", "epochs": 60, "images": 64}
+    gpu = {"model": "resnet18", "epochs": 60, "images": 64, "about": "All"}
     study = parse_study(grid(scales={"gpu": gpu}), "small")
     scaled = study.scaled("gpu")
-    assert (study.images, scaled.images) == (32, 64)
+    assert (study.images, scaled.images, scaled.about) == (32, 64, "All")
     config = scaled.config(scaled.arms["ce-2e"], Path("DIR"), 0)
     assert (config.model.model, config.optim.epochs) == ("resnet18", 120)
     with pytest.raises(UserError, match="--scale tpu: study small has gpu"):
@@ -103,7 +103,9 @@ def test_some_arms_are_asked_less() -> None:
         ({"titel": "x"}, "unknown key 'titel'; did you mean title"),
         ({"epochs": None}, "has no epochs"),
         ({"epochs": "many"}, "invalid literal"),
-        ({"epochs": 0}, "epochs be at least 1"),
+        ({"epochs": 0}, "epochs and images be at least 1"),
+        ({"images": "20,000"}, "invalid literal"),
+        ({"images": 0}, "epochs and images be at least 1"),
         ({"baselines": []}, "must not be empty"),
         ({"groups": {"alhpa": ["ce"]}}, "no part of the page; did you mean alpha"),
         ({"groups": {"target": ["ce"]}}, "target names 'ce', which has no ds_target"),
