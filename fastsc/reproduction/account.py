@@ -106,8 +106,8 @@ def _counted(studies: Studies) -> str:
         return ""
     counted = table(["the default", "claims", "hold", "do not hold", "not shown"], rows)
     return (
-        f"{counted}\n\nWere there no effect at all, about {by_chance:.0f} of them would seem to hold "
-        "and as many not to; they are not independent."
+        f"{counted}\n\nWere there no effect at all, about {by_chance:.0f} of them would seem to "
+        "hold and as many not to; they are not independent."
     )
 
 
