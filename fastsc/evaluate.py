@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastsc.arguments import Parser, folder_name
+from fastsc.arguments import Parser, count, folder_name, seed
 from fastsc.evaluation import QUESTIONS
 from fastsc.pipelines.errors import UserError
 from fastsc.signals import EXIT_RESUMABLE, interrupted_by_sigterm
@@ -75,9 +75,9 @@ def _parser() -> Parser:
         help="leave out and name what the data cannot answer, of --only too")
     add("--budget", choices=("quick", "full"), default="quick",
         help="quick: minutes on a CPU; full: ten times the images (default: %(default)s)")
-    add("--images", type=_count, metavar="N", help="images a question, instead of the budget's")
+    add("--images", type=count, metavar="N", help="images a question, instead of the budget's")
     add("--names", nargs="+", metavar="NAME", help="what the models are called, in their order")
-    add("--seed", type=_seed, default=0, help="of the choice of images and of the intervals")
+    add("--seed", type=seed, default=0, help="of the choice of images and of the intervals")
 
     data = parser.add_argument_group("the data")
     add = data.add_argument
@@ -105,8 +105,8 @@ def _parser() -> Parser:
         help="whose output is the representation; default: the last linear layer's input")
     add("--mean", type=float, nargs=3, metavar="X", help="of R, G, B on [0, 1]")
     add("--std", type=float, nargs=3, metavar="X", help="likewise")
-    add("--resolution", type=_count, metavar="PX", help="side of the square that the model sees")
-    add("--resize", type=_count, metavar="PX", help="shorter side before the square is cut out")
+    add("--resolution", type=count, metavar="PX", help="side of the square that the model sees")
+    add("--resize", type=count, metavar="PX", help="shorter side before the square is cut out")
     add("--interpolation", choices=("bilinear", "bicubic"), help="of the resize, antialiased")
 
     machine = parser.add_argument_group("the machine")
@@ -115,22 +115,10 @@ def _parser() -> Parser:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
         help="of the forward passes (default: %(default)s); gradients are in fp32")
-    add("--batch-size", type=_count, default=64, metavar="N", help="default: %(default)s")
-    add("--workers", type=_count, metavar="N", help="decoding threads; default: one a core")
+    add("--batch-size", type=count, default=64, metavar="N", help="default: %(default)s")
+    add("--workers", type=count, metavar="N", help="decoding threads; default: one a core")
     # fmt: on
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _seed(text: str) -> int:
-    if not text.isdecimal() or int(text) >= 2**64:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**64 - 1")
-    return int(text)
 
 
 def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:

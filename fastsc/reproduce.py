@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fastsc.arguments import Parser, folder_name
+from fastsc.arguments import Parser, count, folder_name, seed
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
 from fastsc.signals import EXIT_RESUMABLE, interrupted_by_sigterm
@@ -52,8 +52,8 @@ def _parser() -> Parser:
     add("--quick", action="store_true",
         help="a replication: few arms, seeds of its own, compared with the committed figures")
     add("--arms", nargs="+", metavar="ARM", help="these only")
-    add("--seeds", nargs="+", type=_whole, metavar="N", help="these, in place of each arm's own")
-    add("--jobs", type=_count, default=1, metavar="N",
+    add("--seeds", nargs="+", type=seed, metavar="N", help="these, in place of each arm's own")
+    add("--jobs", type=count, default=1, metavar="N",
         help="trainings at a time (default: %(default)s)")
     add("--dry-run", action="store_true", help="print what is left to run and what it costs")
     add("--scale", metavar="NAME", help="another machine's setting, which the study names")
@@ -65,8 +65,8 @@ def _parser() -> Parser:
 
     trial = parser.add_argument_group("trials; what they find is no result, and their page says so")
     add = trial.add_argument
-    add("--limit-images", type=_count, metavar="N", help="of training and of validation")
-    add("--max-steps", type=_count, metavar="N", help="of each training")
+    add("--limit-images", type=count, metavar="N", help="of training and of validation")
+    add("--max-steps", type=count, metavar="N", help="of each training")
     # fmt: on
     return parser
 
@@ -114,18 +114,6 @@ def _known(args: argparse.Namespace) -> Path | None:
         return Path(args.known)
     found = RECORDS / args.study
     return found if found.is_dir() else None
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def _whole(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
-    return int(text)
 
 
 if __name__ == "__main__":
