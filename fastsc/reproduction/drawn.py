@@ -170,7 +170,11 @@ def _colours(study: Study, runs: Records) -> Picture | None:
             f"In random colours the default reads {effect(measure, change.found)} points of the "
             "digits more than augmentation alone"
         )
-    return Picture(title, fig.bars(folders, series, title, "right answers, %", chance=10.0))
+    digits = 1 if len(series) < 5 else 0  # more bars are too thin for tenths
+    svg = fig.bars(
+        folders, series, title, "right answers, %", chance=10.0, write=f"{{:.{digits}f}}".format
+    )
+    return Picture(title, svg)
 
 
 def effects(study: Study, runs: Records, against: str, *, ratios: bool) -> Picture | None:
