@@ -71,13 +71,13 @@ def write_docs(records: Path, docs: Path) -> Path:
         raise UserError(f"{records}: there are no records in it")
     missing = [load_study(name) for name, runs in found.items() if not runs]
     again = {
-        study.name: (again_of(study, records.parent / AGAIN / study.name), runs)
+        study.name: (_again(study, records.parent / AGAIN / study.name), runs)
         for study, runs in studies
     }
     return _write(docs, studies, missing, {"docs": True, "command": "", "trial": False}, again)
 
 
-def again_of(study: Study, folder: Path) -> Records:
+def _again(study: Study, folder: Path) -> Records:
     """A replication's records: of the study's quick arms, with the seeds of the replication."""
     found = _results(read_records([folder]))
     return {

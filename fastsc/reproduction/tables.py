@@ -81,19 +81,18 @@ def _views(record: Record) -> str:
 def method_of(study: Study, name: str) -> str:
     """An arm's constraint, as the options that make it."""
     method = study.config(study.arms[name], Path("DIR"), 0).method
-    rise = method.alpha_warmup_epochs
-    course = {None: "which rises in a straight line from 0 over the whole run", 0.0: "constant"}
-    how = course.get(rise, f"which rises over the first {rise:g} epochs" if rise else "")
-    named = {
-        "ds", "ds_at", "alpha", "alpha_warmup_epochs", "ce_views", "stop_gradient", "bn"
-    }  # fmt: skip
-    more = words({k: v for k, v in study.arms[name].options.items() if k not in named})
-    also = f", and `{' '.join(more)}`" if more else ""
-    return (
-        f"`--ds {method.ds} --ds-at {method.ds_at} --alpha {method.alpha:g}`, {how}; "
-        f"`--ce-views {method.ce_views} --stop-gradient {method.stop_gradient} --bn {method.bn}`"
-        f"{also}"
+    ds, rest = (
+        {key: getattr(method, key) for key in keys}
+        for keys in (("ds", "ds_at", "alpha"), ("ce_views", "stop_gradient", "bn"))
     )
+    named = {*ds, *rest, "alpha_warmup_epochs"}
+    rest |= {k: v for k, v in study.arms[name].options.items() if k not in named}
+    rise = method.alpha_warmup_epochs
+    if rise is None:
+        how = "which rises in a straight line from 0 over the whole run"
+    else:
+        how = f"which rises over the first {rise:g} epochs" if rise else "constant"
+    return f"`{' '.join(words(ds))}`, {how}; `{' '.join(words(rest))}`"
 
 
 def goals_table(goals: Sequence[Goal]) -> str:

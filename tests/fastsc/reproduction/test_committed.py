@@ -49,6 +49,24 @@ def test_committed_records_are_of_the_grid_as_it_is(name: str) -> None:
             assert record.options == science(study.config(study.arms[arm], Path("DIR"), seed))
 
 
+@pytest.mark.parametrize("name", STUDIES)
+def test_a_replication_is_of_the_quick_setting(name: str) -> None:
+    """The page leaves other records out, and would do so without a word."""
+    study = load_study(name)
+    for arm, seed in read_records([reproduce.DOCS / AGAIN / name]):
+        assert arm in study.quick
+        assert seed in study.quick_seeds
+
+
+def test_the_readme_has_the_pages_rows() -> None:
+    page = (reproduce.DOCS / "reproduction.md").read_text().splitlines()
+    readme = (reproduce.DOCS.parent / "README.md").read_text()
+    section = readme.partition("### Accuracy and continuity: CIFAR-100")[2].partition("###")[0]
+    rows = [line for line in section.splitlines() if line.startswith("|")]
+    assert len(rows) > 10
+    assert set(rows) <= set(page)
+
+
 def test_every_claim_is_measured_somewhere() -> None:
     """A figure that an evaluation calls otherwise would be missing without a word."""
     known = {

@@ -1,4 +1,4 @@
-"""The small folder of a trial: links to few images, and never anybody's file removed."""
+"""Folders of links: a study's share, a trial's few images, and never anybody's file removed."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from fastsc import reproduce
 from fastsc.pipelines import scan
 from fastsc.pipelines.errors import UserError
+from fastsc.reproduction.images import limited, share
 from fastsc.reproduction.records import read_record
-from fastsc.reproduction.trial import limited, share
 from tests.fastsc.reproduction.test_study import grid
 
 
