@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
-from fastsc.config import TrainConfig
-from fastsc.constraint import HIGHEST, LOWEST
+from fastsc.config import STEERED_ALPHA, TrainConfig
+from fastsc.packages import installed
 from fastsc.pipelines.errors import UserError
 
 # Field, lowest and highest value, both allowed.
@@ -100,6 +100,23 @@ def check(config: TrainConfig) -> None:
         )
 
 
+def check_packages(config: TrainConfig) -> None:
+    """Raises UserError for something that is asked for and whose package is not installed."""
+    run, model = config.run, config.model.model
+    leave = "leave the option out"
+    wanted = (
+        ("--tensorboard", run.tensorboard, "tensorboard", "torch.utils.tensorboard", leave),
+        ("--wandb", run.wandb, "wandb", "wandb", leave),
+        ("--ema", config.optim.ema is not None, "timm", "timm", leave),
+        (f"--model {model}", model.startswith("timm:"), "timm", "timm", "take another model"),
+    )
+    for option, asked, package, module, else_do in wanted:
+        if asked and not installed(module):
+            raise UserError(
+                f"{option}: {package} is not installed; pip install {package}, or {else_do}"
+            )
+
+
 def _check_method(config: TrainConfig) -> None:
     method, optim = config.method, config.optim
     if method.ds == "js" and method.ds_at != "logits":
@@ -127,9 +144,10 @@ def _check_target(config: TrainConfig, n_pairs: int) -> None:
     method = config.method
     if method.alpha == 0:
         raise UserError("--ds-target multiplies alpha, and --alpha is 0: begin above 0")
-    if not LOWEST <= method.alpha <= HIGHEST:
+    low, high = STEERED_ALPHA
+    if not low <= method.alpha <= high:
         raise UserError(
-            f"--ds-target keeps alpha between {LOWEST:g} and {HIGHEST:g}: --alpha {method.alpha:g} "
+            f"--ds-target keeps alpha between {low:g} and {high:g}: --alpha {method.alpha:g} "
             "cannot be its start"
         )
     if method.alpha_warmup_epochs:

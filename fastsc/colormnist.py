@@ -162,6 +162,28 @@ def prepare(
     return metadata
 
 
+def prepared(out: Path, correlation: float, digits: Path | None) -> dict[str, Any]:
+    """`prepare` with seed 0, or the metadata of what lies there with the same settings.
+
+    Raises:
+        UserError: Something else lies there.
+    """
+    if not out.exists():
+        return prepare(out, correlation, digits, 0)
+    try:
+        metadata: dict[str, Any] = json.loads((out / METADATA).read_text(encoding="utf-8"))
+        made = [metadata[key] for key in ("format", "seed", "correlation")]
+        source = metadata["digits"]["source"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise UserError(f"{out} exists and is not the demo's: choose another --out") from None
+    if (*made, source) != (FORMAT, 0, correlation, str(digits or PACKAGED)):
+        raise UserError(
+            f"{out} was made with other settings (see its {METADATA}): remove it, or choose "
+            "another --out"
+        )
+    return metadata
+
+
 def split_and_colour(
     labels: Labels, n_train: int | None, correlation: float, seed: int
 ) -> dict[str, Split]:

@@ -24,16 +24,16 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 from importlib.util import find_spec
 from pathlib import Path
 from statistics import mean, stdev
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from fastsc import runlog
 from fastsc.arguments import Parser, folder_name
-from fastsc.colormnist import CORRELATION, FORMAT, METADATA, prepare
+from fastsc.colormnist import CORRELATION, prepared
 from fastsc.colormnist_plot import Bar, draw
 from fastsc.digits import PACKAGED
+from fastsc.environment import environment
 from fastsc.photographs import free_name
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.progress import tracked
@@ -41,7 +41,6 @@ from fastsc.pipelines.progress import tracked
 RECIPE = "colormnist"
 SPLITS = ("val", "aligned", "random", "reversed")
 MAX_AT_ONCE = 4  # trainings, each on a core of its own
-SEED = 0  # of the data
 
 
 class Arm(NamedTuple):
@@ -113,7 +112,7 @@ def demo(
         raise UserError("the picture needs matplotlib: pip install 'fastsc[eval]'")
     began = time.monotonic()
     console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
-    data, metadata = out / "data", ready(out / "data", correlation, digits)
+    data, metadata = out / "data", prepared(out / "data", correlation, digits)
     counts = {name: split["n"] for name, split in metadata["splits"].items()}
     console.print(
         f"{data}: {counts['train']} training digits, {correlation:g} of them in their class's "
@@ -144,7 +143,7 @@ def demo(
         console.print(line)
     text = json.dumps(
         {
-            "metadata": runlog.environment() | {"data": metadata, "epochs": epochs},
+            "metadata": environment() | {"data": metadata, "epochs": epochs},
             "results": [score._asdict() for score in scores],
         },
         indent=1,
@@ -161,24 +160,6 @@ def demo(
         f"{time.monotonic() - began:.0f} s."
     )
     return 0
-
-
-def ready(data: Path, correlation: float, digits: Path | None) -> dict[str, Any]:
-    """The data's metadata; made unless they are there already, with the same settings."""
-    if not data.exists():
-        return prepare(data, correlation, digits, SEED)
-    try:
-        metadata: dict[str, Any] = json.loads((data / METADATA).read_text(encoding="utf-8"))
-        made = [metadata[key] for key in ("format", "seed", "correlation")]
-        source = metadata["digits"]["source"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{data} exists and is not the demo's: choose another --out") from None
-    if (*made, source) != (FORMAT, SEED, correlation, str(digits or PACKAGED)):
-        raise UserError(
-            f"{data} was made with other settings (see its {METADATA}): remove it, or choose "
-            "another --out"
-        )
-    return metadata
 
 
 # ---- the runs ------------------------------------------------------------------------------------

@@ -36,6 +36,8 @@ Number = Annotated[float | None, _shown("X")]
 Epochs = Annotated[tuple[int, int], _shown("FIRST LAST")]
 Strengths = Annotated[tuple[float, float, float, float], _shown("B C S H")]
 
+STEERED_ALPHA = (1e-3, 1e4)  # where --ds-target keeps alpha
+
 
 @dataclass(frozen=True)
 class DataConfig:

@@ -25,10 +25,10 @@ import math
 from typing import Any
 
 from fastsc.collapse import Spread
-from fastsc.config import MethodConfig
+from fastsc.config import STEERED_ALPHA, MethodConfig
 
 EVERY = 10  # steps from one update to the next
-LOWEST, HIGHEST = 1e-3, 1e4  # of alpha
+LOWEST, HIGHEST = STEERED_ALPHA
 SMOOTHING = 0.9  # a batch's log ds_relative has a standard deviation of 0.07, ten updates' 0.016
 # ds_relative falls by a tenth to a third of what alpha rises, in logarithms: the loop closes in 100
 # to 300 steps. The ratio of both is the features' delay, 20 updates, which it cancels.

@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastsc import probes, runlog
+from fastsc import environment, probes
 from fastsc.arguments import Parser
 from fastsc.pipelines.errors import UserError
 
@@ -278,9 +278,9 @@ def to_json(results: Iterable[Result], seconds: float) -> str:
     metadata = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
-        "commit": runlog.commit(),
-        "command": runlog.command(),
-        "versions": runlog.versions(),
+        "commit": environment.commit(),
+        "command": environment.command(),
+        "versions": environment.versions(),
         "hardware": {
             "cpu": seen.get("CPU"),
             "gpus": seen["GPU"].split("; ") if "GPU" in seen else [],

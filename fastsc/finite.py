@@ -6,15 +6,14 @@ at most `log_every` steps late, and always before a checkpoint is written.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from fastsc.pipelines.errors import PeerError, UserError
 from fastsc.ranks import Ranks
+from fastsc.writer import NonFiniteError
 
 MOST_SKIPPED = 100  # in a row: then it is the weights, not the images
 
@@ -26,10 +25,6 @@ class NonFinite:
     step: int
     index: list[list[int]] | None
     """Dataset indices, by rank, as that rank had them; on the main rank alone."""
-
-
-class NonFiniteError(UserError):
-    """The weights are worth nothing any more: they must not be saved."""
 
 
 class LossWatch:
@@ -77,18 +72,3 @@ class LossWatch:
         """Counts one more skipped step in a row; True where that is too many."""
         self._skipped += 1
         return self._skipped >= MOST_SKIPPED
-
-
-def check_finite(state: Mapping[str, Any], step: int) -> None:
-    """Raises NonFiniteError for a checkpoint's state whose weights are not, whatever the loss was.
-
-    The gradient of a finite loss need not be finite.
-    """
-    for part in ("model", "ema"):
-        for name, value in (state.get(part) or {}).items():
-            if value.is_floating_point() and not value.isfinite().all():
-                raise NonFiniteError(
-                    f"the weights behind step {step} are not finite ({name}), and are not saved; "
-                    "go on from before it with --resume --on-nan skip, or begin again with a "
-                    "smaller --lr"
-                )

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from fastsc.blurpool import add_blurpool
+from fastsc.features import FeatureModel, first_line
 from fastsc.packages import needed
 from fastsc.pipelines.errors import UserError
 from fastsc.smallnets import SmallResNet, small_model
@@ -58,156 +56,12 @@ def build_net(
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
         if isinstance(error, UserError):
             raise
-        raise UserError(f"model {name} cannot be built: {_first_line(error)}") from None
+        raise UserError(f"model {name} cannot be built: {first_line(error)}") from None
     if stem == "cifar" and not isinstance(net, SmallResNet):  # which has no other
         _use_cifar_stem(net, name)
     if blurpool and not add_blurpool(net):
         raise UserError(f"--blurpool: model {name} has no strided convolution to blur for")
     return net
-
-
-class FeatureModel(nn.Module):
-    """A classifier whose forward returns (features (N, D) float32, logits (N, C)).
-
-    `features` is the input of the last `nn.Linear` that runs, as a dry forward finds it, before the
-    dropout that may stand right in front of it (dropout would make two equal images differ). Under
-    autocast the last feature map leaves its module in float32, so that pooling is done in float32
-    wherever the architecture does it. `net` is the architecture as its library builds it, with its
-    own state-dict names.
-
-    Attributes:
-        feature_map: The module whose output is the last map with positions, or None.
-        pool: What is done with that output, in place of making it float32; see `fastsc.pooling`.
-    """
-
-    def __init__(self, net: nn.Module, name: str, num_classes: int, resolution: int) -> None:
-        super().__init__()
-        self.net = net
-        self.name = name
-        self.pool: Callable[[Tensor], Tensor] | None = None
-        self._features: Tensor | None = None
-        trace = dry_forward(net, name, resolution)
-        if trace.classifier is None:
-            raise UserError(f"model {name} has no linear classifier: DS compares its input")
-        if trace.logits_shape != (1, num_classes):
-            raise UserError(
-                f"model {name} gives {trace.logits_shape[-1]} outputs an image, not {num_classes}: "
-                "it is not a classifier, or --num-classes is wrong"
-            )
-        self.feature_dim: int = trace.classifier.in_features
-        self.classifier_name = next(k for k, m in net.named_modules() if m is trace.classifier)
-        # Bound methods and static ones, no closures: a deep copy (EMA) gets hooks of its own.
-        if trace.dropout is not None:
-            trace.dropout.inplace = False  # else it would overwrite the features that are kept
-        (trace.dropout or trace.classifier).register_forward_pre_hook(self._keep_features)
-        self._map_name = next((k for k, m in net.named_modules() if m is trace.feature_map), None)
-        if trace.feature_map is not None:
-            trace.feature_map.register_forward_hook(self._leave_map)
-
-    @property
-    def feature_map(self) -> nn.Module | None:
-        return None if self._map_name is None else self.net.get_submodule(self._map_name)
-
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (N, 3, H, W) -> features (N, D) float32, logits (N, C)."""
-        logits = self.net(x)
-        features, self._features = self._features, None
-        assert features is not None, "the classifier that the dry forward found did not run"
-        return features.flatten(1), logits
-
-    def _keep_features(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        del module
-        features = args[0]
-        self._features = features if features.dtype == torch.float64 else features.float()
-
-    def _leave_map(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        del module, args
-        return wide(output) if self.pool is None else self.pool(output)
-
-
-def wide(x: Tensor) -> Tensor:
-    """In float32, where it is of less."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
-class Buffers:
-    """What a forward pass in training mode leaves behind in a module: statistics of batch norm."""
-
-    def __init__(self, module: nn.Module) -> None:
-        self._kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
-
-    @torch.no_grad()
-    def put_back(self) -> None:
-        """The buffers as they were."""
-        for buffer, before in self._kept:
-            buffer.copy_(before)
-
-
-@contextlib.contextmanager
-def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Puts a model's buffers (batch norm's statistics) and the generators back behind it."""
-    buffers = Buffers(model)
-    try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            yield
-    finally:
-        buffers.put_back()
-
-
-class Trace:
-    """What one forward showed: which linear layer ran last, and what ran just before it."""
-
-    def __init__(self) -> None:
-        self.classifier: nn.Linear | None = None
-        self.dropout: nn.Dropout | None = None
-        self.feature_map: nn.Module | None = None
-        self.logits_shape: tuple[int, ...] = ()
-        self._last_map: nn.Module | None = None
-        self._last_dropout: tuple[nn.Dropout, Tensor] | None = None
-
-    def before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if isinstance(module, nn.Linear) and args:
-            self.classifier, self.feature_map = module, self._last_map
-            kept = self._last_dropout
-            self.dropout = kept[0] if kept is not None and kept[1] is args[0] else None
-
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        del args
-        if not isinstance(output, Tensor):
-            return
-        # The outermost module ends last: `layer4` rather than the ReLU in it that runs twice.
-        # A map has positions (N, C, H, W), (N, H, W, C) or (N, L, C); pooled (N, C, 1, 1) has none.
-        if output.ndim >= 3 and math.prod(output.shape[2:]) > 1:
-            self._last_map = module
-        if isinstance(module, nn.Dropout):
-            self._last_dropout = (module, output)
-
-
-def dry_forward(net: nn.Module, name: str, resolution: int) -> Trace:
-    """One black image through the net in eval mode; weights, buffers and modes stay as they are."""
-    trace = Trace()
-    modes = [(module, module.training) for module in net.modules()]
-    hooks = [module.register_forward_pre_hook(trace.before) for module in net.modules()]
-    hooks += [module.register_forward_hook(trace.after) for module in net.modules()]
-    parameter = next(net.parameters())
-    x = torch.zeros(1, 3, resolution, resolution, device=parameter.device, dtype=parameter.dtype)
-    net.eval()
-    try:
-        with torch.no_grad():
-            logits = net(x)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(
-            f"model {name} does not run on images of {resolution} pixels: {_first_line(error)}"
-        ) from None
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes:
-            module.training = training
-    if not isinstance(logits, Tensor):
-        raise UserError(f"model {name} does not return one tensor of logits")
-    trace.logits_shape = tuple(logits.shape)
-    return trace
 
 
 # --- by name --------------------------------------------------------------------------------------
@@ -264,7 +118,3 @@ def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
         if near
         else ("; torchvision.models.list_models() and timm.list_models() list them")
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

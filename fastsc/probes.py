@@ -21,7 +21,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from fastsc import runlog
+from fastsc import environment
 from fastsc.pipelines.errors import UserError
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def system() -> str:
 def cpu() -> str:
     # The GPUs have a row of their own, and torch may be what does not work here.
     sys.modules["torch"] = SimpleNamespace(cuda=SimpleNamespace(device_count=int))  # type: ignore[assignment]
-    found = runlog.hardware()
+    found = environment.hardware()
     return f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB"
 
 
@@ -106,7 +106,7 @@ def gpu() -> str:
 
 
 def package(name: str, module: str) -> str:
-    version = runlog.versions().get(name) or runlog.version_of(name)
+    version = environment.versions().get(name) or environment.version_of(name)
     if version is None:
         raise ProbeError("not installed")
     importlib.import_module(module)

@@ -11,13 +11,14 @@ import torch
 
 from fastsc.config import TrainConfig
 from fastsc.display import Display
+from fastsc.environment import environment
 from fastsc.folder import RunFolder
 from fastsc.pipelines import BadImage
 from fastsc.pipelines.errors import UserError
 from fastsc.ranks import Ranks
-from fastsc.runlog import RunLog, environment
+from fastsc.runlog import RunLog
 from fastsc.sinks import Sink, open_sinks
-from fastsc.validate import Validation
+from fastsc.validation import Validation
 
 
 class Report:

@@ -6,7 +6,7 @@ import difflib
 
 from torch import Tensor, nn
 
-from fastsc.models import FeatureModel, wide
+from fastsc.features import FeatureModel, wide
 from fastsc.norms import Views
 from fastsc.pipelines.errors import UserError
 from fastsc.pooling import PoolDS

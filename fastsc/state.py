@@ -14,6 +14,7 @@ from fastsc.config import TrainConfig
 from fastsc.constraint import EVERY
 from fastsc.data import Data, build_loaders
 from fastsc.devices import DTYPES, Precision, set_determinism
+from fastsc.environment import environment
 from fastsc.finite import LossWatch
 from fastsc.optim import peak_lr
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage
@@ -22,10 +23,9 @@ from fastsc.pipelines.plan import n_paired
 from fastsc.ranks import Ranks
 from fastsc.report import Report
 from fastsc.resume import check_unchanged, plain_options
-from fastsc.runlog import environment
 from fastsc.schedules import resolution_at, resolutions
 from fastsc.step import Figures, Step
-from fastsc.validate import Validation
+from fastsc.validation import Validation
 
 
 class Training:

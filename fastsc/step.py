@@ -16,9 +16,10 @@ from fastsc.collapse import spread
 from fastsc.config import TrainConfig
 from fastsc.constraint import Multiplier
 from fastsc.devices import Precision, autocast
+from fastsc.features import Buffers, FeatureModel, untouched
 from fastsc.kernels import ds
 from fastsc.loss import ContinuityLoss
-from fastsc.models import Buffers, FeatureModel, build_model, untouched
+from fastsc.models import build_model
 from fastsc.norms import Views, convert
 from fastsc.optim import lr_at, make_optimizer, set_lr
 from fastsc.packages import needed

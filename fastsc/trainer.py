@@ -11,15 +11,15 @@ from contextlib import ExitStack, closing, suppress
 import torch
 
 from fastsc import checkpoint
+from fastsc.checks import check_packages
 from fastsc.compiling import GraphCounter, check_compiler
 from fastsc.config import TrainConfig
 from fastsc.data import open_data, verified
 from fastsc.devices import keep_memory, pick_device, pick_precision
-from fastsc.finite import NonFiniteError
 from fastsc.folder import RunFolder
 from fastsc.lock import locked
 from fastsc.meter import Meter
-from fastsc.packages import check_packages, installed
+from fastsc.packages import installed
 from fastsc.pipelines import PairBatch
 from fastsc.pipelines.errors import LostContactError, PeerError, UserError
 from fastsc.pipelines.threads import StalledError
@@ -28,8 +28,9 @@ from fastsc.report import Report
 from fastsc.resume import check_same_options, ended_for_good, exported_step
 from fastsc.signals import EXIT_RESUMABLE, StopSignal
 from fastsc.state import Training, introduce
-from fastsc.validate import Validation, validate
-from fastsc.writer import CheckpointWriter
+from fastsc.validate import validate
+from fastsc.validation import Validation
+from fastsc.writer import CheckpointWriter, NonFiniteError
 
 PATIENCE = 60.0  # seconds that a restarted job waits for its first life to end
 

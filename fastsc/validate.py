@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,21 +12,7 @@ from fastsc.kernels import ds
 from fastsc.loss import Kind
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.ranks import NOTHING, STOP, Ranks
-
-
-@dataclass(frozen=True)
-class Validation:
-    """Means over the n images of a split that could be decoded.
-
-    `top1` and `top5` are of the clean views, `top1_perturbed` of the perturbed ones.
-    """
-
-    top1: float
-    top5: float
-    top1_perturbed: float
-    ds: float
-    ds_relative: float
-    n: int
+from fastsc.validation import Validation
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,11 @@ import torch
 
 from fastsc import checkpoint
 from fastsc.checkpoint import State
-from fastsc.finite import check_finite
+from fastsc.pipelines.errors import UserError
+
+
+class NonFiniteError(UserError):
+    """The weights are worth nothing any more: they must not be saved."""
 
 
 class CheckpointWriter:
@@ -35,7 +40,7 @@ class CheckpointWriter:
         self._writing = self._thread.submit(self._write, copy, step, best)
 
     def _write(self, state: State, step: int, best: int | None) -> None:
-        check_finite(state, step)
+        _check_finite(state, step)
         checkpoint.save(self._folder, state, step, keep=self._keep, best=best)
 
     def wait(self) -> None:
@@ -54,6 +59,21 @@ class CheckpointWriter:
         with suppress(Exception):
             self.wait()
         self._thread.shutdown()
+
+
+def _check_finite(state: Mapping[str, Any], step: int) -> None:
+    """Raises NonFiniteError for a checkpoint's state whose weights are not, whatever the loss was.
+
+    The gradient of a finite loss need not be finite.
+    """
+    for part in ("model", "ema"):
+        for name, value in (state.get(part) or {}).items():
+            if value.is_floating_point() and not value.isfinite().all():
+                raise NonFiniteError(
+                    f"the weights behind step {step} are not finite ({name}), and are not saved; "
+                    "go on from before it with --resume --on-nan skip, or begin again with a "
+                    "smaller --lr"
+                )
 
 
 def _copied(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastsc.models import FeatureModel, dry_forward
+from fastsc.features import FeatureModel, dry_forward
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.pipelines.errors import UserError
 from fastsc.representation import average_positions

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastsc.evaluation.answers import Arrays
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.views import Indices, Viewer, following
-from fastsc.models import dry_forward
+from fastsc.features import dry_forward
 from fastsc.representation import average_positions
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)

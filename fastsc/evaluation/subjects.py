@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from fastsc.devices import DTYPES, Precision
+from fastsc.environment import version_of
 from fastsc.evaluation.answers import Keep
 from fastsc.evaluation.colour_bias import colormnist_splits
 from fastsc.evaluation.data import Split
@@ -22,7 +23,6 @@ from fastsc.evaluation.store import Store
 from fastsc.evaluation.transfer_data import transfer_splits
 from fastsc.pipelines import Index, Pipeline, build, scan
 from fastsc.pipelines.errors import UserError
-from fastsc.runlog import version_of
 
 PACKAGES = (  # that figures come from
     "fastsc", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "scikit-image",

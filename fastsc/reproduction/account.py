@@ -17,12 +17,12 @@ from fastsc.reproduction.claims import (
     goals_of,
     number_of,
 )
-from fastsc.reproduction.cost import Cost, Speed, cost_of, hours_of, speeds_of
+from fastsc.reproduction.cost import Cost, Speed, cost_of, hours, hours_of, speeds_of
 from fastsc.reproduction.seeds import LEVEL
 from fastsc.reproduction.study import Study
 from fastsc.reproduction.sweep import Task
 from fastsc.reproduction.tables import present, relative_of
-from fastsc.reproduction.words import EQUAL, NONE, count, effect, goal, hours, table
+from fastsc.reproduction.words import EQUAL, NONE, count, effect, goal, table
 
 CHANCE = (1 - LEVEL) / 2  # that an interval lies on one side without an effect
 Studies = Sequence[tuple[Study, Records]]

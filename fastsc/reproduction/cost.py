@@ -11,7 +11,6 @@ from rich.table import Table
 from fastsc.reproduction.records import Record
 from fastsc.reproduction.study import Rate, Study
 from fastsc.reproduction.sweep import Task
-from fastsc.reproduction.words import hours
 
 
 @dataclass(frozen=True)
@@ -140,3 +139,10 @@ def cost_table(
     elif len({task.config.model.model for task in tasks} - {s.model for s in speeds}):
         table.caption = "?, +: a rate is known of another network only"
     return table
+
+
+def hours(value: float) -> str:
+    """12 min, 3.4 h, 250 h."""
+    if value < 1:
+        return f"{60 * value:.0f} min"
+    return f"{value:.1f} h" if value < 100 else f"{value:,.0f} h"

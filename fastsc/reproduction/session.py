@@ -10,8 +10,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from fastsc.colormnist import CORRELATION
-from fastsc.colormnist_demo import ready
+from fastsc.colormnist import CORRELATION, prepared
 from fastsc.options import parse
 from fastsc.pipelines import scan
 from fastsc.pipelines.errors import UserError
@@ -77,7 +76,7 @@ class Session:
     def _make_transfer(self, say: Say) -> None:
         if self.sweep.transfer is None:
             folder = self.sweep.out / "colormnist"
-            ready(folder, CORRELATION, None)
+            prepared(folder, CORRELATION, None)
             self.sweep.transfer = folder / "random"
             say(f"transfer to the digits of Color MNIST in random colours, {folder}")
 

@@ -115,13 +115,6 @@ def seeds_of(effects: Iterable[Effect]) -> str:
     )
 
 
-def hours(value: float) -> str:
-    """12 min, 3.4 h, 250 h."""
-    if value < 1:
-        return f"{60 * value:.0f} min"
-    return f"{value:.1f} h" if value < 100 else f"{value:,.0f} h"
-
-
 def signed(value: float, digits: int) -> str:
     """+1.2, −0.7, +0.0."""
     return f"{round(value, digits) + 0.0:+.{digits}f}".replace("-", "−")  # no −0.0

@@ -14,7 +14,7 @@ from PIL import Image
 from rich.console import Console
 
 from fastsc import colormnist_demo as demo
-from fastsc.colormnist import prepare
+from fastsc.colormnist import prepare, prepared
 from fastsc.colormnist_demo import SPLITS, Score
 from fastsc.colormnist_plot import CAPTIONS, FILLS, Bar, draw
 from fastsc.options import load_recipe, parse
@@ -37,7 +37,7 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def data(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("colormnist") / "data"
-    prepare(folder, 0.9, digits, demo.SEED)
+    prepare(folder, 0.9, digits, 0)
     return folder
 
 
@@ -70,11 +70,11 @@ def test_arms_are_commands_that_the_trainer_takes() -> None:
 
 def test_data_are_reused_if_their_settings_are_the_same(data: Path, digits: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
-    metadata = demo.ready(data, 0.9, digits)
+    metadata = prepared(data, 0.9, digits)
     assert metadata["splits"]["train"]["n"] == 220
     for correlation, source in ((0.8, digits), (0.9, digits.with_name("others.npz")), (0.9, None)):
         with pytest.raises(UserError, match="other settings"):
-            demo.ready(data, correlation, source)
+            prepared(data, correlation, source)
     assert before == {path: path.stat().st_mtime_ns for path in data.rglob("*")}
 
 
@@ -85,7 +85,7 @@ def test_a_users_folder_in_the_place_of_the_data_is_left_alone(
         if content is not None:
             (tmp_path / "colormnist.json").write_text(content)
         with pytest.raises(UserError, match="choose another --out"):
-            demo.ready(tmp_path, 0.9, digits)
+            prepared(tmp_path, 0.9, digits)
 
 
 def test_table_and_verdict_show_means_and_spreads() -> None:

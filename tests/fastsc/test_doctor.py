@@ -18,7 +18,7 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastsc import doctor, runlog
+from fastsc import doctor, environment
 from fastsc.doctor import PROBES, Probe, Result
 from fastsc.pipelines import PIPELINES
 from fastsc.pipelines.decode import DECODERS
@@ -152,7 +152,7 @@ def test_every_backend_has_its_row() -> None:
     rows = {group: {p.name for p in PROBES if p.group == group} for group, _ in BY_NAME}
     assert rows["decoders"] == set(DECODERS)
     assert set(PIPELINES) | {f"{name} on cuda" for name in PIPELINES} <= rows["pipelines"]
-    assert set(runlog.versions()) - {"python", "torch"} <= rows["packages"]
+    assert set(environment.versions()) - {"python", "torch"} <= rows["packages"]
     requirements = [re.match(r"[\w-]+", line) for line in metadata.requires("fastsc") or []]
     core = {name[0] for name in requirements if name and "extra ==" not in name.string}
     assert core - {"torch"} <= rows["packages"]
@@ -349,7 +349,7 @@ def test_the_whole_doctor(tmp_path: Path) -> None:
     assert works["pipelines", "memory"]
     assert works["distributed", "gloo"]
     assert works["torch", "GPU"] == torch.cuda.is_available()
-    versions = runlog.versions()
+    versions = environment.versions()
     assert document["metadata"]["versions"] == versions
     assert works["pipelines", "dali"] == (versions["nvidia-dali"] is not None)
     hardware = document["metadata"]["hardware"]

@@ -11,7 +11,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastsc.models import FeatureModel, build_model
+from fastsc.features import FeatureModel
+from fastsc.models import build_model
 from fastsc.pipelines.errors import UserError
 
 # Name, resolution, and how the library itself computes the pooled features.

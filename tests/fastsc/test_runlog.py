@@ -15,8 +15,9 @@ import numpy as np
 import pytest
 import torch
 
+from fastsc.environment import environment
 from fastsc.pipelines.errors import UserError
-from fastsc.runlog import RunLog, environment, read
+from fastsc.runlog import RunLog, read
 
 
 def strict(path: Path) -> list[dict[str, Any]]:
