@@ -25,7 +25,7 @@ import torch
 
 from bench.common import describe, print_lines
 from bench.handover import draw_photographs
-from fastsc.packages import installed
+from fastsc.cli.packages import installed
 
 ROOT = Path(__file__).parent.parent
 BUDGET_S = 530.0  # for all parts together

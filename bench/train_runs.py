@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastsc.packages import installed
+from fastsc.cli.packages import installed
 
 INTERVAL = 10  # steps from one reading of a rate to the next
 # As fastsc's recipe imagenet has them; none of them changes what a step costs.

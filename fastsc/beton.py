@@ -8,7 +8,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastsc.arguments import folder_name
+from fastsc.cli.parser import folder_name
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
 

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fastsc.packages import needed
+from fastsc.cli.packages import needed
 from fastsc.pipelines.errors import UserError
 
 State = dict[str, Any]

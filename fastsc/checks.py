@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import re
 
+from fastsc.cli.packages import installed
 from fastsc.config import STEERED_ALPHA, TrainConfig
-from fastsc.packages import installed
 from fastsc.pipelines.errors import UserError
 
 # Field, lowest and highest value, both allowed.

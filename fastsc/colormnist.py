@@ -34,7 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsc.arguments import folder_name
+from fastsc.cli.parser import folder_name
 from fastsc.digits import CLASSES, PACKAGED, Digits, Labels, read_digits
 from fastsc.photographs import free_name
 from fastsc.pipelines import keyed

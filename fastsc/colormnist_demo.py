@@ -29,7 +29,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from fastsc.arguments import Parser, folder_name
+from fastsc.cli.parser import Parser, folder_name
 from fastsc.colormnist import CORRELATION, prepared
 from fastsc.colormnist_plot import Bar, draw
 from fastsc.digits import PACKAGED

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from fastsc import environment, probes
-from fastsc.arguments import Parser
+from fastsc.cli.parser import Parser
 from fastsc.pipelines.errors import UserError
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastsc.arguments import Parser, count, folder_name, seed
+from fastsc.cli.parser import Parser, count, folder_name, seed
 from fastsc.evaluation import QUESTIONS
 from fastsc.pipelines.errors import UserError
 from fastsc.signals import EXIT_RESUMABLE, interrupted_by_sigterm

@@ -10,8 +10,8 @@ import torchvision
 from torch import nn
 
 from fastsc.blurpool import add_blurpool
+from fastsc.cli.packages import needed
 from fastsc.features import FeatureModel, first_line
-from fastsc.packages import needed
 from fastsc.pipelines.errors import UserError
 from fastsc.smallnets import SmallResNet, small_model
 

@@ -16,8 +16,8 @@ from types import MappingProxyType
 from typing import Any, NoReturn
 
 from fastsc.checks import check
+from fastsc.cli.packages import needed
 from fastsc.config import SECTIONS, TrainConfig
-from fastsc.packages import needed
 from fastsc.pipelines.errors import UserError
 from fastsc.recipe import description_of, did_you_mean, field_types, load_recipe, recipe_names
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 
 from fastsc import beton, colormnist
-from fastsc.arguments import Parser
+from fastsc.cli.parser import Parser
 from fastsc.pipelines.errors import UserError
 from fastsc.signals import interrupted_by_sigterm
 

@@ -17,7 +17,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastsc.arguments import Parser, folder_name
+from fastsc.cli.parser import Parser, folder_name
 from fastsc.pipelines.errors import UserError
 from fastsc.signals import interrupted_by_sigterm
 

@@ -11,7 +11,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from fastsc.arguments import Parser, count, folder_name, seed
+from fastsc.cli.parser import Parser, count, folder_name, seed
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
 from fastsc.signals import EXIT_RESUMABLE, interrupted_by_sigterm

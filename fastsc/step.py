@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
+from fastsc.cli.packages import needed
 from fastsc.collapse import spread
 from fastsc.config import TrainConfig
 from fastsc.constraint import Multiplier
@@ -22,7 +23,6 @@ from fastsc.loss import ContinuityLoss
 from fastsc.models import build_model
 from fastsc.norms import Views, convert
 from fastsc.optim import lr_at, make_optimizer, set_lr
-from fastsc.packages import needed
 from fastsc.pipelines import PairBatch
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.plan import n_paired

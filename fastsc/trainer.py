@@ -12,6 +12,7 @@ import torch
 
 from fastsc import checkpoint
 from fastsc.checks import check_packages
+from fastsc.cli.packages import installed
 from fastsc.compiling import GraphCounter, check_compiler
 from fastsc.config import TrainConfig
 from fastsc.data import open_data, verified
@@ -19,7 +20,6 @@ from fastsc.devices import keep_memory, pick_device, pick_precision
 from fastsc.folder import RunFolder
 from fastsc.lock import locked
 from fastsc.meter import Meter
-from fastsc.packages import installed
 from fastsc.pipelines import PairBatch
 from fastsc.pipelines.errors import LostContactError, PeerError, UserError
 from fastsc.pipelines.threads import StalledError

@@ -19,8 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fastsc.cli.packages import installed
 from fastsc.evaluation.classifier import Classifier
-from fastsc.packages import installed
 from fastsc.pipelines.progress import tracked
 
 Norm = Literal["linf", "l2"]

@@ -12,12 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastsc.cli.packages import needed
 from fastsc.evaluation.answers import Arrays, Rows
 from fastsc.evaluation.continuity import MAX_HUE, changes
 from fastsc.evaluation.neighbours import class_images
 from fastsc.evaluation.statistics import estimate
 from fastsc.evaluation.views import KINDS, Indices, Viewer, choose, one_kind
-from fastsc.packages import needed
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.pipelines.errors import UserError
 

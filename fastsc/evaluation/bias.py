@@ -15,6 +15,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsc.cli.packages import needed
 from fastsc.evaluation.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
 from fastsc.evaluation.axes import (
     WAYS,
@@ -39,7 +40,6 @@ from fastsc.evaluation.colour_bias import (
     shown,
 )
 from fastsc.evaluation.views import KINDS, Indices, Viewer, one_kind
-from fastsc.packages import needed
 from fastsc.pipelines import Pipeline
 from fastsc.pipelines.errors import UserError
 

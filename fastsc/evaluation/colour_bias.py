@@ -18,11 +18,11 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from fastsc.cli.packages import installed
 from fastsc.colormnist import METADATA
 from fastsc.evaluation.answers import Arrays, Keep, Rows
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.views import Indices, Viewer, choose
-from fastsc.packages import installed
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.pipelines.errors import UserError
 

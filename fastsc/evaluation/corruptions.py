@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastsc.packages import installed
+from fastsc.cli.packages import installed
 from fastsc.pipelines.errors import UserError
 
 Pixels = NDArray[np.uint8]  # (R, R, 3) RGB

@@ -15,11 +15,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastsc.cli.packages import installed
 from fastsc.evaluation.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.neighbours import class_images
 from fastsc.evaluation.views import Factors, Indices, Viewer, choose
-from fastsc.packages import installed
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.pipelines.errors import UserError
 

@@ -16,6 +16,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsc.cli.packages import installed
 from fastsc.evaluation.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
 from fastsc.evaluation.attribution import UnitViewer, check_gradient
 from fastsc.evaluation.classifier import Classifier
@@ -23,7 +24,6 @@ from fastsc.evaluation.explainer import AGREEMENTS, GRAD_CAM, IG, LIME, METHODS,
 from fastsc.evaluation.grad_cam import find_layer
 from fastsc.evaluation.statistics import NAN, RESAMPLES, TAIL, Estimate, Floats
 from fastsc.evaluation.views import Indices, choose
-from fastsc.packages import installed
 from fastsc.pipelines import Pipeline
 from fastsc.pipelines.errors import UserError
 

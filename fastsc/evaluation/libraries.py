@@ -16,10 +16,10 @@ import torchvision
 from torch import Tensor, nn
 
 from fastsc.checkpoint import load_model_state
+from fastsc.cli.packages import needed
 from fastsc.evaluation.classifier import Interpolation, Preprocessing
 from fastsc.evaluation.weights import downloads, n_outputs, read_weights
 from fastsc.models import build_net
-from fastsc.packages import needed
 from fastsc.pipelines.errors import UserError
 
 RGB = tuple[float, float, float]

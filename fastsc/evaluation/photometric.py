@@ -18,10 +18,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastsc.cli.packages import needed
 from fastsc.evaluation.answers import Arrays, Keep
 from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer
 from fastsc.kernels.colour import IDENTITY, color_jitter
-from fastsc.packages import needed
 from fastsc.pipelines import keyed
 
 RANDOM, SOBOL, STEPS = 16, 32, 4

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsc.packages import needed
+from fastsc.cli.packages import needed
 
 Statistic = Literal["mean", "share", "rate", "ratio", "median"]
 Floats = NDArray[np.float64]

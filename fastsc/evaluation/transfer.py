@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastsc.cli.packages import installed
 from fastsc.evaluation.answers import Answer, Arrays, Keep, Measure, Rows, compute, concatenated
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.fine_tuning import epochs_of, fine_tuned
@@ -28,7 +29,6 @@ from fastsc.evaluation.probing import (
 )
 from fastsc.evaluation.transfer_data import ranks_in_class
 from fastsc.evaluation.views import Indices, Viewer, choose
-from fastsc.packages import installed
 from fastsc.pipelines import Pipeline
 from fastsc.pipelines.errors import UserError
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsc.packages import needed
+from fastsc.cli.packages import needed
 from fastsc.pipelines.errors import UserError
 
 CONTACT = 10.0  # seconds to wait for a server's answer

@@ -10,8 +10,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from fastsc.cli.packages import needed
 from fastsc.evaluation.store import write_text
-from fastsc.packages import needed
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.account import commands_of, failures_of, machines_of, not_run

@@ -13,7 +13,7 @@ from typing import Literal
 
 import numpy as np
 
-from fastsc.packages import needed
+from fastsc.cli.packages import needed
 
 LEVEL = 0.95
 NAN = float("nan")

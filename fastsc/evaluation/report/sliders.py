@@ -11,12 +11,12 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
+from fastsc.cli.packages import needed
 from fastsc.evaluation.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.report.svg import swatch
 from fastsc.evaluation.sliders import Grid, Positions
 from fastsc.evaluation.views import KINDS
 from fastsc.kernels.colour import IDENTITY
-from fastsc.packages import needed
 
 HERE = Path(__file__).parent
 

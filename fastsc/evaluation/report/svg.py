@@ -13,8 +13,8 @@ from typing import Any
 
 from markupsafe import Markup, escape
 
+from fastsc.cli.packages import needed
 from fastsc.evaluation.report.parts import Key, Question
-from fastsc.packages import needed
 
 # Sentinel -> CSS variable. No two may be close: a converter of colours could round them together.
 INK, MUTED, GRID, PAPER = "#010203", "#040506", "#070809", "#fdfcfb"

@@ -18,7 +18,7 @@ from functools import cache
 from typing import Any, Literal
 from xml.sax.saxutils import quoteattr, unescape
 
-from fastsc.packages import needed
+from fastsc.cli.packages import needed
 
 WIDTH = 720.0
 PAD = 20.0  # of the panel

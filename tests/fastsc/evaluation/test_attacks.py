@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from fastsc.cli.packages import installed
 from fastsc.evaluation import attacks as module
 from fastsc.evaluation.attacks import Attack, PixelModel, Target, possible, radius
-from fastsc.packages import installed
 from tests.fastsc.evaluation import tiny
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

@@ -447,7 +447,7 @@ def test_a_part_takes_no_more_than_a_minute(resolution: int, at_least: int, at_m
 def test_without_scipy_nothing_begins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     v = viewer(tmp_path, conv_net(), patches(2))
     labels = predictions(v)
-    monkeypatch.setattr("fastsc.packages.installed", lambda name: name != "scipy")
+    monkeypatch.setattr("fastsc.cli.packages.installed", lambda name: name != "scipy")
     kept = tiny.Kept()
     with pytest.raises(UserError, match=r"^robustness: .*pip install scipy"):
         search(v, labels, keep=kept)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from fastsc.cli.packages import installed
 from fastsc.evaluation import robustness as module
 from fastsc.evaluation.attacks import Attack
 from fastsc.evaluation.evaluated import Evaluated, Evaluation
@@ -21,7 +22,6 @@ from fastsc.evaluation.report import sections_robustness
 from fastsc.evaluation.report.parts import questions
 from fastsc.evaluation.robustness import ATTACKS, Robustness, levels_of, robustness
 from fastsc.evaluation.views import KINDS, Viewer
-from fastsc.packages import installed
 from fastsc.pipelines import Pipeline
 from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
