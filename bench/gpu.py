@@ -33,7 +33,7 @@ TESTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/*/test_o
 
 TRAIN = """
 import sys
-from fastsc.recipe import configure
+from fastsc.config.recipes import configure
 from fastsc.trainer import train
 sys.exit(train(configure("imagenet", **{values})))
 """

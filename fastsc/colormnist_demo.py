@@ -54,7 +54,7 @@ class Arm(NamedTuple):
 
 def arms() -> list[Arm]:
     """What is compared, in the order of the table."""
-    from fastsc.recipe import load_recipe
+    from fastsc.config.recipes import load_recipe
 
     strengths = load_recipe(RECIPE).data.strengths
     hue, whole = strengths[3], 0.5
@@ -214,9 +214,9 @@ def measure(run: Path, data: Path, arm: str, seed: int) -> list[Score]:
 
     from fastsc.checkpoint import load_model_state, load_safetensors
     from fastsc.colormnist import CLASSES
+    from fastsc.config.recipes import load_recipe
     from fastsc.models import build_model
     from fastsc.pipelines import build
-    from fastsc.recipe import load_recipe
     from fastsc.representation import Represented
     from fastsc.validate import validate
 

@@ -140,9 +140,9 @@ def compare(run: Path) -> tuple[Bytes, Bytes, list[str], Measured, Measured]:
     import torch  # heavy, and idle while the training runs in another process
 
     from fastsc.checkpoint import load_model_state, load_safetensors
+    from fastsc.config.recipes import load_recipe
     from fastsc.models import build_model
     from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build, scan
-    from fastsc.recipe import load_recipe
     from fastsc.representation import Represented
     from fastsc.validate import validate
 

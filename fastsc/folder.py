@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastsc.config import TrainConfig
+from fastsc.config.recipes import dump
 from fastsc.pipelines.errors import UserError
-from fastsc.recipe import dump
 
 # What a run and its sinks write beside config.yaml before the first step.
 WRITTEN = (

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from fastsc import runlog
 from fastsc.config import TrainConfig
+from fastsc.config.recipes import field_types, load_recipe
 from fastsc.folder import RunFolder
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.files import TRAIN_BETON
-from fastsc.recipe import field_types, load_recipe
 
 Event = dict[str, Any]
 

@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(argv: list[str], stop: StopSignal) -> int:
     # Imported here, behind the signals' handlers: torch alone takes seconds.
-    from fastsc.options import parse
+    from fastsc.config.options import parse
 
     try:
         config = parse(argv)

@@ -11,10 +11,10 @@ from contextlib import ExitStack, closing, suppress
 import torch
 
 from fastsc import checkpoint
-from fastsc.checks import check_packages
 from fastsc.cli.packages import installed
 from fastsc.compiling import GraphCounter, check_compiler
 from fastsc.config import TrainConfig
+from fastsc.config.checks import check_packages
 from fastsc.data import open_data, verified
 from fastsc.devices import keep_memory, pick_device, pick_precision
 from fastsc.folder import RunFolder

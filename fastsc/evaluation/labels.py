@@ -11,12 +11,12 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from fastsc.config.recipes import did_you_mean
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.libraries import imagenet_lemmas
 from fastsc.evaluation.sources import Source
 from fastsc.pipelines.errors import UserError
-from fastsc.recipe import did_you_mean
 
 NONE = -1
 SHOWN = 3  # names in a message

@@ -14,6 +14,7 @@ import torchvision
 from torch import nn
 
 from fastsc.checkpoint import load_model_state, load_safetensors
+from fastsc.config.recipes import load_recipe
 from fastsc.evaluation.classifier import Classifier, Interpolation, Preprocessing
 from fastsc.evaluation.libraries import (
     IMAGENET_CLASSES,
@@ -29,7 +30,6 @@ from fastsc.evaluation.weights import first_line, n_outputs, read_weights
 from fastsc.models import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.pipelines.errors import UserError
-from fastsc.recipe import load_recipe
 
 KEYS = "architecture", "classes", "resolution", "stem"  # of our metadata, in every version
 FORMS = (

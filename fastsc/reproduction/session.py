@@ -11,10 +11,10 @@ from pathlib import Path
 from rich.table import Table
 
 from fastsc.colormnist import CORRELATION, prepared
-from fastsc.options import parse
+from fastsc.config.options import parse
+from fastsc.config.recipes import did_you_mean
 from fastsc.pipelines import scan
 from fastsc.pipelines.errors import UserError
-from fastsc.recipe import did_you_mean
 from fastsc.reproduction.cost import cost_table, speeds_of
 from fastsc.reproduction.images import limited, share
 from fastsc.reproduction.page import write_page

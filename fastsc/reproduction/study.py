@@ -17,9 +17,9 @@ from typing import Any, NoReturn
 import yaml
 
 from fastsc.config import TrainConfig
+from fastsc.config.recipes import configure, did_you_mean, load_recipe
 from fastsc.evaluation import QUESTIONS
 from fastsc.pipelines.errors import UserError
-from fastsc.recipe import configure, did_you_mean, load_recipe
 from fastsc.reproduction import STUDIES
 
 Options = Mapping[str, Any]

@@ -28,7 +28,7 @@ from bench.train_runs import (
     read_torchvision,
     shown,
 )
-from fastsc.recipe import configure
+from fastsc.config.recipes import configure
 
 TOY = "--model fastsc:resnet8w4 --size 32 --batch 4 --small-batch 4 --threads 1 --workers 1".split()
 SETTING = Setting("cpu", "resnet18", 112, 32, 50, 2, Path("somewhere"), 10)

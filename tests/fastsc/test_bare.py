@@ -85,7 +85,7 @@ def test_training_and_resume(
     said = ran(
         "import fastsc, fastsc.kernels, fastsc.pipelines, fastsc.step\n"
         "from fastsc import ColorJitter, ContinuityLoss\n"
-        "from fastsc.recipe import configure\n"
+        "from fastsc.config.recipes import configure\n"
         "from fastsc.trainer import train\n"
         f"values = {values}\n"
         "assert train(configure('imagenet', **values, max_steps=3)) == 0\n"
@@ -150,7 +150,7 @@ def test_what_needs_more_says_so_before_anything_is_written(
     values = TINY | {"data": str(image_folder), "pipeline": "memory", "out": str(out)}
     heard = ran(
         "from fastsc.pipelines import UserError\n"
-        "from fastsc.recipe import configure\n"
+        "from fastsc.config.recipes import configure\n"
         "from fastsc.trainer import train\n"
         "try:\n"
         f"    train(configure('imagenet', **{values | {option: value}}))\n"

@@ -17,7 +17,7 @@ from fastsc import colormnist_demo as demo
 from fastsc.colormnist import prepare, prepared
 from fastsc.colormnist_demo import SPLITS, Score
 from fastsc.colormnist_plot import CAPTIONS, FILLS, Bar, draw
-from fastsc.options import load_recipe, parse
+from fastsc.config.options import load_recipe, parse
 from fastsc.pipelines.errors import UserError
 
 

@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastsc import ContinuityLoss
-from fastsc.options import parse
+from fastsc.config.options import parse
 from fastsc.pipelines import PairBatch
 from fastsc.ranks import Ranks
 from fastsc.step import Step

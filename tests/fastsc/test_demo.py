@@ -14,8 +14,8 @@ from PIL import Image
 from rich.console import Console
 
 from fastsc import demo, photographs
+from fastsc.config.options import parse
 from fastsc.demo import Measured
-from fastsc.options import parse
 from fastsc.photographs import MARKER, PER_CLASS, PHOTOGRAPHS, write_photographs
 from fastsc.pipelines.errors import UserError
 

@@ -95,7 +95,7 @@ def test_a_step_that_is_left_out_leaves_no_trace(
 
 def replayed(data: Path, out: Path, more: list[str], without: set[int]) -> dict[str, torch.Tensor]:
     """The averaged weights of a run whose `without` steps did nothing but count."""
-    from fastsc.options import parse
+    from fastsc.config.options import parse
 
     original, ema = Step.train_step, dict[str, torch.Tensor]()
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from fastsc.config import TrainConfig
+from fastsc.config.recipes import dump
 from fastsc.history import History
-from fastsc.recipe import dump
 from fastsc.replay import main
 from tests.fastsc.test_replay import write_log
 from tests.fastsc.test_replay_files import assert_one_line

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastsc import data as run_data
-from fastsc.options import parse
+from fastsc.config.options import parse
 from fastsc.pipelines import UserError, build
 from fastsc.ranks import Ranks
 from tests.fastsc.test_train import events, run, same_weights

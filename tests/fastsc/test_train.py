@@ -17,8 +17,8 @@ import torch
 import yaml
 
 from fastsc import checkpoint, runlog
+from fastsc.config.options import parse
 from fastsc.optim import lr_at
-from fastsc.options import parse
 from fastsc.train import main
 from tests.pipelines.conftest import BACKENDS, undecodable
 

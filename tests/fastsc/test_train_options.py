@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastsc import checkpoint
+from fastsc.config.options import parse
 from fastsc.data import open_data
 from fastsc.models import build_model
-from fastsc.options import parse
 from fastsc.pipelines import PairBatch, UserError, build
 from fastsc.ranks import Ranks
 from fastsc.representation import Represented

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from fastsc.options import parse
+from fastsc.config.options import parse
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.study import load_study, parse_study

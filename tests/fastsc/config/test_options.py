@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from fastsc.checks import check
 from fastsc.config import (
     DataConfig,
     MethodConfig,
@@ -19,9 +18,10 @@ from fastsc.config import (
     RunConfig,
     TrainConfig,
 )
-from fastsc.options import parse
+from fastsc.config.checks import check
+from fastsc.config.options import parse
+from fastsc.config.recipes import configure, dump, load_recipe, recipe_names
 from fastsc.pipelines.errors import UserError
-from fastsc.recipe import configure, dump, load_recipe, recipe_names
 
 
 def test_a_recipe_gives_its_values_and_the_command_line_wins() -> None:

@@ -1,8 +1,8 @@
 """What a run can be told: frozen dataclasses, one a concern.
 
 The strings under the fields are the `--help`. Field names are unique over the sections, so that
-the options and a recipe's YAML are flat. `fastsc.checks` finds what no type can say; paths are
-looked at when they are used.
+the options and a recipe's YAML are flat. `fastsc.config.checks` finds what no type can say; paths
+are looked at when they are used.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The command line, parsed by tyro into a checked TrainConfig.
 
-It is parsed with the recipe's values (`fastsc.recipe`) as its defaults, so that `RECIPE --help`
-shows the recipe's own. tyro is needed here alone, and imported when there is something to parse.
+It is parsed with the recipe's values (`fastsc.config.recipes`) as its defaults, so that
+`RECIPE --help` shows the recipe's own. tyro is needed here alone, and imported when there is
+something to parse.
 """
 
 from __future__ import annotations
@@ -15,11 +16,17 @@ from collections.abc import Iterable, Sequence
 from types import MappingProxyType
 from typing import Any, NoReturn
 
-from fastsc.checks import check
 from fastsc.cli.packages import needed
-from fastsc.config import SECTIONS, TrainConfig
+from fastsc.config.checks import check
+from fastsc.config.recipes import (
+    description_of,
+    did_you_mean,
+    field_types,
+    load_recipe,
+    recipe_names,
+)
+from fastsc.config.schema import SECTIONS, TrainConfig
 from fastsc.pipelines.errors import UserError
-from fastsc.recipe import description_of, did_you_mean, field_types, load_recipe, recipe_names
 
 PROG = "fastsc.train"
 _DESCRIPTION = (

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from fastsc.checks import check
+from fastsc.config.checks import check
+from fastsc.config.recipes import load_recipe, recipe_names
 from fastsc.models import build_model
 from fastsc.optim import lr_at, param_groups, peak_lr
 from fastsc.pipelines.errors import UserError
-from fastsc.recipe import load_recipe, recipe_names
 from fastsc.schedules import resolution_at
 
 # Epochs, then the ramp's first and last epoch: ffcv-imagenet's rn18_configs and rn50_configs.

@@ -6,7 +6,7 @@ import math
 import re
 
 from fastsc.cli.packages import installed
-from fastsc.config import STEERED_ALPHA, TrainConfig
+from fastsc.config.schema import STEERED_ALPHA, TrainConfig
 from fastsc.pipelines.errors import UserError
 
 # Field, lowest and highest value, both allowed.

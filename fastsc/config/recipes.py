@@ -1,0 +1,211 @@
+"""Recipes: YAML into a checked TrainConfig, with what is asked for beside it; and back into YAML.
+
+`configure` is the way in from Python. Nothing here needs the command line's parser, so that a
+machine without it can train.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Iterable, Mapping
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from types import NoneType
+from typing import Any, Literal
+
+import yaml
+
+from fastsc.config.checks import check
+from fastsc.config.schema import SECTIONS, TrainConfig
+from fastsc.pipelines.errors import UserError
+
+
+def configure(recipe: str | Path, **values: Any) -> TrainConfig:
+    """What `python -m fastsc.train RECIPE --NAME VALUE …` trains with, from Python.
+
+    recipe: a shipped name or the path of a YAML file. values: fields by their names, of the types
+    in `fastsc.config`; they win over the recipe's. `fastsc.trainer.train` runs the result.
+
+    Raises UserError, one line, for every mistake that shows without touching the data.
+    """
+    for key in values:
+        if key not in field_types() or key == "recipe":
+            raise UserError(f"unknown option {key!r}{did_you_mean(key, field_types())}")
+    config = _set(load_recipe(str(recipe)), values)
+    check(config)
+    return config
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that ship with fastsc."""
+    folder = resources.files("fastsc") / "recipes"
+    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
+
+
+def load_recipe(recipe: str) -> TrainConfig:
+    """The defaults with a recipe's values in place: a shipped name or the path of a YAML file.
+
+    A recipe may begin from a shipped one: `base: NAME`, and what it changes.
+
+    The result is not `check`ed: what the recipe leaves out (--data) comes from the command line.
+    """
+    if recipe in recipe_names():
+        where, name = f"recipe {recipe}", recipe
+        text = _shipped(recipe)
+    else:
+        path = Path(recipe)
+        if not path.exists() and path.name == recipe and path.suffix not in (".yaml", ".yml"):
+            raise UserError(
+                f"unknown recipe {recipe!r}{did_you_mean(recipe, recipe_names())}; known are "
+                f"{', '.join(recipe_names())}, or the path of a YAML file"
+            )
+        if path.is_dir():
+            raise UserError(
+                f"recipe {recipe} is a folder: give the YAML file, as config.yaml in it"
+            )
+        try:
+            text = path.read_text("utf-8")
+        except UnicodeDecodeError:
+            raise UserError(f"recipe {recipe} is not a text file") from None
+        except OSError as error:
+            raise UserError(f"recipe {recipe} cannot be read: {error.strerror}") from None
+        where, name = recipe, path.stem
+    values = _with_base(text, where)
+    try:
+        config = _set(TrainConfig(), values)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return config.replace(recipe=config.recipe or name)
+
+
+def dump(config: TrainConfig) -> str:
+    """The whole configuration as YAML: `load_recipe` of it gives an equal one."""
+    values = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in config.flat().items()
+    }
+    lines = []
+    for key, value in values.items():
+        text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
+        lines.append(f"{key}: {text.removesuffix(chr(10)).removesuffix('...').strip()}")
+    return "\n".join(lines) + "\n"
+
+
+def description_of(name: str) -> str:
+    """What a shipped recipe is for: its first line."""
+    return _shipped(name).splitlines()[0].removeprefix("#").strip()
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A half sentence that names the nearest of the known words, or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+# --- values -------------------------------------------------------------------------------------
+
+
+def _set(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
+    return config.replace(**{key: _converted(key, value) for key, value in values.items()})
+
+
+def _converted(key: str, value: object) -> Any:
+    """A value as its field has it. Numbers may be words: YAML takes 1e-4 for one."""
+    kind = field_types()[key]
+    if kind is bool:
+        if not isinstance(value, bool):
+            raise UserError(f"{key} must be true or false, not {value!r}")
+        return value
+    choices = typing.get_args(kind)
+    if value is None and NoneType not in choices:
+        raise UserError(f"{key} has no value")
+    if isinstance(value, bool):  # YAML reads a bare no, on and yes so
+        raise UserError(f"{key} cannot be {value!r}; put a word like no into quotes")
+    many = isinstance(value, (list, tuple))
+    if isinstance(value, dict) or many != (typing.get_origin(kind) is tuple):
+        raise UserError(f"{key} cannot be {value!r}")
+    if key == "recipe" and str(value).startswith("-"):
+        raise UserError(f"recipe cannot be {value!r}")
+    option = f"--{key.replace('_', '-')}"
+    if isinstance(value, (list, tuple)):
+        if len(value) != len(choices):
+            raise UserError(f"{option} needs {len(choices)} values")
+        return tuple(_parsed(option, str(v), k) for v, k in zip(value, choices, strict=True))
+    return _parsed(option, str(value), kind)
+
+
+def _parsed(option: str, word: str, kind: Any) -> Any:
+    """A word as a str, a number, None, or one of the words of a Literal."""
+    choices = typing.get_args(kind)
+    if NoneType in choices and word == "None":
+        return None
+    if typing.get_origin(kind) is Literal:
+        if word not in choices:
+            known = ", ".join(map(repr, choices))
+            raise UserError(f"{option} has no choice {word!r}; choose from {known}")
+        return word
+    number = next((number for number in (int, float) if number in (kind, *choices)), None)
+    if number is None:
+        return word
+    try:
+        return number(word)
+    except ValueError:
+        name = "a whole number" if number is int else "a number"
+        raise UserError(f"{option} takes {name}, not {word!r}") from None
+
+
+@cache
+def field_types() -> dict[str, Any]:
+    """The type of every field by its name, in the order of the sections, `recipe` first."""
+    types: dict[str, Any] = {"recipe": str}
+    for name in SECTIONS:
+        section = getattr(TrainConfig(), name)
+        hints = typing.get_type_hints(type(section))
+        types |= {f.name: hints[f.name] for f in dataclasses.fields(section)}
+    return types
+
+
+# --- YAML ----------------------------------------------------------------------------------------
+
+
+def _with_base(text: str, where: str) -> dict[str, Any]:
+    """The values of a recipe's text over those of the shipped recipe that it names as its base."""
+    values = _read_yaml(text, where)
+    if (base := values.pop("base", None)) is None:
+        return values
+    if base not in recipe_names():
+        raise UserError(
+            f"{where}: base {base!r} is no recipe that ships with fastsc"
+            f"{did_you_mean(str(base), recipe_names())}"
+        )
+    return _with_base(_shipped(base), f"recipe {base}") | values
+
+
+def _shipped(name: str) -> str:
+    return (resources.files("fastsc") / "recipes" / f"{name}.yaml").read_text("utf-8")
+
+
+def _read_yaml(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" in line {mark.line + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or "unreadable"
+        raise UserError(f"{where} is not YAML: {problem}{line}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise UserError(f"{where} must hold lines of `option: value`")
+    plain: dict[str, Any] = {}
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name not in field_types() and name != "base":
+            raise UserError(f"{where}: unknown key {key!r}{did_you_mean(name, field_types())}")
+        if name in plain:
+            raise UserError(f"{where}: {key!r} is given twice")
+        plain[name] = value
+    return plain
