@@ -215,9 +215,9 @@ def measure(run: Path, data: Path, arm: str, seed: int) -> list[Score]:
     from fastsc.checkpoint import load_model_state, load_safetensors
     from fastsc.colormnist import CLASSES
     from fastsc.config.recipes import load_recipe
-    from fastsc.models import build_model
+    from fastsc.models.build import build_model
+    from fastsc.models.representation import Represented
     from fastsc.pipelines import build
-    from fastsc.representation import Represented
     from fastsc.validate import validate
 
     torch.set_num_threads(1)  # as in `train_all`

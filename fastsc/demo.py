@@ -141,9 +141,9 @@ def compare(run: Path) -> tuple[Bytes, Bytes, list[str], Measured, Measured]:
 
     from fastsc.checkpoint import load_model_state, load_safetensors
     from fastsc.config.recipes import load_recipe
-    from fastsc.models import build_model
+    from fastsc.models.build import build_model
+    from fastsc.models.representation import Represented
     from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build, scan
-    from fastsc.representation import Represented
     from fastsc.validate import validate
 
     config = load_recipe(str(run / "config.yaml"))

@@ -17,18 +17,18 @@ from fastsc.collapse import spread
 from fastsc.config import TrainConfig
 from fastsc.constraint import Multiplier
 from fastsc.devices import Precision, autocast
-from fastsc.features import Buffers, FeatureModel, untouched
 from fastsc.kernels import ds
 from fastsc.loss import ContinuityLoss
-from fastsc.models import build_model
-from fastsc.norms import Views, convert
+from fastsc.models.build import build_model
+from fastsc.models.features import Buffers, FeatureModel, untouched
+from fastsc.models.norms import Views, convert
+from fastsc.models.pooling import PoolDS, ends_in_average_pooling
+from fastsc.models.representation import Represented
 from fastsc.optim import lr_at, make_optimizer, set_lr
 from fastsc.pipelines import PairBatch
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.plan import n_paired
-from fastsc.pooling import PoolDS, ends_in_average_pooling
 from fastsc.ranks import Ranks
-from fastsc.representation import Represented
 from fastsc.schedules import alpha_at, resolutions
 
 # As DistributedDataParallel calls it from torch 2.14 on, or did before.

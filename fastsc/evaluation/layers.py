@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fastsc.evaluation.answers import Arrays
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.views import Indices, Viewer, following
-from fastsc.features import dry_forward
-from fastsc.representation import average_positions
+from fastsc.models.features import dry_forward
+from fastsc.models.representation import average_positions
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 LARGE = 0.3  # of the weights below the head: the largest part is opened, if it holds more

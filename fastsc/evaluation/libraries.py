@@ -19,7 +19,7 @@ from fastsc.checkpoint import load_model_state
 from fastsc.cli.packages import needed
 from fastsc.evaluation.classifier import Interpolation, Preprocessing
 from fastsc.evaluation.weights import downloads, n_outputs, read_weights
-from fastsc.models import build_net
+from fastsc.models.build import build_net
 from fastsc.pipelines.errors import UserError
 
 RGB = tuple[float, float, float]

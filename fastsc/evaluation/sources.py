@@ -27,7 +27,7 @@ from fastsc.evaluation.libraries import (
     torchvision_net,
 )
 from fastsc.evaluation.weights import first_line, n_outputs, read_weights
-from fastsc.models import build_net
+from fastsc.models.build import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.pipelines.errors import UserError
 

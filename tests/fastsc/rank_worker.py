@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional
 
 from fastsc.kernels.distance import between_distance
-from fastsc.norms import ViewBatchNorm2d, Views
+from fastsc.models.norms import ViewBatchNorm2d, Views
 from fastsc.pipelines.errors import PeerError, UserError
 from fastsc.ranks import Ranks
 from fastsc.state import Training

@@ -11,7 +11,7 @@ from torch import nn
 
 from fastsc.config.checks import check
 from fastsc.config.recipes import load_recipe, recipe_names
-from fastsc.models import build_model
+from fastsc.models.build import build_model
 from fastsc.optim import lr_at, param_groups, peak_lr
 from fastsc.pipelines.errors import UserError
 from fastsc.schedules import resolution_at

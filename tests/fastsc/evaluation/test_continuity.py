@@ -10,10 +10,10 @@ import torch
 
 from fastsc.evaluation.classifier import Classifier, Preprocessing
 from fastsc.evaluation.continuity import Continuity, continuity, strength_name
-from fastsc.models import build_model
+from fastsc.models.build import build_model
+from fastsc.models.representation import Represented
 from fastsc.pipelines import Pipeline, build, keyed
 from fastsc.pipelines.errors import UserError
-from fastsc.representation import Represented
 from fastsc.validate import validate
 from tests.fastsc.evaluation import tiny
 

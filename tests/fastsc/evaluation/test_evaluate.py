@@ -23,7 +23,7 @@ from tests.fastsc.evaluation import tiny
 NETS = """
 import torch
 from torch import nn
-from fastsc.smallnets import SmallResNet
+from fastsc.models.smallnets import SmallResNet
 
 def small(seed=0, n=4):
     torch.manual_seed(seed)

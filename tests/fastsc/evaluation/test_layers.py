@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastsc.evaluation.classifier import Classifier, Preprocessing
 from fastsc.evaluation.layers import find_stages, profile
 from fastsc.evaluation.views import Viewer
-from fastsc.models import build_model
+from fastsc.models.build import build_model
 from fastsc.pipelines import build, keyed
 from tests.fastsc.evaluation import tiny
 

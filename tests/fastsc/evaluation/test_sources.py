@@ -30,7 +30,7 @@ from fastsc.evaluation.libraries import (
     imagenet_synsets,
 )
 from fastsc.evaluation.sources import ModelOptions, Source, load_classifier, load_source
-from fastsc.models import build_net
+from fastsc.models.build import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, Pipeline, build
 from fastsc.pipelines.errors import UserError
 from fastsc.validate import validate

@@ -9,11 +9,11 @@ from typing import Any, Literal
 import torchvision
 from torch import nn
 
-from fastsc.blurpool import add_blurpool
 from fastsc.cli.packages import needed
-from fastsc.features import FeatureModel, first_line
+from fastsc.models.blurpool import add_blurpool
+from fastsc.models.features import FeatureModel, first_line
+from fastsc.models.smallnets import SmallResNet, small_model
 from fastsc.pipelines.errors import UserError
-from fastsc.smallnets import SmallResNet, small_model
 
 Stem = Literal["imagenet", "cifar"]
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsc.features import FeatureModel, untouched, wide
 from fastsc.kernels import pool_ds
+from fastsc.models.features import FeatureModel, untouched, wide
 
 
 class PoolDS:

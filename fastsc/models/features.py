@@ -24,7 +24,7 @@ class FeatureModel(nn.Module):
 
     Attributes:
         feature_map: The module whose output is the last map with positions, or None.
-        pool: What is done with that output, in place of making it float32; see `fastsc.pooling`.
+        pool: What is done with that output, in place of making it float32 (`models.pooling`).
     """
 
     def __init__(self, net: nn.Module, name: str, num_classes: int, resolution: int) -> None:

@@ -11,8 +11,8 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fastsc.features import FeatureModel
-from fastsc.models import build_model
+from fastsc.models.build import build_model
+from fastsc.models.features import FeatureModel
 from fastsc.pipelines.errors import UserError
 
 # Name, resolution, and how the library itself computes the pooled features.

@@ -1,0 +1,1 @@
+"""Classifiers by name that also return their representation, and what is changed in them."""
