@@ -25,11 +25,11 @@ from torch import Tensor
 from bench.common import Case, Result, Row, Skipped, add_arguments, measure, parse, report
 from fastsc.compiling import check_compiler
 from fastsc.config import TrainConfig
-from fastsc.devices import DTYPES, pick_precision
+from fastsc.distributed.devices import DTYPES, pick_precision
+from fastsc.distributed.ranks import Ranks
 from fastsc.kernels import normalize, pair_view
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, PairBatch, UserError
 from fastsc.pipelines.keyed import factors
-from fastsc.ranks import Ranks
 from fastsc.step import Step
 
 # Dense bf16 with float32 accumulation, tensor cores, from NVIDIA's data sheets (SXM boards).

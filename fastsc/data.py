@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from fastsc.config import DataConfig, TrainConfig
+from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines import BadImage, BetonIndex, Index, Pipeline, build, open_beton, scan
 from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.errors import UserError
@@ -17,7 +18,6 @@ from fastsc.pipelines.ffcv import verify as verify_samples
 from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
 from fastsc.pipelines.plan import n_paired
 from fastsc.pipelines.sweep import verify
-from fastsc.ranks import Ranks
 
 LOOKED_AT = 8  # images of a batch at least, and one in so many
 

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastsc.cli.parser import Parser, count, folder_name, seed
+from fastsc.distributed.signals import EXIT_RESUMABLE, interrupted_by_sigterm
 from fastsc.evaluation import QUESTIONS
 from fastsc.pipelines.errors import UserError
-from fastsc.signals import EXIT_RESUMABLE, interrupted_by_sigterm
 
 if TYPE_CHECKING:
     from fastsc.evaluation.evaluated import Evaluation

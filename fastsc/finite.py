@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines.errors import PeerError, UserError
-from fastsc.ranks import Ranks
 from fastsc.writer import NonFiniteError
 
 MOST_SKIPPED = 100  # in a row: then it is the weights, not the images

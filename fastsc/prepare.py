@@ -10,8 +10,8 @@ import sys
 
 from fastsc import beton, colormnist
 from fastsc.cli.parser import Parser
+from fastsc.distributed.signals import interrupted_by_sigterm
 from fastsc.pipelines.errors import UserError
-from fastsc.signals import interrupted_by_sigterm
 
 # Each module has `add_arguments(parser)` and `run(args) -> str`, and imports what is slow in `run`.
 COMMANDS = {

@@ -62,7 +62,7 @@ def cpu() -> str:
 def cpu_bf16() -> str:
     import torch
 
-    from fastsc.devices import pick_precision
+    from fastsc.distributed.devices import pick_precision
 
     if pick_precision("auto", torch.device("cpu")) != "bf16":
         raise ProbeError("this CPU has no instructions for it: --precision auto is fp32 on the CPU")

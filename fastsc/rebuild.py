@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from fastsc.config import TrainConfig
 from fastsc.data import Data, build_loaders, open_data
-from fastsc.devices import DTYPES, pick_device
+from fastsc.distributed.devices import DTYPES, pick_device
+from fastsc.distributed.ranks import Ranks
 from fastsc.history import History, Moment
 from fastsc.pipelines import BadImage, Index, PairBatch, Pipeline
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.plan import Plan, local_batches
-from fastsc.ranks import Ranks
 from fastsc.schedules import resolution_at
 
 Int64 = NDArray[np.int64]

@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastsc.cli.parser import Parser, folder_name
+from fastsc.distributed.signals import interrupted_by_sigterm
 from fastsc.pipelines.errors import UserError
-from fastsc.signals import interrupted_by_sigterm
 
 if TYPE_CHECKING:
     from fastsc.rebuild import Rebuilt

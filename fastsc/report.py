@@ -11,11 +11,11 @@ import torch
 
 from fastsc.config import TrainConfig
 from fastsc.display import Display
+from fastsc.distributed.ranks import Ranks
 from fastsc.environment import environment
 from fastsc.folder import RunFolder
 from fastsc.pipelines import BadImage
 from fastsc.pipelines.errors import UserError
-from fastsc.ranks import Ranks
 from fastsc.runlog import RunLog
 from fastsc.sinks import Sink, open_sinks
 from fastsc.validation import Validation

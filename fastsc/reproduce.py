@@ -12,9 +12,9 @@ import sys
 from pathlib import Path
 
 from fastsc.cli.parser import Parser, count, folder_name, seed
+from fastsc.distributed.signals import EXIT_RESUMABLE, interrupted_by_sigterm
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
-from fastsc.signals import EXIT_RESUMABLE, interrupted_by_sigterm
 
 MORE = """\
 Options behind -- go to every training: `-- --device cuda --model resnet18`. STUDY `page` trains

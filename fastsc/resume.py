@@ -9,8 +9,8 @@ from typing import Any
 
 from fastsc import checkpoint, runlog
 from fastsc.config import TrainConfig
+from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines.errors import UserError
-from fastsc.ranks import Ranks
 
 
 def exported_step(weights: Path) -> int | None:

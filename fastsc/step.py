@@ -16,7 +16,8 @@ from fastsc.cli.packages import needed
 from fastsc.collapse import spread
 from fastsc.config import TrainConfig
 from fastsc.constraint import Multiplier
-from fastsc.devices import Precision, autocast
+from fastsc.distributed.devices import Precision, autocast
+from fastsc.distributed.ranks import Ranks
 from fastsc.kernels import ds
 from fastsc.loss import ContinuityLoss
 from fastsc.models.build import build_model
@@ -28,7 +29,6 @@ from fastsc.optim import lr_at, make_optimizer, set_lr
 from fastsc.pipelines import PairBatch
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.plan import n_paired
-from fastsc.ranks import Ranks
 from fastsc.schedules import alpha_at, resolutions
 
 # As DistributedDataParallel calls it from torch 2.14 on, or did before.

@@ -11,8 +11,8 @@ import faulthandler
 import os
 import sys
 
+from fastsc.distributed.signals import EXIT_RESUMABLE, StoppedEarly, StopSignal, ignore_signals
 from fastsc.pipelines.errors import LostContactError, PeerError, UserError
-from fastsc.signals import EXIT_RESUMABLE, StoppedEarly, StopSignal, ignore_signals
 
 
 def main(argv: list[str] | None = None) -> int:

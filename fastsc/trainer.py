@@ -16,17 +16,17 @@ from fastsc.compiling import GraphCounter, check_compiler
 from fastsc.config import TrainConfig
 from fastsc.config.checks import check_packages
 from fastsc.data import open_data, verified
-from fastsc.devices import keep_memory, pick_device, pick_precision
+from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
+from fastsc.distributed.ranks import NOTHING, SAVE, STOP, Ranks
+from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal
 from fastsc.folder import RunFolder
 from fastsc.lock import locked
 from fastsc.meter import Meter
 from fastsc.pipelines import PairBatch
 from fastsc.pipelines.errors import LostContactError, PeerError, UserError
 from fastsc.pipelines.threads import StalledError
-from fastsc.ranks import NOTHING, SAVE, STOP, Ranks
 from fastsc.report import Report
 from fastsc.resume import check_same_options, ended_for_good, exported_step
-from fastsc.signals import EXIT_RESUMABLE, StopSignal
 from fastsc.state import Training, introduce
 from fastsc.validate import validate
 from fastsc.validation import Validation

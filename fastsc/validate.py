@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastsc.distributed.ranks import NOTHING, STOP, Ranks
 from fastsc.kernels import ds
 from fastsc.loss import Kind
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.ranks import NOTHING, STOP, Ranks
 from fastsc.validation import Validation
 
 

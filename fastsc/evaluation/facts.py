@@ -7,7 +7,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
-from fastsc.devices import Precision
+from fastsc.distributed.devices import Precision
 from fastsc.environment import environment
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.options import Options

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-from fastsc.devices import keep_memory, pick_device, pick_precision
+from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.answers import Answer
 from fastsc.evaluation.ask import comparisons, grids_of, rate, slider_images

@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from fastsc.devices import DTYPES, Precision
+from fastsc.distributed.devices import DTYPES, Precision
 from fastsc.environment import version_of
 from fastsc.evaluation.answers import Keep
 from fastsc.evaluation.colour_bias import colormnist_splits

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastsc.devices import autocast
+from fastsc.distributed.devices import autocast
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.weights import first_line
 from fastsc.kernels import normalize, perturb

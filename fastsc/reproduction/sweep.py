@@ -18,6 +18,7 @@ from typing import Any
 
 from fastsc.config import TrainConfig
 from fastsc.data import Data, open_data
+from fastsc.distributed.signals import EXIT_RESUMABLE
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction.records import (
     Record,
@@ -29,7 +30,6 @@ from fastsc.reproduction.records import (
     write_record,
 )
 from fastsc.reproduction.study import Arm, Study
-from fastsc.signals import EXIT_RESUMABLE
 
 Say = Callable[[str], object]
 TRIAL_IMAGES = 4  # a question of a trial's evaluation

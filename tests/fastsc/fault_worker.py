@@ -25,8 +25,8 @@ import torch
 import fastsc.checkpoint
 import fastsc.trainer
 import fastsc.validate
+from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines.cpu import CpuPipeline
-from fastsc.ranks import Ranks
 from fastsc.step import Step
 from fastsc.train import main
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
+from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines import PairBatch
-from fastsc.ranks import Ranks
 from fastsc.step import Step
 from fastsc.train import main
 

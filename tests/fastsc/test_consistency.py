@@ -20,8 +20,8 @@ from torch.nn import functional
 
 from fastsc import ContinuityLoss
 from fastsc.config.options import parse
+from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines import PairBatch
-from fastsc.ranks import Ranks
 from fastsc.step import Step
 
 N, C, ALPHA = 6, 10, 12.0

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from fastsc import checkpoint
+from fastsc.distributed.ranks import Ranks
 from fastsc.finite import MOST_SKIPPED, LossWatch
 from fastsc.pipelines import UserError, scan
 from fastsc.pipelines.keyed import order
-from fastsc.ranks import Ranks
 from fastsc.state import Training
 from fastsc.step import Step
 from fastsc.trainer import train

@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from fastsc.config import TrainConfig
-from fastsc.devices import set_determinism
+from fastsc.distributed.devices import set_determinism
+from fastsc.distributed.ranks import Ranks
 from fastsc.kernels import pair_view
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, PairBatch
-from fastsc.ranks import Ranks
 from fastsc.step import Step
 
 ON_GPU = torch.cuda.is_available()

@@ -17,8 +17,8 @@ from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build, keyed, scan
 from fastsc.replay import main
 from fastsc.step import Step
 from fastsc.train import main as train
+from tests.fastsc.distributed.test_ranks import torchrun
 from tests.fastsc.replay_worker import record
-from tests.fastsc.test_ranks import torchrun
 from tests.pipelines.conftest import BACKENDS, DALI, opened, undecodable
 
 WORKER = Path(__file__).with_name("replay_worker.py")

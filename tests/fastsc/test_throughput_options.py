@@ -11,8 +11,8 @@ import torch
 
 from fastsc import data as run_data
 from fastsc.config.options import parse
+from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines import UserError, build
-from fastsc.ranks import Ranks
 from tests.fastsc.test_train import events, run, same_weights
 from tests.fastsc.test_train_options import PLAIN, training
 

@@ -13,10 +13,10 @@ from torch.nn import functional
 from fastsc import checkpoint
 from fastsc.config.options import parse
 from fastsc.data import open_data
+from fastsc.distributed.ranks import Ranks
 from fastsc.models.build import build_model
 from fastsc.models.representation import Represented
 from fastsc.pipelines import PairBatch, UserError, build
-from fastsc.ranks import Ranks
 from fastsc.state import Training
 from fastsc.step import Step
 from fastsc.train import main

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from fastsc.config import TrainConfig
+from fastsc.distributed.ranks import Ranks
 from fastsc.models.build import build_model
 from fastsc.models.pooling import ends_in_average_pooling
 from fastsc.pipelines import PairBatch
-from fastsc.ranks import Ranks
 from fastsc.step import Step
 from tests.fastsc.test_train_options import events, run
 

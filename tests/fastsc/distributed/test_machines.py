@@ -17,8 +17,8 @@ import torch
 from fastsc import checkpoint, runlog
 from fastsc.resume import ended_for_good
 from tests.conftest import FaultTable
-from tests.fastsc import hosts
-from tests.fastsc.test_ranks import (
+from tests.fastsc.distributed import hosts
+from tests.fastsc.distributed.test_ranks import (
     SMALL,
     WORKER,
     assert_equal_ranks,
@@ -29,7 +29,7 @@ from tests.fastsc.test_ranks import (
 )
 from tests.fastsc.test_train import events, same_weights, wait_for_step
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FAULTS = Path(__file__).with_name("fault_worker.py")
 MORE = ["--checkpoint-steps", "3"]
 on_two_hosts = pytest.mark.skipif(

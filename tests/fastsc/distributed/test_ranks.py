@@ -20,7 +20,7 @@ from tests.fastsc.test_train import events, same_weights, wait_for_step, weights
 from tests.pipelines.conftest import undecodable
 
 WORKER = Path(__file__).with_name("rank_worker.py")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # LayerNorm: nothing depends on which images share a process. 32 images, 4 steps an epoch.
 SMALL = [
     "imagenet", "--pipeline", "cpu", "--model", "timm:test_convnext", "--resolution", "32",

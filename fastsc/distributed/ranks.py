@@ -18,8 +18,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastsc.distributed.rendezvous import store_of_this_life
 from fastsc.pipelines.errors import LostContactError, PeerError, UserError
-from fastsc.rendezvous import store_of_this_life
 
 T = TypeVar("T")
 NOTHING, SAVE, STOP = 0, 1, 2  # what a rank may wish for between two batches

@@ -14,10 +14,10 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fastsc.distributed.ranks import Ranks
 from fastsc.kernels.distance import between_distance
 from fastsc.models.norms import ViewBatchNorm2d, Views
 from fastsc.pipelines.errors import PeerError, UserError
-from fastsc.ranks import Ranks
 from fastsc.state import Training
 from fastsc.step import Step
 from fastsc.train import main
