@@ -33,10 +33,10 @@ from fastsc.cli.parser import Parser, folder_name
 from fastsc.colormnist import CORRELATION, prepared
 from fastsc.colormnist_plot import Bar, draw
 from fastsc.digits import PACKAGED
-from fastsc.environment import environment
 from fastsc.photographs import free_name
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.progress import tracked
+from fastsc.run.environment import environment
 
 RECIPE = "colormnist"
 SPLITS = ("val", "aligned", "random", "reversed")
@@ -212,12 +212,12 @@ def measure(run: Path, data: Path, arm: str, seed: int) -> list[Score]:
     """A trained network on each of the folders, under the recipe's perturbation."""
     import torch  # heavy, and idle while the trainings run in other processes
 
-    from fastsc.checkpoint import load_model_state, load_safetensors
     from fastsc.colormnist import CLASSES
     from fastsc.config.recipes import load_recipe
     from fastsc.models.build import build_model
     from fastsc.models.representation import Represented
     from fastsc.pipelines import build
+    from fastsc.run.checkpoint import load_model_state, load_safetensors
     from fastsc.validate import validate
 
     torch.set_num_threads(1)  # as in `train_all`

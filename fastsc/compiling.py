@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from fastsc.pipelines.errors import UserError
-from fastsc.report import Report
+from fastsc.run.reporter import Report
 
 
 def check_compiler(wanted: bool, device: torch.device) -> None:

@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.table import Table
 
-from fastsc import runlog
 from fastsc.photographs import PER_CLASS, PHOTOGRAPHS, free_name, write_photographs
 from fastsc.pipelines.errors import UserError
+from fastsc.run.log import read_log
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float64]
@@ -84,7 +84,7 @@ def demo(out: Path, steps: int) -> int:
         return status
 
     clean, perturbed, names, before, after = compare(run)
-    console.print(results_table(runlog.read(run / "log.jsonl"), before, after))
+    console.print(results_table(read_log(run / "log.jsonl"), before, after))
     picture = out / "pairs.png"
     draw_pairs(picture, clean, perturbed, names, before, after)
     console.print(
@@ -139,11 +139,11 @@ def compare(run: Path) -> tuple[Bytes, Bytes, list[str], Measured, Measured]:
     """
     import torch  # heavy, and idle while the training runs in another process
 
-    from fastsc.checkpoint import load_model_state, load_safetensors
     from fastsc.config.recipes import load_recipe
     from fastsc.models.build import build_model
     from fastsc.models.representation import Represented
     from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build, scan
+    from fastsc.run.checkpoint import load_model_state, load_safetensors
     from fastsc.validate import validate
 
     config = load_recipe(str(run / "config.yaml"))

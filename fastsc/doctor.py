@@ -22,9 +22,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from fastsc import environment, probes
+from fastsc import probes
 from fastsc.cli.parser import Parser
 from fastsc.pipelines.errors import UserError
+from fastsc.run import environment
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines.errors import PeerError, UserError
-from fastsc.writer import NonFiniteError
+from fastsc.run.writer import NonFiniteError
 
 MOST_SKIPPED = 100  # in a row: then it is the weights, not the images
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from fastsc import runlog
 from fastsc.config import TrainConfig
 from fastsc.config.recipes import field_types, load_recipe
-from fastsc.folder import RunFolder
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.files import TRAIN_BETON
+from fastsc.run.folder import RunFolder
+from fastsc.run.log import read_log
 
 Event = dict[str, Any]
 
@@ -84,7 +84,7 @@ class History:
             what = "no config.yaml in it" if run.is_dir() else "no such folder"
             raise UserError(f"{run}: {what}; name a run's folder, the --out of its training")
         try:
-            events = runlog.read(folder.log)
+            events = read_log(folder.log)
         except OSError as error:
             raise UserError(f"{folder.log} cannot be read: {error.strerror}") from None
         segments: list[Segment] = []

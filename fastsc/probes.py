@@ -21,8 +21,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from fastsc import environment
 from fastsc.pipelines.errors import UserError
+from fastsc.run import environment
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,6 @@ from contextlib import ExitStack, closing, suppress
 
 import torch
 
-from fastsc import checkpoint
 from fastsc.cli.packages import installed
 from fastsc.compiling import GraphCounter, check_compiler
 from fastsc.config import TrainConfig
@@ -19,18 +18,19 @@ from fastsc.data import open_data, verified
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.distributed.ranks import NOTHING, SAVE, STOP, Ranks
 from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal
-from fastsc.folder import RunFolder
-from fastsc.lock import locked
 from fastsc.meter import Meter
 from fastsc.pipelines import PairBatch
 from fastsc.pipelines.errors import LostContactError, PeerError, UserError
 from fastsc.pipelines.threads import StalledError
-from fastsc.report import Report
-from fastsc.resume import check_same_options, ended_for_good, exported_step
+from fastsc.run import checkpoint
+from fastsc.run.folder import RunFolder
+from fastsc.run.lock import locked
+from fastsc.run.reporter import Report
+from fastsc.run.resume import check_same_options, ended_for_good, exported_step
+from fastsc.run.validation import Validation
+from fastsc.run.writer import CheckpointWriter, NonFiniteError
 from fastsc.state import Training, introduce
 from fastsc.validate import validate
-from fastsc.validation import Validation
-from fastsc.writer import CheckpointWriter, NonFiniteError
 
 PATIENCE = 60.0  # seconds that a restarted job waits for its first life to end
 

@@ -12,7 +12,7 @@ from fastsc.distributed.ranks import NOTHING, STOP, Ranks
 from fastsc.kernels import ds
 from fastsc.loss import Kind
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.validation import Validation
+from fastsc.run.validation import Validation
 
 
 @torch.no_grad()

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from fastsc import evaluate, replay, reproduce, train
-from fastsc.checkpoint import load_newest, load_safetensors
+from fastsc.run.checkpoint import load_newest, load_safetensors
 from tests.old.images import write_images
 
 OLD = Path(__file__).parent / "old"

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from fastsc.distributed.devices import Precision
-from fastsc.environment import environment
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.options import Options
 from fastsc.evaluation.questions import Subject
+from fastsc.run.environment import environment
 
 
 def facts_of(subject: Subject) -> dict[str, str]:

@@ -15,12 +15,12 @@ from typing import Any, Literal
 import torchvision
 from torch import Tensor, nn
 
-from fastsc.checkpoint import load_model_state
 from fastsc.cli.packages import needed
 from fastsc.evaluation.classifier import Interpolation, Preprocessing
 from fastsc.evaluation.weights import downloads, n_outputs, read_weights
 from fastsc.models.build import build_net
 from fastsc.pipelines.errors import UserError
+from fastsc.run.checkpoint import load_model_state
 
 RGB = tuple[float, float, float]
 AUXILIARY = "aux1.", "aux2.", "AuxLogits."  # classifiers that only training runs

@@ -13,7 +13,6 @@ import torch
 import torchvision
 from torch import nn
 
-from fastsc.checkpoint import load_model_state, load_safetensors
 from fastsc.config.recipes import load_recipe
 from fastsc.evaluation.classifier import Classifier, Interpolation, Preprocessing
 from fastsc.evaluation.libraries import (
@@ -30,6 +29,7 @@ from fastsc.evaluation.weights import first_line, n_outputs, read_weights
 from fastsc.models.build import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.pipelines.errors import UserError
+from fastsc.run.checkpoint import load_model_state, load_safetensors
 
 KEYS = "architecture", "classes", "resolution", "stem"  # of our metadata, in every version
 FORMS = (

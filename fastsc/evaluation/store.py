@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from fastsc.checkpoint import write_atomically
 from fastsc.evaluation.answers import Answer, Arrays, Keep
 from fastsc.evaluation.evaluated import Evaluation
 from fastsc.evaluation.statistics import Difference, Estimate
 from fastsc.pipelines.errors import UserError
+from fastsc.run.checkpoint import write_atomically
 
 FORMAT = 1  # part of every key: raise it when a part's arrays change their meaning
 

@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 
 from fastsc.distributed.devices import DTYPES, Precision
-from fastsc.environment import version_of
 from fastsc.evaluation.answers import Keep
 from fastsc.evaluation.colour_bias import colormnist_splits
 from fastsc.evaluation.data import Split
@@ -23,6 +22,7 @@ from fastsc.evaluation.store import Store
 from fastsc.evaluation.transfer_data import transfer_splits
 from fastsc.pipelines import Index, Pipeline, build, scan
 from fastsc.pipelines.errors import UserError
+from fastsc.run.environment import version_of
 
 PACKAGES = (  # that figures come from
     "fastsc", "torch", "torchvision", "timm", "numpy", "scipy", "scikit-learn", "scikit-image",

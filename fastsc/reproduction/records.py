@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fastsc import runlog
 from fastsc.collapse import SHARE
 from fastsc.config import TrainConfig
 from fastsc.evaluation.store import write_text
 from fastsc.pipelines.errors import UserError
-from fastsc.resume import plain_options
+from fastsc.run.log import read_log
+from fastsc.run.resume import plain_options
 
 FORMAT = 1
 CURVE_POINTS = 60  # at most, of what is kept of a run's steps
@@ -132,7 +132,7 @@ def record_of(
     Raises:
         UserError: Its log does not tell of an end.
     """
-    events = runlog.read(run / "log.jsonl")
+    events = read_log(run / "log.jsonl")
     header = next((event for event in events if event["event"] == "header"), None)
     # A resumed run may have written an epoch or a step twice; the later line counts.
     epochs = list({e["epoch"]: e for e in events if e["event"] == "epoch"}.values())

@@ -21,7 +21,7 @@ from fastsc.reproduction.page import write_page
 from fastsc.reproduction.records import Record, all_records, science
 from fastsc.reproduction.study import Study, load_study
 from fastsc.reproduction.sweep import FailedError, Sweep, Task, check_out
-from fastsc.resume import plain_options
+from fastsc.run.resume import plain_options
 
 SMALLEST_BATCH = 2
 Say = Callable[[str], object]

@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 
-import fastsc.checkpoint
+import fastsc.run.checkpoint
 import fastsc.trainer
 import fastsc.validate
 from fastsc.distributed.ranks import Ranks
@@ -59,7 +59,7 @@ def before(owner: Any, name: str, n: int, fault: str) -> None:
 def while_writing(n: int, fault: str) -> None:
     """The n-th checkpoint gets a part of its bytes, and no more."""
     writes = 0
-    original = fastsc.checkpoint._torch_save
+    original = fastsc.run.checkpoint._torch_save
 
     def torn(state: Any, path: str) -> None:
         nonlocal writes
@@ -72,7 +72,7 @@ def while_writing(n: int, fault: str) -> None:
             struck(fault)
         original(state, path)  # of a signal that leaves it alive the thread does not even hear
 
-    fastsc.checkpoint._torch_save = torn
+    fastsc.run.checkpoint._torch_save = torn
 
 
 if __name__ == "__main__":

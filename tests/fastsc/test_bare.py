@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastsc import checkpoint
+from fastsc.run import checkpoint
 from fastsc.train import main
 from tests.fastsc.test_train import events, weights
 

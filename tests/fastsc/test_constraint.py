@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from fastsc import checkpoint
 from fastsc.collapse import Spread
 from fastsc.constraint import FRESH, HIGHEST, LONG, LOWEST, Multiplier
+from fastsc.run import checkpoint
 from tests.fastsc.distributed.test_ranks import ranked, single
 from tests.fastsc.test_train import events, same_weights
 from tests.fastsc.test_train_options import run

@@ -18,10 +18,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastsc import doctor, environment
+from fastsc import doctor
 from fastsc.doctor import PROBES, Probe, Result
 from fastsc.pipelines import PIPELINES
 from fastsc.pipelines.decode import DECODERS
+from fastsc.run import environment
 
 ROOT = Path(__file__).parent.parent.parent
 BY_NAME = {(probe.group, probe.name): probe for probe in PROBES}

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 
-from fastsc import checkpoint
 from fastsc.distributed.ranks import Ranks
 from fastsc.finite import MOST_SKIPPED, LossWatch
 from fastsc.pipelines import UserError, scan
 from fastsc.pipelines.keyed import order
+from fastsc.run import checkpoint
 from fastsc.state import Training
 from fastsc.step import Step
 from fastsc.trainer import train

@@ -16,9 +16,10 @@ import pytest
 import torch
 import yaml
 
-from fastsc import checkpoint, runlog
 from fastsc.config.options import parse
 from fastsc.optim import lr_at
+from fastsc.run import checkpoint
+from fastsc.run.log import read_log
 from fastsc.train import main
 from tests.pipelines.conftest import BACKENDS, undecodable
 
@@ -34,7 +35,7 @@ def run(data: Path, out: Path, *more: str, pipeline: str = "cpu") -> int:
 
 
 def events(out: Path, kind: str) -> list[dict[str, Any]]:
-    return [event for event in runlog.read(out / "log.jsonl") if event["event"] == kind]
+    return [event for event in read_log(out / "log.jsonl") if event["event"] == kind]
 
 
 def weights(out: Path) -> dict[str, torch.Tensor]:

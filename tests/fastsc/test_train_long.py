@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fastsc import runlog
+from fastsc.run.log import read_log
 from tests.fastsc.test_train import BACKENDS, data, run, same_weights, start
 
 __all__ = ["data"]  # a fixture: what --data is for a pipeline
@@ -39,4 +39,4 @@ def test_killed_again_and_again(data: Path, tmp_path: Path, pipeline: str) -> No
             break
     assert kills >= 1
     assert same_weights(tmp_path / "whole", out)
-    assert runlog.read(out / "log.jsonl")[-1]["event"] == "end"
+    assert read_log(out / "log.jsonl")[-1]["event"] == "end"

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from fastsc import checkpoint
 from fastsc.config.options import parse
 from fastsc.data import open_data
 from fastsc.distributed.ranks import Ranks
 from fastsc.models.build import build_model
 from fastsc.models.representation import Represented
 from fastsc.pipelines import PairBatch, UserError, build
+from fastsc.run import checkpoint
 from fastsc.state import Training
 from fastsc.step import Step
 from fastsc.train import main

@@ -8,7 +8,6 @@ from typing import Any
 
 from markupsafe import Markup
 
-from fastsc.checkpoint import write_atomically
 from fastsc.cli.packages import needed
 from fastsc.evaluation.evaluated import Evaluation
 from fastsc.evaluation.report.method import INTERVALS, definitions, flattened
@@ -16,6 +15,7 @@ from fastsc.evaluation.report.parts import Section
 from fastsc.evaluation.report.sections import left_out, sections
 from fastsc.evaluation.report.svg import swatch, unique_ids
 from fastsc.evaluation.report.words import listed
+from fastsc.run.checkpoint import write_atomically
 
 HERE = Path(__file__).parent
 # Nothing is loaded, whatever a name on the page tries.

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 import torch
 
-from fastsc import checkpoint, runlog
-from fastsc.resume import ended_for_good
+from fastsc.run import checkpoint
+from fastsc.run.log import RunLog, read_log
+from fastsc.run.resume import ended_for_good
 from tests.conftest import FaultTable
 from tests.fastsc.distributed import hosts
 from tests.fastsc.distributed.test_ranks import (
@@ -73,7 +74,7 @@ def test_a_dead_rank_comes_back_by_itself(
     fault_table.add(fault, f"{moment} {n}, rank {rank} of 2", "", went_on, equal)
     assert equal
     assert len(starts) == (moment == "step")
-    lives = [e for e in runlog.read(out / "ranks" / "rank-1.jsonl") if e["event"] == "rank"]
+    lives = [e for e in read_log(out / "ranks" / "rank-1.jsonl") if e["event"] == "rank"]
     assert [life["restarts"] for life in lives] == [0, 1]
     assert all(life["rank"] == 1 and life["world_size"] == 2 for life in lives)
 
@@ -85,7 +86,7 @@ def test_a_fault_of_any_rank_is_in_the_runs_folder(image_folder: Path, tmp_path:
     process = elastic("step", "7", "MemoryError", *words, restarts=0)
     said, _ = process.communicate(timeout=100)
     assert process.returncode == 1, said
-    own = runlog.read(out / "ranks" / "rank-1.jsonl")[-1]
+    own = read_log(out / "ranks" / "rank-1.jsonl")[-1]
     assert own["event"] == "end"
     assert "MemoryError: a fault that a test made" in own["reason"]
     assert "lost contact" in events(out, "end")[-1]["reason"]
@@ -158,7 +159,7 @@ def test_a_cut_network(fault_table: FaultTable, image_folder: Path, tmp_path: Pa
             assert "fastsc/trainer.py" not in said[rank], "a traceback of ours"
         assert took < 60
         assert "lost contact" in events(out, "end")[-1]["reason"]
-        assert "lost contact" in runlog.read(out / "ranks" / "rank-1.jsonl")[-1]["reason"]
+        assert "lost contact" in read_log(out / "ranks" / "rank-1.jsonl")[-1]["reason"]
         hosts.cable("up")
         processes = [hosts.start(number, 29513, *words, "--resume") for number in (0, 1)]
         said = [process.communicate(timeout=110)[0] for process in processes]
@@ -261,7 +262,7 @@ def test_a_signal_in_the_first_second(image_folder: Path, tmp_path: Path) -> Non
 def test_what_is_not_started_anew(tmp_path: Path, fields: dict[str, Any], status: int) -> None:
     log = tmp_path / "log.jsonl"
     assert ended_for_good(log) == 0
-    with runlog.RunLog(log) as lines:
+    with RunLog(log) as lines:
         lines.event("end", **fields, time=time.time() - 10 * 365 * 86400)
         assert ended_for_good(log) == 0, "an earlier job's"
         lines.event("end", **fields, time=time.time())
@@ -332,4 +333,4 @@ def test_the_script_for_slurm(image_folder: Path, tmp_path: Path, stopped: bool)
     assert header["world_size"] == 2
     reason = "stopped by SIGUSR1" if stopped else "done"
     assert events(out, "end")[-1]["reason"] == reason
-    assert runlog.read(out / "ranks" / "rank-1.jsonl")[-1]["reason"] == reason
+    assert read_log(out / "ranks" / "rank-1.jsonl")[-1]["reason"] == reason

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastsc import checkpoint
+from fastsc.run import checkpoint
 from fastsc.train import main
 from tests.fastsc.test_train import events, same_weights, wait_for_step, weights
 from tests.pipelines.conftest import undecodable

@@ -17,7 +17,7 @@ from fastsc import evaluate, train
 from fastsc.evaluation import flip_radius
 from fastsc.evaluation.views import Viewer
 from fastsc.pipelines import scan
-from fastsc.runlog import read
+from fastsc.run.log import read_log
 from tests.fastsc.evaluation import tiny
 
 NETS = """
@@ -251,7 +251,7 @@ def test_a_run_gives_what_it_logged_when_it_was_validated(
         " --resolution 32 --batch-size 16 --epochs 1 --device cpu --precision fp32 --workers 1"
     )
     assert train.main(options.split()) == 0
-    (val,) = (line["val"] for line in read("run/log.jsonl") if line["event"] == "epoch")
+    (val,) = (line["val"] for line in read_log("run/log.jsonl") if line["event"] == "epoch")
     small = "--images", "2", "--only", "continuity", "--workers", "1"
     assert evaluate.main(["run", "--data", str(image_folder), "--out", "out", *small]) == 0
     for name in ("top1", "ds_relative"):
@@ -275,7 +275,7 @@ def test_strengths_are_those_that_a_run_trained_with(
     assert train.main([*options, "--out", "usual", "--val", "none"]) == 0
     nothing = "--strengths", "0", "0", "0", "0"
     assert train.main([*options, "--out", "still", "--val", "none", *nothing]) == 0
-    (val,) = (line["val"] for line in read("hue/log.jsonl") if line["event"] == "epoch")
+    (val,) = (line["val"] for line in read_log("hue/log.jsonl") if line["event"] == "epoch")
     small = "--images", "2", "--only", "continuity", "--workers", "1", "--out", "out"
     data = "--data", str(image_folder)
     assert evaluate.main(["hue", *data, *small]) == 0

@@ -21,8 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
-from fastsc import runlog, train
-from fastsc.checkpoint import export_safetensors, load_safetensors
+from fastsc import train
 from fastsc.evaluation.libraries import (
     _interpolation,
     imagenet_lemmas,
@@ -33,6 +32,8 @@ from fastsc.evaluation.sources import ModelOptions, Source, load_classifier, loa
 from fastsc.models.build import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, Pipeline, build
 from fastsc.pipelines.errors import UserError
+from fastsc.run.checkpoint import export_safetensors, load_safetensors
+from fastsc.run.log import read_log
 from fastsc.validate import validate
 
 TIMM = "timm:test_resnet"  # half a million weights
@@ -100,7 +101,7 @@ def refused(model: str | Path, **options: Any) -> str:
 
 def test_a_run_is_evaluated_as_it_validated_itself(run: Path, image_folder: Path) -> None:
     source = load_source(str(run))
-    logged = [e for e in runlog.read(run / "log.jsonl") if e["event"] == "epoch"][-1]["val"]
+    logged = [e for e in read_log(run / "log.jsonl") if e["event"] == "epoch"][-1]["val"]
     assert source.strengths == (0.1, 0.2, 0.3, 0.05)
     split = loader(source, image_folder / "val", strengths=source.strengths)
     found = validate(AsTrained(source), split, "cosine")

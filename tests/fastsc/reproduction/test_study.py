@@ -12,7 +12,7 @@ from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.study import load_study, parse_study
 from fastsc.reproduction.sweep import words
-from fastsc.resume import plain_options
+from fastsc.run.resume import plain_options
 
 GRID = {
     "title": "Small",

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastsc import runlog
-from fastsc.checkpoint import load_safetensors
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction.records import read_records
 from fastsc.reproduction.study import parse_study
 from fastsc.reproduction.sweep import FailedError, Sweep
+from fastsc.run.checkpoint import load_safetensors
+from fastsc.run.log import read_log
 from tests.fastsc.reproduction.test_study import GRID, grid
 
 OPTIONS = {"resolution": 16, "model": "fastsc:resnet8w4", "batch_size": 8, "workers": 1,
@@ -56,7 +56,7 @@ def test_a_run_is_the_training_command_and_leaves_its_record(done: Sweep) -> Non
     assert set(records) == {("ce", 0), ("both", 0), ("default", 0)}
     for (arm, seed), record in records.items():
         [run] = done.out.glob(f"runs/{arm}-{seed}-*")
-        events = runlog.read(run / "log.jsonl")
+        events = read_log(run / "log.jsonl")
         val = next(event["val"] for event in events if event["event"] == "epoch")
         assert record.val == val
         assert record.options["alpha"] == events[0]["alpha"]
@@ -153,7 +153,7 @@ def test_a_stopped_sweep_goes_on(image_folder: Path, tmp_path: Path) -> None:
     assert process.returncode == 75, said
     assert said.strip() == "fastsc.reproduce: interrupted; the same command goes on"
     [run] = out.glob("runs/*")
-    assert runlog.read(run / "log.jsonl")[-1]["status"] == 75
+    assert read_log(run / "log.jsonl")[-1]["status"] == 75
     assert subprocess.run(command, capture_output=True, check=False).returncode == 0
     whole = Sweep(parse_study(path.read_text(), "small"), image_folder, tmp_path / "whole")
     whole.run(whole.tasks(["both"]), lambda line: None)
@@ -203,7 +203,7 @@ def test_a_collapsed_run_is_a_record(image_folder: Path, tmp_path: Path) -> None
     [task] = sweep.tasks(["both"])
     sweep.run([task], lambda line: None)
     log = sweep.folder(task) / "log.jsonl"
-    events = runlog.read(log)
+    events = read_log(log)
     for event in events:
         if event["event"] == "epoch":
             event["val"] |= {"ds_relative": None}

@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
-from fastsc.folder import RunFolder
-from fastsc.lock import locked
 from fastsc.pipelines.errors import UserError
+from fastsc.run.folder import RunFolder
+from fastsc.run.lock import locked
 from tests.fastsc.test_train import run, start, wait_for_step
 
 
 def held_by_another(log: Path) -> subprocess.Popen[bytes]:
     code = (
-        "import pathlib, sys, time; from fastsc.lock import locked\n"
+        "import pathlib, sys, time; from fastsc.run.lock import locked\n"
         "with locked(pathlib.Path(sys.argv[1])):\n"
         "    print(flush=True)\n"
         "    time.sleep(100)\n"
@@ -150,6 +150,6 @@ def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def none(*args: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("fastsc.lock.fcntl.flock", none)
+    monkeypatch.setattr("fastsc.run.lock.fcntl.flock", none)
     with locked(tmp_path / "log.jsonl"):
         pass

@@ -63,7 +63,7 @@ class RunLog:
         self.close()
 
 
-def read(path: Path | str) -> list[dict[str, Any]]:
+def read_log(path: Path | str) -> list[dict[str, Any]]:
     """The whole lines of a log, in order; a torn last one is left out."""
     lines = Path(path).read_bytes().split(b"\n")
     return [event for line in lines if (event := _parse(line)) is not None]

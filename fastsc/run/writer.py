@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-from fastsc import checkpoint
-from fastsc.checkpoint import State
 from fastsc.pipelines.errors import UserError
+from fastsc.run import checkpoint
+from fastsc.run.checkpoint import State
 
 
 class NonFiniteError(UserError):

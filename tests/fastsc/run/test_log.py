@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastsc.environment import environment
 from fastsc.pipelines.errors import UserError
-from fastsc.runlog import RunLog, read
+from fastsc.run.environment import environment
+from fastsc.run.log import RunLog, read_log
 
 
 def strict(path: Path) -> list[dict[str, Any]]:
@@ -39,7 +39,7 @@ def test_events_are_lines_as_soon_as_they_are_known(tmp_path: Path) -> None:
         assert strict(path) == [{"event": "step", "step": 1, "loss": 0.5}]
         log.event("end", reason="done")
     assert [e["event"] for e in strict(path)] == ["step", "end"]
-    assert read(path) == strict(path)
+    assert read_log(path) == strict(path)
     assert next(iter(strict(path)[0])) == "event"
 
 
@@ -108,7 +108,7 @@ def test_a_killed_process_loses_no_line(tmp_path: Path) -> None:
     program = textwrap.dedent(
         """
         import os, signal, sys
-        from fastsc.runlog import RunLog
+        from fastsc.run.log import RunLog
         log = RunLog(sys.argv[1])
         for step in range(100):
             log.event("step", step=step)

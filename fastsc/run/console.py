@@ -10,7 +10,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from fastsc.validation import Validation
+from fastsc.run.validation import Validation
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastsc.pipelines.errors import UserError
-from fastsc.runlog import read
+from fastsc.run.log import read_log
 
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 
@@ -70,7 +70,7 @@ def _taken(log: Path) -> int | None:
 
 def _holder(log: Path) -> str:
     """Which process the log names as the one that writes it."""
-    for event in reversed(read(log)):
+    for event in reversed(read_log(log)):
         if process := event.get("process") or event.get("changed", {}).get("process"):
             return f" (process {process['pid']} on {process['host']})"
     return ""

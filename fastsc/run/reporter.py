@@ -10,15 +10,15 @@ from typing import Any
 import torch
 
 from fastsc.config import TrainConfig
-from fastsc.display import Display
 from fastsc.distributed.ranks import Ranks
-from fastsc.environment import environment
-from fastsc.folder import RunFolder
 from fastsc.pipelines import BadImage
 from fastsc.pipelines.errors import UserError
-from fastsc.runlog import RunLog
-from fastsc.sinks import Sink, open_sinks
-from fastsc.validation import Validation
+from fastsc.run.console import Display
+from fastsc.run.environment import environment
+from fastsc.run.folder import RunFolder
+from fastsc.run.log import RunLog
+from fastsc.run.loggers import Sink, open_sinks
+from fastsc.run.validation import Validation
 
 
 class Report:

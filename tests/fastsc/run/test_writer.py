@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 import torch
 
-from fastsc import checkpoint
 from fastsc.pipelines.errors import UserError
-from fastsc.runlog import RunLog, read
-from fastsc.writer import CheckpointWriter
+from fastsc.run import checkpoint
+from fastsc.run.log import RunLog, read_log
+from fastsc.run.writer import CheckpointWriter
 from tests.fastsc.test_train import events, run
 from tests.fastsc.test_train_options import training
 
@@ -112,7 +112,7 @@ def test_a_log_that_cannot_be_written_keeps_no_half_line(
             log.event("step", step=2, text="x" * 100)
         monkeypatch.undo()
         log.event("step", step=3)
-    assert [event["step"] for event in read(path)] == [1, 3]
+    assert [event["step"] for event in read_log(path)] == [1, 3]
 
 
 def test_a_log_on_a_full_disk_ends_the_run_in_one_line(

@@ -20,7 +20,8 @@ import torch
 import torchvision
 from torch import nn
 
-from fastsc.checkpoint import (
+from fastsc.pipelines.errors import UserError
+from fastsc.run.checkpoint import (
     export_safetensors,
     load_model_state,
     load_newest,
@@ -29,7 +30,6 @@ from fastsc.checkpoint import (
     save,
     set_rng_state,
 )
-from fastsc.pipelines.errors import UserError
 
 
 def state(step: int) -> dict[str, object]:
@@ -128,7 +128,7 @@ def test_one_that_the_disk_does_not_give_is_not_passed_over(
         if path == newest:
             raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("fastsc.checkpoint._check_sums", failing)
+    monkeypatch.setattr("fastsc.run.checkpoint._check_sums", failing)
     with pytest.raises(UserError, match=r"step-00000006\.pt cannot be read: Input/output error"):
         load_newest(tmp_path)
 
@@ -192,7 +192,7 @@ def test_kill_at_any_moment_leaves_whole_checkpoints(tmp_path: Path) -> None:
     program = textwrap.dedent(
         """
         import sys, itertools, torch
-        from fastsc.checkpoint import save
+        from fastsc.run.checkpoint import save
         w = torch.zeros(2_000_000)
         for step in itertools.count(1):
             save(sys.argv[1], {"w": w + step, "step": step}, step)

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fastsc import checkpoint, runlog
 from fastsc.config import TrainConfig
 from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines.errors import UserError
+from fastsc.run import checkpoint
+from fastsc.run.log import read_log
 
 
 def exported_step(weights: Path) -> int | None:
@@ -30,7 +31,7 @@ def ended_for_good(log: Path) -> int:
     person or a scheduler, and a mistake would only be made again. SIGTERM does not count: torchrun
     itself ends processes by it, to start them anew with more or less machines.
     """
-    last = runlog.read(log)[-1:] if log.exists() else []
+    last = read_log(log)[-1:] if log.exists() else []
     for event in last:
         if event["event"] != "end" or event.get("time", 0) < _parent_began():
             break  # an earlier job's
