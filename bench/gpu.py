@@ -29,12 +29,12 @@ from fastsc.cli.packages import installed
 
 ROOT = Path(__file__).parent.parent
 BUDGET_S = 530.0  # for all parts together
-TESTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/*/test_on_gpu*.py"))
+TESTS = sorted(str(path.relative_to(ROOT)) for path in ROOT.glob("tests/**/test_on_gpu*.py"))
 
 TRAIN = """
 import sys
 from fastsc.config.recipes import configure
-from fastsc.trainer import train
+from fastsc.training.loop import train
 sys.exit(train(configure("imagenet", **{values})))
 """
 

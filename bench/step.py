@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 from bench.common import Case, Result, Row, Skipped, add_arguments, measure, parse, report
-from fastsc.compiling import check_compiler
 from fastsc.config import TrainConfig
 from fastsc.distributed.devices import DTYPES, pick_precision
 from fastsc.distributed.ranks import Ranks
 from fastsc.kernels import normalize, pair_view
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, PairBatch, UserError
 from fastsc.pipelines.keyed import factors
-from fastsc.step import Step
+from fastsc.training.compiling import check_compiler
+from fastsc.training.step import Step
 
 # Dense bf16 with float32 accumulation, tensor cores, from NVIDIA's data sheets (SXM boards).
 PEAK_TFLOPS = {"H200": 989.4, "H100": 989.4, "A100": 311.9}

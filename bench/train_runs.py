@@ -24,7 +24,7 @@ LR, DECAY, SMOOTHING = 0.0125, 1e-4, 0.1
 CONFIGURED = """
 import sys
 from fastsc.config.recipes import configure
-from fastsc.trainer import train
+from fastsc.training.loop import train
 sys.exit(train(configure({recipe!r}, **{values!r})))
 """  # what `python -m fastsc.train` does, on a machine without the command line's parser
 

@@ -218,7 +218,7 @@ def measure(run: Path, data: Path, arm: str, seed: int) -> list[Score]:
     from fastsc.models.representation import Represented
     from fastsc.pipelines import build
     from fastsc.run.checkpoint import load_model_state, load_safetensors
-    from fastsc.validate import validate
+    from fastsc.training.validate import validate
 
     torch.set_num_threads(1)  # as in `train_all`
     config, recipe = load_recipe(str(run / "config.yaml")), load_recipe(RECIPE)

@@ -144,7 +144,7 @@ def compare(run: Path) -> tuple[Bytes, Bytes, list[str], Measured, Measured]:
     from fastsc.models.representation import Represented
     from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build, scan
     from fastsc.run.checkpoint import load_model_state, load_safetensors
-    from fastsc.validate import validate
+    from fastsc.training.validate import validate
 
     config = load_recipe(str(run / "config.yaml"))
     index = scan(Path(config.data.data) / "val")

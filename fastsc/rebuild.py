@@ -10,14 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from fastsc.config import TrainConfig
-from fastsc.data import Data, build_loaders, open_data
 from fastsc.distributed.devices import DTYPES, pick_device
 from fastsc.distributed.ranks import Ranks
 from fastsc.history import History, Moment
 from fastsc.pipelines import BadImage, Index, PairBatch, Pipeline
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.plan import Plan, local_batches
-from fastsc.schedules import resolution_at
+from fastsc.training.loaders import Data, build_loaders, open_data
+from fastsc.training.schedules import resolution_at
 
 Int64 = NDArray[np.int64]
 MAX_NOTES = 10  # of rows

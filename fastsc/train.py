@@ -46,7 +46,7 @@ def _main(argv: list[str], stop: StopSignal) -> int:
             return 2  # every process of this machine sees it, and one says so
         raise
     from fastsc.pipelines.threads import StalledError
-    from fastsc.trainer import train
+    from fastsc.training.loop import train
 
     try:
         return train(config, stop)

@@ -27,7 +27,7 @@ def configure(recipe: str | Path, **values: Any) -> TrainConfig:
     """What `python -m fastsc.train RECIPE --NAME VALUE …` trains with, from Python.
 
     recipe: a shipped name or the path of a YAML file. values: fields by their names, of the types
-    in `fastsc.config`; they win over the recipe's. `fastsc.trainer.train` runs the result.
+    in `fastsc.config`; they win over the recipe's. `fastsc.training.loop.train` runs the result.
 
     Raises UserError, one line, for every mistake that shows without touching the data.
     """

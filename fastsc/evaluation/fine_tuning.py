@@ -15,8 +15,8 @@ from fastsc.config import OptimConfig
 from fastsc.evaluation.answers import Arrays
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.views import Indices, Viewer
-from fastsc.optim import lr_at, make_optimizer, set_lr
 from fastsc.pipelines import Pipeline, keyed
+from fastsc.training.optimizer import lr_at, make_optimizer, set_lr
 
 EPOCHS = 10  # at most
 PASSES = 5_000  # images at most, of all epochs together: five minutes at 17 gradients a second

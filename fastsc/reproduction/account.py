@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from fastsc.constraint import near
 from fastsc.reproduction.claims import (
     CLAIMS,
     RELATIVE,
@@ -23,6 +22,7 @@ from fastsc.reproduction.study import Study
 from fastsc.reproduction.sweep import Task
 from fastsc.reproduction.tables import present, relative_of
 from fastsc.reproduction.words import EQUAL, NONE, count, effect, goal, table
+from fastsc.training.alpha import near
 
 CHANCE = (1 - LEVEL) / 2  # that an interval lies on one side without an effect
 Studies = Sequence[tuple[Study, Records]]

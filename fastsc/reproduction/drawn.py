@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastsc.constraint import TOLERANCE, near
 from fastsc.reproduction import figures as fig
 from fastsc.reproduction.claims import (
     CLAIMS,
@@ -27,6 +26,7 @@ from fastsc.reproduction.seeds import Over
 from fastsc.reproduction.study import Study
 from fastsc.reproduction.tables import present
 from fastsc.reproduction.words import count, effect, signed
+from fastsc.training.alpha import TOLERANCE, near
 
 KINDS = tuple(STRENGTHS)
 ALONE = "The default beside {base}, in a single seed, which shows nothing"

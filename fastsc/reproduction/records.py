@@ -11,12 +11,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fastsc.collapse import SHARE
 from fastsc.config import TrainConfig
 from fastsc.evaluation.store import write_text
 from fastsc.pipelines.errors import UserError
 from fastsc.run.log import read_log
 from fastsc.run.resume import plain_options
+from fastsc.training.collapse import SHARE
 
 FORMAT = 1
 CURVE_POINTS = 60  # at most, of what is kept of a run's steps

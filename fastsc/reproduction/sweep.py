@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 from fastsc.config import TrainConfig
-from fastsc.data import Data, open_data
 from fastsc.distributed.signals import EXIT_RESUMABLE
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction.records import (
@@ -30,6 +29,7 @@ from fastsc.reproduction.records import (
     write_record,
 )
 from fastsc.reproduction.study import Arm, Study
+from fastsc.training.loaders import Data, open_data
 
 Say = Callable[[str], object]
 TRIAL_IMAGES = 4  # a question of a trial's evaluation

@@ -71,7 +71,7 @@ def test_parts_fit_the_budget(tmp_path: Path) -> None:
     made = gpu.parts(False, tmp_path, tmp_path)
     assert sum(part.limit_s for part in made) <= gpu.BUDGET_S < 9 * 60
     assert [part.name for part in made] == ["tests", "kernels", "step", "handover", "train"]
-    assert gpu.TESTS == ["tests/fastsc/test_on_gpu.py", "tests/kernels/test_on_gpu.py"]
+    assert gpu.TESTS == ["tests/fastsc/training/test_on_gpu.py", "tests/kernels/test_on_gpu.py"]
 
 
 def test_a_part_that_fails_or_hangs_is_a_line(tmp_path: Path) -> None:

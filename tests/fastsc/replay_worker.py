@@ -13,8 +13,8 @@ import torch
 
 from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines import PairBatch
-from fastsc.step import Step
 from fastsc.train import main
+from fastsc.training.step import Step
 
 
 def record(seen: dict[int, Any]) -> None:

@@ -15,8 +15,8 @@ from torchvision.transforms.v2 import functional
 
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build, keyed, scan
 from fastsc.replay import main
-from fastsc.step import Step
 from fastsc.train import main as train
+from fastsc.training.step import Step
 from tests.fastsc.distributed.test_ranks import torchrun
 from tests.fastsc.replay_worker import record
 from tests.pipelines.conftest import BACKENDS, DALI, opened, undecodable

@@ -12,9 +12,9 @@ from torch import nn
 from fastsc.config.checks import check
 from fastsc.config.recipes import load_recipe, recipe_names
 from fastsc.models.build import build_model
-from fastsc.optim import lr_at, param_groups, peak_lr
 from fastsc.pipelines.errors import UserError
-from fastsc.schedules import resolution_at
+from fastsc.training.optimizer import lr_at, param_groups, peak_lr
+from fastsc.training.schedules import resolution_at
 
 # Epochs, then the ramp's first and last epoch: ffcv-imagenet's rn18_configs and rn50_configs.
 PLANS = [(16, 11, 13), (24, 17, 20), (32, 23, 27), (40, 29, 34), (56, 41, 48), (88, 65, 76)]

@@ -18,9 +18,9 @@ from fastsc.distributed.ranks import Ranks
 from fastsc.kernels.distance import between_distance
 from fastsc.models.norms import ViewBatchNorm2d, Views
 from fastsc.pipelines.errors import PeerError, UserError
-from fastsc.state import Training
-from fastsc.step import Step
 from fastsc.train import main
+from fastsc.training.state import Training
+from fastsc.training.step import Step
 
 
 def train(dump: Path, words: list[str]) -> int:

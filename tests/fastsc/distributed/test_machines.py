@@ -28,10 +28,10 @@ from tests.fastsc.distributed.test_ranks import (
     ranked,
     single,
 )
-from tests.fastsc.test_train import events, same_weights, wait_for_step
+from tests.fastsc.training.test_train import events, same_weights, wait_for_step
 
 ROOT = Path(__file__).parents[3]
-FAULTS = Path(__file__).with_name("fault_worker.py")
+FAULTS = Path(__file__).parents[1] / "training" / "fault_worker.py"
 MORE = ["--checkpoint-steps", "3"]
 on_two_hosts = pytest.mark.skipif(
     not hosts.permitted(), reason="network namespaces are not permitted here"
@@ -156,7 +156,7 @@ def test_a_cut_network(fault_table: FaultTable, image_folder: Path, tmp_path: Pa
         for rank in (0, 1):
             assert f"fastsc.train: rank {rank} has lost contact with the others" in said[rank]
             assert "exitcode  : 75" in said[rank]
-            assert "fastsc/trainer.py" not in said[rank], "a traceback of ours"
+            assert "fastsc/training/loop.py" not in said[rank], "a traceback of ours"
         assert took < 60
         assert "lost contact" in events(out, "end")[-1]["reason"]
         assert "lost contact" in read_log(out / "ranks" / "rank-1.jsonl")[-1]["reason"]
@@ -208,7 +208,7 @@ def test_a_signal_while_the_run_begins(image_folder: Path, tmp_path: Path) -> No
     """Before there is anything to save: nothing is written, and it may be started again."""
     out = tmp_path / "run"
     code = (
-        "import os, signal, sys, fastsc.trainer as trainer\n"
+        "import os, signal, sys, fastsc.training.loop as trainer\n"
         "from fastsc.train import main\n"
         "def stopped(*args):\n"
         "    os.kill(os.getpid(), signal.SIGUSR1)\n"

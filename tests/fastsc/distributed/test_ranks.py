@@ -16,7 +16,7 @@ import torch
 
 from fastsc.run import checkpoint
 from fastsc.train import main
-from tests.fastsc.test_train import events, same_weights, wait_for_step, weights
+from tests.fastsc.training.test_train import events, same_weights, wait_for_step, weights
 from tests.pipelines.conftest import undecodable
 
 WORKER = Path(__file__).with_name("rank_worker.py")
@@ -48,7 +48,7 @@ def ranked(n: int, data: Path, out: Path, *more: str, status: int = 0) -> tuple[
     assert bool(process.returncode) == bool(status), said
     ended = [torch.load(path)["status"] for path in dump.glob("rank*.pt")]
     assert set(ended) == {status}, said  # of a failure torchrun may kill those that are left
-    assert "fastsc/trainer.py" not in said, "a traceback of ours"
+    assert "fastsc/training/loop.py" not in said, "a traceback of ours"
     return said, [torch.load(dump / f"rank{r}.pt") for r in range(n)] if not status else []
 
 

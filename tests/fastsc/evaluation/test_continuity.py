@@ -14,7 +14,7 @@ from fastsc.models.build import build_model
 from fastsc.models.representation import Represented
 from fastsc.pipelines import Pipeline, build, keyed
 from fastsc.pipelines.errors import UserError
-from fastsc.validate import validate
+from fastsc.training.validate import validate
 from tests.fastsc.evaluation import tiny
 
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)

@@ -34,7 +34,7 @@ from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, Pipeline, build
 from fastsc.pipelines.errors import UserError
 from fastsc.run.checkpoint import export_safetensors, load_safetensors
 from fastsc.run.log import read_log
-from fastsc.validate import validate
+from fastsc.training.validate import validate
 
 TIMM = "timm:test_resnet"  # half a million weights
 LINEAR = "torchvision:mobilenet_v3_small"

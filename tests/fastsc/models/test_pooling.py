@@ -14,8 +14,8 @@ from fastsc.distributed.ranks import Ranks
 from fastsc.models.build import build_model
 from fastsc.models.pooling import ends_in_average_pooling
 from fastsc.pipelines import PairBatch
-from fastsc.step import Step
-from tests.fastsc.test_train_options import events, run
+from fastsc.training.step import Step
+from tests.fastsc.training.test_train_options import events, run
 
 CPU = torch.device("cpu")
 N, SIDE = 6, 32

@@ -14,7 +14,7 @@ import pytest
 from fastsc.pipelines.errors import UserError
 from fastsc.run.folder import RunFolder
 from fastsc.run.lock import locked
-from tests.fastsc.test_train import run, start, wait_for_step
+from tests.fastsc.training.test_train import run, start, wait_for_step
 
 
 def held_by_another(log: Path) -> subprocess.Popen[bytes]:
@@ -80,7 +80,7 @@ def test_a_refused_lock_leaves_the_others_files(
 ) -> None:
     """Both found the folder empty, and the other was faster."""
     out = tmp_path / "run"
-    monkeypatch.setattr("fastsc.trainer.RunFolder.choose", lambda config: RunFolder(out))
+    monkeypatch.setattr("fastsc.training.loop.RunFolder.choose", lambda config: RunFolder(out))
     out.mkdir()
     process = held_by_another(out / "log.jsonl")
     try:

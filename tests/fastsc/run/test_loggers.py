@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from tests.fastsc.test_train import events
-from tests.fastsc.test_train_options import run
+from tests.fastsc.training.test_train import events
+from tests.fastsc.training.test_train_options import run
 
 
 def test_csv_has_the_logs_figures_and_survives_a_resume(image_folder: Path, tmp_path: Path) -> None:

@@ -13,8 +13,8 @@ from fastsc.pipelines.errors import UserError
 from fastsc.run import checkpoint
 from fastsc.run.log import RunLog, read_log
 from fastsc.run.writer import CheckpointWriter
-from tests.fastsc.test_train import events, run
-from tests.fastsc.test_train_options import training
+from tests.fastsc.training.test_train import events, run
+from tests.fastsc.training.test_train_options import training
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from fastsc.config import OptimConfig
-from fastsc.optim import lr_at, make_optimizer, param_groups, peak_lr, set_lr
+from fastsc.training.optimizer import lr_at, make_optimizer, param_groups, peak_lr, set_lr
 
 
 class Net(nn.Module):

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from fastsc.collapse import CollapseWatch, Spread, effective_rank, spread
 from fastsc.config import DataConfig, MethodConfig
-from fastsc.schedules import alpha_at, resolution_at, resolutions
+from fastsc.training.collapse import CollapseWatch, Spread, effective_rank, spread
+from fastsc.training.schedules import alpha_at, resolution_at, resolutions
 
 
 def test_alpha_rises_over_its_warmup() -> None:

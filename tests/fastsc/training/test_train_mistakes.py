@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastsc.train import main
-from tests.fastsc.test_train import SMALL, events, run
+from tests.fastsc.training.test_train import SMALL, events, run
 
 
 def mistake(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
@@ -143,7 +143,7 @@ def test_our_own_fault_is_in_the_log(
     def broken(*args: object, **options: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("fastsc.trainer.validate", broken)
+    monkeypatch.setattr("fastsc.training.loop.validate", broken)
     with pytest.raises(ZeroDivisionError):
         run(image_folder, tmp_path / "run")
     reason = events(tmp_path / "run", "end")[-1]["reason"]

@@ -22,7 +22,7 @@ from fastsc import ContinuityLoss
 from fastsc.config.options import parse
 from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines import PairBatch
-from fastsc.step import Step
+from fastsc.training.step import Step
 
 N, C, ALPHA = 6, 10, 12.0
 CLAMP = 1e-7  # timm's

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from fastsc.pipelines import build, keyed, scan
-from fastsc.validate import validate
+from fastsc.training.validate import validate
 
 
 class Toy(nn.Module):

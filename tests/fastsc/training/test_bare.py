@@ -12,9 +12,9 @@ import torch
 
 from fastsc.run import checkpoint
 from fastsc.train import main
-from tests.fastsc.test_train import events, weights
+from tests.fastsc.training.test_train import events, weights
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 
 # Python runs this before anything else: what is refused is as good as not installed.
 REFUSE = """
@@ -83,10 +83,10 @@ def test_training_and_resume(
     out = tmp_path / "run"
     values = TINY | {"data": str(image_folder), "pipeline": pipeline, "out": str(out)}
     said = ran(
-        "import fastsc, fastsc.kernels, fastsc.pipelines, fastsc.step\n"
+        "import fastsc, fastsc.kernels, fastsc.pipelines, fastsc.training.step\n"
         "from fastsc import ColorJitter, ContinuityLoss\n"
         "from fastsc.config.recipes import configure\n"
-        "from fastsc.trainer import train\n"
+        "from fastsc.training.loop import train\n"
         f"values = {values}\n"
         "assert train(configure('imagenet', **values, max_steps=3)) == 0\n"
         "assert train(configure('imagenet', **values, resume=True)) == 0\n"
@@ -151,7 +151,7 @@ def test_what_needs_more_says_so_before_anything_is_written(
     heard = ran(
         "from fastsc.pipelines import UserError\n"
         "from fastsc.config.recipes import configure\n"
-        "from fastsc.trainer import train\n"
+        "from fastsc.training.loop import train\n"
         "try:\n"
         f"    train(configure('imagenet', **{values | {option: value}}))\n"
         "except UserError as error:\n"

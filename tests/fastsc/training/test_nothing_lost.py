@@ -21,12 +21,12 @@ import torch
 
 from fastsc.train import main
 from tests.conftest import FaultTable
-from tests.fastsc.test_train import events, same_weights
+from tests.fastsc.training.test_train import events, same_weights
 
 pytestmark = pytest.mark.slow
 
 WORKER = Path(__file__).with_name("fault_worker.py")
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 # 32 images: 4 steps an epoch, 24 in all; 12 validation images: 2 batches an epoch.
 WORDS = [
     "imagenet", "--pipeline", "cpu", "--model", "fastsc:resnet8w4", "--resolution", "32",
@@ -251,7 +251,7 @@ def test_data_folder_vanishes(
     data, out = tmp_path / "images", tmp_path / "run"
     shutil.copytree(image_folder, data)
     code = (
-        "import os, sys, fastsc.step as step\n"
+        "import os, sys, fastsc.training.step as step\n"
         "from fastsc.train import main\n"
         "train_step = step.Step.train_step\n"
         "def vanishing(self, *args, **options):\n"

@@ -24,8 +24,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastsc.collapse import Spread
 from fastsc.config import STEERED_ALPHA, MethodConfig
+from fastsc.training.collapse import Spread
 
 EVERY = 10  # steps from one update to the next
 LOWEST, HIGHEST = STEERED_ALPHA

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.fastsc.test_train import events
-from tests.fastsc.test_train_options import TINY, run
+from tests.fastsc.training.test_train import events
+from tests.fastsc.training.test_train_options import TINY, run
 
 
 @pytest.mark.slow

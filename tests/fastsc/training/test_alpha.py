@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 import torch
 
-from fastsc.collapse import Spread
-from fastsc.constraint import FRESH, HIGHEST, LONG, LOWEST, Multiplier
 from fastsc.run import checkpoint
+from fastsc.training.alpha import FRESH, HIGHEST, LONG, LOWEST, Multiplier
+from fastsc.training.collapse import Spread
 from tests.fastsc.distributed.test_ranks import ranked, single
-from tests.fastsc.test_train import events, same_weights
-from tests.fastsc.test_train_options import run
+from tests.fastsc.training.test_train import events, same_weights
+from tests.fastsc.training.test_train_options import run
 
 WELL = Spread(10.0, 30.0)
 NAN = float("nan")
@@ -168,7 +168,7 @@ TARGET = ["--ds-target", "0.05", "--epochs", "4", "--lr", "0.05"]
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """An update every third step."""
-    monkeypatch.setattr("fastsc.state.EVERY", 3)
+    monkeypatch.setattr("fastsc.training.state.EVERY", 3)
 
 
 def steps(out: Path) -> dict[int, dict[str, Any]]:
@@ -237,7 +237,7 @@ def test_two_ranks_have_one_alpha(image_folder: Path, tmp_path: Path) -> None:
 def test_the_guard_speaks_in_the_log(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastsc.state.EVERY", 1)
+    monkeypatch.setattr("fastsc.training.state.EVERY", 1)
     more = ["--ds", "l2", "--alpha", "300", "--epochs", "12", "--val", "none", "--lr", "3"]
     more += ["--warmup-epochs", "0", "--ds-target", "0.001", "--log-every", "10"]
     assert run(image_folder, tmp_path / "run", *more) == 0
@@ -251,7 +251,7 @@ def test_the_guard_speaks_in_the_log(
 def test_a_skipped_step_is_no_update(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from fastsc.step import Step
+    from fastsc.training.step import Step
 
     original = Step.train_step
 

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from fastsc import data as run_data
 from fastsc.config.options import parse
 from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines import UserError, build
-from tests.fastsc.test_train import events, run, same_weights
-from tests.fastsc.test_train_options import PLAIN, training
+from fastsc.training import loaders as run_data
+from tests.fastsc.training.test_train import events, run, same_weights
+from tests.fastsc.training.test_train_options import PLAIN, training
 
 MORE = [
     "--val",

@@ -23,12 +23,12 @@ from typing import Any
 import torch
 
 import fastsc.run.checkpoint
-import fastsc.trainer
-import fastsc.validate
+import fastsc.training.loop
+import fastsc.training.validate
 from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines.cpu import CpuPipeline
-from fastsc.step import Step
 from fastsc.train import main
+from fastsc.training.step import Step
 
 
 def struck(fault: str) -> None:
@@ -86,7 +86,7 @@ if __name__ == "__main__":
         owner, function = {
             "load": (CpuPipeline, "_fill"),
             "step": (Step, "_clip"),
-            "validate": (fastsc.validate, "_hits"),
+            "validate": (fastsc.training.validate, "_hits"),
         }[moment]
         before(owner, function, int(number), fault_name)
     sys.exit(main(words))

@@ -13,9 +13,7 @@ from torch.nn import functional
 from torch.nn.parallel import DistributedDataParallel
 
 from fastsc.cli.packages import needed
-from fastsc.collapse import spread
 from fastsc.config import TrainConfig
-from fastsc.constraint import Multiplier
 from fastsc.distributed.devices import Precision, autocast
 from fastsc.distributed.ranks import Ranks
 from fastsc.kernels import ds
@@ -25,11 +23,13 @@ from fastsc.models.features import Buffers, FeatureModel, untouched
 from fastsc.models.norms import Views, convert
 from fastsc.models.pooling import PoolDS, ends_in_average_pooling
 from fastsc.models.representation import Represented
-from fastsc.optim import lr_at, make_optimizer, set_lr
 from fastsc.pipelines import PairBatch
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.plan import n_paired
-from fastsc.schedules import alpha_at, resolutions
+from fastsc.training.alpha import Multiplier
+from fastsc.training.collapse import spread
+from fastsc.training.optimizer import lr_at, make_optimizer, set_lr
+from fastsc.training.schedules import alpha_at, resolutions
 
 # As DistributedDataParallel calls it from torch 2.14 on, or did before.
 _DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters

@@ -8,14 +8,9 @@ from typing import Any
 
 import torch
 
-from fastsc.collapse import CollapseWatch, Spread
 from fastsc.config import TrainConfig
-from fastsc.constraint import EVERY
-from fastsc.data import Data, build_loaders
 from fastsc.distributed.devices import DTYPES, Precision, set_determinism
 from fastsc.distributed.ranks import Ranks
-from fastsc.finite import LossWatch
-from fastsc.optim import peak_lr
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.plan import n_paired
@@ -24,8 +19,13 @@ from fastsc.run.environment import environment
 from fastsc.run.reporter import Report
 from fastsc.run.resume import check_unchanged, plain_options
 from fastsc.run.validation import Validation
-from fastsc.schedules import resolution_at, resolutions
-from fastsc.step import Figures, Step
+from fastsc.training.alpha import EVERY
+from fastsc.training.collapse import CollapseWatch, Spread
+from fastsc.training.loaders import Data, build_loaders
+from fastsc.training.nonfinite import LossWatch
+from fastsc.training.optimizer import peak_lr
+from fastsc.training.schedules import resolution_at, resolutions
+from fastsc.training.step import Figures, Step
 
 
 class Training:

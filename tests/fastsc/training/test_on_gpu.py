@@ -16,7 +16,7 @@ from fastsc.distributed.devices import set_determinism
 from fastsc.distributed.ranks import Ranks
 from fastsc.kernels import pair_view
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, PairBatch
-from fastsc.step import Step
+from fastsc.training.step import Step
 
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")

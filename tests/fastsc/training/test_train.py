@@ -17,10 +17,10 @@ import torch
 import yaml
 
 from fastsc.config.options import parse
-from fastsc.optim import lr_at
 from fastsc.run import checkpoint
 from fastsc.run.log import read_log
 from fastsc.train import main
+from fastsc.training.optimizer import lr_at
 from tests.pipelines.conftest import BACKENDS, undecodable
 
 SMALL = [
@@ -263,7 +263,7 @@ def test_stop_in_validation_goes_on_there(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("fastsc.trainer.validate", stopped)
+        patch.setattr("fastsc.training.loop.validate", stopped)
         assert run(image_folder, out) == 75
     assert run(image_folder, out, "--resume") == 0
     assert [event["epoch"] for event in events(out, "epoch")] == [0, 1]

@@ -1,0 +1,334 @@
+"""The main job: paired training from an image folder to weights, top to bottom."""
+
+from __future__ import annotations
+
+import signal
+import time
+import traceback
+from collections.abc import Generator
+from contextlib import ExitStack, closing, suppress
+
+import torch
+
+from fastsc.cli.packages import installed
+from fastsc.config import TrainConfig
+from fastsc.config.checks import check_packages
+from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
+from fastsc.distributed.ranks import NOTHING, SAVE, STOP, Ranks
+from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal
+from fastsc.pipelines import PairBatch
+from fastsc.pipelines.errors import LostContactError, PeerError, UserError
+from fastsc.pipelines.threads import StalledError
+from fastsc.run import checkpoint
+from fastsc.run.folder import RunFolder
+from fastsc.run.lock import locked
+from fastsc.run.reporter import Report
+from fastsc.run.resume import check_same_options, ended_for_good, exported_step
+from fastsc.run.validation import Validation
+from fastsc.run.writer import CheckpointWriter, NonFiniteError
+from fastsc.training.compiling import GraphCounter, check_compiler
+from fastsc.training.loaders import open_data, verified
+from fastsc.training.state import Training, introduce
+from fastsc.training.throughput import Meter
+from fastsc.training.validate import validate
+
+PATIENCE = 60.0  # seconds that a restarted job waits for its first life to end
+
+
+def train(config: TrainConfig, stop: StopSignal | None = None) -> int:
+    """Runs or resumes one training. Returns the exit status: 0 done, 75 stopped by a signal.
+
+    Under torchrun every process calls this; one of them writes. Nothing is written before all that
+    the user may have got wrong has been looked at.
+
+    Args:
+        stop: Within its context, if signals are caught already.
+
+    Raises:
+        UserError: One line for the user. Once training has begun, the last whole checkpoint stays.
+        LostContactError: Another process is gone, or the network to it.
+        StalledError: The loader waits in vain, for a disk that hangs.
+    """
+    if stop is None:
+        with StopSignal() as stop:
+            return train(config, stop)
+    ranks = Ranks()
+    if ranks.max_restarts and config.run.out is None:
+        raise UserError("torchrun --max-restarts comes back to a run: name its folder, --out DIR")
+    try:
+        device = pick_device(config.run.device, ranks)
+    except UserError as error:  # of all on this machine, which cannot speak to each other yet
+        raise error if ranks.local_rank == 0 else PeerError(str(error)) from None
+    with (
+        ranks.connected(device, config.run.rank_timeout),
+        ranks.contact(),
+        ExitStack() as held,
+    ):
+        return _train(config, device, ranks, stop, held)
+
+
+def _train(
+    config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSignal, held: ExitStack
+) -> int:
+    # torchrun counts the restarts of each machine by itself.
+    ranks.restarts = int(ranks.max(ranks.restarts))
+    if ranks.restarts:  # a process of this job died: it goes on where the last checkpoint is
+        config = config.replace(resume=True)
+    ranks.together(lambda: check_packages(config))
+    ranks.together(lambda: check_same_options(config, ranks))
+    precision = ranks.together(lambda: pick_precision(config.run.precision, device))
+    ranks.same("the native precisions (name one with --precision)", precision)
+    config = config.replace(precision=precision)
+    chosen = ranks.together(lambda: RunFolder.choose(config) if ranks.main else None)
+    folder = ranks.broadcast(chosen)
+    assert folder is not None
+    there = ranks.broadcast(folder.config.is_file())
+    if there:  # before its checkpoints are read: they are another's as long as that is at work
+        ranks.on_main(lambda: _lock(held, folder, ranks))
+    ended = ended_for_good(folder.log) if ranks.main and ranks.restarts else 0
+    if status := ranks.broadcast(ended):
+        return status
+    if device.type == "cpu":
+        keep_memory()
+    data = ranks.first_here(lambda: open_data(config.data))
+    ranks.same("the training images", data.train.hash)
+    ranks.same("the validation images", None if data.val is None else data.val.hash)
+    if config.data.verify:
+        data = verified(data, config.data, ranks)
+    training = ranks.together(lambda: Training(config, data, device, precision, ranks))
+    saved = None
+    if config.run.resume:
+        found = ranks.together(
+            lambda: checkpoint.load_newest(folder.checkpoints) if ranks.main else None
+        )
+        if (saved := ranks.broadcast(found)) is not None:
+            state, path = saved.state, saved.path
+            ranks.together(lambda: training.load_state_dict(state, path))
+            exported = ranks.broadcast(exported_step(folder.weights))
+            if training.finished and exported == training.step:
+                _say(ranks, f"{folder.root} is finished at step {training.step}; nothing to do")
+                return 0
+        else:
+            _say(ranks, f"{folder.root} has no checkpoint yet; starting over")
+    ranks.together(lambda: check_compiler(config.run.compile, device))
+    with ExitStack() as undo:  # until there is something to save, what is written goes again
+        if not there:
+            ranks.on_main(lambda: undo.callback(folder.make()))
+            ranks.on_main(lambda: _lock(held, folder, ranks))
+        ranks.on_main(lambda: undo.callback(folder.create(config, fresh=not there)))
+        opened = Report.open(config, folder, training.total_steps, main=ranks.main)
+        report = ranks.together(lambda: held.enter_context(opened))
+        ranks.together(lambda: held.enter_context(report.rank_log(folder, ranks, device)))
+        writer = CheckpointWriter(folder.checkpoints, keep=config.run.keep_checkpoints)
+        held.callback(writer.close)
+        stop.wait_for_loops()
+        undo.pop_all()
+    return _run(training, folder, report, writer, stop, saved)
+
+
+def _run(
+    training: Training,
+    folder: RunFolder,
+    report: Report,
+    writer: CheckpointWriter,
+    stop: StopSignal,
+    saved: checkpoint.Loaded | None,
+) -> int:
+    """The training, whatever comes of it, and the log's last line; the exit status."""
+    ranks = training.ranks
+    began, reason, status = time.monotonic(), "done", 1
+    try:
+        with ranks.contact():
+            introduce(training, report, saved)
+            if _fit(training, writer, report, stop):
+                ranks.on_main(writer.wait)
+                ranks.on_main(lambda: _export(training, folder, report))
+                status = 0
+            else:
+                reason = f"stopped by {_signal_name(ranks, stop)}"
+                ranks.on_main(writer.wait)
+                status = EXIT_RESUMABLE
+    except UserError as error:
+        reason, status = str(error), 2
+        # A broken image, say: the steps before it are kept, if they are worth it. All ranks are
+        # here, and must agree on that.
+        with ranks.contact(), suppress(UserError):
+            if not ranks.agree(wish=int(isinstance(error, NonFiniteError))):
+                _report_bad_images(training, report)
+                _save(training, writer, report)
+                ranks.on_main(writer.wait)
+        raise
+    except (LostContactError, StalledError) as error:
+        reason, status = str(error), EXIT_RESUMABLE
+        raise
+    except BaseException as error:
+        reason = "".join(traceback.format_exception(error))
+        raise
+    finally:
+        training.close()
+        seconds = round(time.monotonic() - began, 3)
+        report.end(
+            reason=reason, status=status, steps=training.step, seconds=seconds, time=time.time()
+        )
+    if status == EXIT_RESUMABLE:
+        at = f"{reason} at step {training.step}"
+        report.say(f"{at}; go on with --resume --out {folder.root}")
+        return status
+    weights = f"{folder.weights}, " if installed("safetensors") else ""
+    report.say(f"wrote {weights}{folder.log}")
+    return status
+
+
+def _lock(held: ExitStack, folder: RunFolder, ranks: Ranks) -> None:
+    """Keeps others out of the run's folder until `held` is closed."""
+    held.enter_context(locked(folder.log, patience=PATIENCE if ranks.restarts else 0.0))
+
+
+def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: StopSignal) -> bool:
+    """The training loop. True when it came to its end, False when a signal stopped it."""
+    config, ranks, loader = training.config, training.ranks, training.loader
+    run, meter, graphs = config.run, Meter(ranks.world_size), GraphCounter(config.run.compile)
+    last_saved = time.monotonic()
+
+    def save() -> None:
+        nonlocal last_saved
+        _save(training, writer, report)
+        last_saved = time.monotonic()
+
+    def wished() -> int:
+        minutes = (time.monotonic() - last_saved) / 60
+        return STOP if stop else SAVE if minutes >= run.checkpoint_minutes else NOTHING
+
+    def fed() -> Generator[PairBatch, None, None]:
+        """Batches; what went wrong beside the steps is raised here, where all ranks hear of it."""
+        with closing(meter.batches(loader)) as batches:
+            for batch in batches:
+                writer.check()
+                report.check()
+                yield batch
+
+    while not training.finished:
+        epoch, epoch_began = training.begin_epoch(), time.monotonic()
+        left = min(training.total_steps - training.step, len(loader) - loader.position)
+        for batch, wish in ranks.batches(fed(), wished, left):
+            assert batch is not None, "a rank has less batches than the others"
+            step = training.step + 1
+            last = step == training.total_steps
+            logged = step == 1 or step % run.log_every == 0 or last
+            due = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0
+            steered = training.steers
+            measured = logged or steered
+            lr, alpha, figures = training.core.train_step(batch, measured=measured)
+            training.losses.note(step, training.core.last_loss, batch.index)
+            graphs.report_new(report, step, loader.settings.resolution)
+            if steered and (warning := training.steer(figures)):
+                report.warning(step, warning)
+            if logged:
+                pairs_per_s, wait = meter.read()
+                figures |= {"lr": lr, "alpha": alpha} | training.gap
+                figures |= {"pairs_per_s": pairs_per_s, "loader_wait": ranks.max(wait)}
+                report.step(step, epoch, figures)
+                if warning := training.look_at(figures):
+                    report.warning(step, warning)
+            if logged or due or wish != NOTHING:  # before a checkpoint, which goes on behind them
+                _report_bad_images(training, report)
+            if logged or due or wish != NOTHING or training.looks_at_every_loss:
+                _report_non_finite(training, report)
+            if not last and (due or wish != NOTHING):
+                save()
+                meter.pause()
+            if not last and wish == STOP:
+                return False
+
+        _report_bad_images(training, report)
+        training.synchronize()
+        if training.validates(epoch):
+            save()  # what stops the validation costs no training
+        done, val = _validation(training, epoch, stop)
+        _report_bad_images(training, report)
+        if not done:
+            return False
+        report.epoch(epoch, training.step, time.monotonic() - epoch_began, val)
+        if warning := training.missed(val):
+            report.warning(training.step, warning)
+        ranks.on_main(report.check)
+        if loader.exhausted:  # --max-steps may have ended it earlier, and may go on from there
+            loader.set_epoch(epoch + 1)
+        training.validated(val)
+        save()
+        meter.pause()
+        if ranks.agree(wish=STOP if stop else NOTHING) and not training.finished:
+            return False
+    return True
+
+
+def _validation(training: Training, epoch: int, stop: StopSignal) -> tuple[bool, Validation | None]:
+    """Validates if the epoch is one for it. False: a signal stopped it."""
+    data, ranks = training.config.data, training.ranks
+    if training.val_loader is None or not training.validates(epoch):
+        return True, None
+    val = validate(
+        training.core.best,
+        training.val_loader,
+        training.config.method.ds,
+        flip=data.val_flip,
+        ranks=ranks,
+        stop=lambda: bool(stop),
+    )
+    return val is not None, val
+
+
+def _save(training: Training, writer: CheckpointWriter, report: Report) -> None:
+    """A checkpoint: all ranks give their part, the main one writes, beside the steps to come.
+
+    Raises:
+        UserError: The steps before it led nowhere; or the checkpoint before it was not written.
+    """
+    _report_non_finite(training, report)
+    state = training.state_dict()
+    training.ranks.on_main(lambda: writer.save(state, training.step, best=training.best[1]))
+
+
+def _export(training: Training, folder: RunFolder, report: Report) -> None:
+    """weights.safetensors; without that package the weights stay in the last checkpoint."""
+    if installed("safetensors"):
+        training.export(folder.weights)
+        return
+    advice = "pip install safetensors, then --resume"
+    report.warning(training.step, f"{folder.weights.name} not written: {advice}")
+
+
+def _report_bad_images(training: Training, report: Report) -> None:
+    for image in training.take_bad_images():
+        report.bad_image(image)
+
+
+def _report_non_finite(training: Training, report: Report) -> None:
+    """Names the images of a loss that is not finite, and ends the run if it has not been left out.
+
+    Raises:
+        UserError: NonFiniteError on the main rank.
+    """
+    if (found := training.losses.look()) is None:
+        return
+    _report_bad_images(training, report)  # their substitutes may have been in it
+    action, spe = training.config.run.on_nan, training.steps_per_epoch
+    epoch, batch = divmod(found.step - 1, spe)
+    report.event(
+        "nonfinite", step=found.step, epoch=epoch, batch=batch, action=action, index=found.index
+    )
+    if action == "stop":
+        raise training.losses.stop(found, skipping=False)
+    report.say(f"warning: step {found.step} was left out, its loss is not finite")
+    if training.losses.count_skipped():
+        raise training.losses.stop(found, skipping=True)
+
+
+def _signal_name(ranks: Ranks, stop: StopSignal) -> str:
+    """The signal that stops the run, whichever rank it reached."""
+    return signal.Signals(int(ranks.max(float(stop.number or 0)))).name
+
+
+def _say(ranks: Ranks, line: str) -> None:
+    if ranks.main:
+        print(line)
