@@ -22,7 +22,7 @@ from fastsc.distributed.signals import interrupted_by_sigterm
 from fastsc.pipelines.errors import UserError
 
 if TYPE_CHECKING:
-    from fastsc.rebuild import Rebuilt
+    from fastsc.replaying.rebuild import Rebuilt
 
 FILES = ("batch.npz", "sheet.png")  # or sheet-1.png, sheet-2.png, …
 
@@ -85,7 +85,7 @@ def _parser() -> Parser:
 
 def run(args: argparse.Namespace) -> str:
     """Rebuilds and writes; what is said of it, for stdout."""
-    from fastsc.history import History
+    from fastsc.replaying.history import History
 
     history = History.read(args.run)
     moment = history.at(args.step)
@@ -94,8 +94,8 @@ def run(args: argparse.Namespace) -> str:
     _check_free(out)
 
     from fastsc.pipelines.threads import StalledError  # torch takes seconds; a mistake should not
-    from fastsc.rebuild import Wishes, rebuild
-    from fastsc.replayed import table
+    from fastsc.replaying.export import table
+    from fastsc.replaying.rebuild import Wishes, rebuild
 
     wishes = Wishes(args.rank, args.data, args.pipeline, args.device)
     try:
@@ -143,7 +143,7 @@ def _write(out: Path, rebuilt: Rebuilt, run: Path) -> list[str]:
     import numpy as np
 
     from fastsc.contact_sheet import draw_sheets
-    from fastsc.replayed import arrays, pairs, titles
+    from fastsc.replaying.export import arrays, pairs, titles
 
     place = out.resolve()  # a link stays one
     part = place.with_name(f".{place.name}.{os.getpid()}.part")

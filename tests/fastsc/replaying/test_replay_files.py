@@ -15,7 +15,7 @@ from PIL import Image
 
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, keyed
 from fastsc.replay import main
-from tests.fastsc.test_replay import trained
+from tests.fastsc.replaying.test_replay import trained
 from tests.pipelines.conftest import encoded, photograph, undecodable
 
 # --- files ----------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from fastsc.replay import main
 from fastsc.train import main as train
 from fastsc.training.step import Step
 from tests.fastsc.distributed.test_ranks import torchrun
-from tests.fastsc.replay_worker import record
+from tests.fastsc.replaying.replay_worker import record
 from tests.pipelines.conftest import BACKENDS, DALI, opened, undecodable
 
 WORKER = Path(__file__).with_name("replay_worker.py")

@@ -12,7 +12,7 @@ import torch
 
 from fastsc.contact_sheet import Pair
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
-from fastsc.rebuild import Rebuilt
+from fastsc.replaying.rebuild import Rebuilt
 
 MAX_ROWS = 10  # of the table
 

@@ -10,10 +10,10 @@ import pytest
 
 from fastsc.config import TrainConfig
 from fastsc.config.recipes import dump
-from fastsc.history import History
 from fastsc.replay import main
-from tests.fastsc.test_replay import write_log
-from tests.fastsc.test_replay_files import assert_one_line
+from fastsc.replaying.history import History
+from tests.fastsc.replaying.test_replay import write_log
+from tests.fastsc.replaying.test_replay_files import assert_one_line
 
 HEADER = {
     "event": "header", "world_size": 4, "pipeline": "dali", "data": "a", "decoder": "dali 2",

@@ -1,0 +1,1 @@
+"""Past steps of a run, rebuilt from its log and its images."""
