@@ -32,7 +32,7 @@ def add_data_argument(parser: argparse.ArgumentParser) -> None:
 def source_folder(data: Path | None, temporary: Path) -> Path:
     """--data, or the train folder in it, or photographs that packages ship."""
     if data is None:
-        from fastsc.photographs import write_photographs
+        from fastsc.datasets.photographs import write_photographs
 
         data = write_photographs(temporary / "photographs")
     return data / "train" if (data / "train").is_dir() else data

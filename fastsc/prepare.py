@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import sys
 
-from fastsc import beton, colormnist
 from fastsc.cli.parser import Parser
+from fastsc.datasets import beton, colormnist
 from fastsc.distributed.signals import interrupted_by_sigterm
 from fastsc.pipelines.errors import UserError
 

@@ -1,8 +1,8 @@
 """What does a classifier go by? Colours that lie on digits, and which classes depend on which axis.
 
-Color MNIST (`fastsc.colormnist`) ties a digit's colour to its class in training, and unties it in
-its test folders. Other data have no such folders: there, each of the four kinds of change is made
-alone, and classes are compared by how far it moves them.
+Color MNIST (`datasets.colormnist`) ties a digit's colour to its class in training, and unties it
+in its test folders. Other data have no such folders: there, each of the four kinds of change is
+made alone, and classes are compared by how far it moves them.
 """
 
 from __future__ import annotations

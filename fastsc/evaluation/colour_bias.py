@@ -1,7 +1,7 @@
 """Color MNIST: what a classifier goes by, and what its features tell, of digits whose colour lies.
 
-See `fastsc.colormnist` for the data: the folders aligned, random and reversed hold the same test
-digits in their class's colour, in any, and with class k in the colour of class 9 - k.
+See `fastsc.datasets.colormnist` for the data: the folders aligned, random and reversed hold the
+same test digits in their class's colour, in any, and with class k in the colour of class 9 - k.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from fastsc.cli.packages import installed
-from fastsc.colormnist import METADATA
+from fastsc.datasets.colormnist import METADATA
 from fastsc.evaluation.answers import Arrays, Keep, Rows
 from fastsc.evaluation.classifier import Classifier
 from fastsc.evaluation.views import Indices, Viewer, choose

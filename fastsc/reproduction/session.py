@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.table import Table
 
-from fastsc.colormnist import CORRELATION, prepared
 from fastsc.config.options import parse
 from fastsc.config.recipes import did_you_mean
+from fastsc.datasets.colormnist import CORRELATION, prepared
 from fastsc.pipelines import scan
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction.cost import cost_table, speeds_of

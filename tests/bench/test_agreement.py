@@ -10,7 +10,7 @@ from PIL import Image
 
 from bench.agreement import REASONS, UNIT, compare, loader_of
 from bench.common import Result
-from fastsc.photographs import write_photographs
+from fastsc.datasets.photographs import write_photographs
 from fastsc.pipelines import Index, build, scan
 from tests.pipelines.conftest import BACKENDS, needs_dali, needs_ffcv, opened
 

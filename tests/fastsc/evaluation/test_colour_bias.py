@@ -18,7 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from fastsc.colormnist import COLOURS, METADATA, prepare
+from fastsc.datasets.colormnist import COLOURS, METADATA, prepare
 from fastsc.evaluation import colour_bias as module
 from fastsc.evaluation.bias import bias
 from fastsc.evaluation.classifier import Classifier, Preprocessing

@@ -35,8 +35,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastsc.cli.parser import folder_name
-from fastsc.digits import CLASSES, PACKAGED, Digits, Labels, read_digits
-from fastsc.photographs import free_name
+from fastsc.datasets.digits import CLASSES, PACKAGED, Digits, Labels, read_digits
+from fastsc.datasets.photographs import free_name
 from fastsc.pipelines import keyed
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.progress import MIN_FILES, tracked

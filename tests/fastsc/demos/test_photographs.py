@@ -13,10 +13,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fastsc import demo, photographs
 from fastsc.config.options import parse
-from fastsc.demo import Measured
-from fastsc.photographs import MARKER, PER_CLASS, PHOTOGRAPHS, write_photographs
+from fastsc.datasets import photographs
+from fastsc.datasets.photographs import MARKER, PER_CLASS, PHOTOGRAPHS, write_photographs
+from fastsc.demos import photographs as demo
+from fastsc.demos.photographs import Measured
 from fastsc.pipelines.errors import UserError
 
 pytest.importorskip("skimage", reason="the photographs come with scikit-image: fastsc[eval]")

@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsc import colormnist
-from fastsc.colormnist import COLOURS, METADATA, prepare
+from fastsc.datasets import colormnist
+from fastsc.datasets.colormnist import COLOURS, METADATA, prepare
 from fastsc.pipelines import scan
 from fastsc.pipelines.errors import UserError
 

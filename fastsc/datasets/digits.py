@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsc.photographs import packaged
+from fastsc.datasets.photographs import packaged
 from fastsc.pipelines.errors import UserError
 
 CLASSES = 10

@@ -16,7 +16,7 @@ import pytest
 from fastsc import prepare
 from fastsc.pipelines import open_beton, scan
 from fastsc.train import main as train
-from tests.fastsc.test_prepare import ROOT, mistake
+from tests.fastsc.datasets.test_prepare import ROOT, mistake
 from tests.fastsc.training.test_train import SMALL, events
 from tests.pipelines.conftest import broken_files, damage, needs_ffcv, odd_files, undecodable
 

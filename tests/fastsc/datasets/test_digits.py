@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from fastsc import digits
-from fastsc.digits import read_digits
+from fastsc.datasets import digits
+from fastsc.datasets.digits import read_digits
 from fastsc.pipelines.errors import UserError
 
 N_TRAIN, N_TEST = 120, 110

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsc.colormnist import CLASSES
+from fastsc.datasets.colormnist import CLASSES
 
 CAPTIONS = {
     "aligned": ("aligned", "as in training"),

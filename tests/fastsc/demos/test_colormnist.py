@@ -13,11 +13,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from fastsc import colormnist_demo as demo
-from fastsc.colormnist import prepare, prepared
-from fastsc.colormnist_demo import SPLITS, Score
-from fastsc.colormnist_plot import CAPTIONS, FILLS, Bar, draw
 from fastsc.config.options import load_recipe, parse
+from fastsc.datasets.colormnist import prepare, prepared
+from fastsc.demos import colormnist as demo
+from fastsc.demos.colormnist import SPLITS, Score
+from fastsc.demos.colormnist_figure import CAPTIONS, FILLS, Bar, draw
 from fastsc.pipelines.errors import UserError
 
 

@@ -1,0 +1,1 @@
+"""Data that fastsc makes or writes: Color MNIST, photographs of packages, FFCV files."""

@@ -1,0 +1,1 @@
+"""Small real runs with a picture of what they did."""
