@@ -18,13 +18,13 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastsc import doctor
-from fastsc.doctor import PROBES, Probe, Result
+from fastsc.diagnostics import doctor
+from fastsc.diagnostics.doctor import PROBES, Probe, Result
 from fastsc.pipelines import PIPELINES
 from fastsc.pipelines.decode import DECODERS
 from fastsc.run import environment
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 BY_NAME = {(probe.group, probe.name): probe for probe in PROBES}
 
 PLANTED = """
@@ -235,7 +235,11 @@ NO_GPU = (("torch", "GPU"), ("pipelines", "dali on cuda"), ("pipelines", "cpu on
         ((("loggers", "wandb"), ("decoders", "simplejpeg")), 0, ["All is there."]),
         ((("decoders", "nvimgcodec"), ("decoders", "simplejpeg")), 0, ["fastsc[jpeg]"]),
         ((("torch", "torch"),), 1, ["Needed: torch torch. "]),
-        ((("pipelines", "cpu"),), 1, ["traceback: python -m fastsc.probes pipeline cpu"]),
+        (
+            (("pipelines", "cpu"),),
+            1,
+            ["traceback: python -m fastsc.diagnostics.probes pipeline cpu"],
+        ),
         ((("kernels", "pair_view"),), 1, ["Needed: kernels pair_view. "]),
         (
             tuple(key for key in BY_NAME if key[0] == "pipelines"),
@@ -360,7 +364,7 @@ def test_the_whole_doctor(tmp_path: Path) -> None:
 
 def test_by_hand_a_probe_shows_its_traceback() -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "fastsc.probes", "decoder", "no-such"],
+        [sys.executable, "-m", "fastsc.diagnostics.probes", "decoder", "no-such"],
         cwd=ROOT,
         capture_output=True,
         text=True,

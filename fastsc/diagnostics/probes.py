@@ -3,7 +3,8 @@
 Each returns one line on what it saw and fails by an exception. What it needs it imports itself, so
 that a library that crashes the interpreter takes no other probe with it.
 
-`python -m fastsc.probes pipeline dali` runs one by hand, with the traceback if it fails.
+`python -m fastsc.diagnostics.probes pipeline dali` runs one by hand, with the traceback of what
+fails.
 """
 
 from __future__ import annotations
@@ -325,7 +326,7 @@ def main(argv: list[str]) -> int:
     Returns 0 whether it works or not: any other status of this process is a crash.
     """
     if not argv:
-        sys.exit("usage: python -m fastsc.probes FUNCTION [ARG ...]")
+        sys.exit("usage: python -m fastsc.diagnostics.probes FUNCTION [ARG ...]")
     # Libraries write to stdout what they like: the answer has it alone, they get stderr.
     answer = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
@@ -333,7 +334,7 @@ def main(argv: list[str]) -> int:
     signal.alarm(LAST_RESORT)
     module, _, function = argv[0].rpartition(":")
     try:
-        check = getattr(importlib.import_module(module or "fastsc.probes"), function)
+        check = getattr(importlib.import_module(module or "fastsc.diagnostics.probes"), function)
         found = {"works": True, "detail": check(*argv[1:]), "remedy": None}
     except (Exception, SystemExit) as error:  # noqa: BLE001, whatever it is, it is the answer
         traceback.print_exc()
@@ -345,6 +346,6 @@ def main(argv: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    from fastsc import probes  # the module whose ProbeError is the one that probes raise
+    from fastsc.diagnostics import probes  # whose ProbeError is the one that probes raise
 
     sys.exit(probes.main(sys.argv[1:]))
