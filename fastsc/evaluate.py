@@ -19,7 +19,7 @@ from fastsc.evaluation import QUESTIONS
 from fastsc.pipelines.errors import UserError
 
 if TYPE_CHECKING:
-    from fastsc.evaluation.evaluated import Evaluation
+    from fastsc.evaluation.results.evaluated import Evaluation
 
 MODELS = """\
 A MODEL is a run's folder or a .safetensors file of fastsc, torchvision:NAME, timm:NAME, or
@@ -41,9 +41,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def _main(args: argparse.Namespace) -> int:
     # Imported here: torch alone takes seconds, and --help should not wait for it.
+    from fastsc.evaluation.models.sources import ModelOptions
     from fastsc.evaluation.options import Options
     from fastsc.evaluation.run import evaluate
-    from fastsc.evaluation.sources import ModelOptions
 
     began = time.monotonic()
     given: dict[str, Any] = {

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from fastsc.evaluation.answers import Answer, Keep
-from fastsc.evaluation.continuity import Continuity
-from fastsc.evaluation.evaluated import Comparison, Evaluated
-from fastsc.evaluation.questions import Subject
+from fastsc.evaluation.questions.continuity.question import Continuity
+from fastsc.evaluation.registry import Subject
+from fastsc.evaluation.results.answers import Answer, Keep
+from fastsc.evaluation.results.evaluated import Comparison, Evaluated
+from fastsc.evaluation.results.statistics import compare
 from fastsc.evaluation.sliders import Grid, grids
-from fastsc.evaluation.statistics import compare
 from fastsc.evaluation.views import Indices, Viewer, choose
 from fastsc.pipelines import Pipeline
 

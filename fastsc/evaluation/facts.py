@@ -10,7 +10,7 @@ from typing import Any
 from fastsc.distributed.devices import Precision
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.options import Options
-from fastsc.evaluation.questions import Subject
+from fastsc.evaluation.registry import Subject
 from fastsc.run.environment import environment
 
 

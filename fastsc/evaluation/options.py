@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fastsc.evaluation.questions import Budget
-from fastsc.evaluation.sources import ModelOptions
+from fastsc.evaluation.models.sources import ModelOptions
+from fastsc.evaluation.registry import Budget
 
 Strengths = tuple[float, float, float, float]
 STRENGTHS: Strengths = (0.4, 0.4, 0.4, 0.1)

@@ -10,18 +10,18 @@ from pathlib import Path
 
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.evaluation import QUESTIONS
-from fastsc.evaluation.answers import Answer
 from fastsc.evaluation.ask import comparisons, grids_of, rate, slider_images
-from fastsc.evaluation.continuity import Continuity
 from fastsc.evaluation.data import Split, open_split
-from fastsc.evaluation.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.facts import facts_of, metadata_of
+from fastsc.evaluation.models.sources import Source, load_source
 from fastsc.evaluation.options import STRENGTHS, Options, Strengths
-from fastsc.evaluation.questions import Budget, Sizes, Subject, looks
+from fastsc.evaluation.questions.continuity.question import Continuity
+from fastsc.evaluation.registry import Budget, Sizes, Subject, looks
 from fastsc.evaluation.report.page import write_report
+from fastsc.evaluation.results.answers import Answer
+from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
+from fastsc.evaluation.results.store import Store
 from fastsc.evaluation.sliders import Grid
-from fastsc.evaluation.sources import Source, load_source
-from fastsc.evaluation.store import Store
 from fastsc.evaluation.subjects import keeper, look_beside, make_subject, stamp
 from fastsc.evaluation.views import Viewer
 from fastsc.pipelines.errors import UserError

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fastsc.evaluation.answers import Arrays, Keep, compute
-from fastsc.evaluation.classifier import Classifier
+from fastsc.evaluation.models.classifier import Classifier
+from fastsc.evaluation.results.answers import Arrays, Keep, compute
 from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer
 from fastsc.kernels.colour import IDENTITY
 from fastsc.pipelines import Pipeline

@@ -10,16 +10,16 @@ from typing import NamedTuple
 import torch
 
 from fastsc.distributed.devices import DTYPES, Precision
-from fastsc.evaluation.answers import Keep
-from fastsc.evaluation.colour_bias import colormnist_splits
 from fastsc.evaluation.data import Split
-from fastsc.evaluation.labels import map_labels
-from fastsc.evaluation.libraries import imagenet_names
+from fastsc.evaluation.models.labels import map_labels
+from fastsc.evaluation.models.libraries import imagenet_names
+from fastsc.evaluation.models.sources import Source
 from fastsc.evaluation.options import Options, Strengths
-from fastsc.evaluation.questions import Sizes, Subject
-from fastsc.evaluation.sources import Source
-from fastsc.evaluation.store import Store
-from fastsc.evaluation.transfer_data import transfer_splits
+from fastsc.evaluation.questions.bias.colour_bias import colormnist_splits
+from fastsc.evaluation.questions.transfer.transfer_data import transfer_splits
+from fastsc.evaluation.registry import Sizes, Subject
+from fastsc.evaluation.results.answers import Keep
+from fastsc.evaluation.results.store import Store
 from fastsc.pipelines import Index, Pipeline, build, scan
 from fastsc.pipelines.errors import UserError
 from fastsc.run.environment import version_of

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastsc.distributed.devices import autocast
-from fastsc.evaluation.classifier import Classifier
-from fastsc.evaluation.weights import first_line
+from fastsc.evaluation.models.classifier import Classifier
+from fastsc.evaluation.models.weights import first_line
 from fastsc.kernels import normalize, perturb
 from fastsc.kernels.colour import IDENTITY
 from fastsc.pipelines import Pipeline, keyed

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from fastsc.cli.packages import needed
-from fastsc.evaluation.store import write_text
+from fastsc.evaluation.results.store import write_text
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.account import commands_of, failures_of, machines_of, not_run

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from fastsc.config import TrainConfig
-from fastsc.evaluation.store import write_text
+from fastsc.evaluation.results.store import write_text
 from fastsc.pipelines.errors import UserError
 from fastsc.run.log import read_log
 from fastsc.run.resume import plain_options

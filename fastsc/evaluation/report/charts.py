@@ -12,7 +12,7 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from fastsc.evaluation.report.svg import FONT_SIZE, INK, MUTED, draw, line_of, series
-from fastsc.evaluation.statistics import Estimate
+from fastsc.evaluation.results.statistics import Estimate
 
 Floats = NDArray[np.float64]
 BAND = 0.18  # opacity

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from fastsc.evaluation.answers import Answer
 from fastsc.evaluation.report.charts import (
     Axes,
     Curve,
@@ -28,7 +27,8 @@ from fastsc.evaluation.report.words import (
     strength_text,
     value_of,
 )
-from fastsc.evaluation.statistics import estimate
+from fastsc.evaluation.results.answers import Answer
+from fastsc.evaluation.results.statistics import estimate
 
 KINDS = ("brightness", "contrast", "saturation", "hue", "together")
 GRID = 41  # places of the band round a survival curve

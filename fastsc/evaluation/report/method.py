@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastsc.evaluation.answers import Measure
-from fastsc.evaluation.evaluated import Evaluation
 from fastsc.evaluation.report.meanings import MEANINGS
 from fastsc.evaluation.report.words import family, number
+from fastsc.evaluation.results.answers import Measure
+from fastsc.evaluation.results.evaluated import Evaluation
 
 
 @dataclass(frozen=True)

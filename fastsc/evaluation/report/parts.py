@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from fastsc.evaluation.answers import Answer
-from fastsc.evaluation.evaluated import Comparison, Evaluated, Evaluation
+from fastsc.evaluation.results.answers import Answer
+from fastsc.evaluation.results.evaluated import Comparison, Evaluated, Evaluation
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsc.evaluation.answers import Example
 from fastsc.evaluation.report.parts import Asked, Card, Gallery, Question, Shot
 from fastsc.evaluation.report.words import factors_text
+from fastsc.evaluation.results.answers import Example
 
 TINY = 64  # pixels of a side up to which an image is kept without loss
 LARGEST = 320  # of a side on the page

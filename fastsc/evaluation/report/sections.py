@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from fastsc.evaluation.answers import Answer
-from fastsc.evaluation.evaluated import Evaluation
 from fastsc.evaluation.report import (
     sections_bias,
     sections_continuity,
@@ -21,6 +19,8 @@ from fastsc.evaluation.report.parts import Question, Said, Section, questions
 from fastsc.evaluation.report.pictures import gallery
 from fastsc.evaluation.report.tables import tables, verdicts, words_of
 from fastsc.evaluation.report.words import spoken, unit_of
+from fastsc.evaluation.results.answers import Answer
+from fastsc.evaluation.results.evaluated import Evaluation
 
 BUILDERS: dict[str, Callable[[Question], Section]] = {
     "continuity": sections_continuity.section,

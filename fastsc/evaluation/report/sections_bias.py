@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastsc.evaluation.axes import LEAST, RATE, Dependence, What
-from fastsc.evaluation.bias import Bias
-from fastsc.evaluation.colour_bias import FOLDERS
+from fastsc.evaluation.questions.bias.axes import LEAST, RATE, Dependence, What
+from fastsc.evaluation.questions.bias.colour_bias import FOLDERS
+from fastsc.evaluation.questions.bias.question import Bias
 from fastsc.evaluation.report.bias_charts import (
     MARK,
     OVERALL,
@@ -40,7 +40,7 @@ from fastsc.evaluation.report.words import (
     strength_text,
     value_of,
 )
-from fastsc.evaluation.statistics import Estimate
+from fastsc.evaluation.results.statistics import Estimate
 from fastsc.evaluation.views import KINDS
 
 NAMED = 4  # classes that a sentence names for a kind

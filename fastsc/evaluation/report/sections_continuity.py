@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from fastsc.evaluation.answers import Answer
 from fastsc.evaluation.report.continuity_charts import KINDS, charts, stages_of
 from fastsc.evaluation.report.parts import Gallery, Question, Section, said_by
 from fastsc.evaluation.report.pictures import gallery
@@ -23,7 +22,8 @@ from fastsc.evaluation.report.words import (
     spoken,
     value_of,
 )
-from fastsc.evaluation.statistics import Estimate
+from fastsc.evaluation.results.answers import Answer
+from fastsc.evaluation.results.statistics import Estimate
 
 
 def section(question: Question) -> Section:

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsc.evaluation.answers import Answer
 from fastsc.evaluation.report.charts import Axes, Dots, dots
 from fastsc.evaluation.report.parts import (
     Asked,
@@ -36,6 +35,7 @@ from fastsc.evaluation.report.words import (
     spoken,
     value_of,
 )
+from fastsc.evaluation.results.answers import Answer
 
 METHODS = {"IG": "integrated gradients", "Grad-CAM": "Grad-CAM", "LIME": "LIME"}
 FOR, AGAINST = (213, 94, 0), (0, 114, 178)  # Okabe and Ito's vermilion and blue

@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsc.evaluation.answers import Answer
-from fastsc.evaluation.attacks import Attack, Norm, radius
+from fastsc.evaluation.questions.robustness.attacks import Attack, Norm, radius
 from fastsc.evaluation.report.charts import Axes, Curve, Dots, dots, over_strength
 from fastsc.evaluation.report.parts import (
     Asked,
@@ -37,7 +36,8 @@ from fastsc.evaluation.report.pictures import (
 from fastsc.evaluation.report.svg import legend
 from fastsc.evaluation.report.tables import tables, verdicts
 from fastsc.evaluation.report.words import PERCENT, SPACE, box_text, interval_of, listed, value_of
-from fastsc.evaluation.statistics import Estimate
+from fastsc.evaluation.results.answers import Answer
+from fastsc.evaluation.results.statistics import Estimate
 
 TITLES = {
     "worst": "Worst of all",

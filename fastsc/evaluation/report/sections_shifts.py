@@ -7,8 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from fastsc.evaluation.answers import Answer
-from fastsc.evaluation.corruptions import CORRUPTIONS, WITHOUT_DEGREES, case_name, shift
+from fastsc.evaluation.questions.shifts.corruptions import (
+    CORRUPTIONS,
+    WITHOUT_DEGREES,
+    case_name,
+    shift,
+)
+from fastsc.evaluation.questions.shifts.question import Look, Shifts
 from fastsc.evaluation.report.charts import Axes, Dots, dots
 from fastsc.evaluation.report.parts import (
     Asked,
@@ -36,7 +41,7 @@ from fastsc.evaluation.report.words import (
     spoken,
     value_of,
 )
-from fastsc.evaluation.shifts import Look, Shifts
+from fastsc.evaluation.results.answers import Answer
 
 GROUPS = {
     "clean": "unchanged", "noise": "noise", "blur": "blur", "weather": "weather",

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fastsc.evaluation.answers import Answer
 from fastsc.evaluation.report.charts import Axes, Dots, dots
 from fastsc.evaluation.report.parts import (
     Asked,
@@ -30,6 +29,7 @@ from fastsc.evaluation.report.words import (
     spoken,
     value_of,
 )
+from fastsc.evaluation.results.answers import Answer
 
 PERTURBED = "_perturbed"
 

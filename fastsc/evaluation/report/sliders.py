@@ -12,8 +12,8 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from fastsc.cli.packages import needed
-from fastsc.evaluation.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.report.svg import swatch
+from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.sliders import Grid, Positions
 from fastsc.evaluation.views import KINDS
 from fastsc.kernels.colour import IDENTITY

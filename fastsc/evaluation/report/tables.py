@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from fastsc.evaluation.answers import Answer, Measure
-from fastsc.evaluation.evaluated import Comparison
 from fastsc.evaluation.report.parts import Cell, Question, Table, Verdict
 from fastsc.evaluation.report.words import (
     SPACE,
@@ -23,7 +21,9 @@ from fastsc.evaluation.report.words import (
     unit_of_difference,
     value_of,
 )
-from fastsc.evaluation.statistics import Difference
+from fastsc.evaluation.results.answers import Answer, Measure
+from fastsc.evaluation.results.evaluated import Comparison
+from fastsc.evaluation.results.statistics import Difference
 
 EMPTY = Cell("–")
 

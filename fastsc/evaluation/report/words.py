@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from fastsc.evaluation.answers import Measure
-from fastsc.evaluation.statistics import Difference, Estimate
+from fastsc.evaluation.results.answers import Measure
+from fastsc.evaluation.results.statistics import Difference, Estimate
 
 SPACE = "\u00a0"  # a number stays on the line of its unit
 MAX_DECIMALS = 6

@@ -7,7 +7,7 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from numpy.typing import NDArray
 
-from fastsc.evaluation.evaluated import Evaluated, Evaluation
+from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.sliders import QUICK, Grid, Positions, combinations, unchanged
 
 NASTY = "<script>alert(1)</script>"

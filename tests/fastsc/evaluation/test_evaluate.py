@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from fastsc import evaluate, train
-from fastsc.evaluation import flip_radius
+from fastsc.evaluation.questions.continuity import flip_radius
 from fastsc.evaluation.views import Viewer
 from fastsc.pipelines import scan
 from fastsc.run.log import read_log

@@ -16,9 +16,9 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from torch import nn
 
-from fastsc.evaluation.answers import Arrays
-from fastsc.evaluation.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier, Preprocessing
 from fastsc.evaluation.report.sliders import label, sliders_section
+from fastsc.evaluation.results.answers import Arrays
 from fastsc.evaluation.sliders import FULL, QUICK, combinations, grids, unchanged
 from fastsc.evaluation.views import Viewer
 from fastsc.kernels.colour import IDENTITY

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from fastsc.evaluation.answers import Arrays
-from fastsc.evaluation.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.results.answers import Arrays
 from fastsc.pipelines import Pipeline, build, scan
 
 SIDE = 8

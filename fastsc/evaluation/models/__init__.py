@@ -1,0 +1,1 @@
+"""Any classifier as an evaluation sees it: its source, weights, preprocessing and labels."""

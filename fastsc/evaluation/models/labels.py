@@ -1,0 +1,183 @@
+"""Which of a model's outputs is an image's class: by name, by WordNet, by order, or by a map."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from fastsc.config.recipes import did_you_mean
+from fastsc.evaluation.data import Split
+from fastsc.evaluation.models.classifier import Classifier
+from fastsc.evaluation.models.libraries import imagenet_lemmas
+from fastsc.evaluation.models.sources import Source
+from fastsc.pipelines.errors import UserError
+
+NONE = -1
+SHOWN = 3  # names in a message
+
+
+@dataclass(frozen=True, eq=False)
+class Labels:
+    """The right outputs of a model.
+
+    Attributes:
+        targets: (n,) int64, by dataset index; -1 where it is not known.
+        reason: Why some are not known, and what to do; one line. None: all are.
+        how: What the labels come from: "names", "order", "map" or "nothing".
+    """
+
+    targets: NDArray[np.int64]
+    reason: str | None
+    how: str
+
+
+def map_labels(split: Split, source: Source, class_map: Path | None = None) -> Labels:
+    """The model's output for the class folder of each image.
+
+    Folders are found by the names of the model's classes: as they are, else without regard to case,
+    spaces and underscores; of several names with commas between them each counts. ImageNet's also
+    go by their WordNet names ("n01440764"). Where a model has no names and as many outputs as there
+    are folders, these are taken in sorted order, as torchvision's ImageFolder has them.
+
+    Args:
+        split: The images.
+        source: The model.
+        class_map: A JSON or YAML file, class folder -> output, by number or by name; it wins over
+            the folder's name.
+
+    Raises:
+        UserError: The map cannot be read, or names a folder or an output that there is not.
+    """
+    index, model = split.index, source.classifier
+    nothing = np.full(len(index), NONE, np.int64)
+    if not split.labelled:
+        if class_map is not None:
+            raise UserError(f"--class-map {class_map}: {index.root} has no class folders to map")
+        return Labels(nothing, "the images have no labels: they lie in no class folders", "nothing")
+    names = _Names(source)
+    outputs = {folder: names.find(folder) for folder in index.classes}
+    how = "names"
+    if class_map is not None:
+        outputs, how = outputs | _read_map(class_map, index.classes, names), "map"
+    elif all(output == NONE for output in outputs.values()):
+        if model.classes is not None or len(index.classes) != model.n_classes:
+            return Labels(nothing, _mismatch(index.classes, model), "nothing")
+        outputs, how = {folder: i for i, folder in enumerate(index.classes)}, "order"
+    of_class = np.array([outputs[folder] for folder in index.classes], np.int64)
+    targets = of_class[index.targets]
+    return Labels(targets, _unmapped(split, targets, outputs), how)
+
+
+class _Names:
+    """A model's outputs by what they may be called."""
+
+    def __init__(self, source: Source) -> None:
+        self.model = source.classifier
+        own, synsets = self.model.classes or (), source.synsets or ()
+        others = imagenet_lemmas() if source.synsets is not None else ()
+        self._tables = [
+            _table(enumerate(own)),
+            _table(enumerate(synsets)),
+            _table((i, _plain(name)) for i, name in enumerate(own)),
+            _table((i, _plain(part)) for i, name in enumerate(own) for part in name.split(",")),
+            _table((i, _plain(part)) for i, name in enumerate(others) for part in name.split(",")),
+        ]
+
+    def find(self, name: str) -> int:
+        """The output of a name, or -1 where none has it, or several have."""
+        for table, word in zip(self._tables, (name, name, *[_plain(name)] * 3), strict=True):
+            if table.get(word, NONE) != NONE:
+                return table[word]
+        return NONE
+
+    def near(self, name: str) -> str:
+        """A half sentence that names the nearest class, or nothing."""
+        return did_you_mean(name, self.model.classes or ())
+
+
+def _plain(name: str) -> str:
+    return "".join(name.casefold().replace("_", " ").split())
+
+
+def _table(names: Iterable[tuple[int, str]]) -> dict[str, int]:
+    """Name -> output; -1 for a name that two outputs have."""
+    table: dict[str, int] = {}
+    for output, name in names:
+        table[name] = output if table.get(name, output) == output else NONE
+    return table
+
+
+def _read_map(path: Path, folders: tuple[str, ...], names: _Names) -> dict[str, int]:
+    """Folder -> output, out of a user's file."""
+    what = f"--class-map {path}"
+    try:
+        text = path.read_text("utf-8")
+        read = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
+    except OSError as error:
+        raise UserError(f"{what}: cannot be read ({error.strerror})") from None
+    except (ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(f"{what}: neither JSON nor YAML ({reason})") from None
+    if not isinstance(read, Mapping) or not read:
+        raise UserError(f"{what}: must say a class folder's output line by line, as apple: 3")
+    found: dict[str, int] = {}
+    for key, value in read.items():
+        folder = str(key)
+        if folder not in folders:
+            raise UserError(
+                f"{what}: the data has no class folder {folder!r}{did_you_mean(folder, folders)}"
+            )
+        found[folder] = _output(value, f"{what}: {folder}", names)
+    return found
+
+
+def _output(value: object, what: str, names: _Names) -> int:
+    n = names.model.n_classes
+    if isinstance(value, str):
+        output = names.find(value)
+        if output != NONE:
+            return output
+        if not value.isdecimal():
+            raise UserError(
+                f"{what}: the model has no one class {value!r}{names.near(value)}; its outputs "
+                f"have numbers, too, 0 to {n - 1}"
+            )
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < n:
+        raise UserError(f"{what}: the model has outputs 0 to {n - 1}, and no {value!r}")
+    return value
+
+
+def _mismatch(folders: tuple[str, ...], model: Classifier) -> str:
+    if model.classes is None:
+        return (
+            f"the data has {len(folders)} classes and the model {model.n_classes} outputs, whose "
+            "names are not known: --class-map FILE"
+        )
+    return (
+        f"none of the data's {len(folders)} class folders ({_some(folders)}) is called as one of "
+        f"the model's {model.n_classes} classes ({_some(model.classes)}): --class-map FILE"
+    )
+
+
+def _unmapped(split: Split, targets: NDArray[np.int64], outputs: Mapping[str, int]) -> str | None:
+    usable = targets[split.index.usable]
+    n = int((usable == NONE).sum())
+    if not n:
+        return None
+    folders = [folder for folder, output in outputs.items() if output == NONE]
+    return (
+        f"{n} of {len(usable)} images have no label, since their class folders ({_some(folders)}) "
+        "are called as none of the model's classes: --class-map FILE"
+    )
+
+
+def _some(names: Iterable[str]) -> str:
+    names = list(names)
+    return ", ".join(names[:SHOWN]) + ", …" * (len(names) > SHOWN)

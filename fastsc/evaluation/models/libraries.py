@@ -1,0 +1,215 @@
+"""Networks of torchvision and timm, with their weights, their classes and how they want images."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import math
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import torchvision
+from torch import Tensor, nn
+
+from fastsc.cli.packages import needed
+from fastsc.evaluation.models.classifier import Interpolation, Preprocessing
+from fastsc.evaluation.models.weights import downloads, n_outputs, read_weights
+from fastsc.models.build import build_net
+from fastsc.pipelines.errors import UserError
+from fastsc.run.checkpoint import load_model_state
+
+RGB = tuple[float, float, float]
+AUXILIARY = "aux1.", "aux2.", "AuxLogits."  # classifiers that only training runs
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Net:
+    """A network, and how it wants its images.
+
+    Attributes:
+        classes: Names of its outputs, where they are its own.
+        order: What its outputs are, should they be 1,000: ImageNet's classes; likely these; or
+            `classes`.
+        strengths: Brightness, contrast, saturation, hue that its run trained with.
+        notes: What a user should know of how it was made, one line each.
+    """
+
+    net: nn.Module
+    preprocessing: Preprocessing
+    classes: tuple[str, ...] | None = None
+    order: Literal["imagenet", "likely", "own"] = "imagenet"
+    strengths: tuple[float, float, float, float] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def torchvision_net(
+    name: str, weights: Path | None, pretrained: bool, resolution: int | None
+) -> Net:
+    """A classifier of torchvision.
+
+    Args:
+        name: As torchvision.models.list_models() has it.
+        weights: A file of them, with any number of classes.
+        pretrained: Without a file: torchvision's own, or fresh ones.
+        resolution: Side of the images, for networks that are built for one. Default: its own.
+
+    Raises:
+        UserError: There is no such classifier, or its weights cannot be had or do not fit.
+    """
+    models, title = torchvision.models, f"torchvision:{name}"
+    known = models.list_models(module=models)
+    if name not in known:
+        if name in models.list_models():
+            raise UserError(f"model {title} is not a classifier of images")
+        raise UserError(f"model {title}: torchvision has none of this name{_near(name, known)}")
+    entries = models.get_model_weights(name)
+    # A file from torchvision's server has its entry's name, and need not be the default's.
+    file = None if weights is None else weights.name
+    entry = next((e for e in entries if e.url.rpartition("/")[2] == file), entries.DEFAULT)
+    seen = entry.transforms()
+    if weights is not None:
+        state = {
+            key: value
+            for key, value in read_weights(weights).items()
+            if not key.startswith(AUXILIARY)
+        }
+        net = _loaded(name, state, weights, resolution or seen.crop_size[0])
+        if file == entry.url.rpartition("/")[2] and hasattr(net, "transform_input"):
+            net.transform_input = True  # type: ignore[assignment]  # as torchvision does for these
+    elif pretrained:
+        with downloads(title):
+            net = models.get_model(name, weights=entry)
+    else:
+        net = build_net(name, 1000, "imagenet", resolution or seen.crop_size[0])
+    interpolation, notes = _interpolation(title, seen.interpolation.value)
+    preprocessing = Preprocessing(
+        resolution=seen.crop_size[0],
+        resize=seen.resize_size[0],
+        mean=rgb(seen.mean),
+        std=rgb(seen.std),
+        interpolation=interpolation,
+    )
+    return Net(net=net, preprocessing=preprocessing, notes=notes)
+
+
+def timm_net(name: str, weights: Path | None, pretrained: bool, resolution: int | None) -> Net:
+    """A classifier of timm; arguments and errors as in `torchvision_net`."""
+    title = f"timm:{name}"
+    needed("timm", f"model {title}")
+    import timm
+    from timm.data import resolve_data_config
+
+    config = None
+    with contextlib.suppress(RuntimeError):  # an unknown tag
+        config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    if config is None:
+        near = _near(name, timm.list_models(pretrained="." in name), "timm:")
+        raise UserError(f"model {title}: timm has none of this name{near}")
+    asked = resolve_data_config(pretrained_cfg=config.to_dict())
+    channels, height, width = asked["input_size"]
+    if channels != 3 or height != width:
+        raise UserError(f"model {title} takes images of {asked['input_size']}, not square RGB ones")
+    size: dict[str, Any] = {}
+    if resolution is not None and config.fixed_input_size:
+        size = {"img_size": resolution}
+    resolution = resolution or height
+    if weights is not None:
+        state = read_weights(weights)
+        net = _loaded(title, state, weights, resolution, config.num_classes)
+    elif pretrained:
+        if not config.num_classes:
+            raise UserError(
+                f"model {title}: its pretrained weights have no classifier; name a file that has "
+                "one with --weights FILE"
+            )
+        with downloads(title):
+            net = timm.create_model(name, pretrained=True, **size)
+    else:
+        net = build_net(title, config.num_classes or 1000, "imagenet", resolution)
+    interpolation, notes = _interpolation(title, asked["interpolation"])
+    if asked["crop_mode"] != "center":
+        notes += (
+            f"{title}: timm fits its images in by {asked['crop_mode']}; here it sees the central "
+            "square, whose shape is kept",
+        )
+    # timm resizes the shorter side to whole pixels.
+    preprocessing = Preprocessing(
+        resolution=height,
+        resize=max(height, math.floor(height / asked["crop_pct"])),
+        mean=rgb(asked["mean"]),
+        std=rgb(asked["std"]),
+        interpolation=interpolation,
+    )
+    return Net(net=net, preprocessing=preprocessing, notes=notes)
+
+
+def _loaded(
+    title: str, state: dict[str, Tensor], path: Path, resolution: int, n: int = 1000
+) -> nn.Module:
+    """torchvision's or timm's network with weights of a file, and as many outputs as these have."""
+    n = n or 1000
+    net = build_net(title, n, "imagenet", resolution)
+    if (own := n_outputs(state, net, n)) != n:
+        net = build_net(title, own, "imagenet", resolution)
+    own_state = net.state_dict()
+    fits = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in own_state.items()}
+    if title.startswith("timm:") and not fits:
+        # Weights as their authors published them, or for another resolution: as timm loads them.
+        convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
+        with contextlib.suppress(Exception):  # of another model: what is wrong is said below
+            state = state if convert is None else convert(dict(state), net)
+    load_model_state(net, state, path)
+    return net
+
+
+def _interpolation(title: str, name: str) -> tuple[Interpolation, tuple[str, ...]]:
+    if name == "bilinear":
+        return "bilinear", ()
+    if name == "bicubic":
+        return "bicubic", ()
+    return "bicubic", (f"{title}: its images are resized by {name}; here by bicubic",)
+
+
+def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
+    near = difflib.get_close_matches(name, list(known), n=3)
+    return f"; did you mean {', '.join(prefix + word for word in near)}?" if near else ""
+
+
+def rgb(values: Sequence[float]) -> RGB:
+    """Three numbers as floats."""
+    r, g, b = (float(value) for value in values)
+    return r, g, b
+
+
+# --- ImageNet -------------------------------------------------------------------------------------
+
+
+IMAGENET_CLASSES = 1000
+
+
+@cache
+def imagenet_synsets() -> tuple[str, ...]:
+    """WordNet names of ImageNet's 1,000 classes, in the order of every network's outputs."""
+    needed("timm", "the order of ImageNet's classes")
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo().label_names())
+
+
+@cache
+def imagenet_lemmas() -> tuple[str, ...]:
+    """All that WordNet calls these classes, separated by commas: "tench, Tinca tinca"."""
+    needed("timm", "the names of ImageNet's classes")
+    from timm.data import ImageNetInfo
+
+    return tuple(ImageNetInfo().label_descriptions())
+
+
+@cache
+def imagenet_names() -> tuple[str, ...]:
+    """What these classes are called in short, all different: "tench"."""
+    return tuple(torchvision.models.ResNet18_Weights.DEFAULT.meta["categories"])

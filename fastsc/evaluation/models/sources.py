@@ -1,0 +1,264 @@
+"""From what a user calls a model to a classifier: runs, files, torchvision, timm, own functions."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+
+from fastsc.config.recipes import load_recipe
+from fastsc.evaluation.models.classifier import Classifier, Interpolation, Preprocessing
+from fastsc.evaluation.models.libraries import (
+    IMAGENET_CLASSES,
+    RGB,
+    Net,
+    imagenet_names,
+    imagenet_synsets,
+    rgb,
+    timm_net,
+    torchvision_net,
+)
+from fastsc.evaluation.models.weights import first_line, n_outputs, read_weights
+from fastsc.models.build import build_net
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
+from fastsc.pipelines.errors import UserError
+from fastsc.run.checkpoint import load_model_state, load_safetensors
+
+KEYS = "architecture", "classes", "resolution", "stem"  # of our metadata, in every version
+FORMS = (
+    "a run's folder, a .safetensors file of fastsc, torchvision:NAME, timm:NAME, module:function"
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """What is asked for beside a model's name; None: as the model itself says.
+
+    Attributes:
+        weights: A file for torchvision:, timm: and module:function.
+        pretrained: False: torchvision: and timm: models with fresh weights.
+        features: The module whose output is the representation; see `Classifier`.
+        mean, std, resolution, resize, interpolation: See `Preprocessing`. A resolution alone
+            leaves the share of the image that the model sees as it is.
+    """
+
+    weights: Path | None = None
+    pretrained: bool = True
+    features: str | None = None
+    mean: RGB | None = None
+    std: RGB | None = None
+    resolution: int | None = None
+    resize: int | None = None
+    interpolation: Interpolation | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Source:
+    """A classifier, and what is known of it beside.
+
+    Attributes:
+        synsets: WordNet names of its outputs ("n01440764"), where these are ImageNet's classes.
+        strengths: Brightness, contrast, saturation, hue that its run trained with.
+        notes: What a user should know of how it was made, one line each.
+    """
+
+    classifier: Classifier
+    synsets: tuple[str, ...] | None = None
+    strengths: tuple[float, float, float, float] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def load_classifier(model: str, options: ModelOptions | None = None) -> Classifier:
+    """The classifier of `load_source`."""
+    return load_source(model, options).classifier
+
+
+def load_source(model: str, options: ModelOptions | None = None) -> Source:
+    """A classifier by what a user calls it, in float32; nothing is moved to a device.
+
+    Args:
+        model: A run's folder, a .safetensors file of ours, `torchvision:NAME`, `timm:NAME`, or
+            `module:function`, which is importable, from the current directory too, and returns
+            an nn.Module (or is one).
+        options: See `ModelOptions`.
+
+    Raises:
+        UserError: There is no such thing, its weights cannot be had or do not fit, or it is no
+            classifier; one line.
+    """
+    options = options or ModelOptions()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)  # of fresh weights
+        found = _net(model, options)
+    try:
+        classifier = Classifier(
+            found.net.float(),
+            model,
+            _changed(found.preprocessing, options),
+            classes=found.classes,
+            features=options.features,
+        )
+    except UserError:
+        raise
+    except Exception as error:  # noqa: BLE001, a stranger's forward can raise anything
+        raise UserError(
+            f"model {model} cannot be asked: {type(error).__name__}: {first_line(error)}"
+        ) from None
+    of_imagenet = found.order != "own" and classifier.n_classes == IMAGENET_CLASSES
+    if of_imagenet and found.order == "imagenet":
+        classifier.classes = imagenet_names()
+    return Source(
+        classifier=classifier,
+        synsets=imagenet_synsets() if of_imagenet else None,
+        strengths=found.strengths,
+        notes=found.notes,
+    )
+
+
+def _net(model: str, options: ModelOptions) -> Net:
+    kind, _, name = model.partition(":")
+    path, of_library = Path(model), (options.weights, options.pretrained, options.resolution)
+    if kind == "torchvision" and name:
+        return torchvision_net(name, *of_library)
+    if kind == "timm" and name:
+        return timm_net(name, *of_library)
+    if path.is_dir() or path.is_file():
+        _without_weights(model, options)
+        return _run(path) if path.is_dir() else _file(path, path.parent / "config.yaml")
+    if name and path.suffix != ".safetensors" and os.sep not in kind:
+        return _function(kind, name, options)
+    raise UserError(f"model {model}: {_unknown(model)}")
+
+
+def _unknown(model: str) -> str:
+    if model in torchvision.models.list_models():
+        return f"no such folder or file; did you mean torchvision:{model}?"
+    if os.sep in model or model.endswith(".safetensors"):
+        return "no such folder or file"
+    return f"unknown; a model is {FORMS}"
+
+
+def _without_weights(model: str, options: ModelOptions) -> None:
+    if options.weights is not None:
+        raise UserError(
+            f"--weights {options.weights}: {model} has weights of its own; the option is for "
+            "torchvision:NAME, timm:NAME and module:function"
+        )
+
+
+def _changed(asked: Preprocessing, options: ModelOptions) -> Preprocessing:
+    """The preprocessing with what the user wants otherwise."""
+    resolution = options.resolution or asked.resolution
+    # The same share of the image, unless the user says how long its shorter side is.
+    share = asked.resolution / Fraction(asked.resize)
+    resize = whole(options.resize or resolution / share)
+    if resize < resolution:
+        raise UserError(
+            f"--resize {resize}: less than the {resolution} pixels that the model sees; "
+            "take at least as much, or another --resolution"
+        )
+    for option, value, least in (("--mean", options.mean, 0.0), ("--std", options.std, 1e-6)):
+        if value is not None and not all(least <= x <= 1 for x in value):
+            numbers = " ".join(map(str, value))
+            raise UserError(f"{option} {numbers}: of pixels on [0, 1], such as 0.5")
+    return replace(
+        asked,
+        resolution=resolution,
+        resize=resize,
+        mean=rgb(options.mean or asked.mean),
+        std=rgb(options.std or asked.std),
+        interpolation=options.interpolation or asked.interpolation,
+    )
+
+
+def whole(length: float | Fraction) -> int | Fraction:
+    """A length in pixels, exactly; an int where it is one."""
+    exact = Fraction(length)
+    return int(exact) if exact.denominator == 1 else exact
+
+
+# --- of fastsc ------------------------------------------------------------------------------------
+
+
+def _run(folder: Path) -> Net:
+    config, weights = folder / "config.yaml", folder / "weights.safetensors"
+    if not config.is_file() and not weights.is_file():
+        raise UserError(f"model {folder}: not a run's folder, which has a config.yaml")
+    if not weights.is_file():
+        raise UserError(
+            f"model {folder}: this run has no weights.safetensors yet; let it end, or go on with "
+            f"it: python -m fastsc.train {config} --out {folder} --resume"
+        )
+    return _file(weights, config)
+
+
+def _file(path: Path, config: Path) -> Net:
+    """A weights file of ours; what an older one does not say, its run's options do."""
+    try:
+        state, said = load_safetensors(path)
+        missing = next((k for k in KEYS if k not in said), None)
+        if missing is not None:
+            raise UserError(f"{path} is not a weights file of fastsc: it has no {missing}")
+    except UserError as error:
+        raise UserError(
+            f"model {error}; if it is another's, name its architecture: timm:NAME --weights {path}"
+        ) from None
+    run = None
+    if config.is_file():
+        try:
+            run = load_recipe(str(config))
+        except UserError:
+            if "val_crop" not in said:
+                raise
+    said = {**({} if run is None else run.flat()), **said}
+    classes = tuple(map(str, said["classes"]))
+    resolution, n = int(said["resolution"]), max(len(classes), 2)
+
+    def built(n: int) -> nn.Module:
+        blurpool = bool(said.get("blurpool", False))
+        return build_net(said["architecture"], n, said["stem"], resolution, blurpool=blurpool)
+
+    net = built(n)
+    if (more := n_outputs(state, net, n)) != n:
+        net = built(more)  # --num-classes: behind the classes there are outputs without a name
+    load_model_state(net, state, path)
+    return Net(
+        net=net,
+        preprocessing=Preprocessing(
+            resolution=resolution,
+            resize=whole(resolution / Fraction(said.get("val_crop", 0.875))),
+            mean=rgb(said.get("mean", IMAGENET_MEAN)),
+            std=rgb(said.get("std", IMAGENET_STD)),
+        ),
+        classes=classes + tuple(f"output {i}" for i in range(len(classes), more)),
+        order="own",
+        strengths=None if run is None else run.data.strengths,
+    )
+
+
+# --- of others ------------------------------------------------------------------------------------
+
+
+def _function(module: str, name: str, options: ModelOptions) -> Net:
+    title = f"{module}:{name}"
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        found = importlib.import_module(module)
+        for part in name.split("."):
+            found = getattr(found, part)
+        net = found if isinstance(found, nn.Module) or not callable(found) else found()
+    except (Exception, SystemExit) as error:  # noqa: BLE001, a stranger's code can raise anything
+        raise UserError(f"model {title}: {type(error).__name__}: {first_line(error)}") from None
+    if not isinstance(net, nn.Module):
+        raise UserError(f"model {title}: gives {type(net).__name__}, not a torch.nn.Module")
+    if options.weights is not None:
+        load_model_state(net, read_weights(options.weights), options.weights)
+    return Net(net=net, preprocessing=Preprocessing(), order="likely")

@@ -1,0 +1,1 @@
+"""The questions; each is a module, or a package with what it alone needs."""

@@ -1,0 +1,318 @@
+"""How continuous is a classifier? The paper's figure 4, the flip radius, and the layer profile.
+
+ds_relative = mean ‖f - f'‖₂ / mean ‖f_i - f_j‖₂ over pooled features: how far the representation
+moves when an image's light or colours change, in units of its distance between different images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastsc.evaluation.models.classifier import Classifier
+from fastsc.evaluation.questions.continuity.flip_radius import HALVINGS, RANGES, STEPS, radii
+from fastsc.evaluation.questions.continuity.layers import profile
+from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
+from fastsc.evaluation.views import (
+    KINDS,
+    Factors,
+    Indices,
+    Response,
+    Viewer,
+    choose,
+    following,
+    one_kind,
+)
+from fastsc.pipelines import Pipeline, keyed
+from fastsc.pipelines.errors import UserError
+
+LEVELS = (0.25, 0.5, 1.0, 1.5, 2.0)  # multiples of the strengths
+DRAWS = 2  # of all four kinds together, an image; alone, a kind has two directions
+N_EXAMPLES = 6
+MAX_HUE = 0.5  # turns: half the colour circle
+ANSWERED = ("moved", "flipped", "confidence_change")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Continuity(Answer):
+    """Answer of `continuity`.
+
+    Attributes:
+        strengths: Of brightness, contrast, saturation, hue: the training box, at level 1.
+        levels: Multiples of the strengths in the curves.
+        ranges: Kind -> the ends of the search for a flip, as factors, for hue in turns.
+        stages: The layer profile's, in forward order.
+    """
+
+    question: ClassVar[str] = "continuity"
+    strengths: tuple[float, float, float, float]
+    levels: tuple[float, ...]
+    ranges: dict[str, tuple[float, float]]
+    stages: tuple[str, ...]
+
+
+def continuity(
+    model: Classifier,
+    loader: Pipeline,
+    *,
+    labels: NDArray[np.int64] | None = None,
+    n: int | None = 64,
+    n_profile: int | None = 256,
+    levels: Sequence[float] = LEVELS,
+    seed: int = 0,
+    keep: Keep = compute,
+) -> Continuity:
+    """How far the representation and the prediction move when light and colours change.
+
+    Of every image: one perturbed view with the factors of validation during training, so that a
+    run's last `ds_relative` and top-1 come out again. Of n images: the curves over strength, each
+    kind alone in both directions and all together in two draws; and the least change that flips the
+    prediction. Of n_profile images: ds_relative at every stage of the network.
+
+    Args:
+        model: On the loader's device.
+        loader: A validation pipeline; its strengths are the box of the perturbations.
+        labels: (len(index),) the right output of each dataset index, -1 where there is none.
+            Default: the loader's classes.
+        n, n_profile: Images; None: all of them.
+        levels: Of the curves, as multiples of the strengths.
+        seed: Of the choice of images, the draws and the intervals.
+        keep: Caches parts; see `fastsc.evaluation.results.answers`.
+
+    Raises:
+        UserError: Fewer than two images; or one does not decode.
+    """
+    index = loader.index
+    if len(index.usable) < 2:
+        raise UserError(f"{index.root}: continuity needs two images, and there is {len(index)}")
+    labels = index.targets if labels is None else labels
+    viewer, some = Viewer(model, loader), choose(loader, n, seed)
+    s = loader.settings.strengths
+    settings = {"strengths": s, "levels": tuple(levels), "n": len(some), "seed": seed}
+
+    pairs = Rows(index.usable, keep("pairs", {"strengths": s}, lambda: _pairs(viewer)))
+    curves: Arrays = {}
+    for kind in (*KINDS, "together"):
+        curves |= keep(
+            f"curves-{kind}", settings, partial(_curves, viewer, some, kind, levels, seed)
+        )
+    found: Arrays = {}
+    for kind in KINDS:
+        found |= keep(
+            f"radius-{kind}",
+            {"n": len(some), "seed": seed, "search": (RANGES[kind], STEPS, HALVINGS)},
+            partial(radii, viewer, some, kind),
+        )
+    looked_at = choose(loader, n_profile, seed)
+    layers = keep(
+        "layers",
+        {"strengths": s, "n": len(looked_at), "seed": seed},
+        lambda: profile(viewer, looked_at),
+    )
+    stages = tuple(str(stage) for stage in layers["stages"])
+    distances = {name: column for name, column in layers.items() if name != "stages"}
+    tables = {
+        "labelled": _labelled(pairs, labels),
+        "pairs": pairs,
+        "curves": Rows(some, {"between": pairs.take(some).columns["between"], **curves}),
+        "radius": Rows(some, found),
+        "profile": Rows(looked_at, distances),
+    }
+    return Continuity(
+        tables={name: table for name, table in tables.items() if len(table)},
+        measures=_measures(tables, s, levels, stages),
+        examples=_examples(model, loader, pairs),
+        seed=seed,
+        strengths=s,
+        levels=tuple(levels),
+        ranges=dict(RANGES),
+        stages=stages,
+    )
+
+
+def strength_name(kind: str, strengths: Sequence[float], level: float) -> str:
+    """ "brightness/0.4", in the kind's own unit; "together/1", as a multiple of the box."""
+    if kind == "together":
+        return f"{kind}/{level:.4g}"
+    alone = level * strengths[KINDS.index(kind)]
+    return f"{kind}/{min(alone, MAX_HUE) if kind == 'hue' else alone:.4g}"
+
+
+def _distinct(kind: str, strengths: Sequence[float], levels: Sequence[float]) -> dict[str, float]:
+    """Name -> level, of those at which the kind changes and that are not the same as one before."""
+    found: dict[str, float] = {}
+    if kind == "together" or strengths[KINDS.index(kind)] > 0:
+        for level in levels:
+            found.setdefault(strength_name(kind, strengths, level), level)
+    return found
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _pairs(viewer: Viewer) -> Arrays:
+    """Every image once, as validation during training sees it."""
+    index, table = viewer.loader.index.usable, viewer.loader.plan().factors
+    clean, perturbed = [], []
+    for images in viewer.images(index, "continuity: every image"):
+        clean.append(viewer.respond(images.pixels))
+        perturbed.append(viewer.respond(images.pixels, table[index[images.rows]]))
+    f, g = joined(clean), joined(perturbed)
+    between = (f.features - f.features[following(index, viewer.loader)]).norm(dim=1)
+    answered = changes(f, g)
+    return {
+        "predicted": f.predicted.numpy(),
+        "predicted_perturbed": g.predicted.numpy(),
+        "confidence": f.confidence.numpy(),
+        "confidence_perturbed": f.confidence.numpy() + answered["confidence_change"],
+        "between": between.numpy(),
+        **answered,
+    }
+
+
+def _curves(
+    viewer: Viewer, index: Indices, kind: str, levels: Sequence[float], seed: int
+) -> Arrays:
+    """Means over an image's directions or draws, at every level: columns "moved/brightness/0.4"."""
+    named = _distinct(kind, viewer.settings.strengths, levels)
+    columns = {f"{what}/{name}": np.zeros(len(index)) for name in named for what in ANSWERED}
+    draws = {name: _directions(viewer, index, kind, level, seed) for name, level in named.items()}
+    for images in viewer.images(index, f"continuity: {kind} over strength"):
+        clean = viewer.respond(images.pixels)
+        for name, views in draws.items():
+            for factors in views:
+                there = changes(clean, viewer.respond(images.pixels, factors[images.rows]))
+                for what in ANSWERED:
+                    columns[f"{what}/{name}"][images.rows] += there[what] / len(views)
+    return columns
+
+
+def _directions(
+    viewer: Viewer, index: Indices, kind: str, level: float, seed: int
+) -> list[Factors]:
+    """The factors (n, 4) at which a kind is looked at: both directions, or draws from the box."""
+    b, c, s, h = (level * strength for strength in viewer.settings.strengths)
+    if kind == "together":
+        # The same uniforms at every level: an image walks outward on one ray.
+        box = b, c, s, min(h, MAX_HUE)
+        n = len(viewer.loader.index)
+        return [keyed.factors(seed, draw, n, box)[index] for draw in range(DRAWS)]
+    if kind == "hue":
+        ends = -min(h, MAX_HUE), min(h, MAX_HUE)
+    else:
+        strength = (b, c, s)[KINDS.index(kind)]
+        ends = max(0.0, 1 - strength), 1 + strength
+    return [one_kind(kind, end, len(index)) for end in ends]
+
+
+def changes(clean: Response, perturbed: Response) -> Arrays:
+    """Of n views each: ‖f - f'‖₂, whether the prediction flips, and how the confidence in the clean
+    prediction changes."""
+    best = clean.predicted[:, None]
+    before, after = (r.logits.softmax(1).gather(1, best)[:, 0] for r in (clean, perturbed))
+    return {
+        "moved": (clean.features - perturbed.features).norm(dim=1).double().numpy(),
+        "flipped": (clean.predicted != perturbed.predicted).double().numpy(),
+        "confidence_change": (after - before).double().numpy(),
+    }
+
+
+def joined(responses: list[Response]) -> Response:
+    """Batches of responses as one."""
+    columns: list[Tensor] = [torch.cat(column) for column in zip(*responses, strict=True)]
+    return Response(*columns)
+
+
+def _labelled(pairs: Rows, labels: NDArray[np.int64]) -> Rows:
+    """The rows of the images whose right output is known."""
+    label = labels[pairs.index]
+    kept = label >= 0
+    predicted, perturbed = (
+        pairs.columns[name][kept] for name in ("predicted", "predicted_perturbed")
+    )
+    return Rows(
+        pairs.index[kept],
+        {
+            "label": label[kept],
+            "predicted": predicted,
+            "correct": (predicted == label[kept]).astype(np.float64),
+            "correct_perturbed": (perturbed == label[kept]).astype(np.float64),
+        },
+    )
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def _measures(
+    tables: dict[str, Rows],
+    strengths: Sequence[float],
+    levels: Sequence[float],
+    stages: Sequence[str],
+) -> tuple[Measure, ...]:
+    found = []
+    if len(tables["labelled"]):
+        found += [
+            Measure("top1", "share", "labelled", ("correct",)),
+            Measure("top1_perturbed", "share", "labelled", ("correct_perturbed",)),
+        ]
+    found += [
+        Measure("ds", "mean", "pairs", ("moved",)),
+        Measure("ds_relative", "ratio", "pairs", ("moved", "between")),
+        Measure("flips", "share", "pairs", ("flipped",)),
+        Measure("confidence_change", "mean", "pairs", ("confidence_change",)),
+    ]
+    for kind in (*KINDS, "together"):
+        for at in _distinct(kind, strengths, levels):
+            found += [
+                Measure(f"ds_relative/{at}", "ratio", "curves", (f"moved/{at}", "between")),
+                Measure(f"flips/{at}", "rate", "curves", (f"flipped/{at}",)),
+                Measure(f"confidence_change/{at}", "mean", "curves", (f"confidence_change/{at}",)),
+            ]
+    found += [
+        Measure(f"flip_radius/{kind}/{way}", "median", "radius", (f"{kind}/{way}",))
+        for kind in KINDS
+        for way in ("down", "up", "either")
+    ]
+    for stage in stages:
+        between = f"between/{stage}"
+        found += [
+            Measure(f"layers/{stage}", "ratio", "profile", (f"moved/{stage}", between)),
+            Measure(f"chance/{stage}", "ratio", "profile", (f"shuffled/{stage}", between)),
+        ]
+    return tuple(found)
+
+
+def _examples(model: Classifier, loader: Pipeline, pairs: Rows) -> tuple[Example, ...]:
+    """The images whose representation moves most, with the factors that moved it."""
+    columns, factors = pairs.columns, loader.plan().factors
+    scale = columns["between"].mean()
+    if not scale > 0:
+        return ()  # one representation of all images: nothing moves, in no unit
+    found = []
+    for row in np.argsort(-columns["moved"], kind="stable")[:N_EXAMPLES]:
+        before, after = (
+            f"{model.class_name(columns[f'predicted{view}'][row])}" for view in ("", "_perturbed")
+        )
+        index = int(pairs.index[row])
+        b, c, s, h = factors[index].tolist()
+        confidence = columns["confidence"][row], columns["confidence_perturbed"][row]
+        found.append(
+            Example(
+                index,
+                (b, c, s, h),
+                (
+                    f"moved by {columns['moved'][row] / scale:.2f} of the distance between images",
+                    f"{before} ({100 * confidence[0]:.0f} %) → "
+                    + (f"the same ({100 * confidence[1]:.0f} %)" if before == after else after),
+                ),
+            )
+        )
+    return tuple(found)

@@ -1,0 +1,303 @@
+"""Does a classifier hold where the world shifts? Corruptions and colours that training never saw.
+
+A model that was trained to stand still under brightness, contrast, saturation and hue may do so
+under these four alone, or under what resembles them, or have learned something wider.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from fastsc.evaluation.models.classifier import Classifier
+from fastsc.evaluation.questions.shifts.corruptions import (
+    CORRUPTIONS,
+    GROUPS,
+    KINDS,
+    LEAST_SIDE,
+    SEVERITIES,
+    case_name,
+    require_library,
+    severities_of,
+    shift,
+)
+from fastsc.evaluation.results.answers import (
+    Answer,
+    Arrays,
+    Keep,
+    Measure,
+    Rows,
+    compute,
+    concatenated,
+)
+from fastsc.evaluation.views import Indices, Viewer, choose, following
+from fastsc.pipelines import Pipeline
+from fastsc.pipelines.errors import UserError
+
+AT_224 = 128  # images of a part at 224 px: the slowest corruption takes 50 ms each
+MOST = 500  # of a part at any size
+
+Groups = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a model says of one image under one kind: for the page."""
+
+    kind: str
+    severity: int
+    said: str
+    right: bool
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Shifts(Answer):
+    """Answer of `shifts`.
+
+    Attributes:
+        groups: Group -> the kinds in it that were looked at.
+        severities: Those of the kinds that have degrees.
+        chance: Share that guessing gets right.
+        image: Dataset index, the same for every model, of which `looks` tell.
+        looks: The image under every kind, at the middle one of the severities.
+    """
+
+    question: ClassVar[str] = "shifts"
+    groups: dict[str, tuple[str, ...]]
+    severities: tuple[int, ...]
+    chance: float
+    image: int
+    looks: tuple[Look, ...]
+
+
+def shifts(
+    model: Classifier,
+    loader: Pipeline,
+    *,
+    labels: NDArray[np.int64] | None = None,
+    n: int | None = 48,
+    severities: Sequence[int] = (1, 3, 5),
+    seed: int = 0,
+    keep: Keep = compute,
+) -> Shifts:
+    """Accuracy and movement of the features under 15 corruptions and 10 colour casts.
+
+    What is shifted is the uint8 image as the model sees it, after crop and resize; see
+    `corruptions` beside this file for the kinds. All draws are keyed by (seed, dataset index,
+    kind, severity). Of n images whose right output is known:
+
+    - accuracy/clean; accuracy/KIND/SEVERITY, without a severity where a kind has no degrees:
+      shares. accuracy/KIND: mean over its severities. accuracy/GROUP: mean over the kinds of
+      noise, blur, weather, digital, colour. accuracy/corruptions: over the kinds of the first four;
+      accuracy/all: over all kinds. Means are of an image's shares of right answers, every kind with
+      the same weight; nothing is divided by another network's errors as in the paper's mCE.
+    - ds_relative/KIND/SEVERITY = mean ‖f - f'‖₂ / mean ‖f_i - f_j‖₂, j the next in a fixed keyed
+      derangement of the n images; and of the groups, likewise, the mean of ‖f - f'‖₂ over kinds.
+
+    Args:
+        model: On the loader's device.
+        loader: A validation pipeline.
+        labels: (len(index),) int64, the right output of each dataset index, -1 where there is none.
+            Default: the loader's classes.
+        n: Images. None: all of them.
+        severities: Different ones of 1 to 5.
+        seed: Of the choice of images, the draws and the intervals.
+        keep: Caches parts; see `fastsc.evaluation.results.answers`.
+
+    Returns:
+        Without the corruptions where the model sees less than 32 px; `left_out` says so.
+
+    Raises:
+        UserError: Fewer than two images with a known right output, or imagecorruptions-imaug is
+            missing; or an image does not decode.
+    """
+    severities = tuple(severities)
+    assert severities, "no severities"
+    assert set(severities) <= set(SEVERITIES), severities
+    assert len(set(severities)) == len(severities), severities
+    labels = loader.index.targets if labels is None else labels
+    usable = loader.index.usable
+    index = choose(loader, n, seed, usable[labels[usable] >= 0])
+    if len(index) < 2:
+        raise UserError(
+            "shifts: the right class has to be known of two images at least, and is of "
+            f"{len(index) or 'none'}; take a split with class folders that the model knows"
+        )
+    assert (labels[index] < model.n_classes).all(), "a label that the model has no output for"
+    groups, left_out = _groups(loader.settings.resolution)
+    viewer = Viewer(model, loader)
+    shares = _shares(index, loader.settings.resolution)
+    clean = concatenated(
+        keep(f"clean-{part}", {"images": rows.tolist()}, partial(_clean, viewer, rows))
+        for part, rows in enumerate(shares)
+    )
+    features = clean.pop("features")
+    sizes = np.cumsum([len(rows) for rows in shares])[:-1]
+    columns = {"label": labels[index], **clean, "between": _between(features, index, loader)}
+    for kind in (kind for kinds in groups.values() for kind in kinds):
+        levels = severities_of(kind, severities)
+        columns |= concatenated(
+            keep(
+                f"{kind}-{part}",
+                {"images": rows.tolist(), "severities": levels, "seed": seed},
+                partial(_shifted, viewer, rows, kind, levels, seed, own),
+            )
+            for part, (rows, own) in enumerate(zip(shares, np.split(features, sizes), strict=True))
+        )
+    rows = Rows(index, {**columns, **_summed(columns, groups, severities)})
+    image = int(choose(loader, 1, seed, index)[0])
+    return Shifts(
+        tables={"images": rows},
+        measures=_measures(groups, severities),
+        seed=seed,
+        left_out=left_out,
+        groups=groups,
+        severities=severities,
+        chance=1 / model.n_classes,
+        image=image,
+        looks=_looks(model, rows.take(np.array([image])), groups, severities),
+    )
+
+
+def _groups(resolution: int) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
+    """The kinds that can be looked at, and why others cannot."""
+    if resolution < LEAST_SIDE:
+        why = f"they are made for {LEAST_SIDE} px and more, and the model sees {resolution}"
+        return {"colour": GROUPS["colour"]}, (f"corruptions: {why}",)
+    require_library()
+    return dict(GROUPS), ()
+
+
+def _shares(index: Indices, resolution: int) -> list[Indices]:
+    """As many images as half a minute or so is enough for."""
+    size = min(max(round(AT_224 * (224 / resolution) ** 2), 1), MOST)
+    return [index[at : at + size] for at in range(0, len(index), size)]
+
+
+# --- parts ---------------------------------------------------------------------------------------
+
+
+def _clean(viewer: Viewer, index: Indices) -> Arrays:
+    """Features (m, D) float32 and predictions (m,) of the unchanged images."""
+    found = [
+        viewer.respond(images.pixels) for images in viewer.images(index, "shifts: as they are")
+    ]
+    return {
+        "features": torch.cat([one.features for one in found]).numpy(),
+        "predicted": torch.cat([one.predicted for one in found]).numpy(),
+    }
+
+
+def _shifted(
+    viewer: Viewer,
+    index: Indices,
+    kind: str,
+    severities: tuple[int, ...],
+    seed: int,
+    features: NDArray[np.float32],
+) -> Arrays:
+    """Columns "predicted/fog/3" (m,) int64 and "moved/fog/3" (m,) float64.
+
+    features: (m, D) of the unchanged images.
+    """
+    found: dict[str, list[Tensor]] = {}
+    clean = torch.from_numpy(features)
+    for images in viewer.images(index, f"shifts: {kind.replace('_', ' ')}"):
+        pixels = images.pixels.cpu().numpy()
+        for severity in severities:
+            there = np.stack(
+                [
+                    shift(image, kind, severity, index=int(at), seed=seed)
+                    for image, at in zip(pixels, index[images.rows], strict=True)
+                ]
+            )
+            answer = viewer.respond(torch.from_numpy(there).to(images.pixels.device))
+            moved = (answer.features - clean[images.rows]).norm(dim=1).double()
+            case = case_name(kind, severity)
+            found.setdefault(f"predicted/{case}", []).append(answer.predicted)
+            found.setdefault(f"moved/{case}", []).append(moved)
+    return {name: torch.cat(column).numpy() for name, column in found.items()}
+
+
+# --- figures -------------------------------------------------------------------------------------
+
+
+def _between(
+    features: NDArray[np.float32], index: Indices, loader: Pipeline
+) -> NDArray[np.float64]:
+    """(n,) distance of each image's features from those of the next in the keyed derangement."""
+    wide = features.astype(np.float64)
+    found: NDArray[np.float64] = np.linalg.norm(wide - wide[following(index, loader)], axis=1)
+    return found
+
+
+def _unions(groups: Groups) -> dict[str, list[str]]:
+    """The groups, and those of groups that have more than one."""
+    found = {group: list(kinds) for group, kinds in groups.items()}
+    corrupted = [kind for group in CORRUPTIONS for kind in groups.get(group, ())]
+    if corrupted:
+        found["corruptions"] = corrupted
+        found["all"] = corrupted + list(groups["colour"])
+    else:
+        found["all"] = list(groups["colour"])
+    return found
+
+
+def _summed(columns: Arrays, groups: Groups, severities: tuple[int, ...]) -> Arrays:
+    """An image's right answers: "correct", "correct/fog/3", "correct/fog", "correct/weather"; and
+    the means of its movements over groups: "moved/weather"."""
+    label = columns["label"]
+    found = {"correct": (columns["predicted"] == label).astype(np.float64)}
+    moved: Arrays = {}
+    for kind in KINDS:
+        cases = [case_name(kind, level) for level in severities_of(kind, severities)]
+        if f"moved/{cases[0]}" not in columns:
+            continue
+        for case in cases:
+            right = columns[f"predicted/{case}"] == label
+            found[f"correct/{case}"] = right.astype(np.float64)
+        found[f"correct/{kind}"] = np.mean([found[f"correct/{case}"] for case in cases], axis=0)
+        moved[kind] = np.mean([columns[f"moved/{case}"] for case in cases], axis=0)
+    for group, kinds in _unions(groups).items():
+        found[f"correct/{group}"] = np.mean([found[f"correct/{kind}"] for kind in kinds], axis=0)
+        found[f"moved/{group}"] = np.mean([moved[kind] for kind in kinds], axis=0)
+    return found
+
+
+def _measures(groups: Groups, severities: tuple[int, ...]) -> tuple[Measure, ...]:
+    unions = _unions(groups)
+    found = [Measure("accuracy/clean", "share", "images", ("correct",))]
+    found += [Measure(f"accuracy/{at}", "mean", "images", (f"correct/{at}",)) for at in unions]
+    cases = []
+    for kind in (kind for kinds in groups.values() for kind in kinds):
+        own = [case_name(kind, level) for level in severities_of(kind, severities)]
+        cases += own
+        if own != [kind]:
+            found.append(Measure(f"accuracy/{kind}", "mean", "images", (f"correct/{kind}",)))
+        found += [Measure(f"accuracy/{at}", "share", "images", (f"correct/{at}",)) for at in own]
+    found += [
+        Measure(f"ds_relative/{at}", "ratio", "images", (f"moved/{at}", "between"))
+        for at in (*unions, *cases)
+    ]
+    return tuple(found)
+
+
+def _looks(
+    model: Classifier, row: Rows, groups: Groups, severities: tuple[int, ...]
+) -> tuple[Look, ...]:
+    """What the model says of the image in the one row."""
+    found = []
+    for kind in (kind for kinds in groups.values() for kind in kinds):
+        levels = sorted(severities_of(kind, severities))
+        severity = levels[len(levels) // 2]
+        case = case_name(kind, severity)
+        said = model.class_name(int(row.columns[f"predicted/{case}"][0]))
+        found.append(Look(kind, severity, said, bool(row.columns[f"correct/{case}"][0])))
+    return tuple(found)

@@ -1,0 +1,419 @@
+"""Robustness against closed forms of linear models, and signs of gradients that are masked."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from fastsc.cli.packages import installed
+from fastsc.evaluation.questions.robustness import question as module
+from fastsc.evaluation.questions.robustness.attacks import Attack
+from fastsc.evaluation.questions.robustness.masking import signs
+from fastsc.evaluation.questions.robustness.question import (
+    ATTACKS,
+    Robustness,
+    levels_of,
+    robustness,
+)
+from fastsc.evaluation.report import sections_robustness
+from fastsc.evaluation.report.parts import questions
+from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
+from fastsc.evaluation.views import KINDS, Viewer
+from fastsc.pipelines import Pipeline
+from fastsc.pipelines.errors import UserError
+from tests.fastsc.evaluation import tiny
+
+needs_library = pytest.mark.skipif(
+    not installed("torchattacks"),
+    reason="torchattacks is not installed: pip install --no-deps torchattacks",
+)
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+N = 9
+INF = np.inf
+FEW = (
+    Attack("fgsm", "linf", (1.0, 4.0, 64.0)),
+    Attack("pgd", "linf", (1.0, 4.0, 64.0), tries=2),
+    Attack("square", "linf", (4.0,)),
+    Attack("noise", "linf", (1.0, 4.0, 64.0), tries=2),
+    Attack("pgd", "l2", (1.0, 4.0)),
+)
+
+
+@pytest.fixture(autouse=True)
+def _no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests look at the search for the worst colours."""
+
+    def photometric(viewer: Any, index: Any, labels: Any, **options: Any) -> Any:
+        n = len(index)
+        worst = np.array([(1.4, 0.6, 1.2, 0.1)] * n)
+        return {
+            "photometric_random": np.linspace(0, 1, n),
+            "photometric_worst": (np.arange(n) % 2).astype(float),
+            **{f"worst/{kind}": worst[:, at] for at, kind in enumerate(KINDS)},
+            "margin": np.where(np.arange(n) % 2, 1.5, -1.0 - np.arange(n)),
+        }
+
+    monkeypatch.setattr(module, "photometric", photometric)
+
+
+@pytest.fixture
+def noisy(tmp_path: Path) -> Pipeline:
+    return loader(tmp_path)
+
+
+def loader(path: Path, **options: Any) -> Pipeline:
+    pixels = {"a": tiny.noise(np.random.default_rng(1), N, 60, 200)}
+    return tiny.loader(path, pixels, mean=MEAN, std=STD, **options)
+
+
+def linear(scale: float = 1.0) -> Any:
+    """Two classes, predicted about as often, near to each other."""
+    model = tiny.flat(2, scale)
+    with torch.no_grad():
+        model.net[1].bias.zero_()  # type: ignore[index]
+    return model
+
+
+class Quantized(nn.Module):
+    """Rounds its input: the gradient is zero everywhere, the boundary where it was."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.net((x * 32).round() / 32)
+        return logits
+
+
+def predicted(model: Any, pipeline: Pipeline) -> NDArray[np.int64]:
+    (first, *rest) = Viewer(model, pipeline).images(pipeline.index.usable, "")
+    pixels = torch.cat([one.pixels for one in (first, *rest)])
+    found: NDArray[np.int64] = Viewer(model, pipeline).respond(pixels).predicted.numpy()
+    return found
+
+
+def asked(model: Any, pipeline: Pipeline, **options: Any) -> Robustness:
+    """All labels are what is predicted, but for the first image's."""
+    labels = predicted(model, pipeline)
+    labels[0] = 1 - labels[0]
+    return robustness(model, pipeline, **{"labels": labels, "attacks": FEW, "n": None, **options})
+
+
+def columns(answer: Robustness, table: str) -> Mapping[str, NDArray[Any]]:
+    return answer.tables[table].columns
+
+
+@needs_library
+def test_linear_model_in_closed_form(noisy: Pipeline) -> None:
+    model = linear()
+    linear_layer = model.net[1]
+    weight = (linear_layer.weight[1] - linear_layer.weight[0]).detach().double().numpy()
+    weight = (weight.reshape(3, -1) / np.array(STD)[:, None]).ravel()
+    x = tiny.decoded(noisy) - np.array(MEAN)[:, None, None]
+    lead = np.abs(x.reshape(N, -1) @ weight)
+    least = 255 * lead / np.abs(weight).sum()
+    rms = 255 * lead / np.linalg.norm(weight) / np.sqrt(len(weight))
+    levels = tuple(float(x) for x in np.quantile(least[1:], (0.2, 0.5, 0.8)))
+    l2 = tuple(float(x) for x in np.quantile(rms[1:], (0.2, 0.5, 0.8)))
+    attacks = (
+        Attack("fgsm", "linf", levels),
+        Attack("pgd", "linf", levels, tries=2),
+        Attack("pgd", "l2", l2, tries=2),
+    )
+    found = asked(model, noisy, attacks=attacks)
+    assert found["accuracy/clean"].value == (N - 1) / N
+    for name, norm, at, exact in (
+        ("fgsm", "linf", levels, least),
+        ("pgd", "linf", levels, least),
+        ("worst", "linf", levels, least),
+        ("pgd", "l2", l2, rms),
+        ("worst", "l2", l2, rms),
+    ):
+        shares = []
+        for level in at:
+            assert np.abs(exact - level).min() > 0.03 * level  # nobody stands on the boundary
+            right = exact > level
+            right[0] = False
+            shares.append(right.mean())
+            estimate = found[f"accuracy/{name}/{norm}/{level:g}"]
+            assert estimate.value == right.mean(), (name, norm, level)
+            assert (estimate.n, estimate.method) == (N, "Wilson")
+            assert (
+                columns(found, norm)[f"{name}/{level:g}"].tolist() == right.astype(float).tolist()
+            )
+        assert len(set(shares)) == 3
+    assert found.masking == ()
+
+
+@needs_library
+def test_each_attack_by_itself_and_the_worst_of_all(noisy: Pipeline) -> None:
+    found = asked(linear(0.5), noisy)
+    linf = columns(found, "linf")
+    least = {name: linf[f"{name}/least"] for name in ("fgsm", "pgd", "square", "noise")}
+    assert all(one[0] == 0 for one in least.values())  # it is wrong unchanged
+    assert np.array_equal(linf["worst/least"], np.min(list(least.values()), axis=0))
+    assert levels_of(FEW, "linf") == (1.0, 4.0, 64.0)
+    for name, levels in (("worst", (1, 4, 64)), ("square", (4,)), ("noise", (1, 4, 64))):
+        for level in levels:
+            expected = (linf[f"{name}/least"] > level).astype(float)
+            assert np.array_equal(linf[f"{name}/{level}"], expected)
+    assert "square/1" not in linf
+    assert (linf["noise/4"] >= linf["pgd/4"]).all()
+    assert linf["noise/4"].sum() > linf["pgd/4"].sum()
+    assert found["accuracy/worst/linf/64"].value == 0
+    assert found.masking == ()
+
+
+@needs_library
+def test_larger_balls_contain_what_was_found(noisy: Pipeline) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
+    found = asked(tiny.classifier(net), noisy, attacks=ATTACKS)
+    for attack in ATTACKS:
+        names = [f"accuracy/{attack.key}/{level:g}" for level in attack.levels]
+        values = [found["accuracy/clean"].value, *(found[name].value for name in names)]
+        assert values == sorted(values, reverse=True)
+        for level in attack.levels:
+            worst = found[f"accuracy/worst/{attack.norm}/{level:g}"].value
+            assert worst <= found[f"accuracy/{attack.key}/{level:g}"].value
+    assert found["accuracy/pgd/linf/64"].value == 0
+    assert len({m.name for m in found.measures}) == len(found.measures)
+
+
+@needs_library
+def test_masked_gradients_are_flagged_and_honest_ones_are_not(noisy: Pipeline) -> None:
+    honest = linear(0.5)
+    labels = predicted(honest, noisy)
+    assert robustness(honest, noisy, labels=labels, attacks=ATTACKS).masking == ()
+    masked = tiny.classifier(Quantized(honest.net))
+    found = robustness(masked, noisy, labels=labels, attacks=ATTACKS)
+    assert len(found.masking) >= 3
+    assert found.masking[0] == f"the gradient of the loss is exactly zero at {N} of {N} images"
+    assert any(said.startswith("Square, which uses no gradients") for said in found.masking)
+    assert any(said.startswith("random noise fools as many") for said in found.masking) or (
+        found["accuracy/pgd/linf/8"].value > 0.8
+    )
+
+
+def test_signs_of_masking_one_by_one() -> None:
+    levels = (2.0, 8.0, 64.0)
+    attacks = (
+        Attack("fgsm", "linf", levels),
+        Attack("pgd", "linf", levels),
+        Attack("square", "linf", levels[:2]),
+        Attack("noise", "linf", levels),
+    )
+    there = np.ones(10, bool)
+
+    def said(gradient: NDArray[np.bool_] = there, **least: list[float]) -> tuple[str, ...]:
+        usual: dict[str, list[float]] = {
+            "fgsm": [0, 2, 8, 8, 8, 64, 64, 64, INF, INF],
+            "pgd": [0, 2, 2, 2, 2, 8, 8, 8, 8, 64],
+            "square": [0, 8, 8, 8, 8, INF, INF, INF, INF, INF],
+            "noise": [0, 64, 64, 64, 64, 64, 64, 64, 64, 64],
+        }
+        found = {f"{key}/linf": np.array(x, float) for key, x in (usual | least).items()}
+        return signs(attacks, found, gradient)
+
+    assert said() == ()
+    one, two = there.copy(), there.copy()
+    one[3] = two[3] = two[4] = False
+    assert said(one) == ()  # one image is chance
+    assert said(two) == ("the gradient of the loss is exactly zero at 2 of 10 images",)
+    (square_wins,) = said(square=[0, 2, 2, 2, 2, 2, 2, 8, 8, INF])
+    assert square_wins == (
+        "Square, which uses no gradients, fools more images than PGD does at 2/255: 6 and 4 of 9"
+    )
+    assert said(square=[0, 2, 2, 2, 2, 2, 8, 8, 8, INF]) == ()  # by one image
+    (fgsm_wins,) = said(fgsm=[0, 2, 2, 2, 2, 2, 2, 2, 8, 8])
+    assert fgsm_wins == (
+        "FGSM, a single step, fools more images than PGD does at 2/255: 7 and 4 of 9"
+    )
+    (noise_wins,) = said(noise=[0, 2, 2, 2, 2, 64, 64, 64, 64, 64])
+    assert noise_wins == ("random noise fools as many images as PGD does at 2/255: 4 and 4 of 9")
+    (left,) = said(pgd=[0, 2, 2, 2, 2, 8, 8, 8, INF, INF])
+    assert left == (
+        "PGD leaves 2 of 9 images right at 64/255, where hardly anything of a picture has to be "
+        "left"
+    )
+    assert said(pgd=[0, 2, 2, 2, 2, 8, 8, 8, 8, INF]) == ()
+    # A model that nothing but a large change fools is no sign of anything.
+    robust = [0, *[64.0] * 9]
+    never = [0, *[INF] * 9]
+    assert said(pgd=robust, fgsm=robust, square=never, noise=never) == ()
+    assert signs((), {}, there) == ()
+
+
+@needs_library
+def test_neither_batches_nor_a_cache_change_anything(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A small image has a larger part: 4 of these.
+    monkeypatch.setattr(module, "PART", 0.5)
+    keep = tiny.Kept()
+    whole = asked(linear(), loader(tmp_path, batch_size=4), keep=keep)
+    expected = [
+        f"{part}-{at}"
+        for part in ("unchanged", "fgsm-linf", "pgd-linf", "square-linf", "noise-linf", "pgd-l2")
+        for at in range(3)
+    ]
+    assert keep.computed == expected
+    again = asked(linear(), loader(tmp_path, batch_size=4), keep=keep)
+    assert keep.computed == expected
+    other = asked(linear(), loader(tmp_path, batch_size=2))
+    half = asked(linear(), loader(tmp_path, batch_size=3, dtype=torch.bfloat16))
+    for found in (again, other, half):
+        for name, table in whole.tables.items():
+            assert np.array_equal(found.tables[name].index, table.index)
+            for column, values in table.columns.items():
+                assert np.array_equal(columns(found, name)[column], values), (name, column)
+        assert [a.index for a in found.adversaries] == [a.index for a in whole.adversaries]
+    assert keep.settings["pgd-linf-1"]["images"] == [4, 5, 6, 7]
+
+
+@needs_library
+def test_a_seed_chooses_images_and_draws(noisy: Pipeline) -> None:
+    labels = predicted(linear(), noisy)
+    labels[2] = -1
+    tables = [
+        robustness(linear(), noisy, labels=labels, attacks=FEW, n=5, seed=seed).tables["linf"]
+        for seed in (0, 0, 1)
+    ]
+    first, same, other = (table.index.tolist() for table in tables)
+    assert first == same != other
+    assert all(2 not in table.index for table in tables)
+    for name, column in tables[0].columns.items():
+        assert np.array_equal(tables[1].columns[name], column)
+
+
+@needs_library
+def test_what_is_shown(noisy: Pipeline) -> None:
+    model = linear()
+    found = asked(model, noisy)
+    least = columns(found, "linf")["pgd/least"]
+    x = torch.from_numpy(tiny.decoded(noisy)).float()
+    mean, std = (torch.tensor(v)[:, None, None] for v in (MEAN, STD))
+    labels = predicted(model, noisy)
+    assert len(found.adversaries) == module.SHOWN
+    assert [a.level for a in found.adversaries] == sorted(least[least > 0])[: module.SHOWN]
+    for one in found.adversaries:
+        assert one.level == least[one.index]
+        assert np.abs(one.change).max() * 255 <= one.level * 1.001
+        changed = x[one.index] + torch.from_numpy(one.change).permute(2, 0, 1)
+        after = int(model(((changed - mean) / std)[None])[1].argmax())
+        assert after != labels[one.index]
+        before = rf"class {labels[one.index]} ("
+        assert one.lines[0].startswith(before)
+        assert f"→ class {after} (" in one.lines[0]
+    # Right unchanged, wrong in the worst colours: even rows of the stub, but for the first.
+    assert [example.index for example in found.examples] == [8, 6, 4, 2]
+    assert found.examples[0].factors == (1.4, 0.6, 1.2, 0.1)
+    assert "by 9 in logits" in found.examples[0].lines[0]
+    assert found["photometric/worst"].value == pytest.approx(4 / 9)
+    assert found["photometric/random"].value == pytest.approx(0.5)
+
+
+def test_nothing_is_known_to_be_right(noisy: Pipeline) -> None:
+    keep = tiny.Kept()
+    with pytest.raises(UserError, match="robustness: what is right is known of no image in "):
+        robustness(linear(), noisy, labels=np.full(N, -1), keep=keep)
+    assert keep.computed == []
+
+
+def test_no_library(noisy: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchattacks", None)
+    found = robustness(linear(), noisy, n=None)
+    assert found.attacks == ()
+    assert "pip install --no-deps torchattacks" in found.left_out[0]
+    # What needs no library is answered.
+    assert {m.name for m in found.measures} == {
+        "accuracy/clean", "photometric/random", "photometric/worst",
+    }  # fmt: skip
+    assert "Within the box" in str(page({"m": found}, noisy))
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def page(answers: Mapping[str, Robustness], pipeline: Pipeline) -> Any:
+    models = tuple(
+        Evaluated(
+            name=name,
+            answers={"robustness": answer},
+            left_out={},
+            picture=Viewer(linear(), pipeline).picture,
+            facts={},
+        )
+        for name, answer in answers.items()
+    )
+    (question,) = questions(
+        Evaluation(
+            models=models,
+            comparisons=(),
+            metadata={},
+            image_name=lambda i: f"<b>/{i}.png",
+            class_name=lambda i: "<b>",
+        )
+    )
+    return sections_robustness.section(question)
+
+
+@needs_library
+def test_the_section_of_one_model(noisy: Pipeline) -> None:
+    answer = asked(linear(), noisy, attacks=ATTACKS)
+    section = page({"one": answer}, noisy)
+    (said,) = section.said
+    text = " ".join(said.sentences).replace("\u00a0", " ")
+    for level, name in (
+        ("1/255, a single", "linf/1"),
+        ("RMS 0.25/255 (a length of 0.014", "l2/0.25"),
+    ):
+        value = answer[f"accuracy/worst/{name}"].value
+        assert level in text
+        assert f"{100 * value:.0f} % of the images are still right" in text
+    assert "of 89 % (57 to 98 %) unattacked" in text
+    assert "random colours" in text
+    assert "masked" not in text
+    assert said.more == ("No sign of masked gradients was seen.",)
+    linf, l2, photometric = section.charts
+    assert [chart.title.split(",")[0] for chart in linf.charts] == [
+        "Worst of all", "FGSM", "PGD", "Square", "Random noise",
+    ]  # fmt: skip
+    square = answer["accuracy/square/linf/2"].value
+    assert linf.charts[3].caption.replace("\u00a0", " ") == f"At 2/255: {100 * square:.0f} %"
+    assert len(l2.charts) == len(photometric.charts) == 1
+    adversaries, colours = section.galleries
+    shots = adversaries.cards[0].shots
+    assert [shot.caption.split(" ")[0] for shot in shots] == ["unchanged", "changed", "the"]
+    assert len({shot.uri for shot in shots}) == 3
+    assert len(colours.cards) == 4
+
+
+@needs_library
+def test_the_section_of_two_models_one_of_which_is_masked(noisy: Pipeline) -> None:
+    honest = linear(0.5)
+    labels = predicted(honest, noisy)
+    answers = {
+        name: robustness(model, noisy, labels=labels)
+        for name, model in (
+            ("honest", honest),
+            ("masked", tiny.classifier(Quantized(honest.net))),
+        )
+    }
+    section = page(answers, noisy)
+    first, second = section.said
+    assert not any("masked" in sentence for sentence in first.sentences)
+    assert "Its gradients seem to be masked" in second.sentences[-1]
+    assert f"exactly zero at {N} of {N} images" in second.sentences[-1]
+    assert second.more == ()
+    assert "honest" in section.charts[0].charts[0].caption
+    assert any(gallery.title.endswith(": honest") for gallery in section.galleries)

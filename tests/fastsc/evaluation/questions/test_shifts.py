@@ -1,0 +1,463 @@
+"""Shifts against the library called directly, closed forms of casts, and distances of pixels."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+
+from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.questions.shifts import question as module
+from fastsc.evaluation.questions.shifts.corruptions import (
+    CORRUPTIONS,
+    GROUPS,
+    KINDS,
+    SEVERITIES,
+    WITHOUT_DEGREES,
+    case_name,
+    gained,
+    sepia,
+    severities_of,
+    shift,
+)
+from fastsc.evaluation.questions.shifts.question import Shifts, shifts
+from fastsc.evaluation.report import sections, sections_shifts
+from fastsc.evaluation.report.page import render
+from fastsc.evaluation.report.parts import questions
+from fastsc.evaluation.results.answers import Rows
+from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
+from fastsc.pipelines import Pipeline, build, keyed, scan
+from fastsc.pipelines.errors import UserError
+from tests.fastsc.evaluation import tiny
+
+ic = pytest.importorskip("imagecorruptions", reason="pip install imagecorruptions-imaug")
+
+SIDE = 32
+N = 5
+CORRUPTED = tuple(kind for kinds in CORRUPTIONS.values() for kind in kinds)
+CASTS = GROUPS["colour"]
+
+
+def picture(number: int, side: int = SIDE) -> Any:
+    """(side, side, 3) uint8: smooth, with every level in it."""
+    rng = np.random.default_rng(number)
+    small = Image.fromarray(rng.integers(0, 256, (4, 4, 3), np.uint8))
+    return np.array(small.resize((side, side), Image.Resampling.BICUBIC))
+
+
+def key_of(seed: int, index: int, kind: str, severity: int) -> Any:
+    digest = hashlib.sha256(f"{seed}/{index}/{kind}/{severity}".encode()).digest()
+    return [int.from_bytes(digest[at : at + 4], "little") for at in range(0, 32, 4)]
+
+
+def loader(root: Path, n: int = N, side: int = SIDE, **options: Any) -> Pipeline:
+    """n smooth pictures in two class folders, shown as they are."""
+    for i in range(n):
+        folder = root / "ab"[i % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture(i, side)).save(folder / f"{i:02d}.png")
+    chosen: dict[str, Any] = {"batch_size": 2, "val_crop": 1.0}
+    chosen |= {"mean": tiny.NO_MEAN, "std": tiny.NO_STD} | options
+    return build("memory", scan(root), resolution=side, train=False, workers=1, **chosen)
+
+
+def flat(n_classes: int = 3, side: int = SIDE) -> Classifier:
+    """Features are the pixels on [0, 1]."""
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * side * side, n_classes))
+    return Classifier(net, "flat", Preprocessing(resolution=side, resize=side))
+
+
+# --- what is done to a picture -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", CORRUPTED)
+@pytest.mark.parametrize("severity", [1, 5])
+def test_corruptions_are_the_librarys_own(kind: str, severity: int) -> None:
+    pixels = picture(1)
+    kept = pixels.copy()
+    key = key_of(7, 3, kind, severity)
+    own = {"seed": key[0]} if kind in ("impulse_noise", "glass_blur") else {}
+    np.random.seed(key)  # noqa: NPY002
+    expected = ic.corrupt(pixels, severity, kind, **own)
+    np.random.seed(5)  # noqa: NPY002
+    found = shift(pixels, kind, severity, index=3, seed=7)
+    after = np.random.random()  # noqa: NPY002
+    assert np.array_equal(found, expected)
+    assert not np.array_equal(found, pixels)
+    assert np.array_equal(pixels, kept)
+    np.random.seed(5)  # noqa: NPY002
+    assert after == np.random.random()  # noqa: NPY002  # as if nothing had been drawn
+
+
+def test_casts_in_closed_form() -> None:
+    pixels = picture(2)
+    x = pixels.astype(np.float64)
+
+    def near(kind: str, severity: int, expected: Any, most: float = 0.51) -> None:
+        found = shift(pixels, kind, severity, index=0)
+        assert found.dtype == np.uint8
+        away = abs(found.astype(np.float64) - np.clip(expected, 0, 255))
+        assert away.max() <= most, (kind, severity)
+
+    for severity, gain in zip(SEVERITIES, (0.1, 0.2, 0.3, 0.4, 0.5), strict=True):
+        near("warm", severity, x * [1 + gain, 1, 1 - gain])
+        near("cool", severity, x * [1 - gain, 1, 1 + gain])
+    for severity, gamma in zip(SEVERITIES, (1.25, 1.5, 2, 2.5, 3), strict=True):
+        near("gamma_darker", severity, 255 * (x / 255) ** gamma, 1)  # truncated there
+        near("gamma_brighter", severity, 255 * (x / 255) ** (1 / gamma), 1)
+    image = Image.fromarray(pixels)
+    for severity, bits in zip(SEVERITIES, (5, 4, 3, 2, 1), strict=True):
+        near("posterize", severity, np.array(ImageOps.posterize(image, bits)), 0)
+    for severity, threshold in zip(SEVERITIES, (224, 192, 160, 128, 96), strict=True):
+        near("solarize", severity, np.array(ImageOps.solarize(image, threshold)), 0)
+    brown = np.clip(
+        x @ np.array([[0.393, 0.769, 0.189], [0.349, 0.686, 0.168], [0.272, 0.534, 0.131]]).T,
+        0, 255,
+    )  # fmt: skip
+    for severity, share in zip(SEVERITIES, (0.2, 0.4, 0.6, 0.8, 1), strict=True):
+        near("sepia", severity, x + share * (brown - x))
+    near("inversion", 5, 255 - x, 0)
+    near("grayscale", 5, np.array(image.convert("L"))[..., None].repeat(3, 2), 1)
+
+
+def test_casts_of_no_strength_change_nothing() -> None:
+    image = torch.from_numpy(picture(3)).permute(2, 0, 1)
+    assert torch.equal(gained(image, 0), image)
+    assert torch.equal(sepia(image, 0), image)
+
+
+def test_channels_are_swapped_in_all_other_orders() -> None:
+    pixels = picture(4)
+    seen = set()
+    for index in range(60):
+        found = shift(pixels, "channel_swap", 5, index=index)
+        order = tuple(
+            next(c for c in range(3) if np.array_equal(found[..., at], pixels[..., c]))
+            for at in range(3)
+        )
+        assert order == tuple(
+            ((0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))[
+                key_of(0, index, "channel_swap", 5)[0] % 5
+            ]
+        )
+        seen.add(order)
+    assert len(seen) == 5
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_draws_are_keyed_by_image_seed_and_severity(kind: str) -> None:
+    pixels = picture(5)
+    first = shift(pixels, kind, 3, index=1)
+    other = shift(pixels, kind, 3, index=2)
+    assert np.array_equal(shift(pixels, kind, 3, index=1), first)  # whatever came between
+    drawn = {
+        "gaussian_noise", "shot_noise", "impulse_noise", "glass_blur", "motion_blur", "snow",
+        "frost", "fog", "elastic_transform",
+    }  # fmt: skip
+    if kind in drawn:
+        assert not np.array_equal(other, first)
+        assert not np.array_equal(shift(pixels, kind, 3, index=1, seed=1), first)
+    elif kind != "channel_swap":
+        assert np.array_equal(other, first)
+
+
+def test_a_severity_is_more_than_the_one_before() -> None:
+    grey = np.full((64, 64, 3), 128, np.uint8)
+    for kind in CORRUPTIONS["noise"]:
+        variances = [shift(grey, kind, s, index=0).astype(float).var() for s in SEVERITIES]
+        assert (np.diff(variances) > 0).all(), kind
+    gaussian = shift(grey, "gaussian_noise", 1, index=0).astype(float)
+    assert gaussian.std() == pytest.approx(255 * 0.08, rel=0.03)
+    many = [picture(i, 64) for i in range(4)]
+    for kind in ("defocus_blur", "pixelate", "jpeg_compression", "contrast", *CASTS):
+        if kind in WITHOUT_DEGREES:
+            continue
+        apart = [
+            np.mean([abs(shift(p, kind, s, index=0).astype(float) - p) for p in many])
+            for s in SEVERITIES
+        ]
+        assert (np.diff(apart) > 0).all(), kind
+
+
+def test_kinds_and_groups_hold_together() -> None:
+    assert set(CORRUPTED) == set(ic.get_corruption_names("common"))
+    for group in CORRUPTIONS:
+        assert set(CORRUPTIONS[group]) == set(ic.get_corruption_names(group))
+    assert len(KINDS) == len(set(KINDS)) == 25
+    assert not set(KINDS) & {*GROUPS, "corruptions", "all", "clean"}  # measures share their names
+
+
+# --- the question --------------------------------------------------------------------------------
+
+
+def expected_of(model: Classifier, n: int, cases: Any, seed: int = 0) -> tuple[Any, Any, Any]:
+    """Distances between and to other images, and predictions, of all images one by one."""
+    # The loader's order: a's images, then b's.
+    files = [i for i in range(n) if i % 2 == 0] + [i for i in range(n) if i % 2 == 1]
+    pixels = [picture(i) for i in files]
+
+    def look(image: Any) -> tuple[Any, int]:
+        x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
+        features = x.flatten()
+        with torch.no_grad():
+            return features.double().numpy(), int(model.net(x[None])[0].argmax())
+
+    clean = [look(image) for image in pixels]
+    moved, predicted = {}, {"clean": [p for _, p in clean]}
+    for kind, severity in cases:
+        case = case_name(kind, severity)
+        there = [
+            look(shift(image, kind, severity, index=i, seed=seed)) for i, image in enumerate(pixels)
+        ]
+        pairs = zip(clean, there, strict=True)
+        moved[case] = [np.linalg.norm(a[0] - b[0]) for a, b in pairs]
+        predicted[case] = [p for _, p in there]
+    cycle = keyed.cycle(np.arange(n), n)
+    between = np.empty(n)
+    for a, b in zip(cycle, np.roll(cycle, -1), strict=True):
+        between[a] = np.linalg.norm(clean[a][0] - clean[b][0])
+    return between, moved, predicted
+
+
+def test_every_figure_by_hand(tmp_path: Path) -> None:
+    model = flat()
+    labels = np.array([0, 1, 2, 0, 1])
+    found = shifts(model, loader(tmp_path), labels=labels, n=None, severities=(2, 5), seed=3)
+    cases = [(kind, s) for kind in KINDS for s in severities_of(kind, (2, 5))]
+    assert len(cases) == 22 * 2 + 3
+    between, moved, predicted = expected_of(model, N, cases, seed=3)
+    right = {case: (np.array(p) == labels).astype(float) for case, p in predicted.items()}
+    table = found.tables["images"]
+    assert table.index.tolist() == list(range(N))
+    np.testing.assert_allclose(table.columns["between"], between, rtol=1e-5)
+    for case, column in moved.items():
+        np.testing.assert_allclose(table.columns[f"moved/{case}"], column, rtol=1e-5)
+        assert table.columns[f"predicted/{case}"].tolist() == predicted[case], case
+        assert found[f"accuracy/{case}"].value == right[case].mean()
+        assert found[f"accuracy/{case}"].method == "Wilson"
+        ratio = np.mean(column) / between.mean()
+        assert found[f"ds_relative/{case}"].value == pytest.approx(ratio, rel=1e-5)
+    assert found["accuracy/clean"].value == right["clean"].mean()
+    assert 0 < np.mean(list(right.values())) < 1  # or it shows nothing
+    assert 5 < sum(column != predicted["clean"] for column in predicted.values()) < len(cases)
+    # Means: of a kind over severities, of a group over kinds.
+    kinds = {
+        kind: np.mean([right[case_name(kind, s)] for s in severities_of(kind, (2, 5))])
+        for kind in KINDS
+    }
+    moves = {
+        kind: np.mean([moved[case_name(kind, s)] for s in severities_of(kind, (2, 5))])
+        for kind in KINDS
+    }
+    unions = {**GROUPS, "corruptions": CORRUPTED, "all": KINDS}
+    for kind in KINDS:
+        assert found[f"accuracy/{kind}"].value == pytest.approx(kinds[kind])
+    for group, own in unions.items():
+        value = np.mean([kinds[kind] for kind in own])
+        assert found[f"accuracy/{group}"].value == pytest.approx(value)
+        ratio = np.mean([moves[kind] for kind in own]) / between.mean()
+        assert found[f"ds_relative/{group}"].value == pytest.approx(ratio, rel=1e-5)
+    names = [measure.name for measure in found.measures]
+    assert len(names) == len(set(names))
+    assert {name.split("/")[0] for name in names} == {"accuracy", "ds_relative"}
+    assert len(names) == 1 + 7 + 22 + 47 + 7 + 47
+    assert found.chance == pytest.approx(1 / 3)
+    assert all(found[name].n == N for name in names)
+    # What is shown: one image, each kind at the middle severity of two, the larger.
+    row = table.index.tolist().index(found.image)
+    assert [(look.kind, look.severity) for look in found.looks] == [(k, 5) for k in KINDS]
+    for look in found.looks:
+        case = case_name(look.kind, 5)
+        assert look.said == f"class {predicted[case][row]}"
+        assert look.right == bool(right[case][row])
+
+
+def test_batches_parts_and_a_cache_change_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = flat()
+    whole = shifts(model, loader(tmp_path), n=None, severities=(4,))
+    monkeypatch.setattr(module, "MOST", 2)
+    keep = tiny.Kept()
+    other = loader(tmp_path, batch_size=5)
+    first = shifts(model, other, n=None, severities=(4,), keep=keep)
+    assert len(keep.computed) == 3 * (1 + 25)
+    assert keep.computed[:4] == ["clean-0", "clean-1", "clean-2", "gaussian_noise-0"]
+    assert keep.settings["fog-1"] == {"images": [2, 3], "severities": (4,), "seed": 0}
+    second = shifts(model, other, n=None, severities=(4,), keep=keep)
+    assert len(keep.computed) == 3 * (1 + 25)
+    for found in (first, second):
+        for name, column in whole.tables["images"].columns.items():
+            np.testing.assert_allclose(found.tables["images"].columns[name], column, rtol=1e-6)
+        assert found.looks == whole.looks
+
+
+def test_where_nothing_is_shifted_nothing_moves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "shift", lambda pixels, *_, **__: pixels)
+    found = shifts(flat(), loader(tmp_path), n=None)
+    assert 0 < found["accuracy/clean"].value < 1
+    for measure in found.measures:
+        same = found["accuracy/clean"].value if measure.name.startswith("accuracy") else 0
+        assert found[measure.name].value == pytest.approx(same, abs=1e-12), measure.name
+
+
+def test_only_images_with_a_right_output_are_looked_at(tmp_path: Path) -> None:
+    data, model = loader(tmp_path), flat()
+    labels = np.array([2, -1, 0, -1, 1])
+    found = shifts(model, data, labels=labels, n=None, severities=(1,))
+    assert found.tables["images"].index.tolist() == [0, 2, 4]
+    assert found.tables["images"].columns["label"].tolist() == [2, 0, 1]
+    every = shifts(model, data, n=None, severities=(1,))
+    assert every.tables["images"].columns["label"].tolist() == data.index.targets.tolist()
+    fewer = shifts(model, data, n=2, severities=(1,))
+    assert len(fewer.tables["images"]) == 2
+
+
+@pytest.mark.parametrize(("known", "of"), [(0, "none"), (1, "1")])
+def test_too_few_labels_are_a_mistake_before_anything_is_computed(
+    tmp_path: Path, known: int, of: str
+) -> None:
+    labels = np.full(N, -1)
+    labels[:known] = 0
+    keep = tiny.Kept()
+    with pytest.raises(UserError, match=f"^shifts: .* is of {of}; take a split"):
+        shifts(flat(), loader(tmp_path), labels=labels, keep=keep)
+    assert not keep.computed
+
+
+def test_without_the_library_a_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "imagecorruptions", None)
+    keep = tiny.Kept()
+    with pytest.raises(UserError, match=r"^shifts: .*; pip install imagecorruptions-imaug$"):
+        shifts(flat(), loader(tmp_path), keep=keep)
+    assert not keep.computed
+
+
+def test_small_pictures_have_casts_only(tmp_path: Path) -> None:
+    found = shifts(flat(side=28), loader(tmp_path, side=28), n=None)
+    assert found.left_out == (
+        "corruptions: they are made for 32 px and more, and the model sees 28",
+    )
+    assert found.groups == {"colour": CASTS}
+    assert "accuracy/corruptions" not in found.estimates
+    assert found["accuracy/all"].value == found["accuracy/colour"].value
+    assert found["accuracy/warm/3"].n == N
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def page_of(answers: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, str]:
+    """The section of models' answers, and the page as a whole."""
+    monkeypatch.setitem(sections.BUILDERS, "shifts", sections_shifts.section)
+    models = tuple(
+        Evaluated(name, {"shifts": answer}, {}, lambda i, _: picture(i), {})
+        for name, answer in answers.items()
+    )
+    of = Evaluation(models, (), {}, lambda i: f"a/{i}<b>.png", lambda i: "a")
+    (question,) = questions(of)
+    return sections_shifts.section(question), render(of)
+
+
+@pytest.fixture(scope="module")
+def answer(tmp_path_factory: pytest.TempPathFactory) -> Shifts:
+    model = flat()
+    model.classes = ("<i>ant", "<i>dog", "<i>cow")
+    return shifts(model, loader(tmp_path_factory.mktemp("data")), n=None, severities=(1, 3))
+
+
+def test_what_the_page_says(answer: Shifts, monkeypatch: pytest.MonkeyPatch) -> None:
+    section, html = page_of({"m": answer}, monkeypatch)
+    said = [text.replace("\u00a0", " ") for text in section.said[0].sentences]
+    value = answer["accuracy/corruptions"].value
+    assert said[0].startswith("Over 15 kinds of corruption at severities 1 and 3, ")
+    shown = float(said[0].split("severities 1 and 3, ")[1].split(" %")[0])
+    assert shown == pytest.approx(100 * value, abs=6)
+    assert "n = 5) of answers are right, against " in said[0]
+    assert said[0].endswith(" unchanged.")
+    assert said[1].startswith("Over 10 colour casts that are none of the four changes, ")
+    kinds = {kind: answer[f"accuracy/{kind}"].value for kind in KINDS}
+    worst = min(kinds, key=lambda kind: kinds[kind])
+    assert said[2].startswith(f"Worst is {sections_shifts.kind_words(worst)}")
+    assert "Guessing would be right in 33.3" in section.beside
+    words = {row[-1].text: row[0].text for table in section.tables for row in table.rows}
+    assert set(words) == {measure.name for measure in answer.measures}
+    assert words["accuracy/brightness/3"] == "added brightness, severity 3"  # not ±300 %
+    assert words["accuracy/channel_swap"] == "swapped channels"
+    assert words["ds_relative/colour"] == "colour casts"
+    assert len(section.charts[0].charts) == 2
+    assert "<i>" not in html  # a class's name, in the lines under the pictures
+    assert "&lt;i&gt;dog" in html
+
+
+def test_the_worst_kind_and_its_worst_severity(
+    answer: Shifts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    columns = dict(answer.tables["images"].columns)
+    for name in columns:
+        if name.startswith("correct"):
+            columns[name] = np.ones(N)
+    columns |= {"correct/fog": np.full(N, 0.6), "correct/fog/1": np.ones(N)}
+    columns["correct/fog/3"] = np.array([1.0, 0, 0, 0, 0])
+    rows = Rows(answer.tables["images"].index, columns)
+    section, _ = page_of({"m": replace(answer, tables={"images": rows})}, monkeypatch)
+    said = section.said[0].sentences[2].replace("\u00a0", " ")
+    assert (
+        said == "Worst is fog over its severities: 60.0 % (60.0 to 60.0 %), and 20 % at severity 3."
+    )
+
+
+def test_pictures_are_those_that_the_model_saw(
+    answer: Shifts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shown: list[Any] = []
+    kept = sections_shifts.data_uri
+
+    def data_uri(pixels: Any) -> str:
+        shown.append(pixels)
+        return kept(pixels)
+
+    monkeypatch.setattr(sections_shifts, "data_uri", data_uri)
+    section, _ = page_of({"m": answer}, monkeypatch)
+    (gallery,) = section.galleries
+    assert [len(card.shots) for card in gallery.cards] == [4, 5, 5, 5, 11]
+    first = shown[: 25 + 5]
+    assert np.array_equal(first[0], picture(answer.image))
+    fog = shift(picture(answer.image), "fog", 3, index=answer.image, seed=answer.seed)
+    assert any(np.array_equal(fog, one) for one in first)
+    lines = [card.lines[0] for card in gallery.cards]
+    wrong = [look for look in answer.looks if not look.right]
+    for look in wrong:
+        assert any(
+            f"{sections_shifts.kind_words(look.kind)} ({look.said})" in line for line in lines
+        )
+    assert sum(line.count("(") for line in lines) == len(wrong)
+
+
+def test_several_models_and_missing_parts(answer: Shifts, monkeypatch: pytest.MonkeyPatch) -> None:
+    casts = replace(
+        answer,
+        groups={"colour": CASTS},
+        measures=tuple(m for m in answer.measures if m.columns[0].startswith(("correct/warm",))),
+        image=answer.image + 1,
+    )
+    section, html = page_of({"whole": answer, "part": casts}, monkeypatch)
+    assert len(section.said) == 2
+    assert section.galleries[0].cards[0].lines[1] == "part: not asked about this picture"
+    assert len(section.charts[1].charts) == 2
+    assert "warm" in html
+    first, _ = page_of({"part": replace(casts, measures=(), looks=())}, monkeypatch)
+    assert not first.galleries
+    assert first.said[0].sentences == ()
