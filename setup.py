@@ -50,7 +50,7 @@ setup(
     packages=find_packages(include=["fastsc", "fastsc.*"]),
     package_data={
         "fastsc": ["py.typed", "recipes/*.yaml"],
-        "fastsc.reproduction": ["*.j2", "studies/*.yaml"],
+        "fastsc.reproduction": ["page/*.j2", "studies/*.yaml"],
         "fastsc.evaluation": ["report/*.j2", "report/*.css", "report/*.js"],
     },
     python_requires=">=3.11",

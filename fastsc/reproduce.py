@@ -75,7 +75,7 @@ def _main(args: argparse.Namespace, more: list[str]) -> int:
     # Imported here: torch alone takes seconds, and --help should not wait for it.
     from rich.console import Console
 
-    from fastsc.reproduction.page import write_docs
+    from fastsc.reproduction.page.document import write_docs
 
     if args.study == "page":
         write_docs(RECORDS, args.out or DOCS)

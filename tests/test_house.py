@@ -142,7 +142,7 @@ def test_sdist_and_wheel_hold_every_module_once(copy: Path) -> None:
     assert max(names.values()) == 1
     assert {name for name in top if not name.endswith(".dist-info")} == {"fastsc"}
     assert "fastsc/py.typed" in names
-    folders = ("recipes/*.yaml", "reproduction/studies/*.yaml", "reproduction/*.j2")
+    folders = ("recipes/*.yaml", "reproduction/studies/*.yaml", "reproduction/page/*.j2")
     wanted = [path for folder in folders for path in (ROOT / "fastsc").glob(folder)]
     assert {str(path.relative_to(ROOT)) for path in wanted} <= given
     assert any(name.endswith("LICENSE") for name in names)

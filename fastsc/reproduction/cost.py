@@ -9,8 +9,8 @@ from statistics import median
 from rich.table import Table
 
 from fastsc.reproduction.records import Record
+from fastsc.reproduction.runner import Task
 from fastsc.reproduction.study import Rate, Study
-from fastsc.reproduction.sweep import Task
 
 
 @dataclass(frozen=True)

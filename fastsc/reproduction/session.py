@@ -17,10 +17,10 @@ from fastsc.pipelines import scan
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction.cost import cost_table, speeds_of
 from fastsc.reproduction.images import limited, share
-from fastsc.reproduction.page import write_page
+from fastsc.reproduction.page.document import write_page
 from fastsc.reproduction.records import Record, all_records, science
+from fastsc.reproduction.runner import FailedError, Sweep, Task, check_out
 from fastsc.reproduction.study import Study, load_study
-from fastsc.reproduction.sweep import FailedError, Sweep, Task, check_out
 from fastsc.run.resume import plain_options
 
 SMALLEST_BATCH = 2

@@ -9,7 +9,7 @@ import pytest
 from fastsc import reproduce
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.claims import CLAIMS
-from fastsc.reproduction.page import AGAIN, write_docs
+from fastsc.reproduction.page.document import AGAIN, write_docs
 from fastsc.reproduction.records import read_records, science
 from fastsc.reproduction.study import load_study
 from tests.fastsc.reproduction.test_page import IMAGE, texts

@@ -13,13 +13,13 @@ import pytest
 from fastsc import reproduce
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
-from fastsc.reproduction.page import write_docs, write_page
+from fastsc.reproduction.page.document import write_docs, write_page
 from fastsc.reproduction.records import write_record
 from fastsc.reproduction.study import load_study, parse_study
 from tests.fastsc.reproduction.made import made, runs
 from tests.fastsc.reproduction.test_study import GRID, grid
 
-SOURCES = Path(reproduce.__file__).parent / "reproduction"
+SOURCES = Path(reproduce.__file__).parent / "reproduction" / "page"
 IMAGE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
 STUDY = parse_study(
     grid(groups={"alpha": ["both", "default", "strong"], "target": ["t"],
@@ -55,7 +55,7 @@ def test_no_result_is_typed_into_the_prose() -> None:
     """Decimal fractions in the template and in the code's words are none but names of papers."""
     strings = [(SOURCES / "page.md.j2").read_text()]
     strings += [text for study in map(load_study, STUDIES) for text in (study.reason, study.chosen)]
-    for name in ("page", "parts", "settings", "account", "tables", "words", "drawn"):
+    for name in ("document", "parts", "settings", "account", "tables", "words", "drawn"):
         tree = ast.parse((SOURCES / f"{name}.py").read_text())
         docs = {
             ast.get_docstring(node, clean=False)

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fastsc import reproduce
+from tests.fastsc.reproduction.test_runner import ARMS, OPTIONS
 from tests.fastsc.reproduction.test_study import grid
-from tests.fastsc.reproduction.test_sweep import ARMS, OPTIONS
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import yaml
 from fastsc.config.options import parse
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
+from fastsc.reproduction.runner import words
 from fastsc.reproduction.study import load_study, parse_study
-from fastsc.reproduction.sweep import words
 from fastsc.run.resume import plain_options
 
 GRID = {

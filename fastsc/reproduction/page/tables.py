@@ -6,11 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from fastsc.reproduction.claims import RELATIVE, Effect, Goal, Records, over, values_of
-from fastsc.reproduction.records import Record
-from fastsc.reproduction.seeds import mean_over, prediction
-from fastsc.reproduction.study import Study
-from fastsc.reproduction.sweep import words
-from fastsc.reproduction.words import (
+from fastsc.reproduction.page.words import (
     EQUAL,
     NONE,
     count,
@@ -22,6 +18,10 @@ from fastsc.reproduction.words import (
     reached,
     table,
 )
+from fastsc.reproduction.records import Record
+from fastsc.reproduction.runner import words
+from fastsc.reproduction.seeds import mean_over, prediction
+from fastsc.reproduction.study import Study
 
 
 def present(study: Study, runs: Records, names: Iterable[str] | None = None) -> list[str]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from fastsc.reproduction import drawn
 from fastsc.reproduction.claims import CLAIMS, Effect, Records, effects_of, over
+from fastsc.reproduction.page import drawn
+from fastsc.reproduction.page.settings import Show, groups, over_alpha, recommended
+from fastsc.reproduction.page.tables import effects_table, method_of, present
+from fastsc.reproduction.page.words import Part, Shown, count, figure, listed, seeds_of
 from fastsc.reproduction.seeds import Verdict
-from fastsc.reproduction.settings import Show, groups, over_alpha, recommended
 from fastsc.reproduction.study import Study
-from fastsc.reproduction.tables import effects_table, method_of, present
-from fastsc.reproduction.words import Part, Shown, count, figure, listed, seeds_of
 
 
 def parts_of(study: Study, runs: Records, figures: dict[str, str]) -> Iterator[Part]:

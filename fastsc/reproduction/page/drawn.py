@@ -21,11 +21,11 @@ from fastsc.reproduction.claims import (
     number_of,
     over,
 )
+from fastsc.reproduction.page.tables import present
+from fastsc.reproduction.page.words import count, effect, signed
 from fastsc.reproduction.records import Record
 from fastsc.reproduction.seeds import Over
 from fastsc.reproduction.study import Study
-from fastsc.reproduction.tables import present
-from fastsc.reproduction.words import count, effect, signed
 from fastsc.training.alpha import TOLERANCE, near
 
 KINDS = tuple(STRENGTHS)

@@ -14,19 +14,19 @@ from fastsc.cli.packages import needed
 from fastsc.evaluation.results.store import write_text
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
-from fastsc.reproduction.account import commands_of, failures_of, machines_of, not_run
 from fastsc.reproduction.claims import Records, goals_of
-from fastsc.reproduction.parts import parts_of
-from fastsc.reproduction.records import Record, read_records
-from fastsc.reproduction.study import Study, load_study
-from fastsc.reproduction.tables import (
+from fastsc.reproduction.page.account import commands_of, failures_of, machines_of, not_run
+from fastsc.reproduction.page.parts import parts_of
+from fastsc.reproduction.page.tables import (
     arms_table,
     goals_table,
     method_of,
     replication_table,
     setting_of,
 )
-from fastsc.reproduction.words import Part, count, listed
+from fastsc.reproduction.page.words import Part, count, listed
+from fastsc.reproduction.records import Record, read_records
+from fastsc.reproduction.study import Study, load_study
 
 PAGE = "reproduction.md"
 AGAIN = "replications"
@@ -130,7 +130,9 @@ def _write(
         jinja2.Environment(
             undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
         )  # Markdown, of our own records
-        .from_string((resources.files("fastsc.reproduction") / "page.md.j2").read_text("utf-8"))
+        .from_string(
+            (resources.files("fastsc.reproduction.page") / "page.md.j2").read_text("utf-8")
+        )
         .render(
             studies=written,
             failures=failures_of(studies),

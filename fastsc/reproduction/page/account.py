@@ -17,11 +17,11 @@ from fastsc.reproduction.claims import (
     number_of,
 )
 from fastsc.reproduction.cost import Cost, Speed, cost_of, hours, hours_of, speeds_of
+from fastsc.reproduction.page.tables import present, relative_of
+from fastsc.reproduction.page.words import EQUAL, NONE, count, effect, goal, table
+from fastsc.reproduction.runner import Task
 from fastsc.reproduction.seeds import LEVEL
 from fastsc.reproduction.study import Study
-from fastsc.reproduction.sweep import Task
-from fastsc.reproduction.tables import present, relative_of
-from fastsc.reproduction.words import EQUAL, NONE, count, effect, goal, table
 from fastsc.training.alpha import near
 
 CHANCE = (1 - LEVEL) / 2  # that an interval lies on one side without an effect

@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 
-from fastsc.reproduction import drawn
 from fastsc.reproduction.claims import RELATIVE, TOP1, Measure, Records, effect_of, number_of, over
-from fastsc.reproduction.study import Study
-from fastsc.reproduction.tables import method_of, present, relative_of
-from fastsc.reproduction.words import (
+from fastsc.reproduction.page import drawn
+from fastsc.reproduction.page.tables import method_of, present, relative_of
+from fastsc.reproduction.page.words import (
     NONE,
     Part,
     Shown,
@@ -20,6 +19,7 @@ from fastsc.reproduction.words import (
     signed,
     table,
 )
+from fastsc.reproduction.study import Study
 
 Show = Callable[[str, drawn.Picture | None], tuple[Shown, ...]]
 

@@ -14,8 +14,8 @@ import torch
 
 from fastsc.pipelines.errors import UserError
 from fastsc.reproduction.records import read_records
+from fastsc.reproduction.runner import FailedError, Sweep
 from fastsc.reproduction.study import parse_study
-from fastsc.reproduction.sweep import FailedError, Sweep
 from fastsc.run.checkpoint import load_safetensors
 from fastsc.run.log import read_log
 from tests.fastsc.reproduction.test_study import GRID, grid
