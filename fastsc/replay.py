@@ -142,7 +142,7 @@ def _write(out: Path, rebuilt: Rebuilt, run: Path) -> list[str]:
     """
     import numpy as np
 
-    from fastsc.contact_sheet import draw_sheets
+    from fastsc.plotting.contact_sheet import draw_sheets
     from fastsc.replaying.export import arrays, pairs, titles
 
     place = out.resolve()  # a link stays one

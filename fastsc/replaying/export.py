@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fastsc.contact_sheet import Pair
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
+from fastsc.plotting.contact_sheet import Pair
 from fastsc.replaying.rebuild import Rebuilt
 
 MAX_ROWS = 10  # of the table

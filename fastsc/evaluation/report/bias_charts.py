@@ -11,12 +11,12 @@ from markupsafe import Markup
 from fastsc.evaluation.questions.bias.axes import WHATS, Dependence, What
 from fastsc.evaluation.questions.bias.colour_bias import CHANCE, FOLDERS
 from fastsc.evaluation.questions.bias.question import Bias
-from fastsc.evaluation.report.charts import Axes, Dots, dots
+from fastsc.evaluation.report.charts import Axes, Dots, dots, legend
 from fastsc.evaluation.report.parts import Chart, Charts, Question
-from fastsc.evaluation.report.svg import INK, MUTED, draw, legend, series
 from fastsc.evaluation.report.words import PERCENT, PLAIN, SPACE, strength_text, value_of
 from fastsc.evaluation.results.statistics import Estimate
 from fastsc.evaluation.views import KINDS
+from fastsc.plotting.inline import INK, MUTED, draw, series
 
 PROBES = {
     "probe/colour": "colour, features",

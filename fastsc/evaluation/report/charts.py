@@ -11,8 +11,9 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from fastsc.evaluation.report.svg import FONT_SIZE, INK, MUTED, draw, line_of, series
+from fastsc.evaluation.report.parts import Key, Question
 from fastsc.evaluation.results.statistics import Estimate
+from fastsc.plotting.inline import FONT_SIZE, INK, MUTED, draw, line_of, series, swatch
 
 Floats = NDArray[np.float64]
 BAND = 0.18  # opacity
@@ -282,3 +283,10 @@ def _plain_log(axis: Any) -> None:
 def _short(name: str, most: int = 22) -> str:
     """A long name's end, which tells it from its neighbours."""
     return name if len(name) <= most else "…" + name[1 - most :]
+
+
+def legend(question: Question) -> tuple[Key, ...]:
+    """The models' lines and names; nothing where there is one model."""
+    if question.alone:
+        return ()
+    return tuple(Key(swatch(asked.slot), asked.model.name) for asked in question.asked)

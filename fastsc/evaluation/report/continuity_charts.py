@@ -13,11 +13,11 @@ from fastsc.evaluation.report.charts import (
     Dots,
     curve_of,
     dots,
+    legend,
     over_strength,
     survival,
 )
 from fastsc.evaluation.report.parts import Asked, Chart, Charts, Question
-from fastsc.evaluation.report.svg import legend
 from fastsc.evaluation.report.words import (
     PERCENT,
     PLAIN,

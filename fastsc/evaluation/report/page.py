@@ -12,9 +12,9 @@ from fastsc.cli.packages import needed
 from fastsc.evaluation.report.method import INTERVALS, definitions, flattened
 from fastsc.evaluation.report.parts import Section
 from fastsc.evaluation.report.sections import left_out, sections
-from fastsc.evaluation.report.svg import swatch, unique_ids
 from fastsc.evaluation.report.words import listed
 from fastsc.evaluation.results.evaluated import Evaluation
+from fastsc.plotting.inline import swatch, unique_ids
 from fastsc.run.checkpoint import write_atomically
 
 HERE = Path(__file__).parent

@@ -21,7 +21,6 @@ from fastsc.evaluation.report.parts import (
     Section,
 )
 from fastsc.evaluation.report.pictures import gallery, shot, title_of
-from fastsc.evaluation.report.svg import dot, star
 from fastsc.evaluation.report.tables import tables, verdicts
 from fastsc.evaluation.report.words import (
     PLAIN,
@@ -32,6 +31,7 @@ from fastsc.evaluation.report.words import (
     spoken,
     value_of,
 )
+from fastsc.plotting.inline import dot, star
 
 SHOWN_VIEWS = 5
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsc.evaluation.report.charts import Axes, Dots, dots
+from fastsc.evaluation.report.charts import Axes, Dots, dots, legend
 from fastsc.evaluation.report.parts import (
     Asked,
     Card,
@@ -22,7 +22,6 @@ from fastsc.evaluation.report.parts import (
     said_by,
 )
 from fastsc.evaluation.report.pictures import CARDS, CARDS_EACH, data_uri, shot, title_of
-from fastsc.evaluation.report.svg import legend
 from fastsc.evaluation.report.tables import tables, verdicts
 from fastsc.evaluation.report.words import (
     PERCENT,

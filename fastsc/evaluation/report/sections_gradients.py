@@ -6,13 +6,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from fastsc.evaluation.report.charts import Axes, Dots, Sample, dots, shares
+from fastsc.evaluation.report.charts import Axes, Dots, Sample, dots, legend, shares
 from fastsc.evaluation.report.parts import Chart, Charts, Key, Question, Section, said_by
 from fastsc.evaluation.report.pictures import gallery
-from fastsc.evaluation.report.svg import dashes, legend
 from fastsc.evaluation.report.tables import tables, verdicts
 from fastsc.evaluation.report.words import PLAIN, SPACE, interval_of, listed, spoken, value_of
 from fastsc.evaluation.results.answers import Answer
+from fastsc.plotting.inline import dashes
 
 KINDS = ("brightness", "contrast", "saturation", "hue")
 

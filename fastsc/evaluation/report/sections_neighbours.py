@@ -7,10 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsc.evaluation.report.charts import Axes, Dots, Sample, dots, shares
+from fastsc.evaluation.report.charts import Axes, Dots, Sample, dots, legend, shares
 from fastsc.evaluation.report.parts import Asked, Chart, Charts, Question, Said, Section
 from fastsc.evaluation.report.pictures import gallery
-from fastsc.evaluation.report.svg import legend
 from fastsc.evaluation.report.tables import tables, verdicts
 from fastsc.evaluation.report.words import PERCENT, SPACE, interval_of, value_of
 from fastsc.evaluation.results.answers import Answer

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastsc.evaluation.questions.robustness.attacks import Attack, Norm, radius
-from fastsc.evaluation.report.charts import Axes, Curve, Dots, dots, over_strength
+from fastsc.evaluation.report.charts import Axes, Curve, Dots, dots, legend, over_strength
 from fastsc.evaluation.report.parts import (
     Asked,
     Card,
@@ -33,7 +33,6 @@ from fastsc.evaluation.report.pictures import (
     gallery,
     title_of,
 )
-from fastsc.evaluation.report.svg import legend
 from fastsc.evaluation.report.tables import tables, verdicts
 from fastsc.evaluation.report.words import PERCENT, SPACE, box_text, interval_of, listed, value_of
 from fastsc.evaluation.results.answers import Answer

@@ -14,7 +14,7 @@ from fastsc.evaluation.questions.shifts.corruptions import (
     shift,
 )
 from fastsc.evaluation.questions.shifts.question import Look, Shifts
-from fastsc.evaluation.report.charts import Axes, Dots, dots
+from fastsc.evaluation.report.charts import Axes, Dots, dots, legend
 from fastsc.evaluation.report.parts import (
     Asked,
     Card,
@@ -29,7 +29,6 @@ from fastsc.evaluation.report.parts import (
     said_by,
 )
 from fastsc.evaluation.report.pictures import data_uri, title_of
-from fastsc.evaluation.report.svg import INK, MUTED, draw, legend, series
 from fastsc.evaluation.report.tables import tables, verdicts
 from fastsc.evaluation.report.words import (
     PERCENT,
@@ -42,6 +41,7 @@ from fastsc.evaluation.report.words import (
     value_of,
 )
 from fastsc.evaluation.results.answers import Answer
+from fastsc.plotting.inline import INK, MUTED, draw, series
 
 GROUPS = {
     "clean": "unchanged", "noise": "noise", "blur": "blur", "weather": "weather",

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from fastsc.evaluation.report.charts import Axes, Dots, dots
+from fastsc.evaluation.report.charts import Axes, Dots, dots, legend
 from fastsc.evaluation.report.parts import (
     Asked,
     Cell,
@@ -18,7 +18,6 @@ from fastsc.evaluation.report.parts import (
     Table,
     said_by,
 )
-from fastsc.evaluation.report.svg import legend
 from fastsc.evaluation.report.tables import tables, verdicts
 from fastsc.evaluation.report.words import (
     PERCENT,

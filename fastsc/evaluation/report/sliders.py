@@ -12,11 +12,11 @@ from markupsafe import Markup
 from numpy.typing import NDArray
 
 from fastsc.cli.packages import needed
-from fastsc.evaluation.report.svg import swatch
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.sliders import Grid, Positions
 from fastsc.evaluation.views import KINDS
 from fastsc.kernels.colour import IDENTITY
+from fastsc.plotting.inline import swatch
 
 HERE = Path(__file__).parent
 

@@ -5,6 +5,7 @@ says what a figure finds (its title), what its axes show, and how many seeds sta
 label; nothing here knows of records or studies.
 """
 
+from fastsc.plotting.sheet import Colour, Mark, Marker
 from fastsc.reproduction.figures.effects import Effect, Section, effects
 from fastsc.reproduction.figures.groups import Series, bars, by_perturbation
 from fastsc.reproduction.figures.lines import (
@@ -17,7 +18,6 @@ from fastsc.reproduction.figures.lines import (
     trajectories,
 )
 from fastsc.reproduction.figures.plane import Goal, Point, Role, plane
-from fastsc.reproduction.figures.svg import Colour, Mark, Marker
 
 __all__ = [
     "At", "Colour", "Effect", "Goal", "Level", "Line", "Mark", "Marker", "Panel", "Point", "Role",

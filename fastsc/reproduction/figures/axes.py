@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from fastsc.reproduction.figures.svg import Mark
+from fastsc.plotting.sheet import Mark
 from fastsc.reproduction.seeds import Over
 
 

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fastsc.reproduction.figures.axes import interval, ticks
-from fastsc.reproduction.figures.svg import (
+from fastsc.plotting.sheet import (
     FONT,
     INK,
     LINE,
@@ -24,6 +23,7 @@ from fastsc.reproduction.figures.svg import (
     widest,
     wrap,
 )
+from fastsc.reproduction.figures.axes import interval, ticks
 from fastsc.reproduction.seeds import Over, Verdict
 
 VERDICTS: dict[Verdict, Mark] = {

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastsc.reproduction.figures.axes import interval, ticks
-from fastsc.reproduction.figures.svg import (
+from fastsc.plotting.sheet import (
     INK,
     PAD,
     SHADE,
@@ -20,6 +19,7 @@ from fastsc.reproduction.figures.svg import (
     size,
     tint,
 )
+from fastsc.reproduction.figures.axes import interval, ticks
 from fastsc.reproduction.seeds import Over
 
 _HEIGHT, _LEFT = 330.0, 62.0

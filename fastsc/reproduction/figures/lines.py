@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastsc.reproduction.figures.axes import interval, ticks
-from fastsc.reproduction.figures.labels import spread
-from fastsc.reproduction.figures.svg import (
+from fastsc.plotting.sheet import (
     COLOURS,
     PAD,
     WIDTH,
@@ -22,6 +20,8 @@ from fastsc.reproduction.figures.svg import (
     widest,
     wrap,
 )
+from fastsc.reproduction.figures.axes import interval, ticks
+from fastsc.reproduction.figures.labels import spread
 from fastsc.reproduction.seeds import Over
 
 _LEFT = 68.0

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from fastsc.reproduction.figures.axes import interval, ticks
-from fastsc.reproduction.figures.labels import Box, beside
-from fastsc.reproduction.figures.svg import (
+from fastsc.plotting.sheet import (
     COLOURS,
     INK,
     MUTED,
@@ -22,6 +20,8 @@ from fastsc.reproduction.figures.svg import (
     size,
     wrap,
 )
+from fastsc.reproduction.figures.axes import interval, ticks
+from fastsc.reproduction.figures.labels import Box, beside
 from fastsc.reproduction.seeds import Over
 
 Role = Literal["baseline", "constraint", "default", "other"]

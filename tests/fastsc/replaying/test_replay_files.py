@@ -72,7 +72,7 @@ def test_nothing_is_left_of_a_replay_that_fails(
         raise error
 
     before = sorted(finished.rglob("*"))
-    monkeypatch.setattr("fastsc.contact_sheet.draw_sheets", fail)
+    monkeypatch.setattr("fastsc.plotting.contact_sheet.draw_sheets", fail)
     assert main([str(finished), "--step", "1"]) == (2 if isinstance(error, OSError) else 130)
     said = "No space left" if isinstance(error, OSError) else "nothing was written"
     assert_one_line(capsys, said)

@@ -11,6 +11,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from fastsc.plotting.sheet import size
 from fastsc.reproduction.figures import (
     At,
     Effect,
@@ -32,7 +33,6 @@ from fastsc.reproduction.figures import (
 )
 from fastsc.reproduction.figures.axes import log_places, number
 from fastsc.reproduction.figures.labels import beside, spread
-from fastsc.reproduction.figures.svg import size
 from fastsc.reproduction.seeds import Over
 
 pytest.importorskip("matplotlib")

@@ -9,7 +9,6 @@ an image. The same figure gives the same bytes.
 
 from __future__ import annotations
 
-import io
 import math
 import re
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ from typing import Any, Literal
 from xml.sax.saxutils import quoteattr, unescape
 
 from fastsc.cli.packages import needed
+from fastsc.plotting.svg import text_of, theme, with_ids
 
 WIDTH = 720.0
 PAD = 20.0  # of the panel
@@ -46,30 +46,9 @@ _SIZES: dict[Marker, float] = {
 }  # fmt: skip
 
 _STYLE: dict[str, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fastsc",
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the layout is the same everywhere
-    "font.size": FONT,
-    "axes.labelsize": FONT,
-    "xtick.labelsize": FONT,
-    "ytick.labelsize": FONT,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "text.color": INK,
-    "axes.linewidth": 1,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 1,
+    **theme(INK, MUTED, GRID, FONT, line=1),
     "lines.linewidth": 2,
     "lines.markersize": 8,
-    "text.parse_math": False,  # labels may hold dollar signs
 }
 
 
@@ -186,9 +165,7 @@ def draw(
             for x, key in row:
                 _entry(sheet, x, y, key)
         paint(sheet)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-        return _standalone(buffer.getvalue(), title, whole)
+        return _standalone(text_of(figure), title, whole)
 
 
 @cache
@@ -277,13 +254,7 @@ def tint(colour: str, share: float = 0.3) -> str:
 
 def _standalone(text: str, title: str, height: int) -> str:
     """Matplotlib's file, less what a reader does not see: no header, few digits, short ids."""
-    body = text[text.index(">", text.index("<svg")) + 1 : text.rindex("</svg>")]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.DOTALL)
-    body = body.replace("xlink:href", "href")
-    used = dict.fromkeys(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', body))
-    short = {name: f"i{i}" for i, name in enumerate(a or b for a, b in used)}
-    body = re.sub(r' id="([^"]*)"', lambda m: f' id="{short[m[1]]}"' if m[1] in short else "", body)
-    body = re.sub(r'(href="#|url\(#)([^")]+)', lambda m: m[1] + short[m[2]], body)
+    body = with_ids(text[text.index(">") + 1 : text.rindex("</svg>")], "i")
     body = re.sub(
         r'(?<= )(d|transform|x|y|width|height)="([^"]*)"',
         lambda m: f'{m[1]}="{re.sub(r"-?[0-9]+[.][0-9]+", _rounded, m[2])}"',

@@ -6,7 +6,6 @@ light and the dark theme. Text stays text. The same figure gives the same bytes.
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from fastsc.cli.packages import needed
-from fastsc.evaluation.report.parts import Key, Question
+from fastsc.plotting.svg import text_of, theme, with_ids
 
 # Sentinel -> CSS variable. No two may be close: a converter of colours could round them together.
 INK, MUTED, GRID, PAPER = "#010203", "#040506", "#070809", "#fdfcfb"
@@ -30,32 +29,9 @@ FONT_SIZE = 10.0  # of 288 units of width: 11.4 px where a phone shows a figure 
 WIDTH, HEIGHT = 4.0, 2.7  # inches of 72 units
 
 _STYLE: Any = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "fastsc",
-    "font.family": "DejaVu Sans",  # comes with matplotlib: the layout is the same everywhere
-    "font.size": FONT_SIZE,
-    "axes.titlesize": FONT_SIZE,
-    "axes.labelsize": FONT_SIZE,
-    "xtick.labelsize": FONT_SIZE,
-    "ytick.labelsize": FONT_SIZE,
-    "axes.edgecolor": MUTED,
-    "axes.labelcolor": INK,
-    "xtick.color": MUTED,
-    "ytick.color": MUTED,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
-    "text.color": INK,
-    "axes.linewidth": 0.8,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "grid.linewidth": 0.8,
+    **theme(INK, MUTED, GRID, FONT_SIZE, line=0.8),
     "lines.linewidth": 1.8,
     "lines.markersize": 4.5,
-    "axes.unicode_minus": True,
-    "text.parse_math": False,  # names may hold dollar signs
 }
 
 
@@ -87,21 +63,16 @@ def draw(
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(width, height), layout="constrained")
         paint(figure.subplots())
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return Markup(inline(buffer.getvalue(), finding))
+        return Markup(inline(text_of(figure), finding))
 
 
 def inline(text: str, finding: str) -> str:
-    """Matplotlib's file as an element of a page: no header, no reference outward, no fixed size."""
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    """`text_of` a figure as an element of a page: no reference outward, no fixed size."""
     view = re.search(r'viewBox="([^"]+)"', text)
     assert view is not None, "matplotlib writes a viewBox"
     label = escape(finding)
     head = f'<svg viewBox="{view[1]}" role="img" aria-label="{label}" focusable="false">'
     text = head + text[text.index(">") + 1 :]
-    text = text.replace("xlink:href", "href")
     text = re.sub(r"font-family: [^;\"]*", "font-family: var(--font)", text)
     text = re.sub(r"font: ([^;\"]*?[\d.]+px) [^;\"]*", r"font: \1 var(--font)", text)
     text = text.replace(' transform="rotate(-0 ', ' transform="rotate(0 ')
@@ -109,22 +80,12 @@ def inline(text: str, finding: str) -> str:
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
     for colour, variable in _VARIABLES.items():
         text = text.replace(colour, f"var({variable})")
-    used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', text))
-    kept = {name for pair in used for name in pair if name}
-    text = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in kept else "", text)
-    return re.sub(r"\s*\n\s*", "\n", text).strip()
+    return re.sub(r"\s*\n\s*", "\n", with_ids(text)).strip()
 
 
 def unique_ids(text: str, prefix: str) -> str:
     """The same SVG with ids that no other one on the page has."""
     return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", str(text))  # Markup would escape
-
-
-def legend(question: Question) -> tuple[Key, ...]:
-    """The models' lines and names; nothing where there is one model."""
-    if question.alone:
-        return ()
-    return tuple(Key(swatch(asked.slot), asked.model.name) for asked in question.asked)
 
 
 def swatch(slot: int) -> Markup:

@@ -1,0 +1,1 @@
+"""Drawing: SVG by matplotlib, on a sheet or in a page, and contact sheets."""
