@@ -27,9 +27,9 @@ from bench.common import Case, Row, Skipped, add_arguments, measure, parse, repo
 from bench.loaders_plot import draw
 from bench.peers import BATCH, SIZE, PairDataset, drain
 from bench.sources import BETONS, add_data_argument, beton, linked_folder, mistakes, source_folder
+from fastsc.errors import UserError
 from fastsc.pipelines import Index, build, open_beton, scan
 from fastsc.pipelines.decode import pick
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.resample import place
 
 Maker = Callable[[], Callable[[], int]]

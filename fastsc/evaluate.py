@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastsc.cli.parser import Parser, count, folder_name, seed
 from fastsc.distributed.signals import EXIT_RESUMABLE, interrupted_by_sigterm
+from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
-from fastsc.pipelines.errors import UserError
 
 if TYPE_CHECKING:
     from fastsc.evaluation.results.evaluated import Evaluation

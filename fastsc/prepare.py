@@ -11,7 +11,7 @@ import sys
 from fastsc.cli.parser import Parser
 from fastsc.datasets import beton, colormnist
 from fastsc.distributed.signals import interrupted_by_sigterm
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 # Each module has `add_arguments(parser)` and `run(args) -> str`, and imports what is slow in `run`.
 COMMANDS = {

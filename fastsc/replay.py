@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from fastsc.cli.parser import Parser, folder_name
 from fastsc.distributed.signals import interrupted_by_sigterm
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 if TYPE_CHECKING:
     from fastsc.replaying.rebuild import Rebuilt
@@ -93,7 +93,7 @@ def run(args: argparse.Namespace) -> str:
     out: Path = args.out or args.run / "replay" / name
     _check_free(out)
 
-    from fastsc.pipelines.threads import StalledError  # torch takes seconds; a mistake should not
+    from fastsc.errors import StalledError  # torch takes seconds; a mistake should not
     from fastsc.replaying.export import table
     from fastsc.replaying.rebuild import Wishes, rebuild
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from fastsc.cli.parser import Parser, count, folder_name, seed
 from fastsc.distributed.signals import EXIT_RESUMABLE, interrupted_by_sigterm
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.reproduction import STUDIES
 
 MORE = """\

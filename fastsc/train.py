@@ -12,7 +12,7 @@ import os
 import sys
 
 from fastsc.distributed.signals import EXIT_RESUMABLE, StoppedEarly, StopSignal, ignore_signals
-from fastsc.pipelines.errors import LostContactError, PeerError, UserError
+from fastsc.errors import LostContactError, PeerError, UserError
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -45,7 +45,7 @@ def _main(argv: list[str], stop: StopSignal) -> int:
         if os.environ.get("LOCAL_RANK", "0") != "0":
             return 2  # every process of this machine sees it, and one says so
         raise
-    from fastsc.pipelines.threads import StalledError
+    from fastsc.errors import StalledError
     from fastsc.training.loop import train
 
     try:

@@ -20,13 +20,13 @@ from fastsc.pipelines import keyed
 from fastsc.pipelines.beton import block_of, open_beton, require_ffcv
 from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.decode import DecodeError, pick
-from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.errors import StalledError, UserError
 from fastsc.pipelines.ffcv import verify
 from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import OnBadImage
 from fastsc.pipelines.progress import tracked
-from fastsc.pipelines.threads import StalledError, in_order
+from fastsc.pipelines.threads import in_order
 
 MAX_SIDE = 65_535  # 16 bits
 MIN_PAGE = 1 << 23  # bytes; FFCV's default

@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.decode import DecodeError, pick
+from fastsc.pipelines.errors import StalledError
 from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.resample import place
-from fastsc.pipelines.threads import DaemonPool, StalledError
+from fastsc.pipelines.threads import DaemonPool
 
 BATCHES_AHEAD = 4  # being decoded while the trainer works on one
 # Images of a task at most: handing one out costs 20 µs, decoding an image 300 µs to 1 ms. Fewer

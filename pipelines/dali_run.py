@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.base import Decoded
 from fastsc.pipelines.batch import BadImage
+from fastsc.pipelines.errors import StalledError
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
-from fastsc.pipelines.threads import DaemonPool, StalledError
+from fastsc.pipelines.threads import DaemonPool
 
 # Images of an iteration on a CPU, where its threads wait for each other at the end of every
 # operator: small batches go in together (+7 % at 32 images a batch on two cores).

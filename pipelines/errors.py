@@ -1,15 +1,27 @@
-"""The one exception that a command turns into a line on stderr and exit status 2."""
+"""What a command turns into one line on stderr and an exit status, and no traceback."""
 
 from __future__ import annotations
+
+import re
 
 
 class UserError(ValueError):
     """A user's mistake. The message is one line that says what is wrong and what to do."""
 
 
+class PeerError(UserError):
+    """Another process of the run met the mistake, and says what it is: this one only ends."""
+
+
 class LostContactError(RuntimeError):
     """The other processes of the run cannot be reached: one line; resumable."""
 
 
-class PeerError(UserError):
-    """Another process of the run met the mistake, and says what it is: this one only ends."""
+class StalledError(Exception):
+    """Nothing came for as long as the user is willing to wait; the message says what from."""
+
+
+def first_line(error: BaseException) -> str:
+    """What a library's error says, as the end of a line of ours; its type where it says nothing."""
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
+    return " ".join((lines[0] if lines else type(error).__name__).split())

@@ -18,16 +18,14 @@ from concurrent.futures import Future
 from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
+from fastsc.pipelines.errors import StalledError
+
 T = TypeVar("T")
 R = TypeVar("R")
 AHEAD = 8  # items made ahead, a thread
 _JOIN_SECONDS = 1.0
 _pools: weakref.WeakSet[DaemonPool] = weakref.WeakSet()
 _threads: weakref.WeakSet[threading.Thread] = weakref.WeakSet()
-
-
-class StalledError(Exception):
-    """Nothing came for as long as the user is willing to wait; the message says what from."""
 
 
 class DaemonPool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 
 def installed(module: str) -> bool:

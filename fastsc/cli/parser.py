@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Any, NoReturn
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 
 class Parser(argparse.ArgumentParser):

@@ -7,7 +7,7 @@ import re
 
 from fastsc.cli.packages import installed
 from fastsc.config.schema import STEERED_ALPHA, TrainConfig
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 # Field, lowest and highest value, both allowed.
 _RANGES: tuple[tuple[str, float, float], ...] = (

@@ -26,7 +26,7 @@ from fastsc.config.recipes import (
     recipe_names,
 )
 from fastsc.config.schema import SECTIONS, TrainConfig
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 PROG = "fastsc.train"
 _DESCRIPTION = (

@@ -20,7 +20,7 @@ import yaml
 
 from fastsc.config.checks import check
 from fastsc.config.schema import SECTIONS, TrainConfig
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 
 def configure(recipe: str | Path, **values: Any) -> TrainConfig:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastsc.cli.parser import folder_name
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
 
 if TYPE_CHECKING:

@@ -37,8 +37,8 @@ from PIL import Image
 from fastsc.cli.parser import folder_name
 from fastsc.datasets.digits import CLASSES, PACKAGED, Digits, Labels, read_digits
 from fastsc.datasets.photographs import free_name
+from fastsc.errors import UserError
 from fastsc.pipelines import keyed
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.progress import MIN_FILES, tracked
 
 # Lightness 0.74 and hues of 20 + 36 k degrees in OKLCh (Ottosson, "A perceptual color space for

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.datasets.photographs import packaged
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 CLASSES = 10
 MIN_PER_CLASS = 10  # in each part: fewer cannot be split into training, validation and test

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 # Class, package, file inside the package.
 PHOTOGRAPHS = (

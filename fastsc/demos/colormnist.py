@@ -34,7 +34,7 @@ from fastsc.datasets.colormnist import CORRELATION, prepared
 from fastsc.datasets.digits import PACKAGED
 from fastsc.datasets.photographs import free_name
 from fastsc.demos.colormnist_figure import Bar, draw
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.pipelines.progress import tracked
 from fastsc.run.environment import environment
 

@@ -25,7 +25,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from fastsc.datasets.photographs import PER_CLASS, PHOTOGRAPHS, free_name, write_photographs
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.run.log import read_log
 
 Bytes = NDArray[np.uint8]

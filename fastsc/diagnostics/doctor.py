@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from fastsc.cli.parser import Parser
 from fastsc.diagnostics import probes
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.run import environment
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.run import environment
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 
 from fastsc.distributed.ranks import Ranks
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
 Precision = Literal["bf16", "fp16", "fp32"]

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastsc.distributed.rendezvous import store_of_this_life
-from fastsc.pipelines.errors import LostContactError, PeerError, UserError
+from fastsc.errors import LostContactError, PeerError, UserError
 
 T = TypeVar("T")
 NOTHING, SAVE, STOP = 0, 1, 2  # what a rank may wish for between two batches

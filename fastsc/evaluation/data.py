@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastsc.errors import UserError
 from fastsc.pipelines import Index, scan
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import scan_flat
 from fastsc.pipelines.sweep import verify
 from fastsc.pipelines.walk import EXTENSIONS

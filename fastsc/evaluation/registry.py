@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.bias.question import bias
@@ -24,7 +25,6 @@ from fastsc.evaluation.questions.transfer.question import transfer
 from fastsc.evaluation.results.answers import Answer, Arrays, Keep
 from fastsc.evaluation.sliders import FULL, QUICK, Positions
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 
 Budget = Literal["quick", "full"]
 BACKWARD = 3  # a gradient costs as much as so many forward passes

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
+from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.ask import comparisons, grids_of, rate, slider_images
 from fastsc.evaluation.data import Split, open_split
@@ -24,7 +25,6 @@ from fastsc.evaluation.results.store import Store
 from fastsc.evaluation.sliders import Grid
 from fastsc.evaluation.subjects import keeper, look_beside, make_subject, stamp
 from fastsc.evaluation.views import Viewer
-from fastsc.pipelines.errors import UserError
 
 
 def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays, Keep, compute
 from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer
 from fastsc.kernels.colour import IDENTITY
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.progress import tracked
 
 Positions = tuple[tuple[float, ...], ...]

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from fastsc.distributed.devices import DTYPES, Precision
+from fastsc.errors import UserError
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.models.labels import map_labels
 from fastsc.evaluation.models.libraries import imagenet_names
@@ -21,7 +22,6 @@ from fastsc.evaluation.registry import Sizes, Subject
 from fastsc.evaluation.results.answers import Keep
 from fastsc.evaluation.results.store import Store
 from fastsc.pipelines import Index, Pipeline, build, scan
-from fastsc.pipelines.errors import UserError
 from fastsc.run.environment import version_of
 
 PACKAGES = (  # that figures come from

@@ -12,13 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastsc.distributed.devices import autocast
+from fastsc.errors import UserError, first_line
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.models.weights import first_line
 from fastsc.kernels import normalize, perturb
 from fastsc.kernels.colour import IDENTITY
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.pipelines.cpu import default_workers
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.progress import tracked
 
 KINDS = ("brightness", "contrast", "saturation", "hue")  # columns of the factors

@@ -10,10 +10,10 @@ import torchvision
 from torch import nn
 
 from fastsc.cli.packages import needed
+from fastsc.errors import UserError, first_line
 from fastsc.models.blurpool import add_blurpool
-from fastsc.models.features import FeatureModel, first_line
+from fastsc.models.features import FeatureModel
 from fastsc.models.smallnets import SmallResNet, small_model
-from fastsc.pipelines.errors import UserError
 
 Stem = Literal["imagenet", "cifar"]
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError, first_line
 
 
 class FeatureModel(nn.Module):
@@ -155,8 +155,3 @@ def dry_forward(net: nn.Module, name: str, resolution: int) -> Trace:
         raise UserError(f"model {name} does not return one tensor of logits")
     trace.logits_shape = tuple(logits.shape)
     return trace
-
-
-def first_line(error: BaseException) -> str:
-    """Of an error that a library raises: the rest of it is for those who know its code."""
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 
 @dataclass

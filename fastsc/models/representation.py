@@ -6,10 +6,10 @@ import difflib
 
 from torch import Tensor, nn
 
+from fastsc.errors import UserError
 from fastsc.models.features import FeatureModel, wide
 from fastsc.models.norms import Views
 from fastsc.models.pooling import PoolDS
-from fastsc.pipelines.errors import UserError
 
 
 class Represented(nn.Module):

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from fastsc.config import TrainConfig
 from fastsc.config.recipes import field_types, load_recipe
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.pipelines.files import TRAIN_BETON
 from fastsc.run.folder import RunFolder
 from fastsc.run.log import read_log

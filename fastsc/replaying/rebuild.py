@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from fastsc.config import TrainConfig
 from fastsc.distributed.devices import DTYPES, pick_device
 from fastsc.distributed.ranks import Ranks
+from fastsc.errors import UserError
 from fastsc.pipelines import BadImage, Index, PairBatch, Pipeline
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.plan import Plan, local_batches
 from fastsc.replaying.history import History, Moment
 from fastsc.training.loaders import Data, build_loaders, open_data

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
+from fastsc.errors import UserError
 from fastsc.pipelines import Index, scan
-from fastsc.pipelines.errors import UserError
 
 
 def share(data: Path, out: Path, n: int, *, val: bool = True) -> tuple[Path, str]:

@@ -12,8 +12,8 @@ from statistics import median
 from typing import Any
 
 from fastsc.config import TrainConfig
+from fastsc.errors import UserError
 from fastsc.evaluation.results.store import write_text
-from fastsc.pipelines.errors import UserError
 from fastsc.run.log import read_log
 from fastsc.run.resume import plain_options
 from fastsc.training.collapse import SHARE

@@ -18,7 +18,7 @@ from typing import Any
 
 from fastsc.config import TrainConfig
 from fastsc.distributed.signals import EXIT_RESUMABLE
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.reproduction.records import (
     Record,
     all_records,

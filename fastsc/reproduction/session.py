@@ -13,8 +13,8 @@ from rich.table import Table
 from fastsc.config.options import parse
 from fastsc.config.recipes import did_you_mean
 from fastsc.datasets.colormnist import CORRELATION, prepared
+from fastsc.errors import UserError
 from fastsc.pipelines import scan
-from fastsc.pipelines.errors import UserError
 from fastsc.reproduction.cost import cost_table, speeds_of
 from fastsc.reproduction.images import limited, share
 from fastsc.reproduction.page.document import write_page

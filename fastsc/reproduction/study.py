@@ -18,8 +18,8 @@ import yaml
 
 from fastsc.config import TrainConfig
 from fastsc.config.recipes import configure, did_you_mean, load_recipe
+from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
-from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
 
 Options = Mapping[str, Any]

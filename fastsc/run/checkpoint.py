@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsc.cli.packages import needed
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError, first_line
 
 State = dict[str, Any]
 _NAME = re.compile(r"step-(\d{8,})\.pt")
@@ -68,7 +68,7 @@ def load_newest(folder: Path | str, *, map_location: str | torch.device = "cpu")
         except OSError as error:  # so it may: a disk that fails for a moment, a wrong permission
             raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
         except Exception as error:  # noqa: BLE001, a broken pickle can raise anything
-            skipped.append(f"{path.name}: {_first_line(error)}")
+            skipped.append(f"{path.name}: {first_line(error)}")
             continue
         if not isinstance(state, dict):
             skipped.append(f"{path.name}: holds {type(state).__name__}, not a checkpoint")
@@ -207,7 +207,7 @@ def write_atomically(path: Path, write: Callable[[str], None]) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError):
-            raise UserError(f"{path} cannot be written: {_first_line(error)}") from None
+            raise UserError(f"{path} cannot be written: {first_line(error)}") from None
         raise
 
 
@@ -217,7 +217,3 @@ def _fsync(path: Path | str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

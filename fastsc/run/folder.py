@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastsc.config import TrainConfig
 from fastsc.config.recipes import dump
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 # What a run and its sinks write beside config.yaml before the first step.
 WRITTEN = (

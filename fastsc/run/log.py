@@ -10,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 
 class RunLog:

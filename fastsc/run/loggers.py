@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from fastsc.config import TrainConfig
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError, first_line
 
 # Columns of a step's line, in order, so that a file that is appended to keeps its head.
 STEP = (
@@ -131,8 +131,7 @@ class WandbSink:
                 resume="allow",
             )
         except Exception as error:  # noqa: BLE001, no login, no network, a setting that is wrong
-            lines = str(error).strip().splitlines() or [type(error).__name__]
-            reason = lines[0].removesuffix(".")
+            reason = first_line(error).removesuffix(".")
             raise UserError(
                 f"--wandb: {reason}; `wandb login`, or WANDB_MODE=offline, or leave the option out"
             ) from None

@@ -11,8 +11,8 @@ import torch
 
 from fastsc.config import TrainConfig
 from fastsc.distributed.ranks import Ranks
+from fastsc.errors import UserError
 from fastsc.pipelines import BadImage
-from fastsc.pipelines.errors import UserError
 from fastsc.run.console import Display
 from fastsc.run.environment import environment
 from fastsc.run.folder import RunFolder

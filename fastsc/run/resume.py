@@ -9,7 +9,7 @@ from typing import Any
 
 from fastsc.config import TrainConfig
 from fastsc.distributed.ranks import Ranks
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.run import checkpoint
 from fastsc.run.log import read_log
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.run import checkpoint
 from fastsc.run.checkpoint import State
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.run.reporter import Report
 
 

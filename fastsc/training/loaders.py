@@ -11,9 +11,9 @@ import torch
 
 from fastsc.config import DataConfig, TrainConfig
 from fastsc.distributed.ranks import Ranks
+from fastsc.errors import UserError
 from fastsc.pipelines import BadImage, BetonIndex, Index, Pipeline, build, open_beton, scan
 from fastsc.pipelines.cpu import default_workers
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.ffcv import verify as verify_samples
 from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
 from fastsc.pipelines.plan import n_paired

@@ -16,9 +16,8 @@ from fastsc.config.checks import check_packages
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.distributed.ranks import NOTHING, SAVE, STOP, Ranks
 from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal
+from fastsc.errors import LostContactError, PeerError, StalledError, UserError
 from fastsc.pipelines import PairBatch
-from fastsc.pipelines.errors import LostContactError, PeerError, UserError
-from fastsc.pipelines.threads import StalledError
 from fastsc.run import checkpoint
 from fastsc.run.folder import RunFolder
 from fastsc.run.lock import locked

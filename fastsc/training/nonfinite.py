@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fastsc.distributed.ranks import Ranks
-from fastsc.pipelines.errors import PeerError, UserError
+from fastsc.errors import PeerError, UserError
 from fastsc.run.writer import NonFiniteError
 
 MOST_SKIPPED = 100  # in a row: then it is the weights, not the images

@@ -11,8 +11,8 @@ import torch
 from fastsc.config import TrainConfig
 from fastsc.distributed.devices import DTYPES, Precision, set_determinism
 from fastsc.distributed.ranks import Ranks
+from fastsc.errors import UserError
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.plan import n_paired
 from fastsc.run import checkpoint
 from fastsc.run.environment import environment

@@ -16,6 +16,7 @@ from fastsc.cli.packages import needed
 from fastsc.config import TrainConfig
 from fastsc.distributed.devices import Precision, autocast
 from fastsc.distributed.ranks import Ranks
+from fastsc.errors import UserError, first_line
 from fastsc.kernels import ds
 from fastsc.loss import ContinuityLoss
 from fastsc.models.build import build_model
@@ -24,7 +25,6 @@ from fastsc.models.norms import Views, convert
 from fastsc.models.pooling import PoolDS, ends_in_average_pooling
 from fastsc.models.representation import Represented
 from fastsc.pipelines import PairBatch
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.plan import n_paired
 from fastsc.training.alpha import Multiplier
 from fastsc.training.collapse import spread
@@ -136,8 +136,9 @@ class Step:
             except (RuntimeError, ValueError, AssertionError) as error:
                 if isinstance(error, UserError):
                     raise
-                reason = str(error).strip().splitlines()[0]
-                raise UserError(f"model {name} does not run at {side} pixels: {reason}") from None
+                raise UserError(
+                    f"model {name} does not run at {side} pixels: {first_line(error)}"
+                ) from None
         self._check_batch_norm(represented, resolutions(data, config.optim.epochs)[0])
         return represented.to(self.device).to(memory_format=self.layout)
 

@@ -14,8 +14,8 @@ import pytest
 
 from fastsc.pipelines import UserError, build, scan
 from fastsc.pipelines.beton_writer import BetonOptions, write_beton
+from fastsc.pipelines.errors import StalledError
 from fastsc.pipelines.sweep import verify
-from fastsc.pipelines.threads import StalledError
 from tests.pipelines.conftest import DALI, needs_dali, needs_ffcv, opened
 
 # A pipe that nobody writes to stands for a mount that is gone. In a process of its own, since a

@@ -12,10 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fastsc.errors import UserError
 from fastsc.models.features import FeatureModel, dry_forward
 from fastsc.models.representation import average_positions
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
-from fastsc.pipelines.errors import UserError
 
 PROBES = 2  # pictures of noise by whose answers a function is told from others
 Interpolation = Literal["bilinear", "bicubic"]

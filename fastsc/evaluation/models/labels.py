@@ -12,11 +12,11 @@ import yaml
 from numpy.typing import NDArray
 
 from fastsc.config.recipes import did_you_mean
+from fastsc.errors import UserError
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.models.libraries import imagenet_lemmas
 from fastsc.evaluation.models.sources import Source
-from fastsc.pipelines.errors import UserError
 
 NONE = -1
 SHOWN = 3  # names in a message

@@ -16,10 +16,10 @@ import torchvision
 from torch import Tensor, nn
 
 from fastsc.cli.packages import needed
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Interpolation, Preprocessing
 from fastsc.evaluation.models.weights import downloads, n_outputs, read_weights
 from fastsc.models.build import build_net
-from fastsc.pipelines.errors import UserError
 from fastsc.run.checkpoint import load_model_state
 
 RGB = tuple[float, float, float]

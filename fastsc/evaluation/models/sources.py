@@ -14,6 +14,7 @@ import torchvision
 from torch import nn
 
 from fastsc.config.recipes import load_recipe
+from fastsc.errors import UserError, first_line
 from fastsc.evaluation.models.classifier import Classifier, Interpolation, Preprocessing
 from fastsc.evaluation.models.libraries import (
     IMAGENET_CLASSES,
@@ -25,10 +26,9 @@ from fastsc.evaluation.models.libraries import (
     timm_net,
     torchvision_net,
 )
-from fastsc.evaluation.models.weights import first_line, n_outputs, read_weights
+from fastsc.evaluation.models.weights import n_outputs, read_weights
 from fastsc.models.build import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
-from fastsc.pipelines.errors import UserError
 from fastsc.run.checkpoint import load_model_state, load_safetensors
 
 KEYS = "architecture", "classes", "resolution", "stem"  # of our metadata, in every version

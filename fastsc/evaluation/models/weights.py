@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import http.client
 import importlib
-import re
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsc.cli.packages import needed
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError, first_line
 
 CONTACT = 10.0  # seconds to wait for a server's answer
 NESTED = "state_dict", "model", "net"  # where training scripts keep the weights in a checkpoint
@@ -130,9 +129,3 @@ def _hub_offline_if_unreachable(name: str) -> Iterator[None]:
         yield
     finally:
         hub.constants.HF_HUB_OFFLINE = before
-
-
-def first_line(error: BaseException) -> str:
-    """An exception's message, on one line."""
-    lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
-    return " ".join((lines[0] if lines else type(error).__name__).split())

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastsc.cli.packages import installed
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.neighbours import class_images
 from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
 from fastsc.evaluation.views import Factors, Indices, Viewer, choose
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.pipelines.errors import UserError
 
 LEAST = 5  # images of a class of which a picture says something
 SPREAD_IMAGES = 64

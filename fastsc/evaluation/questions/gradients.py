@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import (
     Answer,
@@ -31,7 +32,6 @@ from fastsc.evaluation.results.answers import (
 )
 from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer, choose, following, one_kind
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 
 AT_ONCE = 16  # images in one backward pass, whose activations are all held
 DERIVED = 64  # images of a part of gradients

@@ -17,11 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
 from fastsc.evaluation.views import Indices, Viewer, choose
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.pipelines.errors import UserError
 
 SELVES = 500  # images of a part that looks at both views
 SEARCHED = 1000  # images of a part of the search

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from fastsc.errors import UserError
 from fastsc.evaluation.results.answers import Answer, Arrays, Keep
 from fastsc.evaluation.results.evaluated import Evaluation
 from fastsc.evaluation.results.statistics import Difference, Estimate
-from fastsc.pipelines.errors import UserError
 from fastsc.run.checkpoint import write_atomically
 
 FORMAT = 1  # part of every key: raise it when a part's arrays change their meaning

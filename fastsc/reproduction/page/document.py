@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from fastsc.cli.packages import needed
+from fastsc.errors import UserError
 from fastsc.evaluation.results.store import write_text
-from fastsc.pipelines.errors import UserError
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.claims import Records, goals_of
 from fastsc.reproduction.page.account import commands_of, failures_of, machines_of, not_run

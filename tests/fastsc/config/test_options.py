@@ -21,7 +21,7 @@ from fastsc.config import (
 from fastsc.config.checks import check
 from fastsc.config.options import parse
 from fastsc.config.recipes import configure, dump, load_recipe, recipe_names
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 
 def test_a_recipe_gives_its_values_and_the_command_line_wins() -> None:

@@ -11,8 +11,8 @@ from torch import nn
 
 from fastsc.config.checks import check
 from fastsc.config.recipes import load_recipe, recipe_names
+from fastsc.errors import UserError
 from fastsc.models.build import build_model
-from fastsc.pipelines.errors import UserError
 from fastsc.training.optimizer import lr_at, param_groups, peak_lr
 from fastsc.training.schedules import resolution_at
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from fastsc.datasets import colormnist
 from fastsc.datasets.colormnist import COLOURS, METADATA, prepare
+from fastsc.errors import UserError
 from fastsc.pipelines import scan
-from fastsc.pipelines.errors import UserError
 
 PER_CLASS, SIDE = 60, 12
 SPLITS = ("train", "val", "aligned", "random", "reversed")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from fastsc.datasets import digits
 from fastsc.datasets.digits import read_digits
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 N_TRAIN, N_TEST = 120, 110
 Images = NDArray[np.uint8]

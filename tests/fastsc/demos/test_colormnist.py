@@ -18,7 +18,7 @@ from fastsc.datasets.colormnist import prepare, prepared
 from fastsc.demos import colormnist as demo
 from fastsc.demos.colormnist import SPLITS, Score
 from fastsc.demos.colormnist_figure import CAPTIONS, FILLS, Bar, draw
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from fastsc.datasets import photographs
 from fastsc.datasets.photographs import MARKER, PER_CLASS, PHOTOGRAPHS, write_photographs
 from fastsc.demos import photographs as demo
 from fastsc.demos.photographs import Measured
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 pytest.importorskip("skimage", reason="the photographs come with scikit-image: fastsc[eval]")
 pytest.importorskip("sklearn", reason="the photographs come with scikit-learn: fastsc[eval]")

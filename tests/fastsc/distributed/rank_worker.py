@@ -15,9 +15,9 @@ from torch import nn
 from torch.nn import functional
 
 from fastsc.distributed.ranks import Ranks
+from fastsc.errors import PeerError, UserError
 from fastsc.kernels.distance import between_distance
 from fastsc.models.norms import ViewBatchNorm2d, Views
-from fastsc.pipelines.errors import PeerError, UserError
 from fastsc.train import main
 from fastsc.training.state import Training
 from fastsc.training.step import Step

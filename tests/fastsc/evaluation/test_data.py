@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
+from fastsc.errors import UserError
 from fastsc.evaluation.data import open_split
 from fastsc.pipelines import build, scan
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import scan_flat
 from tests.pipelines.conftest import undecodable
 

@@ -16,6 +16,7 @@ import torch
 import torchvision.transforms.v2.functional as tv
 from torch import nn
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier, Preprocessing
 from fastsc.evaluation.report.sliders import label, sliders_section
 from fastsc.evaluation.results.answers import Arrays
@@ -23,7 +24,6 @@ from fastsc.evaluation.sliders import FULL, QUICK, combinations, grids, unchange
 from fastsc.evaluation.views import Viewer
 from fastsc.kernels.colour import IDENTITY
 from fastsc.pipelines import Pipeline, build, scan
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import slider_cases
 from tests.fastsc.evaluation.slider_cases import NASTY
 from tests.pipelines.conftest import undecodable

@@ -11,9 +11,9 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastsc.errors import UserError
 from fastsc.models.build import build_model
 from fastsc.models.features import FeatureModel
-from fastsc.pipelines.errors import UserError
 
 # Name, resolution, and how the library itself computes the pooled features.
 SMALL = [

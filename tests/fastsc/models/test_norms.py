@@ -12,11 +12,11 @@ import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
 
+from fastsc.errors import UserError
 from fastsc.models.blurpool import BlurConv2d, add_blurpool
 from fastsc.models.build import build_model
 from fastsc.models.norms import Views, convert
 from fastsc.models.representation import Represented
-from fastsc.pipelines.errors import UserError
 
 NAME = "fastsc:resnet8w4"
 

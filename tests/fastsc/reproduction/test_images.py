@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from fastsc import reproduce
+from fastsc.errors import UserError
 from fastsc.pipelines import scan
-from fastsc.pipelines.errors import UserError
 from fastsc.reproduction.images import limited, share
 from fastsc.reproduction.records import read_record
 from tests.fastsc.reproduction.test_study import grid

@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 
 from fastsc import reproduce
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.page.document import write_docs, write_page
 from fastsc.reproduction.records import write_record

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.reproduction.records import (
     CURVE_POINTS,
     key_of,

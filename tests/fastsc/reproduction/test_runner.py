@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.reproduction.records import read_records
 from fastsc.reproduction.runner import FailedError, Sweep
 from fastsc.reproduction.study import parse_study

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from fastsc.config.options import parse
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.runner import words
 from fastsc.reproduction.study import load_study, parse_study

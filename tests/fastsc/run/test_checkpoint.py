@@ -20,7 +20,7 @@ import torch
 import torchvision
 from torch import nn
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.run.checkpoint import (
     export_safetensors,
     load_model_state,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.run.folder import RunFolder
 from fastsc.run.lock import locked
 from tests.fastsc.training.test_train import run, start, wait_for_step

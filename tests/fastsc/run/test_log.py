@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.run.environment import environment
 from fastsc.run.log import RunLog, read_log
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 from fastsc.run import checkpoint
 from fastsc.run.log import RunLog, read_log
 from fastsc.run.writer import CheckpointWriter

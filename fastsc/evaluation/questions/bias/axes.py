@@ -13,13 +13,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastsc.cli.packages import needed
+from fastsc.errors import UserError
 from fastsc.evaluation.questions.continuity.question import MAX_HUE, changes
 from fastsc.evaluation.questions.neighbours import class_images
 from fastsc.evaluation.results.answers import Arrays, Rows
 from fastsc.evaluation.results.statistics import estimate
 from fastsc.evaluation.views import KINDS, Indices, Viewer, choose, one_kind
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.pipelines.errors import UserError
 
 What = Literal["moved", "flipped"]
 Floats = NDArray[np.float64]

@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from fastsc.cli.packages import installed
 from fastsc.datasets.colormnist import METADATA
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays, Keep, Rows
 from fastsc.evaluation.views import Indices, Viewer, choose
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.pipelines.errors import UserError
 
 FOLDERS = ("aligned", "random", "reversed")
 N_COLOURS = 10

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.cli.packages import needed
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.bias.axes import (
     WAYS,
@@ -41,7 +42,6 @@ from fastsc.evaluation.questions.bias.colour_bias import (
 from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
 from fastsc.evaluation.views import KINDS, Indices, Viewer, one_kind
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 
 SHARE = 256  # images of a part: 9 views each
 N_EXAMPLES = 8

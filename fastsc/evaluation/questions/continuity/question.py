@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.continuity.flip_radius import HALVINGS, RANGES, STEPS, radii
 from fastsc.evaluation.questions.continuity.layers import profile
@@ -31,7 +32,6 @@ from fastsc.evaluation.views import (
     one_kind,
 )
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.pipelines.errors import UserError
 
 LEVELS = (0.25, 0.5, 1.0, 1.5, 2.0)  # multiples of the strengths
 DRAWS = 2  # of all four kinds together, an image; alone, a kind has two directions

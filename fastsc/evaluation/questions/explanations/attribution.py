@@ -16,11 +16,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from fastsc.errors import UserError, first_line
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.models.weights import first_line
 from fastsc.evaluation.views import Factors, Response, Viewer
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 
 SEGMENTS = 50  # about, of an image
 SMOOTH = 1.0  # pixels: noise would tear segments to pieces

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.cli.packages import installed
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.explanations.attribution import UnitViewer, check_gradient
 from fastsc.evaluation.questions.explanations.explainer import (
@@ -33,7 +34,6 @@ from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Mea
 from fastsc.evaluation.results.statistics import NAN, RESAMPLES, TAIL, Estimate, Floats
 from fastsc.evaluation.views import Indices, choose
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 
 PACKAGES = {"captum": "captum", "sklearn": "scikit-learn", "skimage": "scikit-image"}
 PART, SMALLEST_PART, LARGEST_PART = 8, 4, 64  # images of a part: at 224 px, at least, at most

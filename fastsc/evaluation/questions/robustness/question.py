@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.robustness.attacks import (
     QUERIES,
@@ -42,7 +43,6 @@ from fastsc.evaluation.results.answers import (
 )
 from fastsc.evaluation.views import KINDS, Indices, Viewer, choose
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 
 LINF = (
     0.25,

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastsc.cli.packages import installed
-from fastsc.pipelines.errors import UserError
+from fastsc.errors import UserError
 
 Pixels = NDArray[np.uint8]  # (R, R, 3) RGB
 

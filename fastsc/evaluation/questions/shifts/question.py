@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.shifts.corruptions import (
     CORRUPTIONS,
@@ -39,7 +40,6 @@ from fastsc.evaluation.results.answers import (
 )
 from fastsc.evaluation.views import Indices, Viewer, choose, following
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 
 AT_224 = 128  # images of a part at 224 px: the slowest corruption takes 50 ms each
 MOST = 500  # of a part at any size

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastsc.cli.packages import installed
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.transfer.fine_tuning import epochs_of, fine_tuned
 from fastsc.evaluation.questions.transfer.probing import (
@@ -38,7 +39,6 @@ from fastsc.evaluation.results.answers import (
 )
 from fastsc.evaluation.views import Indices, Viewer, choose
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 
 KS = (5, 20)
 A_CLASS = 5  # images to learn from, at least, where there are so many

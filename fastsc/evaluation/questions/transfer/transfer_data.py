@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsc.errors import UserError
 from fastsc.pipelines import Index, keyed, scan
-from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.sweep import verify
 
 TESTS = ("val", "test")

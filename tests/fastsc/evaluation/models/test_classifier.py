@@ -10,11 +10,11 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier, Preprocessing
 from fastsc.evaluation.views import Viewer, choose, one_kind
 from fastsc.kernels import pair_view
 from fastsc.pipelines import build
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 SEEN = Preprocessing(32, 32)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from torch import nn
 
+from fastsc.errors import UserError
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.models.classifier import Classifier, Preprocessing
 from fastsc.evaluation.models.labels import map_labels
 from fastsc.evaluation.models.libraries import imagenet_names, imagenet_synsets
 from fastsc.evaluation.models.sources import Source
 from fastsc.pipelines import Index
-from fastsc.pipelines.errors import UserError
 
 
 def split(*folders: str, labelled: bool = True, left_out: dict[int, str] | None = None) -> Split:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 
 from fastsc import train
+from fastsc.errors import UserError
 from fastsc.evaluation.models.libraries import (
     _interpolation,
     imagenet_lemmas,
@@ -31,7 +32,6 @@ from fastsc.evaluation.models.libraries import (
 from fastsc.evaluation.models.sources import ModelOptions, Source, load_classifier, load_source
 from fastsc.models.build import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, Pipeline, build
-from fastsc.pipelines.errors import UserError
 from fastsc.run.checkpoint import export_safetensors, load_safetensors
 from fastsc.run.log import read_log
 from fastsc.training.validate import validate

@@ -13,6 +13,7 @@ from captum.attr import IntegratedGradients, LayerAttribution, LayerGradCam
 from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier, Preprocessing
 from fastsc.evaluation.questions.explanations.attribution import (
     Explained,
@@ -23,7 +24,6 @@ from fastsc.evaluation.questions.explanations.attribution import (
     segments,
 )
 from fastsc.evaluation.questions.explanations.grad_cam import find_layer, grad_cam
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from scipy.stats import binomtest, hypergeom, permutation_test
 
+from fastsc.errors import UserError
 from fastsc.evaluation.questions.bias import axes as module
 from fastsc.evaluation.questions.bias.axes import (
     axis_rows,
@@ -26,7 +27,6 @@ from fastsc.evaluation.results.statistics import estimate
 from fastsc.evaluation.views import KINDS, Viewer, choose
 from fastsc.kernels.colour import color_jitter
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 STRENGTHS = (0.4, 0.3, 0.5, 0.1)

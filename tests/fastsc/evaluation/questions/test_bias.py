@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.bias import question as module
 from fastsc.evaluation.questions.bias.axes import Dependence
@@ -19,7 +20,6 @@ from fastsc.evaluation.questions.bias.question import bias
 from fastsc.evaluation.results.answers import Rows
 from fastsc.evaluation.views import Viewer, one_kind
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 STRENGTHS = (0.2, 0.0, 0.0, 0.1)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier, Preprocessing
 from fastsc.evaluation.questions.continuity.question import Continuity, continuity, strength_name
 from fastsc.models.build import build_model
 from fastsc.models.representation import Represented
 from fastsc.pipelines import Pipeline, build, keyed
-from fastsc.pipelines.errors import UserError
 from fastsc.training.validate import validate
 from tests.fastsc.evaluation import tiny
 

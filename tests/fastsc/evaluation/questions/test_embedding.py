@@ -15,10 +15,10 @@ from sklearn.decomposition import PCA
 from sklearn.manifold import TSNE
 from torch import nn
 
+from fastsc.errors import UserError
 from fastsc.evaluation.questions import embedding as module
 from fastsc.evaluation.questions.embedding import embedding
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 BRIGHTNESS = (0.4, 0.0, 0.0, 0.0)

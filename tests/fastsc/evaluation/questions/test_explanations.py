@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from torch import nn
 
+from fastsc.errors import UserError
 from fastsc.evaluation.questions.explanations import agreement, explainer
 from fastsc.evaluation.questions.explanations import question as module
 from fastsc.evaluation.questions.explanations.attribution import Explained, randomized
@@ -27,7 +28,6 @@ from fastsc.evaluation.report.sections_explanations import overlaid, section
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.kernels.colour import color_jitter
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

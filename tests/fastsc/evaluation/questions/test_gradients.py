@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import nn
 
+from fastsc.errors import UserError
 from fastsc.evaluation.questions import gradients as module
 from fastsc.evaluation.questions.gradients import gradients
 from fastsc.evaluation.views import KINDS
 from fastsc.kernels.colour import color_jitter
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

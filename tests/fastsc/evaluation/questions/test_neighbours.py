@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fastsc.errors import UserError
 from fastsc.evaluation.questions import neighbours as module
 from fastsc.evaluation.questions.neighbours import neighbours
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 BRIGHTNESS = (0.4, 0.0, 0.0, 0.0)

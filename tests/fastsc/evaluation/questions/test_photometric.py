@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import qmc
 from torch import Tensor, nn
 
+from fastsc.errors import UserError
 from fastsc.evaluation.questions.robustness import photometric as module
 from fastsc.evaluation.questions.robustness.photometric import (
     POLLS,
@@ -27,7 +28,6 @@ from fastsc.evaluation.questions.robustness.photometric import (
 from fastsc.evaluation.results.answers import Arrays, compute
 from fastsc.evaluation.views import KINDS, Factors, Response, Viewer
 from fastsc.pipelines import keyed
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 BOX = (0.4, 0.4, 0.4, 0.1)

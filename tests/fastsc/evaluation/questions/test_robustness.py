@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from fastsc.cli.packages import installed
+from fastsc.errors import UserError
 from fastsc.evaluation.questions.robustness import question as module
 from fastsc.evaluation.questions.robustness.attacks import Attack
 from fastsc.evaluation.questions.robustness.masking import signs
@@ -28,7 +29,6 @@ from fastsc.evaluation.report.parts import questions
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.views import KINDS, Viewer
 from fastsc.pipelines import Pipeline
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 needs_library = pytest.mark.skipif(

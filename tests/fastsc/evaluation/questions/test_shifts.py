@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
+from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier, Preprocessing
 from fastsc.evaluation.questions.shifts import question as module
 from fastsc.evaluation.questions.shifts.corruptions import (
@@ -34,7 +35,6 @@ from fastsc.evaluation.report.parts import questions
 from fastsc.evaluation.results.answers import Rows
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.pipelines import Pipeline, build, keyed, scan
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 ic = pytest.importorskip("imagecorruptions", reason="pip install imagecorruptions-imaug")

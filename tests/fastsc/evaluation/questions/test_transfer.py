@@ -17,6 +17,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
+from fastsc.errors import UserError
 from fastsc.evaluation.questions.transfer import fine_tuning
 from fastsc.evaluation.questions.transfer import question as module
 from fastsc.evaluation.questions.transfer.fine_tuning import Tuned, epochs_of
@@ -30,7 +31,6 @@ from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.views import Viewer
 from fastsc.kernels.colour import color_jitter
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation import tiny
 
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fastsc.errors import UserError
 from fastsc.evaluation.report import words
 from fastsc.evaluation.report.page import render, write_report
 from fastsc.evaluation.report.parts import questions
 from fastsc.evaluation.report.pictures import data_uri
 from fastsc.evaluation.results.answers import Answer, Measure
 from fastsc.evaluation.results.evaluated import Evaluation
-from fastsc.pipelines.errors import UserError
 from tests.fastsc.evaluation.report.report_example import HOSTILE, evaluation
 
 VOID = {"meta", "br", "img", "input", "link", "hr", "path", "use", "circle", "polygon", "rect"}

@@ -10,11 +10,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
+from fastsc.errors import UserError
 from fastsc.evaluation.results.answers import Answer, Arrays, Measure, Rows
 from fastsc.evaluation.results.evaluated import Comparison, Evaluated, Evaluation
 from fastsc.evaluation.results.statistics import Difference
 from fastsc.evaluation.results.store import Store
-from fastsc.pipelines.errors import UserError
 
 
 class Counted:

@@ -1,0 +1,11 @@
+"""The exceptions that commands turn into a line on stderr. They are defined on the floor below."""
+
+from fastsc.pipelines.errors import (
+    LostContactError,
+    PeerError,
+    StalledError,
+    UserError,
+    first_line,
+)
+
+__all__ = ["LostContactError", "PeerError", "StalledError", "UserError", "first_line"]
