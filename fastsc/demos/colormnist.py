@@ -29,6 +29,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.table import Table
 
+from fastsc.cli.entry import say
 from fastsc.cli.parser import Parser, folder_name
 from fastsc.datasets.colormnist import CORRELATION, prepared
 from fastsc.datasets.digits import PACKAGED
@@ -81,7 +82,7 @@ class Score(NamedTuple):
     n: int
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(words: list[str]) -> int:
     """The whole demo. Returns the exit status: that of a training, if it fails."""
     parser = Parser(
         prog="python -m fastsc.colormnist_demo", description="Colour bias, with and without."
@@ -92,14 +93,8 @@ def main(argv: list[str] | None = None) -> int:
     add("--epochs", type=int, metavar="N", help="default: the recipe's")
     add("--correlation", type=float, default=CORRELATION, metavar="P", help="default: %(default)s")
     add("--digits", type=Path, metavar="PATH", help=f"default: {PACKAGED}'s 5,000")
-    try:
-        args = parser.parse_args(argv)
-        return demo(args.out, args.seeds, args.epochs, args.correlation, args.digits)
-    except UserError as mistake:
-        print(f"fastsc.colormnist_demo: {' '.join(str(mistake).split())}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    args = parser.parse_args(words)
+    return demo(args.out, args.seeds, args.epochs, args.correlation, args.digits)
 
 
 def demo(
@@ -198,10 +193,8 @@ def train_all(commands: list[list[str]]) -> int:
             for future in tracked(done, title, len(commands)):
                 if (run := future.result()).returncode != 0:
                     print(run.stderr.strip(), file=sys.stderr)
-                    print(
-                        f"fastsc.colormnist_demo: a training ended with status {run.returncode}",
-                        file=sys.stderr,
-                    )
+                    ended = f"a training ended with status {run.returncode}"
+                    say("fastsc.colormnist_demo", ended)
                     return run.returncode
         finally:
             pool.shutdown(cancel_futures=True)

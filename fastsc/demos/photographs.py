@@ -10,7 +10,6 @@ The numbers show that the program works. They are no result about ImageNet.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import math
 import shlex
@@ -24,6 +23,8 @@ from numpy.typing import NDArray
 from rich.console import Console, Group
 from rich.table import Table
 
+from fastsc.cli.entry import say
+from fastsc.cli.parser import Parser
 from fastsc.datasets.photographs import PER_CLASS, PHOTOGRAPHS, free_name, write_photographs
 from fastsc.errors import UserError
 from fastsc.run.log import read_log
@@ -44,19 +45,13 @@ class Measured(NamedTuple):
     relative: Floats  # (n,) the same over the mean distance of two different images
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(words: list[str]) -> int:
     """The whole demo. Returns the exit status: that of the training, if it fails."""
-    parser = argparse.ArgumentParser(prog="python -m fastsc.demo", description="A small real run.")
+    parser = Parser(prog="python -m fastsc.demo", description="A small real run.")
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=80, help="default: %(default)s")
-    args = parser.parse_args(argv)
-    try:
-        return demo(args.out, args.steps)
-    except UserError as mistake:
-        print(f"fastsc.demo: {mistake}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        return 130
+    args = parser.parse_args(words)
+    return demo(args.out, args.steps)
 
 
 def demo(out: Path, steps: int) -> int:
@@ -80,7 +75,7 @@ def demo(out: Path, steps: int) -> int:
     console.print(f"\n$ {shlex.join(['python', *command])}\n", soft_wrap=True)
     status = subprocess.run([sys.executable, *command]).returncode
     if status != 0:
-        print(f"fastsc.demo: the training ended with status {status}", file=sys.stderr)
+        say("fastsc.demo", f"the training ended with status {status}")
         return status
 
     clean, perturbed, names, before, after = compare(run)

@@ -51,7 +51,7 @@ class StopSignal:
     def _raise_flag(self, number: int, frame: FrameType | None) -> None:
         del frame
         if self._at_once:
-            raise StoppedEarly(signal.Signals(number).name)
+            raise StoppedEarly(f"stopped by {signal.Signals(number).name} before the first step")
         if self and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.number = signal.Signals(number)

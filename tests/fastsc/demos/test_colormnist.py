@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from fastsc.colormnist_demo import main
 from fastsc.config.options import load_recipe, parse
 from fastsc.datasets.colormnist import prepare, prepared
 from fastsc.demos import colormnist as demo
@@ -134,10 +135,10 @@ def test_picture_has_every_bar_at_its_height(n_seeds: int, data: Path, tmp_path:
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["--out", str(tmp_path), "--seeds", "0"]) == 2
-    assert demo.main(["--out", str(tmp_path), "--epochs", "0"]) == 2
-    assert demo.main(["--out", str(tmp_path), "--digits", str(tmp_path / "none")]) == 2
-    assert demo.main(["--bogus"]) == 2
+    assert main(["--out", str(tmp_path), "--seeds", "0"]) == 2
+    assert main(["--out", str(tmp_path), "--epochs", "0"]) == 2
+    assert main(["--out", str(tmp_path), "--digits", str(tmp_path / "none")]) == 2
+    assert main(["--bogus"]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 4
     assert all(line.startswith("fastsc.colormnist_demo: ") for line in lines)
@@ -148,7 +149,7 @@ def test_what_draws_is_missed_before_anything_is_trained(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(demo, "find_spec", lambda name: None)
-    assert demo.main(["--out", str(tmp_path)]) == 2
+    assert main(["--out", str(tmp_path)]) == 2
     assert "fastsc[eval]" in capsys.readouterr().err
     assert os.listdir(tmp_path) == []
 
@@ -167,7 +168,7 @@ def test_the_whole_demo_in_one_epoch_of_one_arm(
     monkeypatch.setattr(demo, "draw", lambda path, data, bars, correlation: path.touch())
     (tmp_path / "data").symlink_to(data)
     words = ["--out", str(tmp_path), "--digits", str(digits), "--correlation", "0.9"]
-    assert demo.main([*words, "--epochs", "1"]) == 0
+    assert main([*words, "--epochs", "1"]) == 0
     printed = capfd.readouterr().out
     assert "220 training digits, 0.9 of them" in printed
     assert "python -m fastsc.train colormnist" in printed

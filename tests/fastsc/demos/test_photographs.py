@@ -16,6 +16,7 @@ from rich.console import Console
 from fastsc.config.options import parse
 from fastsc.datasets import photographs
 from fastsc.datasets.photographs import MARKER, PER_CLASS, PHOTOGRAPHS, write_photographs
+from fastsc.demo import main
 from fastsc.demos import photographs as demo
 from fastsc.demos.photographs import Measured
 from fastsc.errors import UserError
@@ -125,9 +126,9 @@ def test_picture_is_a_png_that_shows_every_pair(tmp_path: Path, n: int) -> None:
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert demo.main(["--out", str(tmp_path), "--steps", "0"]) == 2
+    assert main(["--out", str(tmp_path), "--steps", "0"]) == 2
     (tmp_path / "file").touch()
-    assert demo.main(["--out", str(tmp_path / "file")]) == 2
+    assert main(["--out", str(tmp_path / "file")]) == 2
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert all(line.startswith("fastsc.demo: ") for line in lines)
@@ -140,7 +141,7 @@ def test_the_whole_demo_in_a_few_steps(
     (tmp_path / "photos").symlink_to(photos)
     monkeypatch.setattr(demo, "has_dali", lambda: False)
     monkeypatch.setattr(demo, "RESOLUTION", 64)
-    assert demo.main(["--out", str(tmp_path), "--steps", "3"]) == 0
+    assert main(["--out", str(tmp_path), "--steps", "3"]) == 0
     printed = capfd.readouterr().out
     assert "DALI is not installed" in printed
     assert "--pipeline cpu" in printed

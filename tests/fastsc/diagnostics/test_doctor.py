@@ -18,8 +18,11 @@ import pytest
 import torch
 from rich.console import Console
 
-from fastsc.diagnostics import doctor
-from fastsc.diagnostics.doctor import PROBES, Probe, Result
+from fastsc import doctor
+from fastsc.diagnostics import command
+from fastsc.diagnostics.catalog import PROBES, Probe, Result
+from fastsc.diagnostics.examine import examine
+from fastsc.diagnostics.table import show
 from fastsc.pipelines import PIPELINES
 from fastsc.pipelines.decode import DECODERS
 from fastsc.run import environment
@@ -96,7 +99,7 @@ def test_a_probe_that_works_and_ones_that_fail(plant: Callable[..., Probe]) -> N
         "gone": "ended with status 3; last words",
     }
     told: list[Result] = []
-    results = doctor.examine([plant(name) for name in expected], told.append)
+    results = examine([plant(name) for name in expected], told.append)
     assert {r.probe.name: r.detail for r in results} == expected
     assert [r.probe.name for r in results] == list(expected)
     assert [r.works for r in results] == [True] + [False] * 5
@@ -105,7 +108,7 @@ def test_a_probe_that_works_and_ones_that_fail(plant: Callable[..., Probe]) -> N
 
 
 def test_a_crash_is_reported_and_ends_nothing_else(plant: Callable[..., Probe]) -> None:
-    crash, later, well = doctor.examine([plant(f) for f in ("crashes", "crashes_later", "well")])
+    crash, later, well = examine([plant(f) for f in ("crashes", "crashes_later", "well")])
     assert (crash.works, crash.remedy) == (False, "cure")
     assert crash.detail == "crashed: Segmentation fault (signal 11)"
     assert not later.works
@@ -115,7 +118,7 @@ def test_a_crash_is_reported_and_ends_nothing_else(plant: Callable[..., Probe]) 
 
 def test_a_hang_is_reported_and_ended(plant: Callable[..., Probe], tmp_path: Path) -> None:
     began = time.monotonic()
-    hang, well = doctor.examine([plant("hangs", tmp_path / "pid", timeout=3.0), plant("well")])
+    hang, well = examine([plant("hangs", tmp_path / "pid", timeout=3.0), plant("well")])
     assert time.monotonic() - began < 60
     assert (hang.works, hang.detail) == (False, "hangs: ended after 3 s")
     assert well.works
@@ -128,7 +131,7 @@ def test_what_is_pointless_is_not_tried(
     plant: Callable[..., Probe], tmp_path: Path, gate: str, tried: bool
 ) -> None:
     mark = tmp_path / "mark"
-    dependent, _ = doctor.examine([plant("marks", mark, after=gate), plant(gate)])
+    dependent, _ = examine([plant("marks", mark, after=gate), plant(gate)])
     assert dependent.works == mark.exists() == tried
     assert tried or (dependent.detail, dependent.remedy) == (
         f"not tried: {gate} does not work",
@@ -142,7 +145,7 @@ def test_probes_run_at_the_same_time(
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
     a, b = tmp_path / "a", tmp_path / "b"
     pair = [plant("meets", a, b, name="one"), plant("meets", b, a, name="other")]
-    assert [r.detail for r in doctor.examine(pair)] == ["met", "met"]
+    assert [r.detail for r in examine(pair)] == ["met", "met"]
 
 
 # ---- the registry --------------------------------------------------------------------------------
@@ -193,7 +196,7 @@ def test_a_decoder_that_is_broken_wrong_or_missing(
     shadow: Callable[[str, str], None], module: str, code: str, reason: str
 ) -> None:
     shadow(module, code)
-    bad, pil = doctor.examine([BY_NAME["decoders", "simplejpeg"], BY_NAME["decoders", "pil"]])
+    bad, pil = examine([BY_NAME["decoders", "simplejpeg"], BY_NAME["decoders", "pil"]])
     assert not bad.works
     assert reason in bad.detail
     assert bad.remedy == "pip install 'fastsc[jpeg]'"
@@ -203,7 +206,7 @@ def test_a_decoder_that_is_broken_wrong_or_missing(
 def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").touch()
     monkeypatch.setenv("FASTSC_CACHE_DIR", str(tmp_path / "file" / "cache"))
-    (result,) = doctor.examine([BY_NAME["files", "cache"]])
+    (result,) = examine([BY_NAME["files", "cache"]])
     assert not result.works
     assert str(tmp_path / "file") in result.detail
     assert "FASTSC_CACHE_DIR" in (result.remedy or "")
@@ -255,7 +258,7 @@ def test_status_and_advice(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(doctor, "examine", lambda *_: outcome(*broken))
+    monkeypatch.setattr(command, "examine", lambda *_: outcome(*broken))
     assert doctor.main([]) == status
     rows, _, advice = capsys.readouterr().out.partition("\n\n")
     assert len(rows.splitlines()) == len(PROBES)
@@ -267,7 +270,7 @@ def test_status_and_advice(
 def test_rows_keep_what_stands_in_brackets(terminal: bool) -> None:
     out = io.StringIO()
     console = Console(file=out, force_terminal=terminal, width=200)
-    doctor.show(outcome(("decoders", "simplejpeg")), console)
+    show(outcome(("decoders", "simplejpeg")), console)
     (row,) = (line for line in out.getvalue().splitlines() if "simplejpeg" in line)
     for part in ("decoders", "no", "because -> pip install 'fastsc[jpeg]'"):
         assert part in row
@@ -276,7 +279,7 @@ def test_rows_keep_what_stands_in_brackets(terminal: bool) -> None:
 def test_the_rows_are_the_same_without_rich(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(doctor, "examine", lambda *_: outcome(("decoders", "simplejpeg")))
+    monkeypatch.setattr(command, "examine", lambda *_: outcome(("decoders", "simplejpeg")))
     assert doctor.main([]) == 0
     with_rich = capsys.readouterr()
     monkeypatch.setitem(sys.modules, "rich.console", None)  # import raises ModuleNotFoundError
@@ -290,7 +293,7 @@ def test_json_mistakes_are_one_line_before_anything_is_tried(
     def untimely(*_: object) -> NoReturn:
         raise AssertionError("tried before the mistake was found")
 
-    monkeypatch.setattr(doctor, "examine", untimely)
+    monkeypatch.setattr(command, "examine", untimely)
     for path in (tmp_path, tmp_path / "none" / "out.json"):
         assert doctor.main(["--json", str(path)]) == 2
         printed = capsys.readouterr()

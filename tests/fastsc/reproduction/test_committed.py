@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from fastsc import reproduce
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.claims import CLAIMS
+from fastsc.reproduction.command import DOCS, RECORDS
 from fastsc.reproduction.page.document import AGAIN, write_docs
 from fastsc.reproduction.records import read_records, science
 from fastsc.reproduction.study import load_study
@@ -16,25 +16,25 @@ from tests.fastsc.reproduction.test_page import IMAGE, texts
 
 
 def test_the_committed_page_is_what_the_committed_records_make(tmp_path: Path) -> None:
-    write_docs(reproduce.RECORDS, tmp_path)
+    write_docs(RECORDS, tmp_path)
     for path in [tmp_path / "reproduction.md", *tmp_path.glob("reproduction/*.svg")]:
-        committed = reproduce.DOCS / path.relative_to(tmp_path)
+        committed = DOCS / path.relative_to(tmp_path)
         message = f"{committed} is not of these records: run `make reproduction`"
         if path.suffix == ".md":
             assert committed.read_text() == path.read_text(), message
         else:  # another matplotlib may put a line a hair's breadth further
             assert texts(committed.read_text()) == texts(path.read_text()), message
     made_now = {path.name for path in tmp_path.glob("reproduction/*")}
-    assert {path.name for path in reproduce.DOCS.glob("reproduction/*")} == made_now
+    assert {path.name for path in DOCS.glob("reproduction/*")} == made_now
 
 
 def test_the_committed_page_shows_six_figures_that_are_there() -> None:
-    text = (reproduce.DOCS / "reproduction.md").read_text()
+    text = (DOCS / "reproduction.md").read_text()
     shown = IMAGE.findall(text)
     assert len(shown) >= 6
     for alt, path in shown:
         assert len(alt) > 20
-        assert (reproduce.DOCS / path).stat().st_size < 60_000
+        assert (DOCS / path).stat().st_size < 60_000
         assert not path.startswith(("/", "http", ".."))
 
 
@@ -42,7 +42,7 @@ def test_the_committed_page_shows_six_figures_that_are_there() -> None:
 def test_committed_records_are_of_the_grid_as_it_is(name: str) -> None:
     """A record whose options are no longer the arm's would be shown under a wrong name."""
     study = load_study(name)
-    folders = (reproduce.RECORDS / name, reproduce.DOCS / AGAIN / name)
+    folders = (RECORDS / name, DOCS / AGAIN / name)
     for (arm, seed), record in read_records(folders).items():
         assert record.study == name
         if not record.trial:
@@ -53,14 +53,14 @@ def test_committed_records_are_of_the_grid_as_it_is(name: str) -> None:
 def test_a_replication_is_of_the_quick_setting(name: str) -> None:
     """The page leaves other records out, and would do so without a word."""
     study = load_study(name)
-    for arm, seed in read_records([reproduce.DOCS / AGAIN / name]):
+    for arm, seed in read_records([DOCS / AGAIN / name]):
         assert arm in study.quick
         assert seed in study.quick_seeds
 
 
 def test_the_readme_has_the_pages_rows() -> None:
-    page = (reproduce.DOCS / "reproduction.md").read_text().splitlines()
-    readme = (reproduce.DOCS.parent / "README.md").read_text()
+    page = (DOCS / "reproduction.md").read_text().splitlines()
+    readme = (DOCS.parent / "README.md").read_text()
     section = readme.partition("### Accuracy and continuity: CIFAR-100")[2].partition("###")[0]
     rows = [line for line in section.splitlines() if line.startswith("|")]
     assert len(rows) > 10
@@ -72,7 +72,7 @@ def test_every_claim_is_measured_somewhere() -> None:
     known = {
         name
         for study in STUDIES
-        for record in read_records([reproduce.RECORDS / study]).values()
+        for record in read_records([RECORDS / study]).values()
         for name in record.figures
     }
     wanted = {measure.key for measures in CLAIMS.values() for measure in measures}

@@ -12,14 +12,15 @@ import pytest
 
 from fastsc import reproduce
 from fastsc.errors import UserError
-from fastsc.reproduction import STUDIES
+from fastsc.reproduction import STUDIES, command
+from fastsc.reproduction.page import document
 from fastsc.reproduction.page.document import write_docs, write_page
 from fastsc.reproduction.records import write_record
 from fastsc.reproduction.study import load_study, parse_study
 from tests.fastsc.reproduction.made import made, runs
 from tests.fastsc.reproduction.test_study import GRID, grid
 
-SOURCES = Path(reproduce.__file__).parent / "reproduction" / "page"
+SOURCES = Path(document.__file__).parent
 IMAGE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
 STUDY = parse_study(
     grid(groups={"alpha": ["both", "default", "strong"], "target": ["t"],
@@ -254,7 +255,7 @@ def test_the_command_makes_the_page(
     study = load_study("colormnist")
     for arm in ("both", "default"):
         write_record(tmp_path / "runs" / "colormnist", made(study, arm, 0))
-    monkeypatch.setattr(reproduce, "RECORDS", tmp_path / "runs")
+    monkeypatch.setattr(command, "RECORDS", tmp_path / "runs")
     assert reproduce.main(["page", "--out", str(tmp_path / "docs")]) == 0
     assert "reproduction.md" in capsys.readouterr().out
     text = (tmp_path / "docs" / "reproduction.md").read_text()

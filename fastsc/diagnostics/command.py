@@ -1,0 +1,58 @@
+"""What `fastsc.doctor` does with the words of its command line."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fastsc.cli.parser import Parser
+from fastsc.diagnostics.catalog import PROBES, Result
+from fastsc.diagnostics.examine import examine
+from fastsc.diagnostics.table import advice, open_console, say, show, to_json
+from fastsc.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def run(words: list[str]) -> int:
+    """Tries everything and tells; 1 where something that fastsc cannot do without does not work."""
+    parser = Parser(
+        prog="python -m fastsc.doctor",
+        description="Each backend and device: works, or why not and what to install.",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here, too")
+    path: Path | None = parser.parse_args(words).json
+    if path is not None:
+        _check_writable(path)
+    console, began = open_console(), time.monotonic()
+    results = _examine_all(console)
+    show(results, console)
+    say("\n".join(["", *advice(results)]), console)
+    if path is not None:
+        path.write_text(to_json(results, time.monotonic() - began), "utf-8")
+    return int(any(r.probe.needed and not r.works for r in results))
+
+
+def _examine_all(console: Console | None) -> list[Result]:
+    if console is None or not console.is_terminal:
+        return examine(PROBES)
+    from rich.progress import Progress
+
+    with Progress(console=console, transient=True) as bar:
+        task = bar.add_task("trying", total=len(PROBES))
+        return examine(PROBES, lambda _: bar.advance(task))
+
+
+def _check_writable(path: Path) -> None:
+    """Raises UserError now rather than when all has been tried."""
+    new = not os.path.lexists(path)
+    try:
+        with open(path, "ab"):
+            pass
+        if new:
+            path.unlink()
+    except OSError as error:
+        raise UserError(f"--json {path} cannot be written: {error.strerror}") from None

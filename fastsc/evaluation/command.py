@@ -1,0 +1,123 @@
+"""What `fastsc.evaluate` does with the words of its command line."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fastsc.cli.parser import Parser, count, folder_name, seed
+from fastsc.evaluation import QUESTIONS
+
+if TYPE_CHECKING:
+    from fastsc.evaluation.results.evaluated import Evaluation
+
+MODELS = """\
+A MODEL is a run's folder or a .safetensors file of fastsc, torchvision:NAME, timm:NAME, or
+module:function, which returns an nn.Module. Several are compared, the later ones with the first."""
+
+
+def run(words: list[str]) -> int:
+    """Parses the options, evaluates, and says what one sees first; the page says the rest."""
+    args = _parser().parse_args(words)
+    # Imported here: torch alone takes seconds, and --help should not wait for it.
+    from fastsc.evaluation.models.sources import ModelOptions
+    from fastsc.evaluation.options import Options
+    from fastsc.evaluation.run import evaluate
+
+    began = time.monotonic()
+    given: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in vars(args).items()
+    }
+    of_models = {f.name: given.pop(f.name) for f in fields(ModelOptions) if f.name != "weights"}
+    options = Options(model=ModelOptions(**of_models), **given)
+    evaluation = evaluate(options, lambda line: print(line, flush=True))
+    _conclude(evaluation, args.out, time.monotonic() - began)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="python -m fastsc.evaluate",
+        description="How continuous is any classifier? Figures with intervals, and a page.",
+        epilog=MODELS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    # fmt: off
+    add = parser.add_argument
+    add("models", nargs="+", metavar="MODEL", help="what to look at; see below")
+    add("--data", type=folder_name, required=True, metavar="DIR", help="a folder of images")
+    add("--out", type=folder_name, required=True, metavar="DIR",
+        help="results.json, report.html, rows/ (a row an image), cache/")
+    add("--only", nargs="+", choices=QUESTIONS, metavar="QUESTION",
+        help=f"of {', '.join(QUESTIONS)}; default: all that the data can answer")
+    add("--where-possible", action="store_true",
+        help="leave out and name what the data cannot answer, of --only too")
+    add("--budget", choices=("quick", "full"), default="quick",
+        help="quick: minutes on a CPU; full: ten times the images (default: %(default)s)")
+    add("--images", type=count, metavar="N", help="images a question, instead of the budget's")
+    add("--names", nargs="+", metavar="NAME", help="what the models are called, in their order")
+    add("--seed", type=seed, default=0, help="of the choice of images and of the intervals")
+
+    data = parser.add_argument_group("the data")
+    add = data.add_argument
+    add("--split", metavar="NAME", help="folder in DIR; default: val, test, train, or DIR itself")
+    add("--class-map", type=Path, metavar="FILE",
+        help="JSON or YAML: class folder to the model's output, by number or name")
+    add("--class", dest="class_name", metavar="FOLDER",
+        help="class of the embedding; default: the one with most images")
+    add("--transfer-data", type=folder_name, metavar="DIR",
+        help="another labelled data set, for the question transfer")
+    add("--fine-tune", action="store_true", help="on it, too: minutes on a CPU")
+    add("--strengths", type=float, nargs=4, metavar=("B", "C", "S", "H"),
+        help="of brightness, contrast, saturation, hue; default: those that the runs trained "
+        "with, else 0.4 0.4 0.4 0.1")
+    add("--on-bad-image", choices=("raise", "skip"), default="raise",
+        help="skip: decode every image once and leave the broken ones out")
+
+    model = parser.add_argument_group("the models; what is given here is for all of them")
+    add = model.add_argument
+    add("--weights", type=Path, action="append", default=[], metavar="FILE",
+        help="of a torchvision: or timm: model; once for each such model, in their order")
+    add("--no-pretrained", dest="pretrained", action="store_false",
+        help="torchvision: and timm: models with fresh weights")
+    add("--features", metavar="MODULE",
+        help="whose output is the representation; default: the last linear layer's input")
+    add("--mean", type=float, nargs=3, metavar="X", help="of R, G, B on [0, 1]")
+    add("--std", type=float, nargs=3, metavar="X", help="likewise")
+    add("--resolution", type=count, metavar="PX", help="side of the square that the model sees")
+    add("--resize", type=count, metavar="PX", help="shorter side before the square is cut out")
+    add("--interpolation", choices=("bilinear", "bicubic"), help="of the resize, antialiased")
+
+    machine = parser.add_argument_group("the machine")
+    add = machine.add_argument
+    add("--pipeline", choices=("cpu", "dali", "memory"), default="cpu", help="who decodes")
+    add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
+        help="of the forward passes (default: %(default)s); gradients are in fp32")
+    add("--batch-size", type=count, default=64, metavar="N", help="default: %(default)s")
+    add("--workers", type=count, metavar="N", help="decoding threads; default: one a core")
+    # fmt: on
+    return parser
+
+
+def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
+    """A line a model, and where the rest is."""
+    for model in evaluation.models:
+        answer = model.answers.get("continuity")
+        if answer is None:
+            continue
+        words = []
+        for name, title, digits in (
+            ("top1", "top-1", ".1%"),
+            ("ds_relative", "ds_relative", ".3f"),
+            ("flips", "flips", ".1%"),
+        ):
+            if name in answer.estimates:
+                found = answer[name]
+                ends = f"{found.low:{digits}} to {found.high:{digits}}"
+                words.append(f"{title} {found.value:{digits}} ({ends}; n = {found.n:,})")
+        print(f"{model.name}: {', '.join(words)}")
+    print(f"{out / 'report.html'} and results.json beside it, in {seconds:.0f} s")

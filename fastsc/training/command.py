@@ -1,0 +1,46 @@
+"""What `fastsc.train` does with the words of its command line."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from fastsc.cli.entry import say
+from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal
+from fastsc.errors import LostContactError, PeerError, StalledError, UserError
+
+RESUME = "--resume goes on from the last checkpoint"
+
+
+def run(words: list[str], stop: StopSignal) -> int:
+    """Parses the options and trains; returns the exit status.
+
+    Raises:
+        UserError: A mistake; under torchrun a PeerError where another process says what it is.
+    """
+    # Imported here, behind the signals' handlers: torch alone takes seconds.
+    from fastsc.config.options import parse
+
+    try:
+        config = parse(words)
+    except UserError as mistake:  # which every process of this machine sees, and one says so
+        raise mistake if os.environ.get("LOCAL_RANK", "0") == "0" else PeerError from None
+    from fastsc.training.loop import train
+
+    try:
+        return train(config, stop)
+    except StalledError as error:
+        say("fastsc.train", f"{error}; {RESUME}")
+    except LostContactError as error:
+        say("fastsc.train", f"{error}; {RESUME}")
+        if config.run.device != "cpu" and _on_gpu():
+            # NCCL's threads may wait for ever for the others: no farewell, all is written.
+            sys.stderr.flush()
+            os._exit(EXIT_RESUMABLE)
+    return EXIT_RESUMABLE
+
+
+def _on_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_initialized()
