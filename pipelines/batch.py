@@ -30,6 +30,12 @@ class PairBatch(NamedTuple):
     # (N,) int64: dataset index, of the substitute where one filled the slot. Hides tuple.index.
     index: torch.Tensor  # type: ignore[assignment]
 
+    def part(self, i: int, n_parts: int) -> PairBatch:
+        """Every n-th row from row i on: dealt like cards, so that partners stay partners."""
+        rows = slice(i, None, n_parts)
+        perturbed = None if self.perturbed is None else self.perturbed[rows]
+        return PairBatch(self.clean[rows], perturbed, self.target[rows], self.index[rows])
+
 
 @dataclass(frozen=True)
 class BadImage:

@@ -21,11 +21,12 @@ from fastsc.run.resume import check_unchanged, plain_options
 from fastsc.run.validation import Validation
 from fastsc.training.alpha import EVERY
 from fastsc.training.collapse import CollapseWatch, Spread
+from fastsc.training.figures import Figures
 from fastsc.training.loaders import Data, build_loaders
 from fastsc.training.nonfinite import LossWatch
 from fastsc.training.optimizer import peak_lr
 from fastsc.training.schedules import resolution_at, resolutions
-from fastsc.training.step import Figures, Step
+from fastsc.training.step import Step
 
 
 class Training:

@@ -316,7 +316,7 @@ def test_a_look_leaves_no_trace(image_folder: Path) -> None:
     before = {key: value.clone() for key, value in it.core.model.state_dict().items()}
     generator = torch.get_rng_state()
     it.core.model.train()
-    assert it.core._look(batch) is not None
+    assert it.core._probe(batch) is not None
     after = it.core.model.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in before.items())
     assert torch.equal(generator, torch.get_rng_state())

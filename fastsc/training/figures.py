@@ -1,0 +1,71 @@
+"""The figures of a step that is logged: loss, DS and the spread of the features, of all ranks."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fastsc.distributed.devices import Precision, autocast
+from fastsc.distributed.ranks import Ranks
+from fastsc.kernels import ds
+from fastsc.loss import Kind
+from fastsc.models.features import untouched
+from fastsc.models.representation import Represented
+from fastsc.pipelines import PairBatch
+from fastsc.training.collapse import spread
+
+Figures = dict[str, float]
+Pair = tuple[Tensor, Tensor]  # pooled features of the clean and of the perturbed views
+
+
+def figures_of(within: Tensor, pairs: list[Pair], ranks: Ranks) -> Figures:
+    """loss, ce and ds as means over the ranks; the rest from all ranks' features."""
+    loss, ce, distance = ranks.mean(within).tolist()
+    figures = {"loss": loss, "ce": ce, "ds": distance, "ds_relative": float("nan")}
+    if not pairs:
+        return figures
+    # Rows were dealt over the parts as they are over the ranks: back to the batch's order.
+    f, g = (
+        ranks.gather(torch.stack(views, 1).flatten(0, 1)).cpu()
+        for views in zip(*pairs, strict=True)
+    )
+    if len(g) > 1:
+        figures["ds_relative"] = float(ds(f[: len(g)], g, "relative"))
+    between, rank = spread(f)
+    return figures | {"between": between, "effective_rank": rank}
+
+
+@torch.no_grad()
+def probe(
+    model: Represented,
+    batch: PairBatch,
+    kind: Kind,
+    n_parts: int,
+    *,
+    precision: Precision,
+    ranks: Ranks,
+) -> tuple[Tensor, Pair] | None:
+    """DS and both views' features, where the loss does without; leaves no trace.
+
+    Of the rows that have two views, which are few. The same joint forward as with the
+    constraint, so that the figures compare (the scale of kind relative is that of all parts,
+    where training takes a part's); then the statistics of batch norm and the generators are
+    put back as if it had not been.
+    """
+    if batch.perturbed is None:
+        return None
+    device, parts = batch.clean.device, []
+    for i in range(n_parts):  # no more memory than the training takes
+        part = batch.part(i, n_parts)
+        assert part.perturbed is not None
+        n = len(part.perturbed)
+        both = torch.cat([part.clean[:n], part.perturbed])
+        with untouched(model, device), autocast(device, precision):
+            outputs = model(both, n)
+        (f, g), _, (r, s) = ((output[:n], output[n:]) for output in outputs[:3])
+        parts.append((f, g, r[: len(s)], s))
+    f, g, r, s = (torch.stack(rows, 1).flatten(0, 1) for rows in zip(*parts, strict=True))
+    others = ranks.gather(r) if kind == "relative" else None
+    alone = kind == "relative" and others is not None and len(others) < 2
+    within = torch.full_like(f[0, 0], float("nan")) if alone else ds(r, s, kind, others=others)
+    return within, (f, g)

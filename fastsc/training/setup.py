@@ -1,0 +1,151 @@
+"""From a configuration to the network that trains: built, tried at every resolution, wrapped."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from fastsc.config import TrainConfig
+from fastsc.distributed.ranks import Ranks
+from fastsc.errors import UserError, first_line
+from fastsc.models.build import build_model
+from fastsc.models.features import FeatureModel, untouched
+from fastsc.models.norms import Views, convert
+from fastsc.models.pooling import PoolDS, ends_in_average_pooling
+from fastsc.models.representation import Represented
+from fastsc.pipelines.plan import n_paired
+from fastsc.training.schedules import resolutions
+
+# As DistributedDataParallel calls it from torch 2.14 on, or did before.
+_DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
+_NEW, _OLD = "forward_sync_buffers", "broadcast_buffers"
+_NO_BUFFERS: dict[str, Any] = {_NEW if _NEW in _DDP_OPTIONS else _OLD: False}
+
+
+def build(config: TrainConfig, n_classes: int, device: torch.device, ranks: Ranks) -> Represented:
+    """The network of a configuration with fresh weights, on its device, in the run's layout.
+
+    Raises:
+        UserError: There is none of that name, or it does not run at one of the run's resolutions.
+    """
+    views = list[Views | None]()
+    name, data, method = config.model.model, config.data, config.method
+
+    def adapt(net: nn.Module) -> None:
+        split, sync = method.bn == "split", method.sync_bn and not ranks.alone
+        on_gpu = device.type == "cuda"
+        views.append(convert(net, name, split=split, sync=sync, on_gpu=on_gpu))
+
+    model = build_model(
+        name,
+        n_classes,
+        config.model.stem,
+        data.resolution,
+        blurpool=config.model.blurpool,
+        adapt=adapt,
+    )
+    represented = Represented(model, method.ds_at, views[0], _pool(model, config, device, ranks))
+    sizes = {data.val_resolution or data.resolution, *resolutions(data, config.optim.epochs)}
+    represented.eval()
+    for side in sorted(sizes):
+        try:
+            with torch.no_grad():
+                represented(torch.zeros(1, 3, side, side))
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"model {name} does not run at {side} pixels: {first_line(error)}"
+            ) from None
+    _check_batch_norm(represented, resolutions(data, config.optim.epochs)[0], config, ranks)
+    return represented.to(device).to(memory_format=layout_of(config))
+
+
+def wrap(model: nn.Module, config: TrainConfig, device: torch.device, ranks: Ranks) -> nn.Module:
+    """The model's forward as the training step calls it: over all ranks, and compiled if asked.
+
+    Under several ranks torch's generator is each rank's own from here on.
+    """
+    forward = model
+    if not ranks.alone:
+        forward = DistributedDataParallel(
+            model,
+            device_ids=[device] if device.type == "cuda" else None,
+            gradient_as_bucket_view=True,
+            # Every rank keeps running statistics of its own images; they are averaged before
+            # they are used, and nothing of a rank's is thrown away.
+            **_NO_BUFFERS,
+        )
+        # From here on dropout differs between ranks, as between images.
+        torch.manual_seed((config.run.seed * ranks.world_size + ranks.rank) % 2**63)
+    if config.run.compile:
+        # A graph a resolution; past its limit torch would go on without compiling.
+        limits: Any = torch._dynamo.config
+        n_sizes = len(resolutions(config.data, config.optim.epochs))
+        limits.recompile_limit = max(limits.recompile_limit, n_sizes + 1)
+        # mypy knows no callable that is also a module.
+        forward = torch.compile(  # type: ignore[assignment]
+            forward, dynamic=False, mode=config.run.compile_mode
+        )
+    return forward
+
+
+def layout_of(config: TrainConfig) -> torch.memory_format:
+    """Of weights and views."""
+    return torch.channels_last if config.run.channels_last else torch.contiguous_format
+
+
+def _pool(
+    model: FeatureModel, config: TrainConfig, device: torch.device, ranks: Ranks
+) -> PoolDS | None:
+    """What pools and measures DS in one pass over the last feature map; None: each by itself.
+
+    Raises:
+        UserError: It was asked for by name, and cannot be had.
+    """
+    method, run = config.method, config.run
+    wanted, on_gpu = run.pooling, device.type == "cuda"
+    if wanted == "separate" or (wanted == "auto" and not (on_gpu and run.channels_last)):
+        return None
+    reason = None
+    if method.plain:
+        reason = "--alpha 0 with --ce-views clean trains without DS"
+    elif method.ds_at != "features":
+        reason = f"DS is taken at {method.ds_at}, not at the pooled features"
+    elif method.ds == "relative" and not ranks.alone:
+        reason = "--ds relative compares the images of all processes"
+    elif not ends_in_average_pooling(model, config.data.resolution):
+        reason = f"model {model.name} does not end in global average pooling"
+    if reason is None:
+        return PoolDS(
+            method.ds, stop_gradient=method.stop_gradient, detach_scale=method.detach_scale
+        )
+    if wanted == "fused":
+        raise UserError(f"--pooling fused: {reason}; leave the option out")
+    return None
+
+
+def _check_batch_norm(
+    represented: Represented, side: int, config: TrainConfig, ranks: Ranks
+) -> None:
+    """Raises UserError where batch norm would get a single value of a channel to normalize."""
+    method, size = config.method, config.optim.batch_size
+    parts = ranks.world_size * config.optim.accumulate
+    n, m = size // parts, n_paired(size, method.paired_fraction) // parts
+    # Plain training looks at both views too, for the log.
+    rows = min(n, m) if method.bn == "split" else n if method.plain else n + m
+    if rows > 1 or (method.sync_bn and not ranks.alone):
+        return
+    with untouched(represented, torch.device("cpu")), torch.no_grad():
+        try:
+            represented.train()(torch.zeros(1, 3, side, side))
+        except ValueError:  # torch's, which speaks of shapes
+            raise UserError(
+                f"batch norm gets one image and one position of it at {side} pixels: take a "
+                "larger --batch-size or --resolution, or less of --accumulate, --bn split and "
+                "--paired-fraction"
+            ) from None

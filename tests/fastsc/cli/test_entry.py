@@ -1,0 +1,84 @@
+"""The entry of every command: exit statuses, and one line where something is said."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from fastsc.cli.entry import run_command
+from fastsc.distributed.signals import StoppedEarly, StopSignal
+from fastsc.errors import PeerError, UserError
+
+
+def raises(error: BaseException) -> Callable[[list[str]], int]:
+    def work(words: list[str]) -> int:
+        raise error
+
+    return work
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (UserError("--out is\n  empty"), 2, "fastsc.x: --out is empty\n"),
+        (PeerError("another's"), 2, ""),
+        (KeyboardInterrupt(), 75, "fastsc.x: interrupted; go on\n"),
+        (StoppedEarly("stopped by SIGTERM"), 75, "fastsc.x: stopped by SIGTERM\n"),
+    ],
+)
+def test_status_and_line(
+    error: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(
+        "fastsc.x", raises(error), [], interrupted="interrupted; go on", status=75
+    ) == (status)
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", said)
+
+
+def test_what_the_command_returns_and_the_words_it_gets(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[list[str]] = []
+
+    def work(words: list[str]) -> int:
+        seen.append(words)
+        return 7
+
+    assert run_command("fastsc.x", work, ["--a"]) == 7
+    monkeypatch.setattr("sys.argv", ["x", "--b"])
+    assert run_command("fastsc.x", work, None) == 7
+    assert seen == [["--a"], ["--b"]]
+
+
+def test_our_own_fault_is_not_caught() -> None:
+    with pytest.raises(ZeroDivisionError):
+        run_command("fastsc.x", lambda words: 1 // 0, [])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_signal_interrupts(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    before = signal.getsignal(number)
+
+    def work(words: list[str]) -> int:
+        os.kill(os.getpid(), number)
+        time.sleep(10)
+        return 0
+
+    assert run_command("fastsc.x", work, []) == 130
+    assert capsys.readouterr().err == "fastsc.x: interrupted\n"
+    assert signal.getsignal(number) is before
+
+
+def test_signals_of_the_commands_own(capsys: pytest.CaptureFixture[str]) -> None:
+    stop = StopSignal()
+
+    def work(words: list[str]) -> int:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+        return 0
+
+    assert run_command("fastsc.x", work, [], status=75, signals=lambda: stop) == 75
+    assert capsys.readouterr().err == "fastsc.x: stopped by SIGTERM before the first step\n"
