@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -33,9 +34,8 @@ def raises(error: BaseException) -> Callable[[list[str]], int]:
 def test_status_and_line(
     error: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_command(
-        "fastsc.x", raises(error), [], interrupted="interrupted; go on", status=75
-    ) == (status)
+    how: dict[str, Any] = {"interrupted": "interrupted; go on", "status": 75}
+    assert run_command("fastsc.x", raises(error), [], **how) == status
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", said)
 

@@ -175,13 +175,14 @@ def test_ema_is_the_average_written_out_and_what_is_exported(
 
 
 def test_accumulation_equals_the_whole_batch(image_folder: Path, tmp_path: Path) -> None:
-    # LayerNorm, and DS of a kind that is a mean over images.
-    model = ["--model", "timm:test_convnext", "--paired-fraction", "0.5"]
+    # LayerNorm, and DS of a kind that is a mean over images. At TINY's learning rate the last bits
+    # of some CPUs grow to a percent in eight steps.
+    model = ["--model", "timm:test_convnext", "--paired-fraction", "0.5", "--lr", "0.01"]
     assert run(image_folder, tmp_path / "a", *model) == 0
     assert run(image_folder, tmp_path / "b", *model, "--accumulate", "4") == 0
     for a, b in zip(events(tmp_path / "a", "step"), events(tmp_path / "b", "step"), strict=True):
         for name in ("loss", "ce", "ds", "ds_relative", "between", "effective_rank", "grad_norm"):
-            assert b[name] == pytest.approx(a[name], rel=1e-3)
+            assert b[name] == pytest.approx(a[name], rel=1e-4)
 
 
 def test_gradient_is_clipped_to_its_norm(image_folder: Path) -> None:
