@@ -7,6 +7,7 @@ stderr; 130 interrupted.
 from __future__ import annotations
 
 import sys
+from contextlib import nullcontext
 
 from fastsc.cli.entry import run_command
 from fastsc.diagnostics.command import run
@@ -14,7 +15,7 @@ from fastsc.diagnostics.command import run
 
 def main(argv: list[str] | None = None) -> int:
     """Tries everything and tells; returns the exit status."""
-    return run_command("fastsc.doctor", run, argv)
+    return run_command("fastsc.doctor", run, argv, signals=nullcontext)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.errors import UserError, first_line
 from fastsc.pipelines.headers import Parser
 
 RGB8 = NDArray[np.uint8]  # (H, W, 3)
@@ -119,7 +119,7 @@ def _torchvision() -> Decoder:
             data = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
             image = decode_jpeg(data, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
         except RuntimeError as error:
-            raise DecodeError(str(error).splitlines()[0]) from None
+            raise DecodeError(first_line(error)) from None
         return image[top : top + height, left : left + width]
 
     return decode

@@ -4,7 +4,8 @@ tests/old/ holds what commit e8cf8d9 wrote about the images of tests/old/images.
 it is ever made anew. `run` is a training that died behind the checkpoint of step 14, in its fourth
 epoch of four steps; `after.jsonl` and `weights.safetensors` are what the same training came to
 where it lived; `results.json` is an evaluation of that; `records` holds the one run of the study
-`study.yaml`. The commands are in the files' headers.
+`study.yaml`. The commands stand in `run/log.jsonl`, `results.json` and the record. Later versions
+may say more than these files do, and nothing else.
 
 What does not depend on how a CPU rounds is compared exactly. Two steps of training and a float32
 forward pass do depend on it.
@@ -23,10 +24,13 @@ import pytest
 import torch
 
 from fastsc import evaluate, replay, reproduce, train
+from fastsc.kernels import pair_view
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.run.checkpoint import load_newest, load_safetensors
 from tests.old.images import write_images
 
 OLD = Path(__file__).parent / "old"
+CHECKPOINT = OLD / "run" / "checkpoints" / "step-00000014.pt"
 ROUNDING = {"rtol": 1e-3, "atol": 1e-5}  # of another CPU
 
 # sha256, first 16 digits, of what `replay --step 13` wrote into batch.npz.
@@ -68,7 +72,7 @@ def test_a_run_in_mid_epoch_is_gone_on_with(images: Path, run: Path) -> None:
     found, wanted = events(run / "log.jsonl", "step", "epoch"), events(OLD / "after.jsonl", "step")
     assert found[: len(before)] == before
     steps = [event for event in found[len(before) :] if event["event"] == "step"]
-    assert [event.keys() for event in steps] == [event.keys() for event in wanted]
+    assert len(steps) == len(wanted)
     for event, old in zip(steps, wanted, strict=True):
         assert (event["step"], event["epoch"], event["lr"]) == (
             old["step"],
@@ -76,7 +80,8 @@ def test_a_run_in_mid_epoch_is_gone_on_with(images: Path, run: Path) -> None:
             old["lr"],
         )
         assert event["alpha"] == old["alpha"]  # the multiplier's, out of the checkpoint
-        for name in ("loss", "ce", "ds", "ds_relative", "between", "grad_norm"):
+        assert event.keys() >= old.keys()
+        for name in old.keys() - {"event", "pairs_per_s", "loader_wait"}:
             assert event[name] == pytest.approx(old[name], rel=1e-3), name
     (epoch,), (old_epoch,) = found[-1:], events(OLD / "after.jsonl", "epoch")
     assert epoch["val"] == pytest.approx(old_epoch["val"], rel=1e-3)
@@ -84,21 +89,23 @@ def test_a_run_in_mid_epoch_is_gone_on_with(images: Path, run: Path) -> None:
     (weights, metadata), (old_weights, old_metadata) = (
         load_safetensors(folder / "weights.safetensors") for folder in (run, OLD)
     )
-    assert metadata == old_metadata
+    assert metadata.items() >= old_metadata.items()
     assert list(weights) == list(old_weights)
     for name, value in weights.items():
         torch.testing.assert_close(value, old_weights[name], **ROUNDING)
 
 
 def test_a_checkpoint_that_is_loaded_and_saved_is_the_same(images: Path, run: Path) -> None:
-    saved = load_newest(run / "checkpoints")
+    saved, bytes_before = load_newest(run / "checkpoints"), CHECKPOINT.read_bytes()
     assert saved is not None
     words = [str(run / "config.yaml"), "--data", str(images), "--out", str(run), "--resume"]
     assert train.main([*words, "--max-steps", "14"]) == 0
     again = load_newest(run / "checkpoints")
     assert again is not None
+    assert again.path.name == CHECKPOINT.name
+    assert again.path.read_bytes() != bytes_before, "it was written again"
     changed = {"validated_step", "best", "config"}  # by the end that --max-steps makes
-    assert again.state.keys() == saved.state.keys()
+    assert again.state.keys() >= saved.state.keys()
     for name in saved.state.keys() - changed:
         assert_same(again.state[name], saved.state[name], name)
 
@@ -128,12 +135,16 @@ def test_a_past_step_is_replayed(images: Path, run: Path, tmp_path: Path) -> Non
     metadata = json.loads(str(found.pop("metadata")))
     assert metadata["notes"] == []
     assert metadata["index_hash"] == events(run / "log.jsonl", "header")[0]["index_hash"]
-    std, mean = (np.array(x)[:, None, None] for x in ((0.229, 0.224, 0.225), (0.485, 0.456, 0.406)))
-    found["clean"] = ((found["clean"] * std + mean) * 255).round().astype(np.uint8)
+    std, mean = (np.array(x)[:, None, None] for x in (IMAGENET_STD, IMAGENET_MEAN))
     moved = found.pop("perturbed")
-    assert moved.shape == (4, 3, 16, 16)
+    found["clean"] = ((found["clean"] * std + mean) * 255).round().astype(np.uint8)
     digests = {name: digest(array) for name, array in found.items()}
-    assert digests == BATCH
+    assert digests.items() >= BATCH.items()
+
+    clean_u8, factors = torch.from_numpy(found["clean"]), torch.from_numpy(found["factors"])
+    rgb = clean_u8.permute(0, 2, 3, 1).contiguous()
+    _, expected = pair_view(rgb, factors, IMAGENET_MEAN, IMAGENET_STD, impl="reference")
+    torch.testing.assert_close(torch.from_numpy(moved), expected, rtol=0, atol=1 / 255 / 0.224)
 
 
 def digest(array: np.ndarray) -> str:
@@ -154,13 +165,14 @@ def test_an_evaluation_finds_the_same_figures(images: Path, tmp_path: Path) -> N
     found, wanted = (
         json.loads((folder / "results.json").read_text()) for folder in (tmp_path / "out", OLD)
     )
-    assert found["metadata"].keys() == wanted["metadata"].keys()
+    assert found["metadata"].keys() >= wanted["metadata"].keys()
     for name in ("split", "images", "labelled", "index_hash", "sizes", "strengths", "interval"):
         assert found["metadata"][name] == wanted["metadata"][name], name
-    assert len(found["results"]) == len(wanted["results"])
+    rows = {(row["model"], row["question"], row["name"]): row for row in found["results"]}
     numbers = ("value", "low", "high")
-    for row, old in zip(found["results"], wanted["results"], strict=True):
-        assert row.keys() == old.keys()
+    for old in wanted["results"]:
+        row = rows[old["model"], old["question"], old["name"]]
+        assert row.keys() >= old.keys()
         for key, value in old.items():
             if key in numbers and value is not None:
                 assert row[key] == pytest.approx(value, rel=1e-3, abs=1e-6), old["name"]

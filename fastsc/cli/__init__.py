@@ -1,0 +1,1 @@
+"""What every command shares: entry, parser, console, and packages that may be missing."""

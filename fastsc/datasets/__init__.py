@@ -1,1 +1,1 @@
-"""Data that fastsc makes or writes: Color MNIST, photographs of packages, FFCV files."""
+"""Image folders on the disk: opened, made (Color MNIST, photographs), and FFCV files of them."""

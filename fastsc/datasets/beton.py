@@ -62,9 +62,9 @@ def run(args: argparse.Namespace) -> str:
     targets = [args.out / name for name in (TRAIN_BETON, VAL_BETON)]
     _require_free(args.out, targets, args)
     from fastsc.config import DataConfig
+    from fastsc.datasets.folders import open_data
     from fastsc.pipelines.beton import require_ffcv
     from fastsc.pipelines.beton_writer import BetonOptions
-    from fastsc.training.loaders import open_data
 
     require_ffcv()
     data = open_data(

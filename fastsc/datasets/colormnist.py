@@ -63,6 +63,8 @@ CORRELATION = 0.99
 TEST_SHARE = 5  # a fifth of each class, where the source has no test digits of its own
 VAL_SHARE = 10  # a tenth of each class's other digits
 METADATA = "colormnist.json"
+FOLDERS = ("aligned", "random", "reversed")  # of test digits
+SEED = 0  # of the data that demos and studies make
 FORMAT = 1  # of the folder; another number means that equal settings give other bytes
 
 # The draws are rows of the pipelines' counter-based generator, at an epoch that no training has.
@@ -163,25 +165,33 @@ def prepare(
 
 
 def prepared(out: Path, correlation: float, digits: Path | None) -> dict[str, Any]:
-    """`prepare` with seed 0, or the metadata of what lies there with the same settings.
+    """`prepare` with SEED, or the metadata of what lies there with the same settings.
 
     Raises:
         UserError: Something else lies there.
     """
     if not out.exists():
-        return prepare(out, correlation, digits, 0)
+        return prepare(out, correlation, digits, SEED)
     try:
         metadata: dict[str, Any] = json.loads((out / METADATA).read_text(encoding="utf-8"))
         made = [metadata[key] for key in ("format", "seed", "correlation")]
         source = metadata["digits"]["source"]
     except (OSError, ValueError, KeyError, TypeError):
         raise UserError(f"{out} exists and is not the demo's: choose another --out") from None
-    if (*made, source) != (FORMAT, 0, correlation, str(digits or PACKAGED)):
+    if (*made, source) != (FORMAT, SEED, correlation, str(digits or PACKAGED)):
         raise UserError(
             f"{out} was made with other settings (see its {METADATA}): remove it, or choose "
             "another --out"
         )
     return metadata
+
+
+def colormnist_splits(data: Path) -> dict[str, Path] | None:
+    """The three folders of test digits, where `data` is what `prepare` makes; else None."""
+    folders = {name: data / name for name in FOLDERS}
+    if (data / METADATA).is_file() and all(folder.is_dir() for folder in folders.values()):
+        return folders
+    return None
 
 
 def split_and_colour(

@@ -174,12 +174,12 @@ def train_all(commands: list[list[str]]) -> int:
     The networks are so small that a second thread costs more than it brings, above all where other
     programs want the cores too.
     """
-    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    variables = {"OMP_NUM_THREADS": "1", **os.environ}
 
     def train(command: list[str]) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, *command],
-            env=environment,
+            env=variables,
             stdout=subprocess.DEVNULL,  # what it says is in the run's log
             stderr=subprocess.PIPE,
             text=True,

@@ -7,10 +7,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastsc.cli.console import open_console
 from fastsc.cli.parser import Parser
 from fastsc.diagnostics.catalog import PROBES, Result
 from fastsc.diagnostics.examine import examine
-from fastsc.diagnostics.table import advice, open_console, say, show, to_json
+from fastsc.diagnostics.table import advice, show, to_json, write_line
 from fastsc.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def run(words: list[str]) -> int:
     console, began = open_console(), time.monotonic()
     results = _examine_all(console)
     show(results, console)
-    say("\n".join(["", *advice(results)]), console)
+    write_line("\n".join(["", *advice(results)]), console)
     if path is not None:
         path.write_text(to_json(results, time.monotonic() - began), "utf-8")
     return int(any(r.probe.needed and not r.works for r in results))

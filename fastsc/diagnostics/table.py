@@ -23,7 +23,7 @@ def show(results: Iterable[Result], console: Console | None) -> None:
     ]
     if console is None or not console.is_terminal:
         for probe, _, status, words in rows:
-            say(f"{probe.group:<12}{probe.name:<16}{status:<7}{words}", console)
+            write_line(f"{probe.group:<12}{probe.name:<16}{status:<7}{words}", console)
         return
     from rich.table import Table
     from rich.text import Text
@@ -36,15 +36,8 @@ def show(results: Iterable[Result], console: Console | None) -> None:
     console.print(table)
 
 
-def open_console() -> Console | None:
-    try:
-        from rich.console import Console
-    except ModuleNotFoundError:
-        return None
-    return Console(highlight=False)
-
-
-def say(text: str, console: Console | None) -> None:
+def write_line(text: str, console: Console | None) -> None:
+    """A line on stdout that is never broken."""
     if console is None:
         sys.stdout.write(f"{text}\n")
         return

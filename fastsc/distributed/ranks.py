@@ -19,7 +19,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastsc.distributed.rendezvous import store_of_this_life
-from fastsc.errors import LostContactError, PeerError, UserError
+from fastsc.errors import LostContactError, PeerError, UserError, first_line
 
 T = TypeVar("T")
 NOTHING, SAVE, STOP = 0, 1, 2  # what a rank may wish for between two batches
@@ -88,14 +88,13 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            lines = str(error).strip().splitlines()
-            if self.alone or isinstance(error, LostContactError) or not lines:
+            if self.alone or isinstance(error, LostContactError):
                 raise
             store = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))
             if not (store or _NETWORK.search(str(error))):
                 raise
             raise LostContactError(
-                f"rank {self.rank} has lost contact with the others: {lines[0]}"
+                f"rank {self.rank} has lost contact with the others: {first_line(error)}"
             ) from error
 
     # --- decisions --------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Questions about any classifier: one file and one function `(model, loader, …)` each.
+"""Questions about any classifier: one function `(model, loader, …)` each.
 
 Nothing heavy is imported here: the command's --help should not wait for torch.
 """

@@ -6,8 +6,11 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from fastsc.errors import UserError
-from fastsc.pipelines import Index, scan
+from fastsc.pipelines import Index, Pipeline, scan
 from fastsc.pipelines.index import scan_flat
 from fastsc.pipelines.sweep import verify
 from fastsc.pipelines.walk import EXTENSIONS
@@ -91,3 +94,14 @@ def _has_image(folder: str) -> bool:
         if any(name.lower().endswith(EXTENSIONS) for name in files):
             return True
     return False
+
+
+def class_images(loader: Pipeline) -> dict[int, NDArray[np.int64]]:
+    """Class -> its usable dataset indices, sorted; a class without a name holds unlabelled ones."""
+    usable = loader.index.usable
+    targets = loader.index.targets[usable]
+    order = np.argsort(targets, kind="stable")
+    found, starts = np.unique(targets[order], return_index=True)
+    shares = np.split(usable[order], starts[1:])
+    names = loader.index.classes
+    return {int(c): own for c, own in zip(found, shares, strict=True) if c >= 0 and names[c]}

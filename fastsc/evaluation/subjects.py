@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from fastsc.datasets.colormnist import colormnist_splits
 from fastsc.distributed.devices import DTYPES, Precision
 from fastsc.errors import UserError
 from fastsc.evaluation.data import Split
@@ -16,11 +17,10 @@ from fastsc.evaluation.models.labels import map_labels
 from fastsc.evaluation.models.libraries import imagenet_names
 from fastsc.evaluation.models.sources import Source
 from fastsc.evaluation.options import Options, Strengths
-from fastsc.evaluation.questions.bias.colour_bias import colormnist_splits
-from fastsc.evaluation.questions.transfer.transfer_data import transfer_splits
 from fastsc.evaluation.registry import Sizes, Subject
 from fastsc.evaluation.results.answers import Keep
 from fastsc.evaluation.results.store import Store
+from fastsc.evaluation.transfer_data import transfer_splits
 from fastsc.pipelines import Index, Pipeline, build, scan
 from fastsc.run.environment import version_of
 

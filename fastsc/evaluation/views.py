@@ -14,6 +14,7 @@ from torch import Tensor
 from fastsc.distributed.devices import autocast
 from fastsc.errors import UserError, first_line
 from fastsc.evaluation.models.classifier import Classifier
+from fastsc.evaluation.results.answers import Arrays
 from fastsc.kernels import normalize, perturb
 from fastsc.kernels.colour import IDENTITY
 from fastsc.pipelines import Pipeline, keyed
@@ -21,6 +22,7 @@ from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.progress import tracked
 
 KINDS = ("brightness", "contrast", "saturation", "hue")  # columns of the factors
+MAX_HUE = 0.5  # turns: half the colour circle
 Indices = NDArray[np.int64]
 Factors = NDArray[np.float32]  # (n, 4)
 
@@ -169,3 +171,15 @@ def one_kind(kind: str, value: float | NDArray[np.float32], n: int) -> Factors:
     factors = np.tile(np.array(IDENTITY, np.float32), (n, 1))
     factors[:, KINDS.index(kind)] = value
     return factors
+
+
+def changes(clean: Response, perturbed: Response) -> Arrays:
+    """Of n views each: ‖f - f'‖₂, whether the prediction flips, and how the confidence in the clean
+    prediction changes."""
+    best = clean.predicted[:, None]
+    before, after = (r.logits.softmax(1).gather(1, best)[:, 0] for r in (clean, perturbed))
+    return {
+        "moved": (clean.features - perturbed.features).norm(dim=1).double().numpy(),
+        "flipped": (clean.predicted != perturbed.predicted).double().numpy(),
+        "confidence_change": (after - before).double().numpy(),
+    }

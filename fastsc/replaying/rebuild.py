@@ -10,13 +10,14 @@ import torch
 from numpy.typing import NDArray
 
 from fastsc.config import TrainConfig
+from fastsc.datasets.folders import Data, open_data
 from fastsc.distributed.devices import DTYPES, pick_device
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
 from fastsc.pipelines import BadImage, Index, PairBatch, Pipeline
 from fastsc.pipelines.plan import Plan, local_batches
 from fastsc.replaying.history import History, Moment
-from fastsc.training.loaders import Data, build_loaders, open_data
+from fastsc.training.loaders import build_loaders
 from fastsc.training.schedules import resolution_at
 
 Int64 = NDArray[np.int64]

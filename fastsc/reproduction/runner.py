@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fastsc.config import TrainConfig
+from fastsc.datasets.folders import Data, open_data
 from fastsc.distributed.signals import EXIT_RESUMABLE
 from fastsc.errors import UserError
 from fastsc.reproduction.records import (
@@ -29,7 +30,6 @@ from fastsc.reproduction.records import (
     write_record,
 )
 from fastsc.reproduction.study import Arm, Study
-from fastsc.training.loaders import Data, open_data
 
 Say = Callable[[str], object]
 TRIAL_IMAGES = 4  # a question of a trial's evaluation

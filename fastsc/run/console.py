@@ -10,6 +10,7 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
+from fastsc.cli.console import open_console
 from fastsc.run.validation import Validation
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class Display:
     """Progress of one run on stdout."""
 
     def __init__(self, total_steps: int) -> None:
-        self._console = _console()
+        self._console = open_console(soft_wrap=True)
         self._spoke = time.monotonic()
         self._total = total_steps
         self._bar: Progress | None = None
@@ -75,14 +76,6 @@ class Display:
                 f"ds_relative {val.ds_relative:.4f}  ({val.n} images)"
             )
         self.say(line)
-
-
-def _console() -> Console | None:
-    try:
-        from rich.console import Console
-    except ModuleNotFoundError:
-        return None
-    return Console(highlight=False, soft_wrap=True)
 
 
 def _bar(console: Console) -> Progress:

@@ -66,7 +66,7 @@ class CsvSink:
         self._step = step
         for path, columns in zip(self._paths.values(), (step, EPOCH), strict=True):
             if path.exists():
-                drop_torn_line(path)
+                _cut_torn_row(path)
             if not path.exists() or not path.stat().st_size:
                 self._write(path, columns)
 
@@ -151,8 +151,8 @@ class WandbSink:
         self._run.finish()
 
 
-def drop_torn_line(path: Path) -> None:
-    """Cuts off what a crash left behind the last whole line."""
+def _cut_torn_row(path: Path) -> None:
+    """Cuts off what a crash left behind the last whole row of a CSV file."""
     data = path.read_bytes()
     if (end := data.rfind(b"\n") + 1) < len(data):
         os.truncate(path, end)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from fastsc.errors import UserError
+from fastsc.errors import UserError, first_line
 from fastsc.run.reporter import Report
 
 
@@ -19,10 +19,9 @@ def check_compiler(wanted: bool, device: torch.device) -> None:
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
     except Exception as error:  # noqa: BLE001, whatever the compilers of this machine throw
-        lines = [line for line in str(error).splitlines() if line.strip()] or [repr(error)]
         raise UserError(
-            f"--compile: torch.compile does not work here ({lines[0]}); python -m fastsc.doctor "
-            "says what to install, or leave the option out"
+            f"--compile: torch.compile does not work here ({first_line(error)}); "
+            "python -m fastsc.doctor says what to install, or leave the option out"
         ) from None
 
 

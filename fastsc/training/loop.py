@@ -13,6 +13,7 @@ import torch
 from fastsc.cli.packages import installed
 from fastsc.config import TrainConfig
 from fastsc.config.checks import check_packages
+from fastsc.datasets.folders import open_data, verified
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.distributed.ranks import NOTHING, SAVE, STOP, Ranks
 from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal
@@ -26,7 +27,6 @@ from fastsc.run.resume import check_same_options, ended_for_good, exported_step
 from fastsc.run.validation import Validation
 from fastsc.run.writer import CheckpointWriter, NonFiniteError
 from fastsc.training.compiling import GraphCounter, check_compiler
-from fastsc.training.loaders import open_data, verified
 from fastsc.training.state import Training, introduce
 from fastsc.training.throughput import Meter
 from fastsc.training.validate import validate

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from fastsc.config import TrainConfig
+from fastsc.datasets.folders import Data
 from fastsc.distributed.devices import DTYPES, Precision, set_determinism
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
@@ -22,7 +23,7 @@ from fastsc.run.validation import Validation
 from fastsc.training.alpha import EVERY
 from fastsc.training.collapse import CollapseWatch, Spread
 from fastsc.training.figures import Figures
-from fastsc.training.loaders import Data, build_loaders
+from fastsc.training.loaders import build_loaders
 from fastsc.training.nonfinite import LossWatch
 from fastsc.training.optimizer import peak_lr
 from fastsc.training.schedules import resolution_at, resolutions

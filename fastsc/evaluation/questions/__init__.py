@@ -1,1 +1,1 @@
-"""The questions; each is a module, or a package with what it alone needs."""
+"""The questions: each is a module, or a package with what serves it alone; none needs another."""

@@ -17,8 +17,8 @@ from torch import Tensor
 
 from fastsc.cli.packages import installed
 from fastsc.errors import UserError
+from fastsc.evaluation.data import class_images
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.questions.neighbours import class_images
 from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
 from fastsc.evaluation.views import Factors, Indices, Viewer, choose
 from fastsc.pipelines import Pipeline, keyed

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastsc.errors import UserError
+from fastsc.evaluation.data import class_images
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
 from fastsc.evaluation.views import Indices, Viewer, choose
@@ -122,17 +123,6 @@ def neighbours(
         others=others,
         searched=len(searched),
     )
-
-
-def class_images(loader: Pipeline) -> dict[int, Indices]:
-    """Class -> its usable dataset indices, sorted; a class without a name holds unlabelled ones."""
-    usable = loader.index.usable
-    targets = loader.index.targets[usable]
-    order = np.argsort(targets, kind="stable")
-    found, starts = np.unique(targets[order], return_index=True)
-    shares = np.split(usable[order], starts[1:])
-    names = loader.index.classes
-    return {int(c): own for c, own in zip(found, shares, strict=True) if c >= 0 and names[c]}
 
 
 def _pools(

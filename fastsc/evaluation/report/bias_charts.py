@@ -8,8 +8,9 @@ from typing import Any
 
 from markupsafe import Markup
 
+from fastsc.datasets.colormnist import FOLDERS
 from fastsc.evaluation.questions.bias.axes import WHATS, Dependence, What
-from fastsc.evaluation.questions.bias.colour_bias import CHANCE, FOLDERS
+from fastsc.evaluation.questions.bias.colour_bias import CHANCE
 from fastsc.evaluation.questions.bias.question import Bias
 from fastsc.evaluation.report.charts import Axes, Dots, dots, legend
 from fastsc.evaluation.report.parts import Chart, Charts, Question

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+from fastsc.datasets.colormnist import FOLDERS
 from fastsc.evaluation.questions.bias.axes import LEAST, RATE, Dependence, What
-from fastsc.evaluation.questions.bias.colour_bias import FOLDERS
 from fastsc.evaluation.questions.bias.question import Bias
 from fastsc.evaluation.report.bias_charts import (
     MARK,

@@ -17,7 +17,7 @@ from fastsc import prepare
 from fastsc.pipelines import open_beton, scan
 from fastsc.train import main as train
 from tests.fastsc.datasets.test_prepare import ROOT, mistake
-from tests.fastsc.training.test_train import SMALL, events
+from tests.fastsc.runs import SMALL, events
 from tests.pipelines.conftest import broken_files, damage, needs_ffcv, odd_files, undecodable
 
 pytestmark = needs_ffcv
@@ -166,15 +166,15 @@ def test_a_full_disk_is_one_line_and_nothing_is_left(data: Path, tmp_path: Path)
 HANGING = """
 import os, signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
-import fastsc.training.loaders
+import fastsc.datasets.folders
 from fastsc import prepare
-scan = fastsc.training.loaders.scan
+scan = fastsc.datasets.folders.scan
 def swap(root):
     index = scan(root)
     os.unlink(index.path(20))
     os.mkfifo(index.path(20))
     return index
-fastsc.training.loaders.scan = swap
+fastsc.datasets.folders.scan = swap
 sys.exit(prepare.main(sys.argv[1:]))
 """
 

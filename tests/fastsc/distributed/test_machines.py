@@ -28,7 +28,7 @@ from tests.fastsc.distributed.test_ranks import (
     ranked,
     single,
 )
-from tests.fastsc.training.test_train import events, same_weights, wait_for_step
+from tests.fastsc.runs import events, same_weights, wait_for_step
 
 ROOT = Path(__file__).parents[3]
 FAULTS = Path(__file__).parents[1] / "training" / "fault_worker.py"

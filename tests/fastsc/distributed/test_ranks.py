@@ -16,7 +16,7 @@ import torch
 
 from fastsc.run import checkpoint
 from fastsc.train import main
-from tests.fastsc.training.test_train import events, same_weights, wait_for_step, weights
+from tests.fastsc.runs import events, same_weights, wait_for_step, weights
 from tests.pipelines.conftest import undecodable
 
 WORKER = Path(__file__).with_name("rank_worker.py")

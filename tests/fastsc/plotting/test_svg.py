@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import re
 
-import matplotlib
 import pytest
-from matplotlib.figure import Figure
 
 from fastsc.plotting.svg import text_of, theme, with_ids
 
@@ -28,6 +26,9 @@ def test_ids_that_nothing_refers_to_go(name: str | None, expected: str) -> None:
 
 
 def drawn() -> str:
+    matplotlib = pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
     with matplotlib.rc_context(theme("#010203", "#040506", "#070809", 10.0, line=0.8)):
         figure = Figure(figsize=(2, 2))
         axes = figure.subplots()

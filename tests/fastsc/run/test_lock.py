@@ -14,7 +14,7 @@ import pytest
 from fastsc.errors import UserError
 from fastsc.run.folder import RunFolder
 from fastsc.run.lock import locked
-from tests.fastsc.training.test_train import run, start, wait_for_step
+from tests.fastsc.runs import run, start, wait_for_step
 
 
 def held_by_another(log: Path) -> subprocess.Popen[bytes]:

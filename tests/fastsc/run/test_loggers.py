@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.fastsc.training.test_train import events
+from tests.fastsc.runs import events
 from tests.fastsc.training.test_train_options import run
 
 

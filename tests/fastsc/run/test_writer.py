@@ -13,7 +13,7 @@ from fastsc.errors import UserError
 from fastsc.run import checkpoint
 from fastsc.run.log import RunLog, read_log
 from fastsc.run.writer import CheckpointWriter
-from tests.fastsc.training.test_train import events, run
+from tests.fastsc.runs import events, run
 from tests.fastsc.training.test_train_options import training
 
 

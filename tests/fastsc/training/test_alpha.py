@@ -14,7 +14,7 @@ from fastsc.run import checkpoint
 from fastsc.training.alpha import FRESH, HIGHEST, LONG, LOWEST, Multiplier
 from fastsc.training.collapse import Spread
 from tests.fastsc.distributed.test_ranks import ranked, single
-from tests.fastsc.training.test_train import events, same_weights
+from tests.fastsc.runs import events, same_weights
 from tests.fastsc.training.test_train_options import run
 
 WELL = Spread(10.0, 30.0)

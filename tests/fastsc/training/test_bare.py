@@ -12,7 +12,7 @@ import torch
 
 from fastsc.run import checkpoint
 from fastsc.train import main
-from tests.fastsc.training.test_train import events, weights
+from tests.fastsc.runs import events, weights
 
 ROOT = Path(__file__).parent.parent.parent.parent
 

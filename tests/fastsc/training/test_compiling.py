@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.fastsc.training.test_train import events
+from tests.fastsc.runs import events
 from tests.fastsc.training.test_train_options import TINY, run
 
 

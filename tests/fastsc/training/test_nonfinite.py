@@ -16,7 +16,7 @@ from fastsc.training.loop import train
 from fastsc.training.nonfinite import MOST_SKIPPED, LossWatch
 from fastsc.training.state import Training
 from fastsc.training.step import Step
-from tests.fastsc.training.test_train import events, run, same_weights, weights
+from tests.fastsc.runs import events, run, same_weights, weights
 
 # Batch norm, whose running statistics a bad batch must not touch, and an average of the weights.
 SMALL = ["--model", "fastsc:resnet8w4", "--val", "none", "--ema", "0.9", "--lr", "0.05"]

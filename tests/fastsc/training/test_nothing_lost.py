@@ -21,7 +21,7 @@ import torch
 
 from fastsc.train import main
 from tests.conftest import FaultTable
-from tests.fastsc.training.test_train import events, same_weights
+from tests.fastsc.runs import events, same_weights
 
 pytestmark = pytest.mark.slow
 

@@ -13,7 +13,7 @@ from fastsc.config.options import parse
 from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines import UserError, build
 from fastsc.training import loaders as run_data
-from tests.fastsc.training.test_train import events, run, same_weights
+from tests.fastsc.runs import events, run, same_weights
 from tests.fastsc.training.test_train_options import PLAIN, training
 
 MORE = [

@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from fastsc.run.log import read_log
-from tests.fastsc.training.test_train import BACKENDS, data, run, same_weights, start
+from tests.fastsc.runs import run, same_weights, start
+from tests.fastsc.training.test_train import BACKENDS, data
 
 __all__ = ["data"]  # a fixture: what --data is for a pipeline
 

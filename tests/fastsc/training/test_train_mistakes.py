@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fastsc.train import main
-from tests.fastsc.training.test_train import SMALL, events, run
+from tests.fastsc.runs import SMALL, events, run
 
 
 def mistake(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:

@@ -11,17 +11,17 @@ from torch import Tensor
 from torch.nn import functional
 
 from fastsc.config.options import parse
+from fastsc.datasets.folders import open_data
 from fastsc.distributed.ranks import Ranks
 from fastsc.models.build import build_model
 from fastsc.models.representation import Represented
 from fastsc.pipelines import PairBatch, UserError, build
 from fastsc.run import checkpoint
 from fastsc.train import main
-from fastsc.training.loaders import open_data
 from fastsc.training.state import Training
 from fastsc.training.step import Step
 from fastsc.training.validate import validate
-from tests.fastsc.training.test_train import events, same_weights, weights
+from tests.fastsc.runs import events, same_weights, weights
 
 TINY = [
     "imagenet", "--pipeline", "memory", "--model", "fastsc:resnet8w4", "--resolution", "32",

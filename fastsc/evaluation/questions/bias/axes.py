@@ -14,11 +14,10 @@ from torch import Tensor
 
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError
-from fastsc.evaluation.questions.continuity.question import MAX_HUE, changes
-from fastsc.evaluation.questions.neighbours import class_images
+from fastsc.evaluation.data import class_images
 from fastsc.evaluation.results.answers import Arrays, Rows
 from fastsc.evaluation.results.statistics import estimate
-from fastsc.evaluation.views import KINDS, Indices, Viewer, choose, one_kind
+from fastsc.evaluation.views import KINDS, MAX_HUE, Indices, Viewer, changes, choose, one_kind
 from fastsc.pipelines import Pipeline, keyed
 
 What = Literal["moved", "flipped"]

@@ -19,14 +19,13 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from fastsc.cli.packages import installed
-from fastsc.datasets.colormnist import METADATA
+from fastsc.datasets.colormnist import FOLDERS, METADATA
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays, Keep, Rows
 from fastsc.evaluation.views import Indices, Viewer, choose
 from fastsc.pipelines import Pipeline, keyed
 
-FOLDERS = ("aligned", "random", "reversed")
 N_COLOURS = 10
 CHANCE = 1 / N_COLOURS  # of a digit's colour, and of its shape
 SIDE = 28  # of the pixels that a probe reads: the digits' own
@@ -50,14 +49,6 @@ class Digit:
     name: str
     pixels: dict[str, NDArray[np.uint8]]
     predicted: dict[str, str]
-
-
-def colormnist_splits(data: Path) -> dict[str, Path] | None:
-    """The three folders of test digits, where `data` is what fastsc.prepare colormnist makes."""
-    folders = {name: data / name for name in FOLDERS}
-    if (data / METADATA).is_file() and all(folder.is_dir() for folder in folders.values()):
-        return folders
-    return None
 
 
 class Digits:

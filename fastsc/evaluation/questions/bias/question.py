@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.cli.packages import needed
+from fastsc.datasets.colormnist import FOLDERS
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.bias.axes import (
@@ -29,7 +30,6 @@ from fastsc.evaluation.questions.bias.axes import (
     respond,
 )
 from fastsc.evaluation.questions.bias.colour_bias import (
-    FOLDERS,
     Digit,
     Digits,
     Splits,

@@ -23,10 +23,12 @@ from fastsc.evaluation.questions.continuity.layers import profile
 from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
 from fastsc.evaluation.views import (
     KINDS,
+    MAX_HUE,
     Factors,
     Indices,
     Response,
     Viewer,
+    changes,
     choose,
     following,
     one_kind,
@@ -36,7 +38,6 @@ from fastsc.pipelines import Pipeline, keyed
 LEVELS = (0.25, 0.5, 1.0, 1.5, 2.0)  # multiples of the strengths
 DRAWS = 2  # of all four kinds together, an image; alone, a kind has two directions
 N_EXAMPLES = 6
-MAX_HUE = 0.5  # turns: half the colour circle
 ANSWERED = ("moved", "flipped", "confidence_change")
 
 
@@ -210,18 +211,6 @@ def _directions(
         strength = (b, c, s)[KINDS.index(kind)]
         ends = max(0.0, 1 - strength), 1 + strength
     return [one_kind(kind, end, len(index)) for end in ends]
-
-
-def changes(clean: Response, perturbed: Response) -> Arrays:
-    """Of n views each: ‖f - f'‖₂, whether the prediction flips, and how the confidence in the clean
-    prediction changes."""
-    best = clean.predicted[:, None]
-    before, after = (r.logits.softmax(1).gather(1, best)[:, 0] for r in (clean, perturbed))
-    return {
-        "moved": (clean.features - perturbed.features).norm(dim=1).double().numpy(),
-        "flipped": (clean.predicted != perturbed.predicted).double().numpy(),
-        "confidence_change": (after - before).double().numpy(),
-    }
 
 
 def joined(responses: list[Response]) -> Response:

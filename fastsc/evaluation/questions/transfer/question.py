@@ -27,7 +27,6 @@ from fastsc.evaluation.questions.transfer.probing import (
     folds_of,
     nearest,
 )
-from fastsc.evaluation.questions.transfer.transfer_data import ranks_in_class
 from fastsc.evaluation.results.answers import (
     Answer,
     Arrays,
@@ -37,6 +36,7 @@ from fastsc.evaluation.results.answers import (
     compute,
     concatenated,
 )
+from fastsc.evaluation.transfer_data import ranks_in_class
 from fastsc.evaluation.views import Indices, Viewer, choose
 from fastsc.pipelines import Pipeline
 

@@ -18,11 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from fastsc.datasets.colormnist import COLOURS, METADATA, prepare
+from fastsc.datasets.colormnist import COLOURS, FOLDERS, METADATA, colormnist_splits, prepare
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier, Preprocessing
 from fastsc.evaluation.questions.bias import colour_bias as module
-from fastsc.evaluation.questions.bias.colour_bias import FOLDERS, colormnist_splits
 from fastsc.evaluation.questions.bias.question import bias
 from fastsc.evaluation.views import choose
 from fastsc.pipelines import Pipeline, build

@@ -23,11 +23,11 @@ from fastsc.evaluation.questions.transfer import question as module
 from fastsc.evaluation.questions.transfer.fine_tuning import Tuned, epochs_of
 from fastsc.evaluation.questions.transfer.probing import CHOICES, folds_of
 from fastsc.evaluation.questions.transfer.question import transfer
-from fastsc.evaluation.questions.transfer.transfer_data import ranks_in_class, transfer_splits
 from fastsc.evaluation.report import sections, sections_transfer
 from fastsc.evaluation.report.page import render
 from fastsc.evaluation.report.parts import questions
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
+from fastsc.evaluation.transfer_data import ranks_in_class, transfer_splits
 from fastsc.evaluation.views import Viewer
 from fastsc.kernels.colour import color_jitter
 from fastsc.pipelines import Pipeline, keyed

@@ -10,9 +10,10 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 
+from fastsc.datasets.colormnist import FOLDERS
 from fastsc.evaluation.ask import comparisons
 from fastsc.evaluation.questions.bias.axes import Dependence
-from fastsc.evaluation.questions.bias.colour_bias import FOLDERS, Digit
+from fastsc.evaluation.questions.bias.colour_bias import Digit
 from fastsc.evaluation.questions.bias.question import Bias
 from fastsc.evaluation.report import bias_charts, sections, sections_bias
 from fastsc.evaluation.report.page import render
