@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchvision.transforms import v2
 
-from fastsc import ColorJitter, ContinuityLoss
+from fastsc import ColorJitter, ContinuityLoss, SharedDraws
 
 
 class Continuous(lightning.LightningModule):
@@ -27,7 +27,8 @@ class Continuous(lightning.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         images, target = batch  # (N, 3, H, W) uint8
-        f, g = self.backbone(torch.cat(self.jitter.pair(images))).chunk(2)
+        with SharedDraws(len(images)):  # one dropout mask for both views of an image
+            f, g = self.backbone(torch.cat(self.jitter.pair(images))).chunk(2)
         parts = self.loss_of(self.head(f), self.head(g), target, f, g)
         self.log_dict({"loss": parts.loss, "ds_relative": parts.ds_relative}, prog_bar=True)
         return parts.loss

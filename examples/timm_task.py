@@ -17,7 +17,7 @@ from timm.task import ClassificationTask
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from fastsc import ColorJitter, ContinuityLoss
+from fastsc import ColorJitter, ContinuityLoss, SharedDraws
 
 
 class ContinuityTask(ClassificationTask):
@@ -30,7 +30,8 @@ class ContinuityTask(ClassificationTask):
         self.features = inputs[0]
 
     def forward(self, input: Tensor, target: Tensor) -> dict[str, Tensor]:
-        logits = self.trainable_module(torch.cat(self.jitter.pair(input)))
+        with SharedDraws(len(input)):  # one dropout mask for both views of an image
+            logits = self.trainable_module(torch.cat(self.jitter.pair(input)))
         f, g = self.features.chunk(2)
         parts = self.loss_of(*logits.chunk(2), target, f, g)
         return {**parts._asdict(), "output": logits.chunk(2)[0]}

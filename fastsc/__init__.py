@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from fastsc.jitter import ColorJitter
     from fastsc.loss import ContinuityLoss
+    from fastsc.models.noise import SharedDraws
 
-__all__ = ["ColorJitter", "ContinuityLoss", "__version__"]
+__all__ = ["ColorJitter", "ContinuityLoss", "SharedDraws", "__version__"]
 __version__ = "0.1.0"
 
 
@@ -22,4 +23,8 @@ def __getattr__(name: str) -> object:
         from fastsc.loss import ContinuityLoss
 
         return ContinuityLoss
+    if name == "SharedDraws":
+        from fastsc.models.noise import SharedDraws
+
+        return SharedDraws
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

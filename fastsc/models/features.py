@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
+from torch.overrides import TorchFunctionMode
 
 from fastsc.errors import UserError, first_line
 
@@ -16,8 +18,8 @@ from fastsc.errors import UserError, first_line
 class FeatureModel(nn.Module):
     """A classifier whose forward returns (features (N, D) float32, logits (N, C)).
 
-    `features` is the input of the last `nn.Linear` that runs, as a dry forward finds it, before the
-    dropout that may stand right in front of it (dropout would make two equal images differ). Under
+    `features` is the input of the last `nn.Linear` that runs, as a dry forward finds it, before a
+    dropout of it, module or function (dropout would make two equal images differ). Under
     autocast the last feature map leaves its module in float32, so that pooling is done in float32
     wherever the architecture does it. `net` is the architecture as its library builds it, with its
     own state-dict names.
@@ -47,6 +49,8 @@ class FeatureModel(nn.Module):
         if trace.dropout is not None:
             trace.dropout.inplace = False  # else it would overwrite the features that are kept
         (trace.dropout or trace.classifier).register_forward_pre_hook(self._keep_features)
+        self._drops_by_function = trace.drops_by_function and trace.dropout is None
+        self._dropouts: _Dropouts | None = None
         self._map_name = next((k for k, m in net.named_modules() if m is trace.feature_map), None)
         if trace.feature_map is not None:
             trace.feature_map.register_forward_hook(self._leave_map)
@@ -57,7 +61,12 @@ class FeatureModel(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, 3, H, W) -> features (N, D) float32, logits (N, C)."""
-        logits = self.net(x)
+        if self._drops_by_function and self.training and not torch.compiler.is_compiling():
+            with _Dropouts() as self._dropouts:
+                logits = self.net(x)
+            self._dropouts = None
+        else:
+            logits = self.net(x)
         features, self._features = self._features, None
         assert features is not None, "the classifier that the dry forward found did not run"
         return features.flatten(1), logits
@@ -65,6 +74,8 @@ class FeatureModel(nn.Module):
     def _keep_features(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         del module
         features = args[0]
+        if self._dropouts is not None:
+            features = self._dropouts.undone(features)
         self._features = features if features.dtype == torch.float64 else features.float()
 
     def _leave_map(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
@@ -101,22 +112,65 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
         buffers.put_back()
 
 
+class _Dropouts(TorchFunctionMode):
+    """Within the context, remembers what the last call of F.dropout got and gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: tuple[Tensor, _Memory] | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        if func is functional.dropout and (kwargs or {}).get("p"):
+            self._last = args[0], _Memory(result)
+        return result
+
+    def undone(self, x: Tensor) -> Tensor:
+        """What x was before F.dropout, in x's shape; x itself where it does not come from there."""
+        return self._last[0].reshape(x.shape) if self._last and self.drops(x) else x
+
+    def drops(self, x: Tensor) -> bool:
+        """Whether x is what the last call gave."""
+        return self._last is not None and self._last[1].holds(x)
+
+
+class _Memory:
+    """A tensor's values, which a reshaped view of it has and one that was changed in place not."""
+
+    def __init__(self, x: Tensor) -> None:
+        self._x, self._version = x, _version_of(x)
+
+    def holds(self, x: Tensor) -> bool:
+        same = (self._x.data_ptr(), self._x.numel()) == (x.data_ptr(), x.numel())
+        return same and self._version == _version_of(x)
+
+
+def _version_of(x: Tensor) -> int:
+    return 0 if x.is_inference() else x._version
+
+
 class Trace:
     """What one forward showed: which linear layer ran last, and what ran just before it."""
 
     def __init__(self) -> None:
+        self.calls = _Dropouts()
+        self.drops_by_function = False
         self.classifier: nn.Linear | None = None
         self.dropout: nn.Dropout | None = None
         self.feature_map: nn.Module | None = None
         self.logits_shape: tuple[int, ...] = ()
         self._last_map: nn.Module | None = None
-        self._last_dropout: tuple[nn.Dropout, Tensor] | None = None
+        self._last_dropout: tuple[nn.Dropout, _Memory] | None = None
 
     def before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         if isinstance(module, nn.Linear) and args:
             self.classifier, self.feature_map = module, self._last_map
             kept = self._last_dropout
-            self.dropout = kept[0] if kept is not None and kept[1] is args[0] else None
+            self.dropout = kept[0] if kept is not None and kept[1].holds(args[0]) else None
+            self.drops_by_function = self.calls.drops(args[0])
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
         del args
@@ -127,7 +181,7 @@ class Trace:
         if output.ndim >= 3 and math.prod(output.shape[2:]) > 1:
             self._last_map = module
         if isinstance(module, nn.Dropout):
-            self._last_dropout = (module, output)
+            self._last_dropout = (module, _Memory(output))
 
 
 def dry_forward(net: nn.Module, name: str, resolution: int) -> Trace:
@@ -140,7 +194,7 @@ def dry_forward(net: nn.Module, name: str, resolution: int) -> Trace:
     x = torch.zeros(1, 3, resolution, resolution, device=parameter.device, dtype=parameter.dtype)
     net.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), trace.calls:
             logits = net(x)
     except (RuntimeError, ValueError, AssertionError) as error:
         raise UserError(

@@ -5,7 +5,6 @@ torch has SyncBatchNorm for the second, on GPUs only and blind to views.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,16 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastsc.errors import UserError
-
-
-@dataclass
-class Views:
-    """What the forward pass at hand holds: the first `n_clean` rows are clean, the rest perturbed.
-
-    One object a model, shared by its norms. None: all rows are of one kind.
-    """
-
-    n_clean: int | None = None
+from fastsc.models.views import Views
 
 
 class ViewBatchNorm2d(nn.BatchNorm2d):
@@ -103,16 +93,18 @@ class _Sum(torch.autograd.Function):
         return total
 
 
-def convert(net: nn.Module, name: str, *, split: bool, sync: bool, on_gpu: bool) -> Views | None:
-    """Gives a net the batch norm that was asked for, in place; returns what to tell it views by.
+def convert(
+    net: nn.Module, name: str, views: Views, *, split: bool, sync: bool, on_gpu: bool
+) -> None:
+    """Gives a net the batch norm that was asked for, in place. Parameters and names stay.
 
-    None where views make no difference. Parameters and names of the state stay.
+    views: What the net is told about its rows by; batch norm heeds it with `split`.
 
     Raises:
         UserError: The model's batch norm is of a kind that cannot be replaced, or it has none.
     """
     if not split and not sync:
-        return None
+        return
     option = "--bn split" if split else "--sync-bn"
     found = [
         (module, child_name, child)
@@ -132,9 +124,8 @@ def convert(net: nn.Module, name: str, *, split: bool, sync: bool, on_gpu: bool)
             )
     if by_torch:
         nn.SyncBatchNorm.convert_sync_batchnorm(net)
-        return None
-    views = Views()
+        return
+    own = views if split else Views()
     for module, child_name, child in found:
         assert isinstance(child, nn.BatchNorm2d)
-        setattr(module, child_name, ViewBatchNorm2d.of(child, views, sync))
-    return views if split else None
+        setattr(module, child_name, ViewBatchNorm2d.of(child, own, sync))

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from fastsc.errors import UserError
 from fastsc.models.features import FeatureModel, wide
-from fastsc.models.norms import Views
+from fastsc.models.noise import SharedDraws
 from fastsc.models.pooling import PoolDS
+from fastsc.models.views import Views
 
 
 class Represented(nn.Module):
@@ -22,8 +23,13 @@ class Represented(nn.Module):
         at: "features", "logits", or the name of a module of the architecture (layer3, stages.2),
             whose output is averaged in float32 over all positions: (N, C, H, W) over H and W,
             tokens (N, L, C) over L.
-        views: Told to the batch norms that keep the statistics of both views apart.
+        views: Told to the modules that know views: batch norms that keep their statistics apart,
+            dropouts that give both views of an image one mask.
         pool: Takes the place of the model's global average pooling, and measures DS on the way.
+
+    Attributes:
+        shares_draws: Whether, in training over both views, what the network draws by other ways
+            than those modules is shared by the views, too; set by the owner.
 
     Raises:
         UserError: The architecture has no module of that name.
@@ -38,6 +44,7 @@ class Represented(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.at, self.views, self.pool = model, at, views, pool
+        self.shares_draws = False
         model.pool = pool
         self._stage: Tensor | None = None
         if at not in ("features", "logits"):
@@ -59,7 +66,13 @@ class Represented(nn.Module):
     def forward(self, x: Tensor, n_clean: int | None = None) -> tuple[Tensor, ...]:
         """x (N, 3, H, W), its first n_clean rows clean views (None: rows are of one kind)."""
         if self.views is not None:
-            self.views.n_clean = n_clean
+            self.views.n_clean, self.views.n_rows = n_clean, len(x)
+        if self.shares_draws and self.training and n_clean is not None and n_clean < len(x):
+            with SharedDraws(n_clean, len(x) - n_clean):
+                return self._forward(x, n_clean)
+        return self._forward(x, n_clean)
+
+    def _forward(self, x: Tensor, n_clean: int | None) -> tuple[Tensor, ...]:
         fused = self.pool is not None and self.training and n_clean is not None
         if self.pool is not None and fused:
             self.pool.n_clean = n_clean

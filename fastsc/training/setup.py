@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -10,13 +11,17 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from fastsc.config import TrainConfig
+from fastsc.distributed.devices import Precision, autocast
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError, first_line
+from fastsc.kernels import ds
 from fastsc.models.build import build_model
 from fastsc.models.features import FeatureModel, untouched
-from fastsc.models.norms import Views, convert
+from fastsc.models.noise import SharedDraws, share_masks
+from fastsc.models.norms import convert
 from fastsc.models.pooling import PoolDS, ends_in_average_pooling
 from fastsc.models.representation import Represented
+from fastsc.models.views import Views
 from fastsc.pipelines.plan import n_paired
 from fastsc.training.schedules import resolutions
 
@@ -25,6 +30,9 @@ _DDP_OPTIONS = inspect.signature(DistributedDataParallel.__init__).parameters
 _NEW, _OLD = "forward_sync_buffers", "broadcast_buffers"
 _NO_BUFFERS: dict[str, Any] = {_NEW if _NEW in _DDP_OPTIONS else _OLD: False}
 
+PROBED = 4  # images, each as two equal views
+NOISY = 0.01  # view_noise above which training warns
+
 
 def build(config: TrainConfig, n_classes: int, device: torch.device, ranks: Ranks) -> Represented:
     """The network of a configuration with fresh weights, on its device, in the run's layout.
@@ -32,13 +40,14 @@ def build(config: TrainConfig, n_classes: int, device: torch.device, ranks: Rank
     Raises:
         UserError: There is none of that name, or it does not run at one of the run's resolutions.
     """
-    views = list[Views | None]()
+    views = Views()
     name, data, method = config.model.model, config.data, config.method
 
     def adapt(net: nn.Module) -> None:
         split, sync = method.bn == "split", method.sync_bn and not ranks.alone
         on_gpu = device.type == "cuda"
-        views.append(convert(net, name, split=split, sync=sync, on_gpu=on_gpu))
+        convert(net, name, views, split=split, sync=sync, on_gpu=on_gpu)
+        share_masks(net, views)
 
     model = build_model(
         name,
@@ -48,7 +57,7 @@ def build(config: TrainConfig, n_classes: int, device: torch.device, ranks: Rank
         blurpool=config.model.blurpool,
         adapt=adapt,
     )
-    represented = Represented(model, method.ds_at, views[0], _pool(model, config, device, ranks))
+    represented = Represented(model, method.ds_at, views, _pool(model, config, device, ranks))
     sizes = {data.val_resolution or data.resolution, *resolutions(data, config.optim.epochs)}
     represented.eval()
     for side in sorted(sizes):
@@ -63,6 +72,28 @@ def build(config: TrainConfig, n_classes: int, device: torch.device, ranks: Rank
             ) from None
     _check_batch_norm(represented, resolutions(data, config.optim.epochs)[0], config, ranks)
     return represented.to(device).to(memory_format=layout_of(config))
+
+
+@torch.no_grad()
+def view_noise(model: Represented, side: int, precision: Precision, *, compiled: bool) -> float:
+    """How far equal views of an image lie apart in training, by what the network draws for each.
+
+    Tried on a few pairs of equal images, which leave no trace in statistics and generators. If the
+    network draws by other ways than modules that share their masks, it is told to share these
+    draws, too, where nothing is compiled.
+
+    Returns:
+        ds_relative of the representation; 0 where both views get the same.
+    """
+    device, was_training = next(model.parameters()).device, model.training
+    images = torch.randn(PROBED, 3, side, side, generator=torch.Generator().manual_seed(0))
+    both = torch.cat([images, images]).to(device)
+    with untouched(model, device), autocast(device, precision), ExitStack() as modes:
+        draws = None if compiled else modes.enter_context(SharedDraws(PROBED))
+        f, g = model.train()(both, PROBED)[2].float().chunk(2)
+    model.train(was_training)
+    model.shares_draws = draws is not None and draws.n_shared > 0
+    return 0.0 if torch.equal(f, g) else float(ds(f, g, "relative"))
 
 
 def wrap(model: nn.Module, config: TrainConfig, device: torch.device, ranks: Ranks) -> nn.Module:

@@ -27,6 +27,7 @@ from fastsc.training.loaders import build_loaders
 from fastsc.training.nonfinite import LossWatch
 from fastsc.training.optimizer import peak_lr
 from fastsc.training.schedules import resolution_at, resolutions
+from fastsc.training.setup import NOISY
 from fastsc.training.step import Step
 
 
@@ -227,6 +228,7 @@ class Training:
             **config.flat(),
             "decoder": self.loader.decoder,
             "device": str(self.core.device),
+            "view_noise": self.core.view_noise,
             "pooling": "separate" if self.core.model.pool is None else "fused",
             "world_size": self.ranks.world_size,
             "accumulation": config.optim.accumulate,
@@ -284,6 +286,12 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
         f"({header['decoder']}); {header['total_steps']} steps; peak lr {header['peak_lr']:g} "
         f"= {config.optim.lr:g} × {config.optim.batch_size} / 256"
     )
+    if (noise := training.core.view_noise) > NOISY:
+        report.warning(
+            training.step,
+            f"two equal views of an image lie {noise:.2g} of the distance between images apart: "
+            f"the model draws at random what the views do not share, and DS measures that, too",
+        )
     for index in (data.train, data.val):
         for image in index.bad_images() if index is not None else ():
             report.bad_image(image)

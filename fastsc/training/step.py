@@ -21,8 +21,8 @@ from fastsc.pipelines import PairBatch
 from fastsc.training.alpha import Multiplier
 from fastsc.training.figures import Figures, Pair, figures_of, probe
 from fastsc.training.optimizer import lr_at, make_optimizer, set_lr
-from fastsc.training.schedules import alpha_at
-from fastsc.training.setup import build, layout_of, wrap
+from fastsc.training.schedules import alpha_at, resolutions
+from fastsc.training.setup import build, layout_of, view_noise, wrap
 
 
 class Step:
@@ -32,6 +32,7 @@ class Step:
         model: Gives (features, logits, representation); its own forward, without DDP or compiler.
         ema: The same with averaged weights, or None.
         last_loss: Of this rank in the last step, on its device; NaN where the step was left out.
+        view_noise: See `setup.view_noise`.
         multiplier: What gives alpha under --ds-target, updated by the owner; else None.
     """
 
@@ -54,6 +55,9 @@ class Step:
         self.multiplier = Multiplier.of(method)
         torch.manual_seed(config.run.seed)  # the same weights on every rank
         self.model = build(config, n_classes, device, ranks)
+        side = resolutions(config.data, optim.epochs)[0]
+        compiled = config.run.compile
+        self.view_noise = view_noise(self.model, side, precision, compiled=compiled)
         self.loss_of = ContinuityLoss(
             method.alpha,
             method.ds,

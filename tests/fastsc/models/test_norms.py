@@ -15,8 +15,9 @@ from torch.nn import functional
 from fastsc.errors import UserError
 from fastsc.models.blurpool import BlurConv2d, add_blurpool
 from fastsc.models.build import build_model
-from fastsc.models.norms import Views, convert
+from fastsc.models.norms import convert
 from fastsc.models.representation import Represented
+from fastsc.models.views import Views
 
 NAME = "fastsc:resnet8w4"
 
@@ -26,8 +27,8 @@ def split_net() -> tuple[nn.Module, nn.Module, Views]:
     torch.manual_seed(0)
     plain = build_model(NAME, 5, "cifar", 16).net.double()
     split = copy.deepcopy(plain)
-    views = convert(split, NAME, split=True, sync=False, on_gpu=False)
-    assert views is not None
+    views = Views()
+    convert(split, NAME, views, split=True, sync=False, on_gpu=False)
     return plain, split, views
 
 
@@ -71,8 +72,10 @@ def test_views_of_one_kind_are_one_batch() -> None:
 def test_a_norm_of_another_kind_is_refused() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm1d(4))
     with pytest.raises(UserError, match=r"--bn split knows nn\.BatchNorm2d, .* BatchNorm1d"):
-        convert(net, "x", split=True, sync=False, on_gpu=False)
-    assert convert(net, "x", split=False, sync=False, on_gpu=False) is None
+        convert(net, "x", Views(), split=True, sync=False, on_gpu=False)
+    before = list(map(type, net.modules()))
+    convert(net, "x", Views(), split=False, sync=False, on_gpu=False)
+    assert list(map(type, net.modules())) == before
 
 
 @pytest.mark.parametrize("on_gpu", [False, True])
@@ -81,12 +84,14 @@ def test_a_norm_with_an_activation_in_it_is_refused(split: bool, on_gpu: bool) -
     """timm's: torch's own conversion drops the activation."""
     net = timm.create_model("test_efficientnet")
     with pytest.raises(UserError, match="BatchNormAct2d"):
-        convert(net, "timm:test_efficientnet", split=split, sync=True, on_gpu=on_gpu)
+        convert(net, "timm:test_efficientnet", Views(), split=split, sync=True, on_gpu=on_gpu)
 
 
 def test_a_model_without_batch_norm_is_refused() -> None:
     with pytest.raises(UserError, match="--sync-bn: model x has no batch norm"):
-        convert(nn.Sequential(nn.GroupNorm(1, 4)), "x", split=False, sync=True, on_gpu=False)
+        convert(
+            nn.Sequential(nn.GroupNorm(1, 4)), "x", Views(), split=False, sync=True, on_gpu=False
+        )
 
 
 # --- blur -----------------------------------------------------------------------------------------

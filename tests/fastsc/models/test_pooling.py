@@ -148,9 +148,9 @@ def test_ds_is_zero_for_equal_views() -> None:
         ("convnext_tiny", False),  # a norm after pooling
         ("timm:vit_tiny_patch16_224", False),  # tokens
         ("vgg11", False),
-        ("timm:legacy_seresnet18", False),  # functional dropout after pooling
+        ("timm:legacy_seresnet18", True),  # features are those before F.dropout
         ("timm:repvit_m0_9", False),  # a batch norm after pooling, at first nearly nothing
-        ("inception_v3", False),  # dropout between pooling and its flattening
+        ("inception_v3", True),  # and before dropout and flattening
     ],
 )
 def test_which_models_end_in_average_pooling(name: str, ends_so: bool) -> None:

@@ -1,0 +1,149 @@
+"""What a network draws at random in training is drawn once for both views of an image.
+
+Dropout, drop path and stochastic depth would give the views of an image a mask each, and DS would
+measure the masks. Modules of the known kinds hand the masks of the clean rows on to their partners
+(`share_masks`), under torch.compile too. Whatever else draws, as F.dropout and the dropout of
+attention do, is caught where torch draws it (`SharedDraws`).
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fastsc.models.views import Views
+
+# By module and name, so that neither library has to be imported for it. The output of a mask is
+# the input times something that depends on the input's shape alone.
+_MASKS = {
+    ("torch.nn.modules.dropout", "Dropout"),
+    ("torch.nn.modules.dropout", "Dropout1d"),
+    ("torch.nn.modules.dropout", "Dropout2d"),
+    ("torch.nn.modules.dropout", "Dropout3d"),
+    ("timm.layers.drop", "DropPath"),
+    ("torchvision.ops.stochastic_depth", "StochasticDepth"),
+}
+_PATCHES = {
+    ("timm.layers.patch_dropout", "PatchDropout"),
+    ("timm.layers.patch_dropout", "PatchDropoutWithIndices"),
+}
+
+# Operators that fill a tensor with random numbers, whatever is in their other tensors.
+_DRAWS = frozenset(
+    getattr(packet, overload)
+    for packet in (
+        *(getattr(torch.ops.aten, f"{name}_") for name in ("uniform", "normal", "exponential")),
+        *(getattr(torch.ops.aten, f"{name}_") for name in ("cauchy", "geometric", "log_normal")),
+        *(getattr(torch.ops.aten, name) for name in ("random_", "rand", "randn", "randint")),
+        *(getattr(torch.ops.aten, f"{name}_like") for name in ("rand", "randn", "randint")),
+    )
+    for overload in packet.overloads()
+) | {torch.ops.aten.bernoulli_.float, torch.ops.aten.bernoulli.p}
+
+
+def share_masks(net: nn.Module, views: Views) -> int:
+    """Has the modules of a net that draw masks draw them for clean rows alone, in place.
+
+    Parameters, buffers, hooks and names stay. Returns the number of such modules.
+    """
+    found = 0
+    for module in net.modules():
+        kind = type(module)
+        place = (kind.__module__, kind.__name__)
+        mixin = _SharedMask if place in _MASKS else _SharedPatches if place in _PATCHES else None
+        if mixin is not None:
+            module.__class__ = _shared(kind, mixin)  # type: ignore[arg-type]  # mypy: not hashable
+            module.views = views  # type: ignore[assignment]
+            found += 1
+    return found
+
+
+class SharedDraws(TorchDispatchMode):
+    """Within the context, what torch draws for rows of clean views counts for their partners too.
+
+    A draw is of rows where its first axis is that of the network's input or a multiple of it. As
+    many numbers are drawn as without. Not for torch.compile, which draws by itself, nor for
+    operators that draw and compute in one, but for dropout: fused attention's dropout, rrelu.
+
+    Args:
+        n_clean: The input's first rows, clean views.
+        n_perturbed: The rows after them; row i is the partner of clean row i.
+
+    Attributes:
+        n_shared: Draws that were shared so far.
+    """
+
+    def __init__(self, n_clean: int, n_perturbed: int | None = None) -> None:
+        super().__init__()
+        n_perturbed = n_clean if n_perturbed is None else n_perturbed
+        if not 0 < n_perturbed <= n_clean:
+            raise ValueError(f"{n_perturbed} perturbed views of {n_clean} images")
+        self._views = Views(n_clean, n_clean + n_perturbed)
+        self.n_shared = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        del types
+        result = func(*args, **(kwargs or {}))
+        if func is torch.ops.aten.native_dropout.default:  # the fused one, of GPUs
+            output, mask = result
+            if (rows := self._share(mask)) is not None:
+                n, m = rows
+                scale = 1 / (1 - args[1]) if args[1] < 1 else 0.0
+                torch.mul(args[0][n : n + m], mask[n : n + m] * scale, out=output[n : n + m])
+        elif func in _DRAWS:
+            self._share(result)
+        return result
+
+    def _share(self, draw: Tensor) -> tuple[int, int] | None:
+        if (rows := self._views.rows_of(draw)) is None:
+            return None
+        n, m = rows
+        draw[n : n + m] = draw[:m]
+        self.n_shared += 1
+        return rows
+
+
+class _SharedMask(nn.Module):
+    """In front of a class of `_MASKS`."""
+
+    views: Views
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.views.rows_of(x) if self.training else None
+        if rows is None:
+            out: Tensor = super().forward(x)
+            return out
+        n, m = rows
+        mask = super().forward(torch.ones_like(x[:n]))
+        return x * torch.cat([mask, mask[:m]])
+
+
+class _SharedPatches(nn.Module):
+    """In front of timm's PatchDropout: the tokens that stay are those of the clean view."""
+
+    views: Views
+
+    def forward(self, x: Tensor) -> Any:
+        rows = self.views.rows_of(x) if self.training else None
+        if rows is None:
+            return super().forward(x)
+        n, m = rows
+        tokens = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
+        drawn = super().forward(tokens.view(1, -1, 1).expand(n, -1, 1))
+        kept, indices = drawn if isinstance(drawn, tuple) else (drawn, None)
+        at = torch.cat([kept, kept[:m]]).long()
+        out = x.gather(1, at.expand(-1, -1, x.shape[2]))
+        if not isinstance(drawn, tuple):
+            return out
+        return out, None if indices is None else torch.cat([indices, indices[:m]])
+
+
+@cache
+def _shared(kind: type[nn.Module], mixin: type[nn.Module]) -> type[nn.Module]:
+    return type(f"Shared{kind.__name__}", (mixin, kind), {})
