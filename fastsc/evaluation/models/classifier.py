@@ -12,11 +12,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastsc.errors import UserError
+from fastsc.errors import UserError, first_line
 from fastsc.models.features import FeatureModel, dry_forward
 from fastsc.models.representation import average_positions
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 
+REPEATS = 1e-3  # standard deviations that two answers to the same images may differ by, on a GPU
 PROBES = 2  # pictures of noise by whose answers a function is told from others
 Interpolation = Literal["bilinear", "bicubic"]
 
@@ -58,7 +59,8 @@ class Classifier(nn.Module):
 
     Raises:
         UserError: The net does not run at this resolution, is no classifier, has weights that are
-            not finite, no linear layer or no such module, or another number of classes.
+            not finite, no linear layer or no such module, or another number of classes; or it does
+            not answer twice alike.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class Classifier(nn.Module):
             self.model = net
             self._hook(net, features)
         self.eval().requires_grad_(False)
+        self._check_repeats()
 
     @property
     def net(self) -> nn.Module:
@@ -141,11 +144,34 @@ class Classifier(nn.Module):
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
-    def _answers(self) -> str:
+    def _probed(self) -> tuple[Tensor, Tensor]:
+        """What it answers to a few pictures of noise, the same each time."""
         side, where = self.preprocessing.resolution, next(self.parameters())
         generator = torch.Generator().manual_seed(0)
-        noise = torch.randn(PROBES, 3, side, side, generator=generator).to(where)
-        features, logits = self(noise)
+        images = torch.randn(PROBES, 3, side, side, generator=generator).to(where)
+        try:
+            features, logits = self(images)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"model {self.name} takes one image and not {PROBES} at once: {first_line(error)}"
+            ) from None
+        return features, logits
+
+    def _check_repeats(self) -> None:
+        """Raises UserError where equal images get other answers when they are shown again."""
+        for what, one, other in zip(("features", "logits"), self._probed(), self._probed()):
+            apart = float((one - other).abs().max() / one.std().clamp_min(1e-12))
+            if apart > REPEATS:
+                raise UserError(
+                    f"model {self.name} answers otherwise each time that it is shown the same "
+                    f"images: its {what} differ by {apart:.2g} of their standard deviation; "
+                    "something in it draws at random in evaluation mode, dropout say"
+                )
+
+    def _answers(self) -> str:
+        features, logits = self._probed()
         figures = (f"{x.std():.2e} {x.abs().max():.2e}" for y in (features, logits) for x in y)
         return f"{logits.argmax(1).tolist()} {' '.join(figures)}"
 

@@ -186,3 +186,42 @@ def test_a_choice_of_images_is_keyed_and_nested(image_folder: Path) -> None:
 def test_one_kind_leaves_the_others_alone() -> None:
     assert one_kind("saturation", 0.5, 2).tolist() == [[1, 1, 0.5, 0]] * 2
     assert one_kind("hue", np.array([0.25, -0.5], np.float32), 2)[:, 3].tolist() == [0.25, -0.5]
+
+
+class Restless(nn.Module):
+    """Dropout that evaluation mode does not switch off, of its features or of its logits."""
+
+    def __init__(self, before: float, behind: float) -> None:
+        super().__init__()
+        self.before, self.behind = before, behind
+        self.conv = nn.Conv2d(3, 64, 8, stride=8)
+        self.fc = nn.Linear(64, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.dropout(self.conv(x).mean((2, 3)), self.before, training=True)
+        return nn.functional.dropout(self.fc(x), self.behind, training=True)
+
+
+def test_a_model_whose_answers_differ_from_call_to_call_is_refused() -> None:
+    torch.manual_seed(0)
+    for before, behind, what in ((0.5, 0.0, "features"), (0.0, 0.5, "logits")):
+        with pytest.raises(UserError, match=f"each time .* its {what} differ by [0-9.]+ of"):
+            Classifier(Restless(before, behind), "restless", SEEN)
+    Classifier(Restless(0.0, 0.0), "calm", SEEN)
+
+
+class Single(nn.Module):
+    """For one image at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(3 * 32 * 32, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.fc(x.view(1, 3 * 32 * 32))
+        return out
+
+
+def test_a_model_for_one_image_at_a_time_is_refused() -> None:
+    with pytest.raises(UserError, match="takes one image and not 2 at once: shape"):
+        Classifier(Single(), "single", SEEN)
