@@ -25,7 +25,7 @@ from fastsc.pipelines.decode import header_parser
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.headers import Header, Parser, read_header
 from fastsc.pipelines.progress import MIN_FILES, tracked
-from fastsc.pipelines.walk import EXTENSIONS, Listing, list_files
+from fastsc.pipelines.walk import EXTENSIONS, Listing, is_system, list_files
 
 SCAN_CHUNK = 64  # files a task
 SCAN_THREADS = 8  # more than cores: on a cold disk the scan waits for reads
@@ -43,6 +43,7 @@ class Index:
         heights, widths: (n,) int32 pixels, EXIF orientation ignored; 0 for a file left out.
         n_bytes: (n,) int64, size of each file at the time of the scan.
         left_out: Dataset index -> why the file cannot be used.
+        passed_over: Folders beside the classes that are hidden or an operating system's.
     """
 
     root: Path
@@ -53,6 +54,7 @@ class Index:
     widths: NDArray[np.int32]
     n_bytes: NDArray[np.int64]
     left_out: dict[int, str] = field(default_factory=dict)
+    passed_over: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -103,6 +105,16 @@ class Index:
         if len(self.left_out) == len(self):
             raise UserError(f"{self.root}: none of its {len(self)} images can be used")
 
+    def require_classes(self) -> None:
+        """Raises UserError where a class has images and none of them can be used."""
+        usable = np.bincount(self.targets[self.usable], minlength=len(self.classes))
+        for label in np.unique(self.targets):
+            if not usable[label]:
+                raise UserError(
+                    f"{self.root}: class {self.classes[label]} has no image that can be used; mend "
+                    "its files, or remove its folder"
+                )
+
 
 def scan(
     root: str | os.PathLike[str],
@@ -125,12 +137,13 @@ def scan(
             an image, or one that is not among `classes`.
     """
     root = Path(root)
-    found, listing = _list_files(root)
+    found, listing, passed_over = _list_files(root)
     names = tuple(classes) if classes is not None else found
     require_known(root, found, names)
     position = {name: i for i, name in enumerate(names)}
     targets = np.repeat(np.array([position[name] for name in found], np.int64), listing.counts)
-    return _indexed(root, names, listing, targets, use_cache=use_cache, progress=progress)
+    index = _indexed(root, names, listing, targets, use_cache=use_cache, progress=progress)
+    return replace(index, passed_over=passed_over)
 
 
 def scan_flat(
@@ -225,12 +238,14 @@ def _read_headers(
         return [header for chunk in done for header in chunk]
 
 
-def _list_files(root: Path) -> tuple[tuple[str, ...], Listing]:
-    """The classes of a folder and the image files of each."""
+def _list_files(root: Path) -> tuple[tuple[str, ...], Listing, tuple[str, ...]]:
+    """The classes of a folder, the image files of each, and folders that are no class."""
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; --data wants a folder with train/CLASS/*.jpg")
     try:
-        classes = tuple(sorted(entry.name for entry in os.scandir(root) if entry.is_dir()))
+        names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
+        classes = tuple(name for name in names if not is_system(name))
+        passed_over = tuple(name for name in names if is_system(name))
         files = list_files([str(root / name) for name in classes])
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
@@ -241,4 +256,4 @@ def _list_files(root: Path) -> tuple[tuple[str, ...], Listing]:
     if 0 in files.counts:
         empty = root / classes[files.counts.index(0)]
         raise UserError(f"{empty}: a class folder without an image; fill or remove it")
-    return classes, files
+    return classes, files, passed_over

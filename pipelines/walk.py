@@ -17,6 +17,7 @@ from contextlib import suppress
 
 # torchvision's ImageFolder takes the same.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
+SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 FILES_ALONE = 20_000  # after so many, 0.1 s, starting processes is worth while
 MAX_PROCESSES = 8  # more than a disk or a file server answers at once
 
@@ -81,20 +82,47 @@ def list_files(folders: Sequence[str]) -> Listing:
     return found
 
 
+def is_system(name: str) -> bool:
+    """Whether a folder of this name is hidden or an operating system's, and holds no images."""
+    return name.startswith(".") or name in SYSTEM_FOLDERS
+
+
 def _walk(folder: str, prefix: str) -> list[tuple[str, int, int]]:
+    """Every folder once, however many links lead to it, and none that the class folder lies in."""
     files: list[tuple[str, int, int]] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            try:
-                is_folder, stat = entry.is_dir(), entry.stat()
-            except OSError:
-                # A dangling or circular link: keeps its place in the order, and is left out.
-                is_folder, stat = False, entry.stat(follow_symlinks=False)
-            if is_folder:
-                files += _walk(entry.path, prefix + entry.name + os.sep)
-            elif entry.name.lower().endswith(EXTENSIONS):
-                files.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
+    seen, pending = _and_above(folder), [(folder, prefix)]
+    while pending:
+        folder, prefix = pending.pop()
+        below: list[tuple[bool, str, tuple[int, int]]] = []
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                try:
+                    is_folder, stat = entry.is_dir(), entry.stat()
+                except OSError:
+                    # A dangling or circular link: keeps its place in the order, and is left out.
+                    is_folder, stat = False, entry.stat(follow_symlinks=False)
+                if is_folder:
+                    if not is_system(entry.name):
+                        below.append((entry.is_symlink(), entry.name, (stat.st_dev, stat.st_ino)))
+                elif entry.name.lower().endswith(EXTENSIONS):
+                    files.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
+        for _, name, place in sorted(below):  # the folder itself before links to it
+            if place not in seen:
+                seen.add(place)
+                pending.append((os.path.join(folder, name), prefix + name + os.sep))
     return files
+
+
+def _and_above(folder: str) -> set[tuple[int, int]]:
+    """Device and inode of a folder and of all that it lies in, by its name and by its links."""
+    found: set[tuple[int, int]] = set()
+    for path in {os.path.abspath(folder), os.path.realpath(folder)}:
+        while True:
+            stat = os.stat(path)
+            found.add((stat.st_dev, stat.st_ino))
+            if path == (path := os.path.dirname(path)):
+                break
+    return found
 
 
 def _add_apart(found: Listing, folders: Sequence[str], n_processes: int) -> None:

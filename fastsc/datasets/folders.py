@@ -41,6 +41,7 @@ def open_data(config: DataConfig) -> Data:
     val_path = _val_beton(config, root) if is_beton else _val_folder(config, root)
     train = open_beton(root / TRAIN_BETON) if is_beton else scan(root / "train")
     train.require(config.on_bad_image)
+    train.require_classes()
     if val_path is None:
         return Data(train, None)
     opened = open_beton if is_beton else scan
@@ -69,7 +70,9 @@ def verified(data: Data, config: DataConfig, ranks: Ranks) -> Data:
         ranks.together(lambda: index.require(config.on_bad_image))
         return index
 
-    return Data(checked(data.train), None if data.val is None else checked(data.val))
+    train = checked(data.train)
+    ranks.together(train.require_classes)
+    return Data(train, None if data.val is None else checked(data.val))
 
 
 def _require_betons(root: Path) -> None:
@@ -115,7 +118,12 @@ def _val_folder(config: DataConfig, root: Path) -> Path | None:
 
 
 def _absent(path: Path) -> str:
-    return "a file, not a folder" if os.path.exists(path) else "no such folder"
+    if os.path.exists(path):
+        return "a file, not a folder"
+    if path.is_absolute():
+        return "no such folder"
+    # config.yaml keeps the name as it was given, for a folder that may move with its data.
+    return "no such folder here; give its whole path, or start where the run was begun"
 
 
 def _hint(root: Path) -> str:

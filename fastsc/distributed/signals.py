@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType, TracebackType
@@ -21,6 +22,7 @@ class StopSignal:
 
     Until `wait_for_loops`, by an exception; from then on they only raise a flag that loops look at.
     A second SIGINT interrupts at once, for a person who does not want to wait for the checkpoint.
+    In another thread than the main one, where Python lets nobody handle signals, nothing changes.
     """
 
     def __init__(self) -> None:
@@ -36,7 +38,8 @@ class StopSignal:
         self._at_once = False
 
     def __enter__(self) -> Self:
-        self._before = {number: signal.signal(number, self._raise_flag) for number in _SIGNALS}
+        if _handles_signals():
+            self._before = {n: signal.signal(n, self._raise_flag) for n in _SIGNALS}
         return self
 
     def __exit__(
@@ -57,6 +60,10 @@ class StopSignal:
         self.number = signal.Signals(number)
 
 
+def _handles_signals() -> bool:
+    return threading.current_thread() is threading.main_thread()
+
+
 def ignore_signals() -> None:
     """For the end of a process whose exit status is decided."""
     for number in _SIGNALS:
@@ -67,8 +74,12 @@ def ignore_signals() -> None:
 def interrupted_by_sigterm() -> Iterator[None]:
     """Within the context SIGTERM is a KeyboardInterrupt too: what is half-written gets removed.
 
-    So are SIGUSR1, by which schedulers warn, and SIGHUP, of a terminal that is closed.
+    So are SIGUSR1, by which schedulers warn, and SIGHUP, of a terminal that is closed. In another
+    thread than the main one nothing changes.
     """
+    if not _handles_signals():
+        yield
+        return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         del number, frame

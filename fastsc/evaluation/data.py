@@ -13,7 +13,7 @@ from fastsc.errors import UserError
 from fastsc.pipelines import Index, Pipeline, scan
 from fastsc.pipelines.index import scan_flat
 from fastsc.pipelines.sweep import verify
-from fastsc.pipelines.walk import EXTENSIONS
+from fastsc.pipelines.walk import EXTENSIONS, is_system
 
 SPLITS = ("val", "test", "train")
 SHOWN = 5  # folders in a message
@@ -77,7 +77,8 @@ def _is_labelled(folder: Path) -> bool:
     try:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
-        if any(_has_image(entry.path) for entry in found if entry.is_dir()):
+        folders = [entry for entry in found if entry.is_dir() and not is_system(entry.name)]
+        if any(_has_image(entry.path) for entry in folders):
             return True
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None

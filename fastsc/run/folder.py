@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastsc.config import TrainConfig
+from fastsc.config import DataConfig, TrainConfig
 from fastsc.config.recipes import dump
 from fastsc.errors import UserError
 
@@ -76,6 +76,12 @@ class RunFolder:
                 )
             if not cls(root).config.is_file():
                 raise UserError(f"--out {root}: --resume finds no run there, but other files")
+        for images in _image_folders(config.data):
+            if root.resolve().is_relative_to(images.resolve()):
+                raise UserError(
+                    f"--out {root} lies in {images}, among the images, and would count as a class; "
+                    "name another folder"
+                )
         if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
             raise UserError(f"--out {root}: {there} cannot be written to")
         return cls(root)
@@ -139,6 +145,15 @@ class RunFolder:
                     path.unlink(missing_ok=True)
 
         return undo
+
+
+def _image_folders(data: DataConfig) -> list[Path]:
+    """The folders of which each folder is a class."""
+    if data.pipeline == "ffcv":
+        return []
+    root = Path(data.data)
+    val = {"none": [], "auto": [root / "val", root / "test"]}.get(data.val, [Path(data.val)])
+    return [root / "train", *next(([folder] for folder in val if folder.is_dir()), [])]
 
 
 def _nothing_yet(root: Path) -> bool:

@@ -41,7 +41,8 @@ def train(config: TrainConfig, stop: StopSignal | None = None) -> int:
     the user may have got wrong has been looked at.
 
     Args:
-        stop: Within its context, if signals are caught already.
+        stop: Within its context, if signals are caught already. In another thread than the main
+            one no signal is: what stops it is its process.
 
     Raises:
         UserError: One line for the user. Once training has begun, the last whole checkpoint stays.

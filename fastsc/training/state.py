@@ -292,8 +292,11 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
             f"two equal views of an image lie {noise:.2g} of the distance between images apart: "
             f"the model draws at random what the views do not share, and DS measures that, too",
         )
-    for index in (data.train, data.val):
-        for image in index.bad_images() if index is not None else ():
+    for index in filter(None, (data.train, data.val)):
+        if index.passed_over:
+            names = ", ".join(index.passed_over)
+            report.say(f"passed over in {index.root}, hidden or a system's and no class: {names}")
+        for image in index.bad_images():
             report.bad_image(image)
 
 
