@@ -30,16 +30,16 @@ Arrays: `x` (N, 3HW) uint8 and the views (N, 3HW), of float32 or of the bits of 
 
 import math
 import platform
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils, codegen, config
 from numba.extending import intrinsic
 
 from fastsc.kernels.colour import GREY_WEIGHTS
+from fastsc.kernels.jit import jit
 
 BF16_BITS, FP16_BITS = np.dtype(np.uint16), np.dtype(np.int16)
 LANES = 16
@@ -73,19 +73,6 @@ class _BFloat(ir.Type):
 
     def __hash__(self) -> int:
         return hash(_BFloat)
-
-
-def jit(fastmath: set[str] | bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """numba's njit without the GIL, kept in its cache where a folder for that can be written."""
-
-    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
-        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": fastmath}
-        try:
-            return njit(cache=True, **options)(function)
-        except RuntimeError:  # no writable folder for the cache: compile anew in every process
-            return njit(**options)(function)
-
-    return decorate
 
 
 def _has(feature: str) -> bool:

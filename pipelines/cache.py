@@ -37,7 +37,11 @@ class Table:
 
 
 def folder() -> Path:
-    """$FASTSC_CACHE_DIR, else fastsc in the user's cache directory ($XDG_CACHE_HOME, ~/.cache)."""
+    """$FASTSC_CACHE_DIR, else fastsc in the user's cache directory ($XDG_CACHE_HOME, ~/.cache).
+
+    Raises:
+        RuntimeError: The user has no home.
+    """
     if named := os.environ.get("FASTSC_CACHE_DIR"):
         return Path(named)
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
@@ -62,7 +66,7 @@ def load(root: Path, key: str) -> Table | None:
 
 def store(root: Path, key: str, table: Table) -> None:
     """Writes the table of a folder; a cache that cannot be written costs the next run a scan."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, RuntimeError):  # no room, or a user without a home
         folder().mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder(), suffix=".tmp", delete=False) as file:
             try:

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 from numpy.typing import NDArray
 
+from fastsc.kernels.jit import jit
 from fastsc.pipelines.plan import Interpolation
 
 
@@ -43,7 +43,7 @@ def place(
     move(region, slot, *shift, flip)
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def move(image: Any, slot: Any, dy: int, dx: int, flip: bool) -> None:
     """slot[y, x] = image[y + dy, (x mirrored) + dx], black outside; both (S, S, 3) uint8."""
     size = slot.shape[0]
@@ -63,7 +63,7 @@ def move(image: Any, slot: Any, dy: int, dx: int, flip: bool) -> None:
                 to[x, 2] = row[x + dx, 2]
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def gather(
     pixels: Any,  # (n, S, S, 3) uint8
     index: Any,  # (N,) int64

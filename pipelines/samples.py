@@ -13,9 +13,10 @@ from typing import Any
 
 import llvmlite.binding
 import numpy as np
-from numba import njit, types
+from numba import types
 from numpy.typing import NDArray
 
+from fastsc.kernels.jit import jit
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.resample import move
 
@@ -82,7 +83,7 @@ class Samples:
         return self.heights, self.widths, self.offsets, self.n_bytes, self.is_jpeg
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def _read(file: int, offset: int, buffer: Any) -> int:
     done = 0
     while done < buffer.size:
@@ -95,7 +96,7 @@ def _read(file: int, offset: int, buffer: Any) -> int:
     return OK
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def _jpeg_size(data: Any) -> Any:
     """Height and width in a JPEG's frame header (ITU T.81, B.2.2); zeros where there is none."""
     at = np.int64(2)
@@ -111,7 +112,7 @@ def _jpeg_size(data: Any) -> Any:
     return np.int64(0), np.int64(0)
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def decode(file: int, columns: Any, i: int, top: int, rows: int, encoded: Any, pixels: Any) -> Any:
     """Reads and decodes the sample of dataset index i, at least its `rows` rows from `top` on.
 
@@ -138,7 +139,7 @@ def decode(file: int, columns: Any, i: int, top: int, rows: int, encoded: Any, p
     return status, 0
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def resize(image: Any, height: int, width: int, box: Any, slot: Any) -> None:
     """OpenCV's INTER_AREA of a box (top, left, height, width) of the pixels, into a slot."""
     _resize(
@@ -147,7 +148,7 @@ def resize(image: Any, height: int, width: int, box: Any, slot: Any) -> None:
     )  # fmt: skip
 
 
-@njit(nogil=True, cache=True)
+@jit()
 def fill(
     file: int,
     columns: Any,
