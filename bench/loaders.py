@@ -180,8 +180,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         source = source_folder(options.data, Path(temporary))
         folder = linked_folder(source, Path(temporary) / "links")
         index = scan(folder, progress=False, use_cache=False)
-        cases, rows = make_cases(folder, index, options.workers, options.only)
+        # Ours are compiled before FFCV's own loader is: that one changes numba's type of byte
+        # vectors in place (ffcv/memory_managers/os_cache.py, state_type), by which numba finds what
+        # it has compiled, and a later compilation would end in a KeyError.
         timed = stage_cases(index, folder.parent, options.workers)
+        cases, rows = make_cases(folder, index, options.workers, options.only)
         if options.only:
             timed = [case for case in timed if any(word in case.name for word in options.only)]
         if not cases + timed:
