@@ -25,7 +25,7 @@ from fastsc.pipelines.decode import header_parser
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.headers import Header, Parser, read_header
 from fastsc.pipelines.progress import MIN_FILES, tracked
-from fastsc.pipelines.walk import EXTENSIONS, Listing, is_system, list_files
+from fastsc.pipelines.walk import EXTENSIONS, Listing, is_system, leads_up, list_files
 
 SCAN_CHUNK = 64  # files a task
 SCAN_THREADS = 8  # more than cores: on a cold disk the scan waits for reads
@@ -43,7 +43,8 @@ class Index:
         heights, widths: (n,) int32 pixels, EXIF orientation ignored; 0 for a file left out.
         n_bytes: (n,) int64, size of each file at the time of the scan.
         left_out: Dataset index -> why the file cannot be used.
-        passed_over: Folders beside the classes that are hidden or an operating system's.
+        passed_over: Folders beside the classes that are hidden, an operating system's, or links to
+            a folder that they lie in.
     """
 
     root: Path
@@ -163,7 +164,7 @@ def scan_flat(
     """
     folder = Path(os.path.abspath(folder))
     try:
-        listing = list_files([str(folder)])
+        listing = list_files([str(folder)], classes=False)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
     if not listing.names:
@@ -244,8 +245,8 @@ def _list_files(root: Path) -> tuple[tuple[str, ...], Listing, tuple[str, ...]]:
         raise UserError(f"{root}: no such folder; --data wants a folder with train/CLASS/*.jpg")
     try:
         names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
-        classes = tuple(name for name in names if not is_system(name))
-        passed_over = tuple(name for name in names if is_system(name))
+        passed_over = tuple(n for n in names if is_system(n) or leads_up(str(root / n)))
+        classes = tuple(sorted(set(names) - set(passed_over)))
         files = list_files([str(root / name) for name in classes])
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None

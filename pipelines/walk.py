@@ -38,9 +38,9 @@ class Listing:
         self.names: list[str] = []
         self.sizes, self.times, self.counts = array("q"), array("q"), array("q")
 
-    def add(self, folder: str) -> None:
+    def add(self, folder: str, tree: _Tree) -> None:
         """Walks one class folder; raises OSError where that cannot be done."""
-        files = sorted(_walk(folder, os.path.basename(folder) + os.sep))
+        files = sorted(_walk(folder, os.path.basename(folder) + os.sep, tree))
         self.names += [name for name, _, _ in files]
         self.sizes.extend([size for _, size, _ in files])
         self.times.extend([time for _, _, time in files])
@@ -60,25 +60,27 @@ class Listing:
         self.counts.frombytes(counts)
 
 
-def list_files(folders: Sequence[str]) -> Listing:
+def list_files(folders: Sequence[str], *, classes: bool = True) -> Listing:
     """The image files at any depth below the class folders.
+
+    classes: Whether the folders beside them are other classes, which no link in a class adds to it.
 
     Raises:
         OSError: A folder cannot be read.
         RuntimeError: Another process died while it read folders.
     """
-    found = Listing()
+    found, tree = Listing(), _Tree(classes)
     for folder in folders:
         if len(found.names) >= FILES_ALONE:
             break
-        found.add(folder)
+        found.add(folder, tree)
     ahead = folders[len(found.counts) :]
     n_processes = min(len(ahead), len(os.sched_getaffinity(0)), MAX_PROCESSES)
     if n_processes > 1:
         _add_apart(found, ahead, n_processes)
     else:
         for folder in ahead:
-            found.add(folder)
+            found.add(folder, tree)
     return found
 
 
@@ -87,13 +89,30 @@ def is_system(name: str) -> bool:
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
-def _walk(folder: str, prefix: str) -> list[tuple[str, int, int]]:
-    """Every folder once, however many links lead to it, and none that the class folder lies in."""
+def leads_up(folder: str) -> bool:
+    """Whether a folder in another is a link to that, or to one that it lies in."""
+    return os.path.islink(folder) and _place(os.stat(folder)) in _Tree().above(folder)
+
+
+def _walk(folder: str, prefix: str, tree: _Tree) -> list[tuple[str, int, int]]:
+    """Every folder under its own name, and once by links if it has none here.
+
+    A link to a folder that the class lies in, or to another class, is not followed.
+    """
     files: list[tuple[str, int, int]] = []
-    seen, pending = _and_above(folder), [(folder, prefix)]
-    while pending:
+    root, seen = os.path.dirname(folder), {_place(os.stat(folder)), *tree.above(folder)}
+    pending, linked = [(folder, prefix)], list[tuple[str, str, tuple[int, int]]]()
+    by_link = False
+    while pending or linked:
+        if not pending:
+            linked.sort(reverse=True)
+            prefix, folder, place = linked.pop()
+            if place not in seen and place not in tree.folders_in(root):
+                seen.add(place)
+                pending.append((folder, prefix))
+                by_link = True
+            continue
         folder, prefix = pending.pop()
-        below: list[tuple[bool, str, tuple[int, int]]] = []
         with os.scandir(folder) as entries:
             for entry in entries:
                 try:
@@ -101,28 +120,57 @@ def _walk(folder: str, prefix: str) -> list[tuple[str, int, int]]:
                 except OSError:
                     # A dangling or circular link: keeps its place in the order, and is left out.
                     is_folder, stat = False, entry.stat(follow_symlinks=False)
-                if is_folder:
-                    if not is_system(entry.name):
-                        below.append((entry.is_symlink(), entry.name, (stat.st_dev, stat.st_ino)))
-                elif entry.name.lower().endswith(EXTENSIONS):
+                if is_folder and not is_system(entry.name):
+                    place, below = _place(stat), prefix + entry.name + os.sep
+                    if entry.is_symlink():
+                        linked.append((below, entry.path, place))
+                    elif not by_link or place not in seen:
+                        seen.add(place)
+                        pending.append((entry.path, below))
+                elif not is_folder and entry.name.lower().endswith(EXTENSIONS):
                     files.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
-        for _, name, place in sorted(below):  # the folder itself before links to it
-            if place not in seen:
-                seen.add(place)
-                pending.append((os.path.join(folder, name), prefix + name + os.sep))
     return files
 
 
-def _and_above(folder: str) -> set[tuple[int, int]]:
-    """Device and inode of a folder and of all that it lies in, by its name and by its links."""
-    found: set[tuple[int, int]] = set()
-    for path in {os.path.abspath(folder), os.path.realpath(folder)}:
-        while True:
-            stat = os.stat(path)
-            found.add((stat.st_dev, stat.st_ino))
-            if path == (path := os.path.dirname(path)):
-                break
-    return found
+def _place(stat: os.stat_result) -> tuple[int, int]:
+    return stat.st_dev, stat.st_ino
+
+
+class _Tree:
+    """What lies above and beside class folders, by device and inode; each looked up once."""
+
+    def __init__(self, classes: bool = True) -> None:
+        self._classes = classes
+        self._chains: dict[str, set[tuple[int, int]]] = {}
+        self._folders: dict[str, set[tuple[int, int]]] = {}
+
+    def above(self, folder: str) -> set[tuple[int, int]]:
+        """Every folder that a folder lies in, by its name and by where its links lead."""
+        found = self._chain(os.path.dirname(folder))
+        if os.path.islink(folder):
+            found = found | self._chain(os.path.dirname(os.path.realpath(folder)))
+        return found
+
+    def _chain(self, folder: str) -> set[tuple[int, int]]:
+        if folder not in self._chains:
+            found: set[tuple[int, int]] = set()
+            # Not abspath, which would take `link/..` for the folder that the link lies in.
+            for path in (os.path.join(os.getcwd(), folder), os.path.realpath(folder)):
+                while True:
+                    found.add(_place(os.stat(path)))
+                    if path == (path := os.path.dirname(path)):
+                        break
+            self._chains[folder] = found
+        return self._chains[folder]
+
+    def folders_in(self, folder: str) -> set[tuple[int, int]]:
+        """Every folder in a folder: the other classes, if it has classes."""
+        if not self._classes:
+            return set()
+        if folder not in self._folders:
+            with os.scandir(folder or os.curdir) as entries:
+                self._folders[folder] = {_place(e.stat()) for e in entries if e.is_dir()}
+        return self._folders[folder]
 
 
 def _add_apart(found: Listing, folders: Sequence[str], n_processes: int) -> None:
@@ -174,10 +222,10 @@ def _answer(process: subprocess.Popen[bytes]) -> bytes:
 
 
 def _main() -> None:
-    found, failure = Listing(), None
+    found, tree, failure = Listing(), _Tree(), None
     try:
         for folder in marshal.loads(sys.stdin.buffer.read()):
-            found.add(folder)
+            found.add(folder, tree)
     except OSError as error:
         failure = (error.errno, error.strerror, error.filename)
     sys.stdout.buffer.write(marshal.dumps((failure, found.packed())))

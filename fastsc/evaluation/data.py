@@ -13,7 +13,7 @@ from fastsc.errors import UserError
 from fastsc.pipelines import Index, Pipeline, scan
 from fastsc.pipelines.index import scan_flat
 from fastsc.pipelines.sweep import verify
-from fastsc.pipelines.walk import EXTENSIONS, is_system
+from fastsc.pipelines.walk import EXTENSIONS, is_system, list_files
 
 SPLITS = ("val", "test", "train")
 SHOWN = 5  # folders in a message
@@ -78,7 +78,7 @@ def _is_labelled(folder: Path) -> bool:
         with os.scandir(folder) as entries:
             found = sorted(entries, key=lambda entry: entry.name)
         folders = [entry for entry in found if entry.is_dir() and not is_system(entry.name)]
-        if any(_has_image(entry.path) for entry in folders):
+        if any(list_files([entry.path]).names for entry in folders):
             return True
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
@@ -88,13 +88,6 @@ def _is_labelled(folder: Path) -> bool:
         f"{folder}: no images in it ({', '.join(EXTENSIONS)}); one folder a class is expected, or "
         "images without labels"
     )
-
-
-def _has_image(folder: str) -> bool:
-    for _, _, files in os.walk(folder, followlinks=True):
-        if any(name.lower().endswith(EXTENSIONS) for name in files):
-            return True
-    return False
 
 
 def class_images(loader: Pipeline) -> dict[int, NDArray[np.int64]]:

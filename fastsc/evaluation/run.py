@@ -44,6 +44,8 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
         keep_memory()
     names = _names(options)
     split = open_split(options.data, options.split, options.on_bad_image)
+    if split.index.passed_over:
+        say(f"no classes of {split.index.root}: {', '.join(split.index.passed_over)}")
     _check_out(options.out, split)
     sources = _sources(options)
     strengths = options.strengths or _strengths(sources, say)

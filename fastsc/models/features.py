@@ -27,6 +27,8 @@ class FeatureModel(nn.Module):
     Attributes:
         feature_map: The module whose output is the last map with positions, or None.
         pool: What is done with that output, in place of making it float32 (`models.pooling`).
+        drops_by_function: Whether F.dropout stands in front of the classifier and is to be undone;
+            torch.compile cannot.
     """
 
     def __init__(self, net: nn.Module, name: str, num_classes: int, resolution: int) -> None:
@@ -49,7 +51,7 @@ class FeatureModel(nn.Module):
         if trace.dropout is not None:
             trace.dropout.inplace = False  # else it would overwrite the features that are kept
         (trace.dropout or trace.classifier).register_forward_pre_hook(self._keep_features)
-        self._drops_by_function = trace.drops_by_function and trace.dropout is None
+        self.drops_by_function = trace.drops_by_function and trace.dropout is None
         self._dropouts: _Dropouts | None = None
         self._map_name = next((k for k, m in net.named_modules() if m is trace.feature_map), None)
         if trace.feature_map is not None:
@@ -61,10 +63,12 @@ class FeatureModel(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, 3, H, W) -> features (N, D) float32, logits (N, C)."""
-        if self._drops_by_function and self.training and not torch.compiler.is_compiling():
-            with _Dropouts() as self._dropouts:
-                logits = self.net(x)
-            self._dropouts = None
+        if self.drops_by_function and self.training and not torch.compiler.is_compiling():
+            try:
+                with _Dropouts() as self._dropouts:
+                    logits = self.net(x)
+            finally:
+                self._dropouts = None
         else:
             logits = self.net(x)
         features, self._features = self._features, None
@@ -144,8 +148,14 @@ class _Memory:
         self._x, self._version = x, _version_of(x)
 
     def holds(self, x: Tensor) -> bool:
-        same = (self._x.data_ptr(), self._x.numel()) == (x.data_ptr(), x.numel())
-        return same and self._version == _version_of(x)
+        if (self._x.data_ptr(), self._x.numel()) != (x.data_ptr(), x.numel()):
+            return False
+        try:
+            same = self._x.view(x.shape)
+        except RuntimeError:
+            return False  # in another order
+        strides = zip(x.shape, x.stride(), same.stride(), strict=True)
+        return all(a == b for n, a, b in strides if n > 1) and self._version == _version_of(x)
 
 
 def _version_of(x: Tensor) -> int:

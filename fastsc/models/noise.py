@@ -8,6 +8,7 @@ attention do, is caught where torch draws it (`SharedDraws`).
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any
 
@@ -24,6 +25,8 @@ _MASKS = {
     ("torch.nn.modules.dropout", "Dropout1d"),
     ("torch.nn.modules.dropout", "Dropout2d"),
     ("torch.nn.modules.dropout", "Dropout3d"),
+}
+_ROWS = {  # a mask of one number a row
     ("timm.layers.drop", "DropPath"),
     ("torchvision.ops.stochastic_depth", "StochasticDepth"),
 }
@@ -31,6 +34,9 @@ _PATCHES = {
     ("timm.layers.patch_dropout", "PatchDropout"),
     ("timm.layers.patch_dropout", "PatchDropoutWithIndices"),
 }
+
+_RATES = ("p", "drop_prob", "prob")  # what the libraries call it
+_paused = threading.local()  # while a module that shares its mask itself draws it
 
 # Operators that fill a tensor with random numbers, whatever is in their other tensors.
 _DRAWS = frozenset(
@@ -54,7 +60,12 @@ def share_masks(net: nn.Module, views: Views) -> int:
     for module in net.modules():
         kind = type(module)
         place = (kind.__module__, kind.__name__)
-        mixin = _SharedMask if place in _MASKS else _SharedPatches if place in _PATCHES else None
+        mixin = (
+            _SharedMask if place in _MASKS
+            else _SharedRows if place in _ROWS
+            else _SharedPatches if place in _PATCHES
+            else None
+        )  # fmt: skip
         if mixin is not None:
             module.__class__ = _shared(kind, mixin)  # type: ignore[arg-type]  # mypy: not hashable
             module.views = views  # type: ignore[assignment]
@@ -65,9 +76,12 @@ def share_masks(net: nn.Module, views: Views) -> int:
 class SharedDraws(TorchDispatchMode):
     """Within the context, what torch draws for rows of clean views counts for their partners too.
 
-    A draw is of rows where its first axis is that of the network's input or a multiple of it. As
-    many numbers are drawn as without. Not for torch.compile, which draws by itself, nor for
-    operators that draw and compute in one, but for dropout: fused attention's dropout, rrelu.
+    A draw is of rows where its first axis is that of the network's input or a multiple of it: noise
+    of another kind that has so many rows is shared, too, and a network whose batch is another axis
+    than the first shares nothing. As many numbers are drawn as without. Not for torch.compile,
+    which draws by itself, nor for operators that draw and compute in one, but for dropout: fused
+    attention's dropout, rrelu, bernoulli of a tensor. With activation checkpointing, which draws
+    again in the backward pass, that pass belongs into the context, too.
 
     Args:
         n_clean: The input's first rows, clean views.
@@ -90,9 +104,11 @@ class SharedDraws(TorchDispatchMode):
     ) -> Any:
         del types
         result = func(*args, **(kwargs or {}))
+        if getattr(_paused, "now", False):
+            return result
         if func is torch.ops.aten.native_dropout.default:  # the fused one, of GPUs
             output, mask = result
-            if (rows := self._share(mask)) is not None:
+            if args[2] is not False and (rows := self._share(mask)) is not None:
                 n, m = rows
                 scale = 1 / (1 - args[1]) if args[1] < 1 else 0.0
                 torch.mul(args[0][n : n + m], mask[n : n + m] * scale, out=output[n : n + m])
@@ -109,33 +125,58 @@ class SharedDraws(TorchDispatchMode):
         return rows
 
 
-class _SharedMask(nn.Module):
-    """In front of a class of `_MASKS`."""
+class _Shared(nn.Module):
+    """In front of a class of the library's, whose forward it asks about the clean rows alone."""
 
     views: Views
 
+    def _rows_of(self, x: Tensor) -> tuple[int, int] | None:
+        """None: there is nothing to share, as where nothing is dropped."""
+        rate = next(getattr(self, name) for name in _RATES if hasattr(self, name))
+        return self.views.rows_of(x) if self.training and rate else None
+
+    def _ask(self, x: Tensor) -> Any:
+        """The library's answer to clean rows, whose draws are no other rows' at once."""
+        if torch.compiler.is_compiling():
+            return super().forward(x)
+        before, _paused.now = getattr(_paused, "now", False), True
+        try:
+            return super().forward(x)
+        finally:
+            _paused.now = before
+
+
+class _SharedMask(_Shared):
+    """In front of a class of `_MASKS`."""
+
     def forward(self, x: Tensor) -> Tensor:
-        rows = self.views.rows_of(x) if self.training else None
-        if rows is None:
+        if (rows := self._rows_of(x)) is None:
             out: Tensor = super().forward(x)
             return out
         n, m = rows
-        mask = super().forward(torch.ones_like(x[:n]))
+        mask = self._ask(self._ones(x, n))
         return x * torch.cat([mask, mask[:m]])
 
+    def _ones(self, x: Tensor, n: int) -> Tensor:
+        return torch.ones_like(x[:n])
 
-class _SharedPatches(nn.Module):
+
+class _SharedRows(_SharedMask):
+    """In front of a class of `_ROWS`."""
+
+    def _ones(self, x: Tensor, n: int) -> Tensor:
+        return x.new_ones((n, *(1 for _ in x.shape[1:])))
+
+
+class _SharedPatches(_Shared):
     """In front of timm's PatchDropout: the tokens that stay are those of the clean view."""
 
-    views: Views
-
     def forward(self, x: Tensor) -> Any:
-        rows = self.views.rows_of(x) if self.training else None
-        if rows is None:
+        if (rows := self._rows_of(x)) is None:
             return super().forward(x)
         n, m = rows
         tokens = torch.arange(x.shape[1], device=x.device, dtype=torch.float32)
-        drawn = super().forward(tokens.view(1, -1, 1).expand(n, -1, 1))
+        drawn = self._ask(tokens.view(1, -1, 1).expand(n, -1, 1))
         kept, indices = drawn if isinstance(drawn, tuple) else (drawn, None)
         at = torch.cat([kept, kept[:m]]).long()
         out = x.gather(1, at.expand(-1, -1, x.shape[2]))

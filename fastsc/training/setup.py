@@ -84,13 +84,25 @@ def view_noise(model: Represented, side: int, precision: Precision, *, compiled:
 
     Returns:
         ds_relative of the representation; 0 where both views get the same.
+
+    Raises:
+        UserError: The network does not run in training mode.
     """
+    if compiled:
+        model.model.drops_by_function = False
     device, was_training = next(model.parameters()).device, model.training
     images = torch.randn(PROBED, 3, side, side, generator=torch.Generator().manual_seed(0))
     both = torch.cat([images, images]).to(device)
     with untouched(model, device), autocast(device, precision), ExitStack() as modes:
         draws = None if compiled else modes.enter_context(SharedDraws(PROBED))
-        f, g = model.train()(both, PROBED)[2].float().chunk(2)
+        try:
+            f, g = model.train()(both, PROBED)[2].float().chunk(2)
+        except (RuntimeError, ValueError, AssertionError) as error:
+            if isinstance(error, UserError):
+                raise
+            raise UserError(
+                f"model {model.model.name} does not train at {side} pixels: {first_line(error)}"
+            ) from None
     model.train(was_training)
     model.shares_draws = draws is not None and draws.n_shared > 0
     return 0.0 if torch.equal(f, g) else float(ds(f, g, "relative"))

@@ -294,8 +294,7 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
         )
     for index in filter(None, (data.train, data.val)):
         if index.passed_over:
-            names = ", ".join(index.passed_over)
-            report.say(f"passed over in {index.root}, hidden or a system's and no class: {names}")
+            report.say(f"no classes of {index.root}: {', '.join(index.passed_over)}")
         for image in index.bad_images():
             report.bad_image(image)
 

@@ -9,6 +9,7 @@ import pytest
 
 from fastsc.pipelines import scan
 from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.index import scan_flat
 from fastsc.pipelines.walk import SYSTEM_FOLDERS, list_files
 from tests.pipelines.conftest import photograph
 
@@ -65,8 +66,33 @@ def test_a_folder_counts_once_and_under_its_own_name(folder: Path) -> None:
     photograph().save(outside / "8.jpg")
     for name in ("out", "out2"):
         os.symlink(outside, folder / "cat" / name)
+    deep = folder / "cat" / "real" / "deep"
+    deep.mkdir()
+    photograph().save(deep / "7.jpg")
+    os.symlink("real/deep", folder / "cat" / "b")
     below = [path for path in scan(folder).paths if path.count("/") > 1]
-    assert below == ["cat/out/8.jpg", "cat/real/9.jpg"]
+    assert below == ["cat/out/8.jpg", "cat/real/9.jpg", "cat/real/deep/7.jpg"]
+
+
+def test_a_link_to_another_class_or_up_is_no_class_and_no_part_of_one(folder: Path) -> None:
+    wanted = scan(folder)
+    os.symlink("../dog", folder / "cat" / "dogs")
+    os.symlink(".", folder / "all")
+    os.symlink("..", folder / "up")
+    found = scan(folder)
+    assert (found.classes, found.paths, found.hash) == (CLASSES, wanted.paths, wanted.hash)
+    assert found.passed_over == ("all", "up")
+
+
+def test_a_path_through_a_link_and_back(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    elsewhere = folder.parent / "elsewhere" / "deep"
+    elsewhere.mkdir(parents=True)
+    os.symlink(folder.parent, elsewhere / "project")
+    os.mkdir(folder / "inner")
+    os.rmdir(folder / "inner")
+    monkeypatch.chdir(elsewhere)
+    os.symlink(folder, elsewhere / "link")
+    assert scan("link/../train").paths == scan(folder).paths
 
 
 def test_a_class_may_itself_be_a_link(folder: Path) -> None:
@@ -100,3 +126,8 @@ def test_a_class_without_a_usable_image_is_named(folder: Path) -> None:
     left.require("skip")
     with pytest.raises(UserError, match="class dog has no image that can be used"):
         left.require_classes()
+
+
+def test_a_flat_folder_may_link_to_the_one_beside_it(folder: Path) -> None:
+    os.symlink("../dog", folder / "cat" / "dogs")
+    assert len(scan_flat(folder / "cat").paths) == 2 * N

@@ -155,7 +155,7 @@ class Classifier(nn.Module):
             if isinstance(error, UserError):
                 raise
             raise UserError(
-                f"model {self.name} takes one image and not {PROBES} at once: {first_line(error)}"
+                f"model {self.name} does not take {PROBES} images at once: {first_line(error)}"
             ) from None
         return features, logits
 

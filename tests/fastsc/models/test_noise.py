@@ -226,6 +226,44 @@ def test_equal_views_have_equal_features(name: str, side: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["swin_t", "efficientnet_b0"])
+def test_their_modules_alone_share_it_as_under_compile(name: str) -> None:
+    model = built(name, SIX[name])
+    assert view_noise(model, SIX[name], "fp32", compiled=True) < 1e-5
+    assert not model.shares_draws
+
+
+def test_what_compile_cannot_undo_is_told() -> None:
+    """F.dropout in front of the classifier: the features are those behind it, and differ."""
+    pytest.importorskip("timm")
+    model = built("timm:ghostnet_050", 32)
+    assert view_noise(model, 32, "fp32", compiled=True) > 0.1
+    assert view_noise(built("timm:ghostnet_050", 32), 32, "fp32", compiled=False) < 1e-5
+
+
+def test_modules_within_shared_draws_give_each_image_its_own_mask() -> None:
+    """A module's draw for n windows each of n images has as many rows as a draw for both views."""
+    views, net = Views(4, 8), nn.Sequential(nn.Dropout(0.5))
+    share_masks(net, views)
+    with SharedDraws(4) as draws:
+        masks = net(torch.ones(16, 64)).view(8, 2, 64)
+    assert draws.n_shared == 0
+    assert torch.equal(masks[:4], masks[4:])
+    assert len({tuple(mask.flatten().tolist()) for mask in masks[:4]}) == 4
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name != "depth of a batch"])
+def test_nothing_is_kept_where_nothing_is_dropped(name: str) -> None:
+    make, shape = MODULES[name]
+    net = nn.Sequential(make())
+    for rate in ("p", "drop_prob", "prob"):
+        if hasattr(net[0], rate):
+            setattr(net[0], rate, 0.0)
+    share_masks(net, Views(2, 4))
+    x = torch.rand(4, *shape)
+    assert tensor(net(x)) is x or torch.equal(tensor(net(x)), x)
+
+
+@pytest.mark.parametrize("name", ["swin_t", "efficientnet_b0"])
 def test_the_library_alone_would_tell_equal_views_apart(name: str) -> None:
     torch.manual_seed(0)
     assert apart(build_model(name, 10, "imagenet", 32), 32) > 0.01

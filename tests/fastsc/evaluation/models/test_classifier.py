@@ -223,5 +223,5 @@ class Single(nn.Module):
 
 
 def test_a_model_for_one_image_at_a_time_is_refused() -> None:
-    with pytest.raises(UserError, match="takes one image and not 2 at once: shape"):
+    with pytest.raises(UserError, match="does not take 2 images at once: shape"):
         Classifier(Single(), "single", SEEN)
