@@ -69,6 +69,7 @@ def share_masks(net: nn.Module, views: Views) -> int:
         if mixin is not None:
             module.__class__ = _shared(kind, mixin)  # type: ignore[arg-type]  # mypy: not hashable
             module.views = views  # type: ignore[assignment]
+            module.rate = next(name for name in _RATES if hasattr(module, name))  # type: ignore[assignment]
             found += 1
     return found
 
@@ -129,11 +130,11 @@ class _Shared(nn.Module):
     """In front of a class of the library's, whose forward it asks about the clean rows alone."""
 
     views: Views
+    rate: str  # the attribute with the share that is dropped
 
     def _rows_of(self, x: Tensor) -> tuple[int, int] | None:
         """None: there is nothing to share, as where nothing is dropped."""
-        rate = next(getattr(self, name) for name in _RATES if hasattr(self, name))
-        return self.views.rows_of(x) if self.training and rate else None
+        return self.views.rows_of(x) if self.training and getattr(self, self.rate) else None
 
     def _ask(self, x: Tensor) -> Any:
         """The library's answer to clean rows, whose draws are no other rows' at once."""

@@ -251,6 +251,23 @@ def test_modules_within_shared_draws_give_each_image_its_own_mask() -> None:
     assert len({tuple(mask.flatten().tolist()) for mask in masks[:4]}) == 4
 
 
+@pytest.mark.parametrize("name", MODULES)
+def test_a_module_is_one_graph_with_the_rest(name: str) -> None:
+    """As --compile wants it; by dynamo's tracing alone, which is quick."""
+    make, shape = MODULES[name]
+    views, net = Views(N, N + M), nn.Sequential(make())
+    share_masks(net, views)
+    clean = torch.rand(N, *shape) + 1
+    both = torch.cat([clean, clean[:M]])
+    torch.manual_seed(1)
+    wanted = tensor(net(both.clone()))
+    torch.manual_seed(1)
+    compiled = torch.compile(net, backend="eager", fullgraph=True, dynamic=False)
+    found = tensor(compiled(both.clone()))
+    assert torch.equal(found, wanted)
+    torch._dynamo.reset()
+
+
 @pytest.mark.parametrize("name", [name for name in MODULES if name != "depth of a batch"])
 def test_nothing_is_kept_where_nothing_is_dropped(name: str) -> None:
     make, shape = MODULES[name]
