@@ -126,10 +126,11 @@ def wrap(model: nn.Module, config: TrainConfig, device: torch.device, ranks: Ran
         # From here on dropout differs between ranks, as between images.
         torch.manual_seed((config.run.seed * ranks.world_size + ranks.rank) % 2**63)
     if config.run.compile:
-        # A graph a resolution; past its limit torch would go on without compiling.
+        # A graph a resolution, beside those of earlier runs in this process; past its limit torch
+        # would go on without compiling.
         limits: Any = torch._dynamo.config
         n_sizes = len(resolutions(config.data, config.optim.epochs))
-        limits.recompile_limit = max(limits.recompile_limit, n_sizes + 1)
+        limits.recompile_limit += n_sizes
         # mypy knows no callable that is also a module.
         forward = torch.compile(  # type: ignore[assignment]
             forward, dynamic=False, mode=config.run.compile_mode
