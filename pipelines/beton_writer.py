@@ -22,7 +22,7 @@ from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.decode import DecodeError, pick
 from fastsc.pipelines.errors import StalledError, UserError
 from fastsc.pipelines.ffcv import verify
-from fastsc.pipelines.files import read_file
+from fastsc.pipelines.files import decoded, read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import OnBadImage
 from fastsc.pipelines.progress import tracked
@@ -141,9 +141,7 @@ class _Encoder:
     def _encode(self, i: int) -> _Sample:
         height, width = int(self._index.heights[i]), int(self._index.widths[i])
         encoded = read_file(self._index.path(i), int(self._index.n_bytes[i]))
-        image = self._decode(encoded, 0, 0, height, width)
-        if image.shape != (height, width, 3):
-            raise DecodeError("its size differs from its header's")
+        image = decoded(self._index, i, encoded, (0, 0, height, width), self._decode)
         image = _shrink(image, self._side)
         if max(image.shape) > MAX_SIDE:
             raise DecodeError(f"more than the {MAX_SIDE} pixels a side that a beton can hold")

@@ -15,16 +15,17 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.headers import Header
 
-_FORMAT = "2"  # part of the key: raise it when a check in headers.py changes
+_FORMAT = "3"  # part of the key: raise it when a check in headers.py changes
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """What a scan found: (n,) int32 heights and widths, and why files were left out."""
+    """What a scan found: (n,) int32 heights and widths, why files were left out, and Pillow's."""
 
     heights: NDArray[np.int32]
     widths: NDArray[np.int32]
     reasons: dict[int, str]
+    by_pillow: frozenset[int]
 
     @classmethod
     def of(cls, headers: list[Header]) -> Table:
@@ -33,6 +34,7 @@ class Table:
             np.array([h.height for h in headers], np.int32),
             np.array([h.width for h in headers], np.int32),
             {i: h.reason for i, h in enumerate(headers) if h.reason is not None},
+            frozenset(i for i, h in enumerate(headers) if h.by_pillow),
         )
 
 
@@ -59,7 +61,8 @@ def load(root: Path, key: str) -> Table | None:
             if str(stored["key"]) != _FORMAT + key:
                 return None
             reasons = {int(i): why for i, why in json.loads(str(stored["reasons"])).items()}
-            return Table(stored["heights"], stored["widths"], reasons)
+            by_pillow = frozenset(stored["by_pillow"].tolist())
+            return Table(stored["heights"], stored["widths"], reasons, by_pillow)
     except Exception:  # noqa: BLE001, a damaged archive raises whatever its bytes lead to
         return None  # absent, damaged or of another format: the scan makes it again
 
@@ -76,6 +79,7 @@ def store(root: Path, key: str, table: Table) -> None:
                     heights=table.heights,
                     widths=table.widths,
                     reasons=json.dumps(table.reasons),
+                    by_pillow=np.array(sorted(table.by_pillow), np.int64),
                 )
                 file.flush()
                 os.fsync(file.fileno())

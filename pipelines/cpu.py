@@ -17,7 +17,7 @@ from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.decode import DecodeError, pick
 from fastsc.pipelines.errors import StalledError
-from fastsc.pipelines.files import read_file
+from fastsc.pipelines.files import decoded, read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.resample import place
@@ -70,11 +70,7 @@ class CpuPipeline(Pipeline):
         task.stage = "reading"
         encoded = read_file(self.index.path(index), int(self.index.n_bytes[index]))
         task.stage = "decoding"
-        top, left, height, width = box.tolist()
-        region = self._decode_region(encoded, top, left, height, width)
-        if region.shape != (height, width, 3):
-            raise DecodeError("its size differs from its header's")
-        return region
+        return decoded(self.index, index, encoded, box.tolist(), self._decode_region)
 
     def _fill(self, plan: Plan, index: int, slot: NDArray[np.uint8], task: Task) -> None:
         """Writes one image, cropped, resized and flipped, into its slot: (R, R, 3).

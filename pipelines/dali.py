@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.dali_run import CHUNK, Reading, Run, Sample
-from fastsc.pipelines.decode import DecodeError, pick
+from fastsc.pipelines.decode import DecodeError, decode_pil, of_pipeline
 from fastsc.pipelines.errors import UserError
-from fastsc.pipelines.files import read_into
+from fastsc.pipelines.files import decoded, read_into
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.threads import DaemonPool
@@ -86,11 +86,21 @@ class DaliPipeline(Pipeline):
                 if index != wanted:
                     slot = np.empty(self.index.n_bytes[index], np.uint8)
                 read_into(self.index.path(index), slot)
+                if index in self.index.by_pillow:
+                    slot = self._as_ppm(index, slot)
                 return Sample(index, slot, tuple(bad))
             except DecodeError as error:
                 index, record = self._replace(plan, wanted, len(bad), str(error))
                 bad.append(record)
         return Sample(-1, slot[:0], tuple(bad))
+
+    def _as_ppm(self, index: int, encoded: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """What Pillow reads in a file, in the one format in which DALI reads the same."""
+        height, width = int(self.index.heights[index]), int(self.index.widths[index])
+        box = (0, 0, height, width)
+        image = decoded(self.index, index, encoded.tobytes(), box, decode_pil)
+        header = np.frombuffer(b"P6 %d %d 255\n" % (width, height), np.uint8)
+        return np.concatenate([header, image.reshape(-1)])
 
     def submit(self, plan: Plan, share: NDArray[np.int64]) -> Reading:
         """Starts reading the files of one batch: in chunks, each with its first dataset index."""
@@ -204,7 +214,7 @@ class DaliPipeline(Pipeline):
 
     def _region_decodes(self, plan: Plan, sample: Sample) -> bool:
         try:
-            pick()[1](sample.encoded.tobytes(), *plan.boxes[sample.index].tolist())
+            of_pipeline(self.name)(sample.encoded.tobytes(), *plan.boxes[sample.index].tolist())
         except DecodeError:
             return False
         return True

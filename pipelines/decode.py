@@ -1,7 +1,8 @@
 """Decoders that return one region of an image file as RGB bytes, and which of them runs here.
 
-All give the same pixels for a JPEG that they decode whole (libjpeg-turbo's); they differ in speed,
-in what formats they read, and in how strict they are.
+All give the same pixels for a PNG, and for a JPEG that they decode whole (libjpeg-turbo's); they
+differ in speed and in how strict they are. All else is Pillow's, whichever is installed, since no
+two libraries read it alike: `Index.by_pillow`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import PIL
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastsc.pipelines import formats
 from fastsc.pipelines.errors import UserError, first_line
 from fastsc.pipelines.headers import Parser
 
@@ -30,9 +32,17 @@ class DecodeError(Exception):
 
 
 class Decoder(Protocol):
-    """Decodes rows top … top + height and columns left … left + width of an encoded image."""
+    """Decodes rows top … top + height and columns left … left + width of an encoded image.
+
+    Raises:
+        DecodeError: It cannot.
+    """
 
     def __call__(self, encoded: bytes, top: int, left: int, height: int, width: int) -> RGB8: ...
+
+
+# Pillow converts these to RGB by way of another mode alone.
+_PREMULTIPLIED = {"RGBa": "RGBA", "La": "LA"}
 
 
 def _is_jpeg(encoded: bytes) -> bool:
@@ -40,9 +50,9 @@ def _is_jpeg(encoded: bytes) -> bool:
 
 
 def decode_pil(encoded: bytes, top: int, left: int, height: int, width: int) -> RGB8:
-    """Pillow: every format, strict on truncation, no region decode."""
+    """Pillow: all of `formats.TAKEN`, strict on truncation, no region decode."""
     try:
-        image: Image.Image = Image.open(io.BytesIO(encoded))
+        image: Image.Image = Image.open(io.BytesIO(encoded), formats=formats.TAKEN)
         box = (left, top, left + width, top + height)
         if box[2] > image.width or box[3] > image.height:  # PIL would fill up with black
             raise DecodeError("its size differs from its header's")
@@ -50,6 +60,8 @@ def decode_pil(encoded: bytes, top: int, left: int, height: int, width: int) -> 
             # Pillow's own conversion saturates 16-bit grey; scale it to 8 bits instead.
             grey = (np.asarray(image.crop(box)).astype(np.int64) * 255 + 32767) // 65535
             return np.repeat(grey.clip(0, 255).astype(np.uint8)[..., None], 3, axis=2)
+        if image.mode in _PREMULTIPLIED:
+            image = image.convert(_PREMULTIPLIED[image.mode])
         # RGBA's and palettes' transparency is dropped, as the other decoders do.
         return np.array(image.convert("RGB").crop(box))  # writable, as torch likes it
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError) as error:
@@ -57,7 +69,7 @@ def decode_pil(encoded: bytes, top: int, left: int, height: int, width: int) -> 
 
 
 def _nvimgcodec() -> Decoder:
-    """nvImageCodec: decodes only the region, reads every format of ImageFolder; the fastest."""
+    """nvImageCodec: decodes only the region; the fastest."""
     from nvidia import nvimgcodec
 
     params = nvimgcodec.DecodeParams(
@@ -97,8 +109,6 @@ def _simplejpeg() -> Decoder:
         if not _is_jpeg(encoded):
             return decode_pil(encoded, top, left, height, width)
         try:
-            if simplejpeg.decode_jpeg_header(encoded)[2] == "CMYK":
-                return decode_pil(encoded, top, left, height, width)
             image: Any = simplejpeg.decode_jpeg(encoded, "RGB")
         except ValueError as error:
             raise DecodeError(str(error)) from None
@@ -159,6 +169,12 @@ def pick(name: str | None = None) -> tuple[str, Decoder]:
     if not _installed(module):
         raise UserError(f"decoder {name} is not installed; there are {', '.join(DECODERS)}")
     return name, make()
+
+
+def of_pipeline(name: str) -> Decoder:
+    """The decoder behind a pipeline: DALI's is nvImageCodec, whatever FASTSC_DECODER names."""
+    is_dali = name == "dali" and _installed("nvidia.nvimgcodec")
+    return pick("nvimgcodec" if is_dali else None)[1]
 
 
 def header_parser() -> tuple[str, Parser | None]:

@@ -8,6 +8,8 @@ from typing import BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
+from fastsc.pipelines import formats
+
 # What PIL itself refuses as a decompression bomb: twice its warning's size.
 MAX_PIXELS = 178_956_970
 MIN_SIDE = 2  # pixels; a 1 × 1 image is a tracking pixel or a broken download
@@ -28,6 +30,7 @@ class Header(NamedTuple):
     width: int
     reason: str | None = None
     passing: bool = False  # the disk's fault or a permission, not the file's: look again next time
+    by_pillow: bool = False  # no JPEG or PNG that all decoders read alike
 
 
 class HeaderError(Exception):
@@ -44,8 +47,8 @@ def read_header(path: str, n_bytes: int, parse: Parser | None = None) -> Header:
     Args:
         path: The file.
         n_bytes: Its size on disk.
-        parse: The decoder's own parser, returning (height, width): what it cannot parse is left
-            out, since DALI can crash the interpreter on it.
+        parse: The decoder's own parser, returning (height, width): of the files that it will
+            decode, what it cannot parse is left out, since DALI can crash the interpreter on it.
 
     Returns:
         Height and width in pixels, EXIF orientation ignored, and None; or zeros and the reason.
@@ -54,29 +57,32 @@ def read_header(path: str, n_bytes: int, parse: Parser | None = None) -> Header:
         return Header(0, 0, "empty file")
     try:
         with open(path, "rb") as file:
-            size, is_jpeg = _pil_size(file)
-            reason = _size_reason(*size)
-            if reason is None and is_jpeg:
+            image = _opened(file)
+            width, height = image.size
+            by_pillow = formats.by_pillow(image)
+            reason = _size_reason(height, width) or formats.refusal(image)
+            if reason is None and image.format in ("JPEG", "MPO"):
                 reason = _jpeg_reason(file, n_bytes)
     except HeaderError as error:
         return Header(0, 0, str(error))
     except OSError as error:
         return Header(0, 0, error.strerror or str(error), passing=True)
-    if reason is None and parse is not None:
+    if reason is None and parse is not None and not by_pillow:
         try:
-            size = parse(path)
+            height, width = parse(path)
         except RuntimeError as error:
             reason = f"its header cannot be parsed ({error})"
-    return Header(0, 0, reason) if reason else Header(*size)
+    return Header(0, 0, reason) if reason else Header(height, width, by_pillow=by_pillow)
 
 
-def _pil_size(file: BinaryIO) -> tuple[tuple[int, int], bool]:
+def _opened(file: BinaryIO) -> Image.Image:
     try:
-        image = Image.open(file)
+        return Image.open(file, formats=formats.TAKEN)
     except Image.DecompressionBombError as error:
         raise HeaderError(f"decompression bomb: {error}") from None
     except UnidentifiedImageError:
-        raise HeaderError("not an image") from None
+        file.seek(0)
+        raise HeaderError(formats.named(file.read(formats.HEAD))) from None
     except (ValueError, SyntaxError, EOFError, TypeError, IndexError, OverflowError) as error:
         # PIL's parsers raise these on headers cut or scrambled in odd places.
         raise HeaderError(f"broken header: {error}") from None
@@ -84,8 +90,6 @@ def _pil_size(file: BinaryIO) -> tuple[tuple[int, int], bool]:
         if error.errno is not None:
             raise
         raise HeaderError(f"broken header: {error}") from None
-    width, height = image.size
-    return (height, width), image.format in ("JPEG", "MPO")
 
 
 def _size_reason(height: int, width: int) -> str | None:

@@ -43,6 +43,8 @@ class Index:
         heights, widths: (n,) int32 pixels, EXIF orientation ignored; 0 for a file left out.
         n_bytes: (n,) int64, size of each file at the time of the scan.
         left_out: Dataset index -> why the file cannot be used.
+        by_pillow: Dataset indices of the files that are no JPEG or PNG that all decoders read
+            alike: Pillow decodes them, in every pipeline.
         passed_over: Folders beside the classes that are hidden, an operating system's, or links to
             a folder that they lie in.
     """
@@ -55,6 +57,7 @@ class Index:
     widths: NDArray[np.int32]
     n_bytes: NDArray[np.int64]
     left_out: dict[int, str] = field(default_factory=dict)
+    by_pillow: frozenset[int] = frozenset()
     passed_over: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -202,7 +205,17 @@ def _indexed(
         table = cache.Table.of(headers)
         if use_cache and not any(header.passing for header in headers):
             cache.store(root, key, table)
-    return Index(root, classes, paths, targets, table.heights, table.widths, n_bytes, table.reasons)
+    return Index(
+        root,
+        classes,
+        paths,
+        targets,
+        table.heights,
+        table.widths,
+        n_bytes,
+        table.reasons,
+        table.by_pillow,
+    )
 
 
 def _fingerprint(decoder: str, files: Listing) -> str:

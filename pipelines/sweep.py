@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.pipelines.cpu import default_workers
-from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, decode_pil
-from fastsc.pipelines.files import read_file
+from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, pick
+from fastsc.pipelines.files import decoded, read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.progress import MIN_FILES, tracked
 from fastsc.pipelines.threads import in_order
@@ -31,7 +31,7 @@ def sweep(
 
     Args:
         index: What to decode; files already left out are not read.
-        decode: One of `fastsc.pipelines.decode`.
+        decode: One of `fastsc.pipelines.decode`, for JPEGs and PNGs.
         use: Called from several threads, each index once.
         workers: Threads. Default: the cores that this process may use, at most 16.
         only: The dataset indices to decode. Default: all that are usable.
@@ -48,11 +48,10 @@ def sweep(
     def one(i: int) -> str | None:
         height, width = int(index.heights[i]), int(index.widths[i])
         try:
-            image = decode(read_file(index.path(i), int(index.n_bytes[i])), 0, 0, height, width)
+            encoded = read_file(index.path(i), int(index.n_bytes[i]))
+            image = decoded(index, i, encoded, (0, 0, height, width), decode)
         except DecodeError as error:
             return str(error)
-        if image.shape != (height, width, 3):
-            return "its size differs from its header's"
         use(i, image)
         return None
 
@@ -88,15 +87,20 @@ def verify(
     workers: int | None = None,
     only: NDArray[np.int64] | None = None,
     timeout: float = TIMEOUT,
+    decode: Decoder | None = None,
 ) -> dict[int, str]:
     """The files whose body does not decode, as `Index.without` takes them: what `--verify` does.
 
-    Uses Pillow, which is strict where the fast decoders are not: a truncated JPEG may pass them
-    when only the region above the cut is asked for.
+    Decodes with the decoder that will run, which may be stricter or laxer than another. Whole
+    images: of a truncated JPEG the region above the cut may decode.
+
+    Args:
+        index, workers, only, timeout: As `sweep` has them.
+        decode: The decoder that will run. Default: the one that `pick` takes.
     """
     return sweep(
         index,
-        decode_pil,
+        decode or pick()[1],
         lambda _i, _image: None,
         workers=workers,
         only=only,

@@ -11,6 +11,7 @@ from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
 from fastsc.pipelines import BetonIndex, Index, open_beton, scan
 from fastsc.pipelines.cpu import default_workers
+from fastsc.pipelines.decode import of_pipeline
 from fastsc.pipelines.ffcv import verify as verify_samples
 from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
 from fastsc.pipelines.sweep import verify
@@ -63,7 +64,8 @@ def verified(data: Data, config: DataConfig, ranks: Ranks) -> Data:
         if isinstance(index, BetonIndex):
             found = verify_samples(index, workers, share, timeout)
         else:
-            found = verify(index, workers, share, timeout)
+            decode = of_pipeline(config.pipeline)
+            found = verify(index, workers, share, timeout, decode)
         shares = ranks.gather_values(found)
         broken = {i: why for share in ranks.broadcast(shares) or () for i, why in share.items()}
         index = index.without(broken) if broken else index
