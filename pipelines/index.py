@@ -28,6 +28,7 @@ from fastsc.pipelines.progress import MIN_FILES, tracked
 from fastsc.pipelines.walk import EXTENSIONS, Listing, is_system, leads_up, list_files
 
 SCAN_CHUNK = 64  # files a task
+SHOWN = 5  # names in a message
 SCAN_THREADS = 8  # more than cores: on a cold disk the scan waits for reads
 
 
@@ -45,8 +46,8 @@ class Index:
         left_out: Dataset index -> why the file cannot be used.
         by_pillow: Dataset indices of the files that are no JPEG or PNG that all decoders read
             alike: Pillow decodes them, in every pipeline.
-        passed_over: Folders beside the classes that are hidden, an operating system's, or links to
-            a folder that they lie in.
+        passed_over: Folders and files, relative to root, that are hidden or an operating
+            system's, and folders beside the classes that are links to one that they lie in.
     """
 
     root: Path
@@ -85,6 +86,14 @@ class Index:
     def bad_images(self) -> list[BadImage]:
         """The files left out, as the log has them."""
         return [BadImage(self.path(i), why) for i, why in sorted(self.left_out.items())]
+
+    def passed_over_line(self) -> str | None:
+        """What is to be said of `passed_over`, or None."""
+        if not self.passed_over:
+            return None
+        shown, n = self.passed_over[:SHOWN], len(self.passed_over)
+        more = f" and {n - len(shown):,} more" if n > len(shown) else ""
+        return f"{self.root}: passed over {', '.join(shown)}{more}"
 
     def without(self, broken: dict[int, str]) -> Self:
         """The same index with further files left out."""
@@ -147,7 +156,7 @@ def scan(
     position = {name: i for i, name in enumerate(names)}
     targets = np.repeat(np.array([position[name] for name in found], np.int64), listing.counts)
     index = _indexed(root, names, listing, targets, use_cache=use_cache, progress=progress)
-    return replace(index, passed_over=passed_over)
+    return replace(index, passed_over=(*passed_over, *sorted(listing.hidden)))
 
 
 def scan_flat(
@@ -175,7 +184,7 @@ def scan_flat(
     targets = np.zeros(len(listing.names), np.int64)
     inside = len(folder.name) + len(os.sep)  # of names that begin with the folder's
     listing.names = [name[inside:] for name in listing.names]
-    return _indexed(
+    index = _indexed(
         folder,
         ("",),
         listing,
@@ -183,6 +192,7 @@ def scan_flat(
         use_cache=use_cache,
         progress=progress,
     )
+    return replace(index, passed_over=tuple(sorted(name[inside:] for name in listing.hidden)))
 
 
 def _indexed(

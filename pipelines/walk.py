@@ -32,15 +32,17 @@ class Listing:
         sizes: Bytes.
         times: Nanoseconds of the last change.
         counts: Number of files of each class folder.
+        hidden: Names of the hidden folders and image files in them, which are passed over.
     """
 
     def __init__(self) -> None:
         self.names: list[str] = []
+        self.hidden: list[str] = []
         self.sizes, self.times, self.counts = array("q"), array("q"), array("q")
 
     def add(self, folder: str, tree: _Tree) -> None:
         """Walks one class folder; raises OSError where that cannot be done."""
-        files = sorted(_walk(folder, os.path.basename(folder) + os.sep, tree))
+        files = sorted(_walk(folder, os.path.basename(folder) + os.sep, tree, self.hidden))
         self.names += [name for name, _, _ in files]
         self.sizes.extend([size for _, size, _ in files])
         self.times.extend([time for _, _, time in files])
@@ -49,12 +51,14 @@ class Listing:
     def packed(self) -> bytes:
         """The columns, for another process of the same interpreter."""
         numbers = [column.tobytes() for column in (self.sizes, self.times, self.counts)]
-        return marshal.dumps((self.names, *numbers))  # it keeps names that are not Unicode
+        # It keeps names that are not Unicode.
+        return marshal.dumps((self.names, self.hidden, *numbers))
 
     def extend(self, packed: bytes) -> None:
         """Appends what another process has packed."""
-        names, sizes, times, counts = marshal.loads(packed)
+        names, hidden, sizes, times, counts = marshal.loads(packed)
         self.names += names
+        self.hidden += hidden
         self.sizes.frombytes(sizes)
         self.times.frombytes(times)
         self.counts.frombytes(counts)
@@ -85,7 +89,7 @@ def list_files(folders: Sequence[str], *, classes: bool = True) -> Listing:
 
 
 def is_system(name: str) -> bool:
-    """Whether a folder of this name is hidden or an operating system's, and holds no images."""
+    """Whether a folder or file of this name is hidden or an operating system's, and no image."""
     return name.startswith(".") or name in SYSTEM_FOLDERS
 
 
@@ -94,10 +98,11 @@ def leads_up(folder: str) -> bool:
     return os.path.islink(folder) and _place(os.stat(folder)) in _Tree().above(folder)
 
 
-def _walk(folder: str, prefix: str, tree: _Tree) -> list[tuple[str, int, int]]:
+def _walk(folder: str, prefix: str, tree: _Tree, hidden: list[str]) -> list[tuple[str, int, int]]:
     """Every folder under its own name, and once by links if it has none here.
 
-    A link to a folder that the class lies in, or to another class, is not followed.
+    A link to a folder that the class lies in, or to another class, is not followed. What is hidden
+    is named in `hidden`: beside images macOS leaves ._NAME.jpg, which are none.
     """
     files: list[tuple[str, int, int]] = []
     root, seen = os.path.dirname(folder), {_place(os.stat(folder)), *tree.above(folder)}
@@ -120,14 +125,17 @@ def _walk(folder: str, prefix: str, tree: _Tree) -> list[tuple[str, int, int]]:
                 except OSError:
                     # A dangling or circular link: keeps its place in the order, and is left out.
                     is_folder, stat = False, entry.stat(follow_symlinks=False)
-                if is_folder and not is_system(entry.name):
+                is_image = not is_folder and entry.name.lower().endswith(EXTENSIONS)
+                if (is_folder or is_image) and is_system(entry.name):
+                    hidden.append(prefix + entry.name)
+                elif is_folder:
                     place, below = _place(stat), prefix + entry.name + os.sep
                     if entry.is_symlink():
                         linked.append((below, entry.path, place))
                     elif not by_link or place not in seen:
                         seen.add(place)
                         pending.append((entry.path, below))
-                elif not is_folder and entry.name.lower().endswith(EXTENSIONS):
+                elif is_image:
                     files.append((prefix + entry.name, stat.st_size, stat.st_mtime_ns))
     return files
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from fastsc.errors import UserError
 from fastsc.pipelines import Index, Pipeline, scan
+from fastsc.pipelines.decode import of_pipeline
 from fastsc.pipelines.index import scan_flat
 from fastsc.pipelines.sweep import verify
 from fastsc.pipelines.walk import EXTENSIONS, is_system, list_files
@@ -32,7 +33,12 @@ class Split:
     labelled: bool
 
 
-def open_split(data: str | Path, split: str | None = None, on_bad_image: str = "raise") -> Split:
+def open_split(
+    data: str | Path,
+    split: str | None = None,
+    on_bad_image: str = "raise",
+    pipeline: str = "cpu",
+) -> Split:
     """Indexes the images of a data set.
 
     Args:
@@ -41,6 +47,7 @@ def open_split(data: str | Path, split: str | None = None, on_bad_image: str = "
         split: The folder in `data` to take instead.
         on_bad_image: "raise": a file whose header is broken is a mistake; "skip": every image is
             decoded once, and those that do not decode are left out.
+        pipeline: The one that will look at them.
 
     Raises:
         UserError: A folder is missing or holds no images, or an image is broken and is not to be
@@ -49,11 +56,16 @@ def open_split(data: str | Path, split: str | None = None, on_bad_image: str = "
     folder = _folder(Path(data), split)
     labelled = _is_labelled(folder)
     index = scan(folder) if labelled else scan_flat(folder)
+    return Split(checked(index, on_bad_image, pipeline), labelled)
+
+
+def checked(index: Index, on_bad_image: str, pipeline: str) -> Index:
+    """The index, as `open_split` has it, without what its pipeline does not decode."""
     index.require(on_bad_image)
-    if on_bad_image == "skip" and (broken := verify(index)):
+    if on_bad_image == "skip" and (broken := verify(index, decode=of_pipeline(pipeline))):
         index = index.without(broken)
         index.require(on_bad_image)
-    return Split(index, labelled)
+    return index
 
 
 def _folder(data: Path, split: str | None) -> Path:

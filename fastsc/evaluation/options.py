@@ -8,6 +8,7 @@ from pathlib import Path
 
 from fastsc.evaluation.models.sources import ModelOptions
 from fastsc.evaluation.registry import Budget
+from fastsc.pipelines.plan import OnBadImage
 
 Strengths = tuple[float, float, float, float]
 STRENGTHS: Strengths = (0.4, 0.4, 0.4, 0.1)
@@ -32,7 +33,7 @@ class Options:
     transfer_data: Path | None = None
     fine_tune: bool = False
     strengths: Strengths | None = None
-    on_bad_image: str = "raise"
+    on_bad_image: OnBadImage = "raise"
     weights: Sequence[Path] = ()
     model: ModelOptions = field(default_factory=ModelOptions)
     pipeline: str = "cpu"

@@ -43,9 +43,9 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     if device.type == "cpu":
         keep_memory()
     names = _names(options)
-    split = open_split(options.data, options.split, options.on_bad_image)
-    if split.index.passed_over:
-        say(f"no classes of {split.index.root}: {', '.join(split.index.passed_over)}")
+    split = open_split(options.data, options.split, options.on_bad_image, options.pipeline)
+    if line := split.index.passed_over_line():
+        say(line)
     _check_out(options.out, split)
     sources = _sources(options)
     strengths = options.strengths or _strengths(sources, say)

@@ -50,7 +50,7 @@ def look_beside(options: Options, split: Split) -> Beside:
         raise UserError("--fine-tune is for another data set; name it with --transfer-data DIR")
     transfer = None
     if other is not None:
-        transfer = transfer_splits(other, options.seed, options.on_bad_image)
+        transfer = transfer_splits(other, options.seed, options.on_bad_image, options.pipeline)
     colours = None
     if folders is not None:
         classes = split.index.classes
@@ -91,7 +91,7 @@ def make_subject(
             device=device,
             dtype=DTYPES[precision],
             workers=options.workers,
-            on_bad_image="skip",  # what the user wants left out, the split has left out
+            on_bad_image=options.on_bad_image,
         )
 
     transfer = colours = None

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.errors import UserError
+from fastsc.evaluation.data import checked
 from fastsc.pipelines import Index, keyed, scan
-from fastsc.pipelines.sweep import verify
 
 TESTS = ("val", "test")
 
 
 def transfer_splits(
-    data: str | Path, seed: int = 0, on_bad_image: str = "raise"
+    data: str | Path, seed: int = 0, on_bad_image: str = "raise", pipeline: str = "cpu"
 ) -> tuple[Index, Index]:
     """The two parts of a labelled data set, with the same classes.
 
@@ -28,6 +28,7 @@ def transfer_splits(
         seed: Of the halves.
         on_bad_image: "raise": a file whose header is broken is a mistake; "skip": every image is
             decoded once, and those that do not decode are left out.
+        pipeline: The one that will look at them.
 
     Raises:
         UserError: There is no such folder, it holds no class folders or no images, its test part
@@ -41,18 +42,9 @@ def transfer_splits(
     test = next((data / name for name in TESTS if (data / name).is_dir()), None)
     if test is None or not (data / "train").is_dir():
         one = data / "train" if (data / "train").is_dir() else test or data
-        return _halves(_index(one, None, on_bad_image), seed)
-    train = _index(data / "train", None, on_bad_image)
-    return train, _index(test, train.classes, on_bad_image)
-
-
-def _index(folder: Path, classes: tuple[str, ...] | None, on_bad_image: str) -> Index:
-    index = scan(folder, classes=classes)
-    index.require(on_bad_image)
-    if on_bad_image == "skip" and (broken := verify(index)):
-        index = index.without(broken)
-        index.require(on_bad_image)
-    return index
+        return _halves(checked(scan(one), on_bad_image, pipeline), seed)
+    train = checked(scan(data / "train"), on_bad_image, pipeline)
+    return train, checked(scan(test, classes=train.classes), on_bad_image, pipeline)
 
 
 def _halves(index: Index, seed: int) -> tuple[Index, Index]:

@@ -293,8 +293,8 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
             f"the model draws at random what the views do not share, and DS measures that, too",
         )
     for index in filter(None, (data.train, data.val)):
-        if index.passed_over:
-            report.say(f"no classes of {index.root}: {', '.join(index.passed_over)}")
+        if line := index.passed_over_line():
+            report.say(line)
         for image in index.bad_images():
             report.bad_image(image)
 

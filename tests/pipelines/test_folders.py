@@ -37,8 +37,31 @@ def test_hidden_and_system_folders_are_no_classes(folder: Path) -> None:
     (folder / ".empty").mkdir()
     found = scan(folder)
     assert (found.classes, found.paths, found.hash) == (CLASSES, wanted.paths, wanted.hash)
-    assert set(found.passed_over) == {*hidden, ".empty"}
+    below = {f"cat/{name}" for name in hidden}
+    assert set(found.passed_over) == {*hidden, ".empty", *below}
+    line = found.passed_over_line()
+    assert line == f"{folder}: passed over {', '.join(found.passed_over[:5])} and 10 more"
     assert wanted.passed_over == ()
+    assert wanted.passed_over_line() is None
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_notes_of_macos_are_no_images(
+    folder: Path, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In this process and in others."""
+    if apart:
+        monkeypatch.setattr("fastsc.pipelines.walk.FILES_ALONE", 0)
+        monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    wanted = scan(folder)
+    notes = [f"{name}/._{i}.jpg" for name in CLASSES for i in range(N)]
+    for note in notes:
+        (folder / note).write_bytes(b"\0\5\x16\7")
+    found = scan(folder)
+    assert (found.hash, found.left_out) == (wanted.hash, {})
+    assert sorted(found.passed_over) == sorted(notes)
+    flat = scan_flat(folder / "dog")
+    assert flat.passed_over == tuple(f"._{i}.jpg" for i in range(N))
 
 
 @pytest.mark.parametrize("target", [".", "..", "../..", "../cat", "deep/.."])

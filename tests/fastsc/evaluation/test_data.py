@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import shutil
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from fastsc.errors import UserError
+from fastsc.evaluate import main
 from fastsc.evaluation.data import open_split
 from fastsc.pipelines import build, scan
 from fastsc.pipelines.index import scan_flat
@@ -110,6 +112,19 @@ def test_a_broken_header_is_a_line_or_is_left_out(
     with pytest.raises(UserError, match=r"2\.jpg: .*--on-bad-image skip"):
         open_split(data)
     assert open_split(data, on_bad_image="skip").index.usable.tolist() == [0, 1, 3, 4, 5]
+
+
+def test_what_only_decoding_shows_is_a_line(
+    flat: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Unless it is to be skipped; a BMP that is cut, whose header is whole."""
+    whole = io.BytesIO()
+    Image.open(flat / "4.jpg").save(whole, "BMP")
+    (flat / "4.bmp").write_bytes(whole.getvalue()[:-300])
+    words = ["torchvision:resnet18", "--no-pretrained", "--data", str(flat), "--resolution", "32",
+             "--only", "continuity", "--out", str(tmp_path / "out")]  # fmt: skip
+    assert main(words) == 2
+    assert "4.bmp: image file is truncated" in capsys.readouterr().err
 
 
 def test_what_only_decoding_shows_is_left_out_beforehand(flat: Path) -> None:

@@ -86,7 +86,7 @@ def test_hidden_folders_are_passed_over_and_named(
     data = Path(shutil.copytree(image_folder, tmp_path / "data"))
     shutil.copytree(data / "train" / "boat", data / "train" / ".ipynb_checkpoints")
     assert run(data, tmp_path / "run", "--max-steps", "1") == 0
-    assert "train: .ipynb_checkpoints" in capsys.readouterr().out
+    assert "train: passed over .ipynb_checkpoints" in capsys.readouterr().out
     assert events(tmp_path / "run", "header")[0]["classes"] == 4
 
 
