@@ -208,6 +208,19 @@ class Pipeline(ABC):
         finally:
             decoded.close()
 
+    def warm_up(self) -> None:
+        """Compiles what the threads and the views need, or loads what was compiled, beforehand.
+
+        Else the first batch would seem to hang, and threads would compile while others do.
+        """
+        s = self.settings
+        if s.device.type == "cpu":
+            pixels, factors = torch.zeros((1, 1, 1, 3), dtype=torch.uint8), torch.zeros((1, 4))
+            clean, other = (self._pool.empty_views((1, 1, 1, 3), s.dtype) for _ in range(2))
+            normalize(pixels, s.mean, s.std, dtype=s.dtype, out=clean)
+            if s.paired:
+                pair_view(pixels, factors, s.mean, s.std, dtype=s.dtype, out=(clean, other))
+
     @abstractmethod
     def close(self) -> None:
         """Ends the pipeline's threads. It must not be iterated afterwards."""

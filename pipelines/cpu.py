@@ -61,6 +61,11 @@ class CpuPipeline(Pipeline):
         self.decoder, self._decode_region = pick()
         self._threads = DaemonPool(settings.workers, "fastsc-decode")
 
+    def warm_up(self) -> None:
+        super().warm_up()
+        image, slot = np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)
+        place(image, slot, (0, 0), False, self.settings.interpolation)
+
     def close(self) -> None:
         """Ends the threads."""
         self._threads.close()

@@ -150,6 +150,7 @@ def build(
         )
     module, name = PIPELINES[pipeline]
     loader: Pipeline = getattr(importlib.import_module(module), name)(index, settings, report)
+    loader.warm_up()
     return loader
 
 

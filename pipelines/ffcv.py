@@ -16,7 +16,7 @@ from importlib.metadata import version
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsc.pipelines.base import Decoded
+from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.beton import BetonIndex, require_ffcv
 from fastsc.pipelines.cpu import CpuPipeline, Pending, Task
@@ -45,8 +45,15 @@ class FfcvPipeline(CpuPipeline):
         self.samples = index.samples
         self._opened = open(index.root, "rb", buffering=0)  # noqa: SIM115, until close()
         self._local = threading.local()
-        # Compiles, or loads what was compiled, before any batch is waited for.
-        self.fill(self.plan(), np.zeros(0, np.int64), np.zeros((0, 1, 1, 3), np.uint8))
+
+    def warm_up(self) -> None:
+        Pipeline.warm_up(self)
+        none, pixel = np.zeros(0, np.int64), np.zeros((1, 1, 3), np.uint8)
+        fill(
+            self.file, self.samples.columns, none, np.zeros((0, 4), np.int32), _NO_SHIFTS,
+            np.zeros(0, np.bool_), pixel.reshape(-1), pixel.reshape(-1), pixel, pixel[None],
+            np.zeros(0, np.uint8),
+        )  # fmt: skip
 
     @property
     def file(self) -> int:

@@ -44,6 +44,11 @@ class MemoryPipeline(CpuPipeline):
         if not resized and not self._broken and (sizes == sizes[0, 0]).all():
             self._square = self._pixels.reshape(len(index), *sizes[0], 3)
 
+    def warm_up(self) -> None:
+        super().warm_up()
+        pixels, none = np.zeros((1, 1, 1, 3), np.uint8), np.zeros(0, np.int64)
+        gather(pixels, none, np.zeros((0, 2), np.int32), np.zeros(0, np.bool_), pixels)
+
     def _region(self, index: int, box: NDArray[np.int32], task: Task) -> NDArray[np.uint8]:
         task.stage = "cutting out"
         if index in self._broken:

@@ -1,4 +1,4 @@
-"""A user without a home, and an installation that nobody can write to: all runs, uncached."""
+"""Nothing compiled yet, no home, an installation that nobody can write to: all runs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastsc.kernels.jit import NOTICE
 from fastsc.pipelines import build, cache, scan
+from tests.pipelines.conftest import DALI, FFCV, opened
 
 # numba, where neither the installation nor the home can be written.
 NOWHERE = """
@@ -55,3 +57,68 @@ def test_a_user_without_a_home(image_folder: Path, monkeypatch: pytest.MonkeyPat
     loader = build("cpu", found, batch_size=4, resolution=32, workers=1)
     assert next(iter(loader)).clean.shape == (4, 3, 32, 32)
     loader.close()
+
+
+# Prints the functions that are compiled once the loader is built.
+FIRST_BATCHES = """
+import sys
+from numba.core import event
+from fastsc.pipelines import build, open_beton, scan
+name, data = sys.argv[1:]
+index = open_beton(data) if name == "ffcv" else scan(data)
+late = []
+class Listener(event.Listener):
+    def on_start(self, event):
+        late.append(str(event.data["dispatcher"].py_func))
+    def on_end(self, event):
+        pass
+for options in ({}, {"train": False}, {"crop": "pad", "paired_fraction": 0.5}):
+    loader = build(name, index, batch_size=4, resolution=32, workers=1, **options)
+    with event.install_listener("numba:compile", Listener()):
+        next(iter(loader))
+    loader.close()
+print(late)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [DALI, "cpu", FFCV, "memory"])
+def test_a_pipeline_compiles_before_its_first_batch(
+    name: str, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = opened(name, image_folder / "train", tmp_path).root
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "compiled"))
+    for notices in (1, 0):
+        done = subprocess.run(
+            [sys.executable, "-c", FIRST_BATCHES, name, str(data)],
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "[]"
+        assert done.stderr.splitlines().count(NOTICE) == notices
+
+
+ONE = """
+import sys
+sys.path.insert(0, {folder!r})
+if {closed}:
+    sys.stderr = None
+from one import one, two
+print(one(1), one(1.5), two(2))
+"""
+
+
+@pytest.mark.parametrize("closed", [False, True])
+def test_compiling_is_said_once_and_only_where_it_is_done(
+    closed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loops = "from fastsc.kernels.jit import jit\n@jit()\ndef {0}(x):\n    return x + {1}\n"
+    (tmp_path / "one.py").write_text(loops.format("one", 1) + loops.format("two", 2))
+    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "compiled"))
+    for notices in (1, 0):
+        code = ONE.format(folder=str(tmp_path), closed=closed)
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=False
+        )
+        assert done.stdout == "2 2.5 4\n", done.stderr
+        assert done.stderr.splitlines() == ([] if closed else [NOTICE] * notices)
