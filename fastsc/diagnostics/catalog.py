@@ -105,5 +105,6 @@ PROBES: tuple[Probe, ...] = (
     Probe("distributed", "nccl", probes.all_reduce, ("nccl", "cuda"), TORCH, after="GPU"),
     Probe("loggers", "tensorboard", probes.tensorboard, remedy="pip install tensorboard"),
     Probe("loggers", "wandb", probes.wandb, remedy="pip install wandb"),
+    Probe("files", "compiled", probes.compiled_code, remedy="NUMBA_CACHE_DIR=FOLDER takes another"),
     Probe("files", "cache", probes.cache_folder, remedy="FASTSC_CACHE_DIR=FOLDER takes another"),
 )

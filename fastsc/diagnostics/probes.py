@@ -277,11 +277,23 @@ def wandb() -> str:
 def cache_folder() -> str:
     from fastsc.pipelines.cache import folder
 
-    where = folder()
+    try:
+        where = folder()
+    except RuntimeError:
+        raise ProbeError("this user has no home: every run reads all headers anew") from None
     where.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=where) as file:
         file.write(b"fastsc")
     return f"{where} can be written"
+
+
+def compiled_code() -> str:
+    """Where numba keeps what it compiles."""
+    from fastsc.kernels.views_numba import normalize_batch
+
+    if (where := normalize_batch.stats.cache_path) is None:
+        raise ProbeError("can be written nowhere: every process compiles anew, for half a minute")
+    return f"kept in {where}"
 
 
 def _picture(blue: int) -> tuple[Bytes, bytes, Bytes]:

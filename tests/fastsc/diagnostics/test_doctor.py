@@ -212,6 +212,18 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert "FASTSC_CACHE_DIR" in (result.remedy or "")
 
 
+def test_compiled_code_that_can_be_kept_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in an installation that nobody can write to, without a home."""
+    (before,) = examine([BY_NAME["files", "compiled"]])
+    monkeypatch.setenv("NUMBA_CACHE_LOCATOR_CLASSES", "UserProvidedCacheLocator")
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    (result,) = examine([BY_NAME["files", "compiled"]])
+    assert (before.works, result.works) == (True, False)
+    assert before.detail.startswith("kept in ")
+    assert "every process compiles anew" in result.detail
+    assert "NUMBA_CACHE_DIR" in (result.remedy or "")
+
+
 # ---- what is told --------------------------------------------------------------------------------
 
 
