@@ -49,6 +49,12 @@ _DRAWS = frozenset(
     )
     for overload in packet.overloads()
 ) | {torch.ops.aten.bernoulli_.float, torch.ops.aten.bernoulli.p}
+# Operators that draw from what is in their first tensor, or in another argument's.
+_DRAWS_FROM = {
+    torch.ops.aten.bernoulli.default: 0,
+    torch.ops.aten.bernoulli_.Tensor: 1,
+    torch.ops.aten.normal.Tensor_float: 0,
+}
 
 
 def share_masks(net: nn.Module, views: Views) -> int:
@@ -58,6 +64,10 @@ def share_masks(net: nn.Module, views: Views) -> int:
     """
     found = 0
     for module in net.modules():
+        if isinstance(module, _Shared):  # done before, perhaps for other views
+            module.views = views
+            found += 1
+            continue
         kind = type(module)
         place = (kind.__module__, kind.__name__)
         mixin = (
@@ -67,7 +77,7 @@ def share_masks(net: nn.Module, views: Views) -> int:
             else None
         )  # fmt: skip
         if mixin is not None:
-            module.__class__ = _shared(kind, mixin)  # type: ignore[arg-type]  # mypy: not hashable
+            module.__class__ = _shared(kind, mixin)  # type: ignore[arg-type]  # no hash, to mypy
             module.views = views  # type: ignore[assignment]
             module.rate = next(name for name in _RATES if hasattr(module, name))  # type: ignore[assignment]
             found += 1
@@ -81,8 +91,9 @@ class SharedDraws(TorchDispatchMode):
     of another kind that has so many rows is shared, too, and a network whose batch is another axis
     than the first shares nothing. As many numbers are drawn as without. Not for torch.compile,
     which draws by itself, nor for operators that draw and compute in one, but for dropout: fused
-    attention's dropout, rrelu, bernoulli of a tensor. With activation checkpointing, which draws
-    again in the backward pass, that pass belongs into the context, too.
+    attention's dropout, rrelu. What is drawn from a tensor, as bernoulli of probabilities, is
+    shared where that tensor's numbers are the same for both views. With activation checkpointing,
+    which draws again in the backward pass, that pass belongs into the context, too.
 
     Args:
         n_clean: The input's first rows, clean views.
@@ -115,13 +126,20 @@ class SharedDraws(TorchDispatchMode):
                 torch.mul(args[0][n : n + m], mask[n : n + m] * scale, out=output[n : n + m])
         elif func in _DRAWS:
             self._share(result)
+        elif func in _DRAWS_FROM:
+            self._share(result, args[_DRAWS_FROM[func]])
         return result
 
-    def _share(self, draw: Tensor) -> tuple[int, int] | None:
+    def _share(self, draw: Tensor, source: Tensor | None = None) -> tuple[int, int] | None:
+        """Writes the clean rows of a draw over their partners', where their sources are equal."""
         if (rows := self._views.rows_of(draw)) is None:
             return None
         n, m = rows
-        draw[n : n + m] = draw[:m]
+        shared = draw[:m]
+        if source is not None:
+            source = source.expand_as(draw)
+            shared = shared.where(source[:m] == source[n : n + m], draw[n : n + m])
+        draw[n : n + m] = shared
         self.n_shared += 1
         return rows
 
@@ -131,6 +149,11 @@ class _Shared(nn.Module):
 
     views: Views
     rate: str  # the attribute with the share that is dropped
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As the classes that it was made of: pickle finds no class that was made here."""
+        mixin, kind = type(self).__bases__
+        return _empty, (kind, mixin), self.__dict__
 
     def _rows_of(self, x: Tensor) -> tuple[int, int] | None:
         """None: there is nothing to share, as where nothing is dropped."""
@@ -187,5 +210,10 @@ class _SharedPatches(_Shared):
 
 
 @cache
-def _shared(kind: type[nn.Module], mixin: type[nn.Module]) -> type[nn.Module]:
+def _shared(kind: Any, mixin: Any) -> Any:
     return type(f"Shared{kind.__name__}", (mixin, kind), {})
+
+
+def _empty(kind: Any, mixin: Any) -> Any:
+    shared = _shared(kind, mixin)
+    return shared.__new__(shared)

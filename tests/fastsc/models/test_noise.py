@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -404,3 +406,51 @@ def test_noise_that_is_left_is_in_the_header_and_warned_of(
     assert header["view_noise"] > 0.01
     (warning,) = events(tmp_path / "run", "warning")
     assert "two equal views" in warning["reason"]
+
+
+def test_a_network_can_be_pickled_and_copied_whole() -> None:
+    net = nn.Sequential(*(make() for make, _ in MODULES.values()))
+    share_masks(net, Views(N, N + M))
+    for twin in (
+        pickle.loads(pickle.dumps(net)),  # noqa: S301, just written
+        copy.deepcopy(net),
+    ):
+        assert [type(one) for one in twin] == [type(one) for one in net]
+        assert {id(one.views) for one in twin} == {id(twin[0].views)}, "they share no views"
+        x = torch.rand(N + M, 3)
+        for one, other in zip(net, twin, strict=True):
+            if isinstance(one, nn.Dropout):
+                torch.manual_seed(3)
+                wanted = one(x)
+                torch.manual_seed(3)
+                assert torch.equal(other(x), wanted)
+
+
+def test_a_network_is_given_other_views() -> None:
+    net = nn.Sequential(nn.Dropout(0.5))
+    assert share_masks(net, Views(1, 2)) == 1
+    assert share_masks(net, Views(4, 8)) == 1
+    masks = net(torch.ones(8, 64))
+    assert torch.equal(masks[:4], masks[4:])
+
+
+def test_what_is_drawn_from_a_tensor_is_shared_where_that_is_the_same() -> None:
+    """Else each view has its own; a mean or a probability for all rows is the same."""
+    chances = torch.full((6, 200), 0.5)
+    chances[4, :100] = torch.rand(100)
+    with SharedDraws(3) as draws:
+        first = torch.bernoulli(chances)
+        second = torch.empty(6, 200).bernoulli_(torch.tensor(0.5))
+        third = torch.normal(torch.zeros(6, 200), 1.0)
+    assert draws.n_shared == 3
+    for draw in (second, third):
+        assert torch.equal(draw[:3], draw[3:])
+    same = first[:3] == first[3:]
+    assert same[[0, 2]].all()
+    assert same[1, 100:].all()
+    assert not same[1, :100].all()
+    torch.manual_seed(0)
+    with SharedDraws(3):
+        drawn = torch.bernoulli(chances)
+    torch.manual_seed(0)
+    assert torch.equal(drawn[4, :100], torch.bernoulli(chances)[4, :100])
