@@ -81,6 +81,8 @@ def _parser() -> Parser:
     add = model.add_argument
     add("--weights", type=Path, action="append", default=[], metavar="FILE",
         help="of a torchvision: or timm: model; once for each such model, in their order")
+    add("--weights-key", metavar="KEY",
+        help="the part of that file, as state_dict.model; default: averaged weights, if there are")
     add("--no-pretrained", dest="pretrained", action="store_false",
         help="torchvision: and timm: models with fresh weights")
     add("--features", metavar="MODULE",

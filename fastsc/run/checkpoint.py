@@ -90,7 +90,10 @@ def load_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str | 
     shapes = [
         f"{key} is {tuple(state[key].shape)} there and {tuple(own[key].shape)} here"
         for key in own
-        if key in state and state[key].shape != own[key].shape
+        # A module's extra state need not be a tensor.
+        if isinstance(own[key], Tensor)
+        and isinstance(state.get(key), Tensor)
+        and state[key].shape != own[key].shape
     ]
     found = [*shapes[:2]]
     if missing:

@@ -9,16 +9,16 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Interpolation, Preprocessing
-from fastsc.evaluation.models.weights import downloads, n_outputs, read_weights
+from fastsc.evaluation.models.state_dicts import WeightsFile, read_weights
+from fastsc.evaluation.models.weights import downloads, n_outputs
 from fastsc.models.build import build_net
 from fastsc.run.checkpoint import load_model_state
 
@@ -47,7 +47,7 @@ class Net:
 
 
 def torchvision_net(
-    name: str, weights: Path | None, pretrained: bool, resolution: int | None
+    name: str, weights: WeightsFile | None, pretrained: bool, resolution: int | None
 ) -> Net:
     """A classifier of torchvision.
 
@@ -68,16 +68,12 @@ def torchvision_net(
         raise UserError(f"model {title}: torchvision has none of this name{_near(name, known)}")
     entries = models.get_model_weights(name)
     # A file from torchvision's server has its entry's name, and need not be the default's.
-    file = None if weights is None else weights.name
+    file = None if weights is None else weights.path.name
     entry = next((e for e in entries if e.url.rpartition("/")[2] == file), entries.DEFAULT)
     seen = entry.transforms()
+    chosen: tuple[str, ...] = ()  # of the file
     if weights is not None:
-        state = {
-            key: value
-            for key, value in read_weights(weights).items()
-            if not key.startswith(AUXILIARY)
-        }
-        net = _loaded(name, state, weights, resolution or seen.crop_size[0])
+        net, chosen = _loaded(name, weights, resolution or seen.crop_size[0], passed_over=AUXILIARY)
         if file == entry.url.rpartition("/")[2] and hasattr(net, "transform_input"):
             net.transform_input = True  # type: ignore[assignment]  # as torchvision does for these
     elif pretrained:
@@ -93,10 +89,12 @@ def torchvision_net(
         std=rgb(seen.std),
         interpolation=interpolation,
     )
-    return Net(net=net, preprocessing=preprocessing, notes=notes)
+    return Net(net=net, preprocessing=preprocessing, notes=notes + chosen)
 
 
-def timm_net(name: str, weights: Path | None, pretrained: bool, resolution: int | None) -> Net:
+def timm_net(
+    name: str, weights: WeightsFile | None, pretrained: bool, resolution: int | None
+) -> Net:
     """A classifier of timm; arguments and errors as in `torchvision_net`."""
     title = f"timm:{name}"
     needed("timm", f"model {title}")
@@ -117,9 +115,9 @@ def timm_net(name: str, weights: Path | None, pretrained: bool, resolution: int 
     if resolution is not None and config.fixed_input_size:
         size = {"img_size": resolution}
     resolution = resolution or height
+    chosen: tuple[str, ...] = ()
     if weights is not None:
-        state = read_weights(weights)
-        net = _loaded(title, state, weights, resolution, config.num_classes)
+        net, chosen = _loaded(title, weights, resolution, config.num_classes)
     elif pretrained:
         if not config.num_classes:
             raise UserError(
@@ -144,15 +142,23 @@ def timm_net(name: str, weights: Path | None, pretrained: bool, resolution: int 
         std=rgb(asked["std"]),
         interpolation=interpolation,
     )
-    return Net(net=net, preprocessing=preprocessing, notes=notes)
+    return Net(net=net, preprocessing=preprocessing, notes=notes + chosen)
 
 
 def _loaded(
-    title: str, state: dict[str, Tensor], path: Path, resolution: int, n: int = 1000
-) -> nn.Module:
-    """torchvision's or timm's network with weights of a file, and as many outputs as these have."""
+    title: str,
+    file: WeightsFile,
+    resolution: int,
+    n: int = 1000,
+    passed_over: tuple[str, ...] = (),
+) -> tuple[nn.Module, tuple[str, ...]]:
+    """torchvision's or timm's network with weights of a file, and as many outputs as these have.
+
+    With what is to be said of the file.
+    """
     n = n or 1000
     net = build_net(title, n, "imagenet", resolution)
+    state, notes = read_weights(file, net, passed_over)
     if (own := n_outputs(state, net, n)) != n:
         net = build_net(title, own, "imagenet", resolution)
     own_state = net.state_dict()
@@ -162,8 +168,8 @@ def _loaded(
         convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
         with contextlib.suppress(Exception):  # of another model: what is wrong is said below
             state = state if convert is None else convert(dict(state), net)
-    load_model_state(net, state, path)
-    return net
+    load_model_state(net, state, file.path)
+    return net, notes
 
 
 def _interpolation(title: str, name: str) -> tuple[Interpolation, tuple[str, ...]]:

@@ -26,7 +26,9 @@ from fastsc.evaluation.models.libraries import (
     timm_net,
     torchvision_net,
 )
-from fastsc.evaluation.models.weights import n_outputs, read_weights
+from fastsc.evaluation.models.state_dicts import WeightsFile, read_weights
+from fastsc.evaluation.models.weight_files import foreign_format, is_safetensors
+from fastsc.evaluation.models.weights import n_outputs
 from fastsc.models.build import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.run.checkpoint import load_model_state, load_safetensors
@@ -43,6 +45,7 @@ class ModelOptions:
 
     Attributes:
         weights: A file for torchvision:, timm: and module:function.
+        weights_key: The dotted path of the part of that file to take; see `state_dicts`.
         pretrained: False: torchvision: and timm: models with fresh weights.
         features: The module whose output is the representation; see `Classifier`.
         mean, std, resolution, resize, interpolation: See `Preprocessing`. A resolution alone
@@ -50,6 +53,7 @@ class ModelOptions:
     """
 
     weights: Path | None = None
+    weights_key: str | None = None
     pretrained: bool = True
     features: str | None = None
     mean: RGB | None = None
@@ -124,7 +128,8 @@ def load_source(model: str, options: ModelOptions | None = None) -> Source:
 
 def _net(model: str, options: ModelOptions) -> Net:
     kind, _, name = model.partition(":")
-    path, of_library = Path(model), (options.weights, options.pretrained, options.resolution)
+    path, file = Path(model), _weights_file(options)
+    of_library = file, options.pretrained, options.resolution
     if kind == "torchvision" and name:
         return torchvision_net(name, *of_library)
     if kind == "timm" and name:
@@ -133,8 +138,16 @@ def _net(model: str, options: ModelOptions) -> Net:
         _without_weights(model, options)
         return _run(path) if path.is_dir() else _file(path, path.parent / "config.yaml")
     if name and path.suffix != ".safetensors" and os.sep not in kind:
-        return _function(kind, name, options)
+        return _function(kind, name, file)
     raise UserError(f"model {model}: {_unknown(model)}")
+
+
+def _weights_file(options: ModelOptions) -> WeightsFile | None:
+    if options.weights is not None:
+        return WeightsFile(options.weights, options.weights_key)
+    if options.weights_key is not None:
+        raise UserError(f"--weights-key {options.weights_key}: is a part of a --weights FILE")
+    return None
 
 
 def _unknown(model: str) -> str:
@@ -201,7 +214,11 @@ def _run(folder: Path) -> Net:
 
 def _file(path: Path, config: Path) -> Net:
     """A weights file of ours; what an older one does not say, its run's options do."""
+    if (what := foreign_format(path)) is not None:
+        raise UserError(f"model {path} is not a weights file of fastsc: it is {what}")
     try:
+        if not is_safetensors(path):
+            raise UserError(f"{path} is not a weights file of fastsc: torch.save wrote it")
         state, said = load_safetensors(path)
         missing = next((k for k in KEYS if k not in said), None)
         if missing is not None:
@@ -246,7 +263,7 @@ def _file(path: Path, config: Path) -> Net:
 # --- of others ------------------------------------------------------------------------------------
 
 
-def _function(module: str, name: str, options: ModelOptions) -> Net:
+def _function(module: str, name: str, file: WeightsFile | None) -> Net:
     title = f"{module}:{name}"
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
@@ -259,6 +276,27 @@ def _function(module: str, name: str, options: ModelOptions) -> Net:
         raise UserError(f"model {title}: {type(error).__name__}: {first_line(error)}") from None
     if not isinstance(net, nn.Module):
         raise UserError(f"model {title}: gives {type(net).__name__}, not a torch.nn.Module")
-    if options.weights is not None:
-        load_model_state(net, read_weights(options.weights), options.weights)
-    return Net(net=net, preprocessing=Preprocessing(), order="likely")
+    net = _unwrapped(net)
+    notes: tuple[str, ...] = ()
+    if file is not None:
+        state, notes = read_weights(file, net)
+        try:
+            load_model_state(net, state, file.path)
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001, set_extra_state is a stranger's code, too
+            raise UserError(
+                f"--weights {file.path}: {title} does not take it: {type(error).__name__}: "
+                f"{first_line(error)}"
+            ) from None
+    return Net(net=net, preprocessing=Preprocessing(), order="likely", notes=notes)
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
+    """The network in torch.compile's and DataParallel's wrappers, which hide its parts."""
+    wrappers = nn.DataParallel, nn.parallel.DistributedDataParallel
+    while True:
+        inner = net.module if isinstance(net, wrappers) else getattr(net, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return net
+        net = inner

@@ -1,72 +1,22 @@
-"""Weights of strangers' networks: out of a file in any of the usual forms, or from the network."""
+"""Weights of others' networks: how many outputs they are for, and their download."""
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import http.client
 import importlib
 import socket
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from fastsc.cli.packages import needed
 from fastsc.errors import UserError, first_line
 
 CONTACT = 10.0  # seconds to wait for a server's answer
-NESTED = "state_dict", "model", "net"  # where training scripts keep the weights in a checkpoint
-PREFIXES = "module.", "_orig_mod."  # of DistributedDataParallel and torch.compile
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """The state dict in a file: .safetensors, or what torch.save wrote.
-
-    Bare or in a checkpoint under "state_dict" or "model", with or without a wrapper's prefix.
-    Nothing in the file is run.
-
-    Raises:
-        UserError: There is no such file, or it holds no weights.
-    """
-    if not path.is_file():
-        what = "a folder, not a file" if path.is_dir() else "no such file"
-        raise UserError(f"--weights {path}: {what}")
-    state = _read(path)
-    for key in NESTED:
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-            break
-    if not isinstance(state, Mapping):
-        raise UserError(f"--weights {path}: holds {type(state).__name__}, not a state dict")
-    found = {key: value for key, value in state.items() if isinstance(value, Tensor)}
-    if not found or not all(isinstance(key, str) for key in found):
-        raise UserError(f"--weights {path}: no tensors with names in it")
-    for prefix in PREFIXES:
-        if all(key.startswith(prefix) for key in found):
-            found = {key.removeprefix(prefix): value for key, value in found.items()}
-    return found
-
-
-def _read(path: Path) -> Any:
-    try:
-        if path.suffix == ".safetensors":
-            needed("safetensors", str(path))
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        # torchvision's and timm's scripts keep their options beside the weights.
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except MemoryError:
-        raise
-    except Exception as error:  # noqa: BLE001, a broken pickle can raise anything
-        raise UserError(f"--weights {path}: cannot be read ({first_line(error)})") from None
-
-
-def n_outputs(state: Mapping[str, Tensor], net: nn.Module, n: int) -> int:
+def n_outputs(state: Mapping[str, Any], net: nn.Module, n: int) -> int:
     """Outputs of the classifier whose weights these are; n where that cannot be told.
 
     Args:
@@ -75,7 +25,9 @@ def n_outputs(state: Mapping[str, Tensor], net: nn.Module, n: int) -> int:
     """
     found = set()
     for key, own in net.state_dict().items():
-        shape = state[key].shape if key in state else own.shape
+        if not isinstance(own, Tensor) or not isinstance(state.get(key), Tensor):
+            continue  # of what is missing, loading will tell
+        shape = state[key].shape
         if shape != own.shape:
             if own.shape[:1] != (n,) or own.shape[1:] != shape[1:]:
                 return n  # of what does not fit, loading will tell
