@@ -24,7 +24,7 @@ def facts_of(subject: Subject) -> dict[str, str]:
         "outputs": f"{model.n_classes:,}",
         "images": f"{seen.resolution} px of {float(seen.resize):.4g}, {seen.interpolation}; "
         f"mean {_numbers(seen.mean)}, std {_numbers(seen.std)}",
-        "representation": model.features or "input of the last linear layer",
+        "representation": model.representation,
         "hash": model.hash,
     }
 

@@ -3,59 +3,90 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
-from torch.overrides import TorchFunctionMode
 
-from fastsc.errors import UserError, first_line
+from fastsc.errors import UserError
+from fastsc.models.dropouts import Dropouts
+from fastsc.models.heads import features_in
+from fastsc.models.outputs import logits_of
+from fastsc.models.probe import Head, Probe, probe
 
 
 class FeatureModel(nn.Module):
     """A classifier whose forward returns (features (N, D) float32, logits (N, C)).
 
-    `features` is the input of the last `nn.Linear` that runs, as a dry forward finds it, before a
-    dropout of it, module or function (dropout would make two equal images differ). Under
-    autocast the last feature map leaves its module in float32, so that pooling is done in float32
-    wherever the architecture does it. `net` is the architecture as its library builds it, with its
-    own state-dict names.
+    `features` is the input of the linear layer (or 1 × 1 convolution) whose output is the logits,
+    as a probe tells, before all dropout of it, module or function (dropout would make two equal
+    images differ). Of several such layers, whose mean or sum is the logits, it is the mean of
+    their inputs, or these one after the other where their sizes differ. Under autocast the last
+    feature map leaves its module in float32, so that pooling is done in float32 wherever the
+    architecture does it. `net` is the architecture as its library builds it, with its own
+    state-dict names.
 
     Attributes:
+        feature_dim: D.
+        classifier_name: The layer, of several the last that runs.
+        features_from: Which inputs the features are, in words.
         feature_map: The module whose output is the last map with positions, or None.
         pool: What is done with that output, in place of making it float32 (`models.pooling`).
         drops_by_function: Whether F.dropout stands in front of the classifier and is to be undone;
             torch.compile cannot.
+
+    Raises:
+        UserError: The net has no linear classifier, another number of outputs, or does not run on
+            two images of this resolution.
     """
 
-    def __init__(self, net: nn.Module, name: str, num_classes: int, resolution: int) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        name: str,
+        num_classes: int,
+        resolution: int,
+        probed: Probe | None = None,
+    ) -> None:
         super().__init__()
         self.net = net
         self.name = name
         self.pool: Callable[[Tensor], Tensor] | None = None
-        self._features: Tensor | None = None
-        trace = dry_forward(net, name, resolution)
-        if trace.classifier is None:
+        shown = probed or probe(net, name, resolution)
+        shape = tuple(shown.logits.shape)
+        if not shown.heads:
             raise UserError(f"model {name} has no linear classifier: DS compares its input")
-        if trace.logits_shape != (1, num_classes):
+        if shape != (len(shown.logits), num_classes):
             raise UserError(
-                f"model {name} gives {trace.logits_shape[-1]} outputs an image, not {num_classes}: "
+                f"model {name} gives {shape[-1]} outputs an image, not {num_classes}: "
                 "it is not a classifier, or --num-classes is wrong"
             )
-        self.feature_dim: int = trace.classifier.in_features
-        self.classifier_name = next(k for k, m in net.named_modules() if m is trace.classifier)
+        names = {module: key for key, module in net.named_modules()}
+        layers = list(dict.fromkeys(names[head.call.module] for head in shown.heads))
+        self.classifier_name = layers[-1]
+        heads = _different(shown.heads)
+        self._mean = len({head.dim for head in heads}) == 1
+        self.feature_dim: int = heads[0].dim if self._mean else sum(head.dim for head in heads)
+        self.features_from = _in_words(layers, len(heads), mean=self._mean)
+        # Where the features are: inputs of these modules, by the number of the call among theirs.
+        places = [head.call.dropout or (head.call.module, head.call.order) for head in heads]
+        modules = list(dict.fromkeys(module for module, _ in places))
+        order = [i for i, module in enumerate(shown.calls) if module in modules]
+        self._positions = tuple(head.positions for head in heads)
+        self._wanted, self._n_calls = tuple(order.index(i) for _, i in places), len(order)
+        self._inputs: list[Tensor] = []
+        for dropout in (dropout for head in heads for dropout in head.call.dropouts):
+            dropout.inplace = False  # type: ignore[assignment]  # it would overwrite the features
         # Bound methods and static ones, no closures: a deep copy (EMA) gets hooks of its own.
-        if trace.dropout is not None:
-            trace.dropout.inplace = False  # else it would overwrite the features that are kept
-        (trace.dropout or trace.classifier).register_forward_pre_hook(self._keep_features)
-        self.drops_by_function = trace.drops_by_function and trace.dropout is None
-        self._dropouts: _Dropouts | None = None
-        self._map_name = next((k for k, m in net.named_modules() if m is trace.feature_map), None)
-        if trace.feature_map is not None:
-            trace.feature_map.register_forward_hook(self._leave_map)
+        for module in modules:
+            module.register_forward_pre_hook(self._keep_input)
+        self.drops_by_function = any(head.call.by_function for head in heads)
+        self._dropouts: Dropouts | None = None
+        feature_map = heads[-1].call.feature_map
+        self._map_name = None if feature_map is None else names[feature_map]
+        if feature_map is not None:
+            feature_map.register_forward_hook(self._leave_map)
 
     @property
     def feature_map(self) -> nn.Module | None:
@@ -63,28 +94,57 @@ class FeatureModel(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, 3, H, W) -> features (N, D) float32, logits (N, C)."""
+        self._inputs = []  # of a pass that failed, too
         if self.drops_by_function and self.training and not torch.compiler.is_compiling():
             try:
-                with _Dropouts() as self._dropouts:
-                    logits = self.net(x)
+                with Dropouts() as self._dropouts:
+                    logits = logits_of(self.net(x))
             finally:
                 self._dropouts = None
         else:
-            logits = self.net(x)
-        features, self._features = self._features, None
-        assert features is not None, "the classifier that the dry forward found did not run"
-        return features.flatten(1), logits
+            logits = logits_of(self.net(x))
+        inputs, self._inputs = self._inputs, []
+        return self._features(inputs), logits
 
-    def _keep_features(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _features(self, inputs: list[Tensor]) -> Tensor:
+        if len(inputs) == self._n_calls:
+            inputs = [inputs[i] for i in self._wanted]
+        else:  # a path that the probe did not see
+            inputs = inputs[-len(self._wanted) :]
+        if len(inputs) != len(self._wanted):
+            raise UserError(f"model {self.name}: its classifier {self.classifier_name} did not run")
+        parts = [features_in(x, kind) for x, kind in zip(inputs, self._positions, strict=True)]
+        if len(parts) == 1:
+            return parts[0]
+        return torch.stack(parts).mean(0) if self._mean else torch.cat(parts, 1)
+
+    def _keep_input(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         del module
         features = args[0]
         if self._dropouts is not None:
             features = self._dropouts.undone(features)
-        self._features = features if features.dtype == torch.float64 else features.float()
+        if features.is_quantized:
+            features = features.dequantize()
+        self._inputs.append(features if features.dtype == torch.float64 else features.float())
 
     def _leave_map(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         del module, args
         return wide(output) if self.pool is None else self.pool(output)
+
+
+def _different(heads: tuple[Head, ...]) -> list[Head]:
+    """Heads with inputs of their own: experts of one input have one representation."""
+    by_input = {
+        (head.call.dropout or head.call.source, head.positions): head for head in reversed(heads)
+    }
+    return sorted(by_input.values(), key=lambda head: head.call.order)
+
+
+def _in_words(names: list[str], n_inputs: int, *, mean: bool) -> str:
+    listed = " and ".join(name or "the model" for name in names)
+    if n_inputs == 1:
+        return f"input of {listed}"
+    return f"mean of the inputs of {listed}" if mean else f"inputs of {listed}, concatenated"
 
 
 def wide(x: Tensor) -> Tensor:
@@ -114,108 +174,3 @@ def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
             yield
     finally:
         buffers.put_back()
-
-
-class _Dropouts(TorchFunctionMode):
-    """Within the context, remembers what the last call of F.dropout got and gave."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._last: tuple[Tensor, _Memory] | None = None
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
-    ) -> Any:
-        del types
-        result = func(*args, **(kwargs or {}))
-        if func is functional.dropout and (kwargs or {}).get("p"):
-            self._last = args[0], _Memory(result)
-        return result
-
-    def undone(self, x: Tensor) -> Tensor:
-        """What x was before F.dropout, in x's shape; x itself where it does not come from there."""
-        return self._last[0].reshape(x.shape) if self._last and self.drops(x) else x
-
-    def drops(self, x: Tensor) -> bool:
-        """Whether x is what the last call gave."""
-        return self._last is not None and self._last[1].holds(x)
-
-
-class _Memory:
-    """A tensor's values, which a reshaped view of it has and one that was changed in place not."""
-
-    def __init__(self, x: Tensor) -> None:
-        self._x, self._version = x, _version_of(x)
-
-    def holds(self, x: Tensor) -> bool:
-        if (self._x.data_ptr(), self._x.numel()) != (x.data_ptr(), x.numel()):
-            return False
-        try:
-            same = self._x.view(x.shape)
-        except RuntimeError:
-            return False  # in another order
-        strides = zip(x.shape, x.stride(), same.stride(), strict=True)
-        return all(a == b for n, a, b in strides if n > 1) and self._version == _version_of(x)
-
-
-def _version_of(x: Tensor) -> int:
-    return 0 if x.is_inference() else x._version
-
-
-class Trace:
-    """What one forward showed: which linear layer ran last, and what ran just before it."""
-
-    def __init__(self) -> None:
-        self.calls = _Dropouts()
-        self.drops_by_function = False
-        self.classifier: nn.Linear | None = None
-        self.dropout: nn.Dropout | None = None
-        self.feature_map: nn.Module | None = None
-        self.logits_shape: tuple[int, ...] = ()
-        self._last_map: nn.Module | None = None
-        self._last_dropout: tuple[nn.Dropout, _Memory] | None = None
-
-    def before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if isinstance(module, nn.Linear) and args:
-            self.classifier, self.feature_map = module, self._last_map
-            kept = self._last_dropout
-            self.dropout = kept[0] if kept is not None and kept[1].holds(args[0]) else None
-            self.drops_by_function = self.calls.drops(args[0])
-
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        del args
-        if not isinstance(output, Tensor):
-            return
-        # The outermost module ends last: `layer4` rather than the ReLU in it that runs twice.
-        # A map has positions (N, C, H, W), (N, H, W, C) or (N, L, C); pooled (N, C, 1, 1) has none.
-        if output.ndim >= 3 and math.prod(output.shape[2:]) > 1:
-            self._last_map = module
-        if isinstance(module, nn.Dropout):
-            self._last_dropout = (module, _Memory(output))
-
-
-def dry_forward(net: nn.Module, name: str, resolution: int) -> Trace:
-    """One black image through the net in eval mode; weights, buffers and modes stay as they are."""
-    trace = Trace()
-    modes = [(module, module.training) for module in net.modules()]
-    hooks = [module.register_forward_pre_hook(trace.before) for module in net.modules()]
-    hooks += [module.register_forward_hook(trace.after) for module in net.modules()]
-    parameter = next(net.parameters())
-    x = torch.zeros(1, 3, resolution, resolution, device=parameter.device, dtype=parameter.dtype)
-    net.eval()
-    try:
-        with torch.no_grad(), trace.calls:
-            logits = net(x)
-    except (RuntimeError, ValueError, AssertionError) as error:
-        raise UserError(
-            f"model {name} does not run on images of {resolution} pixels: {first_line(error)}"
-        ) from None
-    finally:
-        for hook in hooks:
-            hook.remove()
-        for module, training in modes:
-            module.training = training
-    if not isinstance(logits, Tensor):
-        raise UserError(f"model {name} does not return one tensor of logits")
-    trace.logits_shape = tuple(logits.shape)
-    return trace

@@ -229,6 +229,7 @@ class Training:
             "decoder": self.loader.decoder,
             "device": str(self.core.device),
             "view_noise": self.core.view_noise,
+            "features": self.core.model.model.features_from,
             "pooling": "separate" if self.core.model.pool is None else "fused",
             "world_size": self.ranks.world_size,
             "accumulation": config.optim.accumulate,

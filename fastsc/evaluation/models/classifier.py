@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
@@ -13,12 +14,14 @@ import torch
 from torch import Tensor, nn
 
 from fastsc.errors import UserError, first_line
-from fastsc.models.features import FeatureModel, dry_forward
+from fastsc.models.features import FeatureModel
+from fastsc.models.outputs import logits_of
+from fastsc.models.probe import PROBES, device_of, probe
 from fastsc.models.representation import average_positions
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 
 REPEATS = 1e-3  # standard deviations that two answers to the same images may differ by, on a GPU
-PROBES = 2  # pictures of noise by whose answers a function is told from others
+STATISTICS = "running_mean", "running_var"  # buffers that a training run that failed spoils
 Interpolation = Literal["bilinear", "bicubic"]
 
 
@@ -47,20 +50,21 @@ class Preprocessing:
 
 
 class Classifier(nn.Module):
-    """forward(x (N, 3, H, W)) -> (features (N, D) float32, logits (N, C)), in eval mode.
+    """forward(x (N, 3, H, W)) -> (features (N, D), logits (N, C)), float32, in eval mode.
 
     Args:
-        net: Takes normalized images and returns logits (N, C).
+        net: Takes normalized images and returns logits (N, C), alone or in what
+            `models.outputs.logits_of` takes.
         name: What it is called in tables and messages.
         preprocessing: How its images are made.
         classes: Names of its C outputs, where they are known.
         features: A module of the net whose output, averaged over its positions, is the
-            representation. Default: the input of the last nn.Linear that runs.
+            representation. Default: the input of the classifier, as `FeatureModel` has it.
 
     Raises:
-        UserError: The net does not run at this resolution, is no classifier, has weights that are
-            not finite, no linear layer or no such module, or another number of classes; or it does
-            not answer twice alike.
+        UserError: The net does not run on two images of this resolution, is no classifier, has
+            weights that are not finite, no linear layer or no such module, or another number of
+            classes; or it does not answer twice alike.
     """
 
     def __init__(
@@ -75,13 +79,12 @@ class Classifier(nn.Module):
         super().__init__()
         self.preprocessing = preprocessing or Preprocessing()
         self.name, self.features = name, features
-        _check_finite(net, name)
-        trace = dry_forward(net, name, self.preprocessing.resolution)
-        shape = trace.logits_shape
-        if len(shape) != 2 or shape[0] != 1 or shape[1] < 2:
-            raise UserError(
-                f"model {name} is not a classifier: for one image it returns {shape}, not (1, C)"
-            )
+        # Of the module itself, so that one without parameters knows where it is.
+        self.register_buffer("_here", torch.empty(0, device=device_of(net)), persistent=False)
+        _check_weights(net, name)
+        shown = probe(net, name, self.preprocessing.resolution)
+        _check_logits(shown.logits, name)
+        shape = shown.logits.shape
         self.n_classes = shape[1]
         if classes is not None and len(classes) != self.n_classes:
             raise UserError(
@@ -90,14 +93,10 @@ class Classifier(nn.Module):
         self.classes = classes
         self._stage: Tensor | None = None
         if features is None:
-            if trace.classifier is None:
-                raise UserError(
-                    f"model {name} has no linear layer in front of its outputs; name the module "
-                    "whose output is its representation with --features"
-                )
-            self.model: nn.Module = FeatureModel(
-                net, name, self.n_classes, self.preprocessing.resolution
-            )
+            if not shown.heads:
+                raise UserError(_no_head(net, name))
+            resolution = self.preprocessing.resolution
+            self.model: nn.Module = FeatureModel(net, name, self.n_classes, resolution, shown)
         else:
             self.model = net
             self._hook(net, features)
@@ -109,18 +108,25 @@ class Classifier(nn.Module):
         """The architecture as its library builds it."""
         return self.model.net if isinstance(self.model, FeatureModel) else self.model
 
+    @property
+    def representation(self) -> str:
+        """What the features are, in words."""
+        if isinstance(self.model, FeatureModel):
+            return self.model.features_from
+        return f"output of {self.features}"
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (N, 3, H, W) -> features (N, D) float32, logits (N, C)."""
+        """x (N, 3, H, W) -> features (N, D) float32, logits (N, C) float32."""
         if self.features is None:
             features, logits = self.model(x)
-            return features, logits
-        logits = self.model(x)
+            return features.float(), logits.float()
+        logits = logits_of(self.model(x)).float()
         stage, self._stage = self._stage, None
         if stage is None:
             raise UserError(
                 f"--features {self.features}: model {self.name} does not call it; name another"
             )
-        return stage, logits
+        return stage.float(), logits
 
     def class_name(self, output: int) -> str:
         """What an output is called; its number where the names are not known."""
@@ -139,16 +145,15 @@ class Classifier(nn.Module):
         digest.update(self._answers().encode())
         for key, value in self.net.state_dict().items():
             digest.update(key.encode())
-            data = value.detach().cpu().contiguous().reshape(-1)
-            digest.update(data.view(torch.uint8).numpy() if data.numel() else b"")
+            _digest(value, digest.update)
         return digest.hexdigest()[:16]
 
     @torch.no_grad()
     def _probed(self) -> tuple[Tensor, Tensor]:
         """What it answers to a few pictures of noise, the same each time."""
-        side, where = self.preprocessing.resolution, next(self.parameters())
+        side = self.preprocessing.resolution
         generator = torch.Generator().manual_seed(0)
-        images = torch.randn(PROBES, 3, side, side, generator=generator).to(where)
+        images = torch.randn(PROBES, 3, side, side, generator=generator).to(device_of(self))
         try:
             features, logits = self(images)
         except (RuntimeError, ValueError, AssertionError) as error:
@@ -157,6 +162,11 @@ class Classifier(nn.Module):
             raise UserError(
                 f"model {self.name} does not take {PROBES} images at once: {first_line(error)}"
             ) from None
+        if features.ndim != 2 or len(features) != PROBES:
+            raise UserError(
+                f"model {self.name}: of {PROBES} images the {self.representation} is "
+                f"{tuple(features.shape)}, not (N, D); name another module with --features"
+            )
         return features, logits
 
     def _check_repeats(self) -> None:
@@ -184,6 +194,8 @@ class Classifier(nn.Module):
                 f"--features {features}: model {self.name} has no such module; one as "
                 f"{', '.join(known)}"
             )
+        if isinstance(modules[features], torch.jit.ScriptModule):
+            raise UserError(_no_head(net, self.name))
         modules[features].register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
@@ -194,9 +206,61 @@ class Classifier(nn.Module):
             raise UserError(f"--features {self.features}: {error}") from None
 
 
-def _check_finite(net: nn.Module, name: str) -> None:
-    for key, value in net.state_dict().items():
+def _no_head(net: nn.Module, name: str) -> str:
+    if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
+        return (
+            f"model {name} is a TorchScript module, of which no layer can be read; hand over the "
+            "nn.Module that it was made from"
+        )
+    return (
+        f"model {name} has no linear layer in front of its outputs; name the module whose output "
+        "is its representation with --features"
+    )
+
+
+def _check_logits(logits: Tensor, name: str) -> None:
+    """Raises UserError where a network's answer to `PROBES` images is not (N, C) logits."""
+    shape = tuple(logits.shape)
+    if len(shape) != 2 or shape[0] != PROBES or shape[1] < 2:
+        n, own = (
+            ("one image", (1, *shape[1:]))
+            if shape[:1] == (PROBES,)
+            else (f"{PROBES} images", shape)
+        )
+        wanted = "(1, C)" if n == "one image" else f"({PROBES}, C)"
+        raise UserError(f"model {name} is not a classifier: for {n} it returns {own}, not {wanted}")
+    if not logits.is_floating_point():
+        raise UserError(f"model {name} is not a classifier: it returns {logits.dtype}, not logits")
+
+
+def _check_weights(net: nn.Module, name: str) -> None:
+    """Raises UserError where parameters or running statistics have no values, or not finite ones.
+
+    Other buffers may have any: masks of attention are -inf.
+    """
+    statistics = ((k, v) for k, v in net.named_buffers() if k.rpartition(".")[2] in STATISTICS)
+    for key, value in (*net.named_parameters(), *statistics):
+        if value.is_meta or isinstance(value, nn.parameter.UninitializedParameter):
+            raise UserError(f"model {name}: its weights have no values yet ({key}); load them")
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(
                 f"model {name}: its weights are not finite ({key}); take a checkpoint from before"
             )
+
+
+def _digest(value: object, update: Callable[[bytes], object]) -> None:
+    """Hands on what an entry of a state dict is made of; extra state need not be a tensor."""
+    if isinstance(value, Tensor):
+        plain = value.detach().cpu()
+        plain = plain.dequantize() if plain.is_quantized else plain.to_dense()
+        data = plain.contiguous().reshape(-1)
+        update(data.view(torch.uint8).numpy().tobytes() if data.numel() else b"")
+    elif isinstance(value, Mapping):
+        _digest([part for item in value.items() for part in item], update)
+    elif isinstance(value, tuple | list):
+        for part in value:
+            _digest(part, update)
+    elif isinstance(value, str | bytes | int | float | None | torch.dtype):
+        update(repr(value).encode())
+    else:  # others say where they lie in memory
+        update(type(value).__qualname__.encode())

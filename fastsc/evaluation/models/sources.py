@@ -101,9 +101,50 @@ def load_source(model: str, options: ModelOptions | None = None) -> Source:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of fresh weights
         found = _net(model, options)
+    classifier, notes = _in_float32(found, model, options)
+    of_imagenet = found.order != "own" and classifier.n_classes == IMAGENET_CLASSES
+    if of_imagenet and found.order == "imagenet":
+        classifier.classes = imagenet_names()
+    return Source(
+        classifier=classifier,
+        synsets=imagenet_synsets() if of_imagenet else None,
+        strengths=found.strengths,
+        notes=found.notes + notes,
+    )
+
+
+def _in_float32(
+    found: Net, model: str, options: ModelOptions
+) -> tuple[Classifier, tuple[str, ...]]:
+    """A classifier with its weights in float32, or as they are where its forward casts to these."""
+    tensors = (*found.net.parameters(), *found.net.buffers())
+    others = [
+        (tensor, tensor.detach().clone())
+        for tensor in tensors
+        if tensor.is_floating_point() and tensor.dtype != torch.float32 and not tensor.is_meta
+    ]
+    found.net.float()
     try:
-        classifier = Classifier(
-            found.net.float(),
+        return _classifier(found, model, options), ()
+    except UserError:
+        if not others:
+            raise
+        for tensor, before in others:
+            tensor.data = before
+        try:
+            classifier = _classifier(found, model, options)
+        except UserError:
+            found.net.float()
+        else:
+            dtype = str(others[0][1].dtype).removeprefix("torch.")
+            return classifier, (f"its weights stay in {dtype}, which its forward casts to",)
+        raise
+
+
+def _classifier(found: Net, model: str, options: ModelOptions) -> Classifier:
+    try:
+        return Classifier(
+            found.net,
             model,
             _changed(found.preprocessing, options),
             classes=found.classes,
@@ -115,15 +156,6 @@ def load_source(model: str, options: ModelOptions | None = None) -> Source:
         raise UserError(
             f"model {model} cannot be asked: {type(error).__name__}: {first_line(error)}"
         ) from None
-    of_imagenet = found.order != "own" and classifier.n_classes == IMAGENET_CLASSES
-    if of_imagenet and found.order == "imagenet":
-        classifier.classes = imagenet_names()
-    return Source(
-        classifier=classifier,
-        synsets=imagenet_synsets() if of_imagenet else None,
-        strengths=found.strengths,
-        notes=found.notes,
-    )
 
 
 def _net(model: str, options: ModelOptions) -> Net:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays
 from fastsc.evaluation.views import Indices, Viewer, following
-from fastsc.models.features import dry_forward
+from fastsc.models.probe import probe
 from fastsc.models.representation import average_positions
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -63,18 +63,18 @@ def find_stages(model: Classifier) -> tuple[str, ...]:
 
     The network is opened from the outside: as long as one part holds most of the weights and has
     no sibling of its kind (`features`, `blocks`, `encoder.layers`), its parts take its place. The
-    head, which holds the last linear layer, is not a stage; nor is what has no weights.
+    head, which holds the classifier's layers, is not a stage; nor is what has no weights.
     """
     net = model.net
-    trace = dry_forward(net, model.name, model.preprocessing.resolution)
-    return tuple(_open(net, "", trace.classifier))
+    heads = probe(net, model.name, model.preprocessing.resolution).heads
+    return tuple(_open(net, "", {head.call.module for head in heads}))
 
 
-def _open(module: nn.Module, prefix: str, head: nn.Module | None) -> Iterator[str]:
+def _open(module: nn.Module, prefix: str, heads: set[nn.Module]) -> Iterator[str]:
     parts = {
         name: part
         for name, part in module.named_children()
-        if _size(part) and all(inner is not head for inner in part.modules())
+        if _size(part) and heads.isdisjoint(part.modules())
     }
     total = sum(map(_size, parts.values()))
     largest = max(parts, key=lambda name: _size(parts[name]), default="")
@@ -88,7 +88,7 @@ def _open(module: nn.Module, prefix: str, head: nn.Module | None) -> Iterator[st
         opens = name == largest and _size(part) > LARGE * total and alone
         # A ModuleList is never called itself.
         if isinstance(part, nn.ModuleList) or (opens and len(_weighty(part)) > 1):
-            yield from _open(part, f"{prefix}{name}.", head)
+            yield from _open(part, f"{prefix}{name}.", heads)
         elif not isinstance(part, _NORMS):
             yield f"{prefix}{name}"
 

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from fastsc.errors import UserError, first_line
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.views import Factors, Response, Viewer
+from fastsc.models.probe import device_of
 from fastsc.pipelines import Pipeline
 
 SEGMENTS = 50  # about, of an image
@@ -43,7 +44,7 @@ class Explained(nn.Module):
     def __init__(self, model: Classifier, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
         self.model = model
-        device = next(model.parameters()).device
+        device = device_of(model)
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values, device=device)[:, None, None])
         self.eval()

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from fastsc.cli.packages import installed
 from fastsc.evaluation.models.classifier import Classifier
+from fastsc.models.probe import device_of
 from fastsc.pipelines.progress import tracked
 
 Norm = Literal["linf", "l2"]
@@ -129,7 +130,7 @@ class PixelModel(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.softened = model, softened
-        device = next(model.parameters()).device
+        device = device_of(model)
         for name, values in (("mean", mean), ("std", std)):
             self.register_buffer(name, torch.tensor(values, device=device)[:, None, None])
         self.eval()
