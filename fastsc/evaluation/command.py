@@ -86,7 +86,7 @@ def _parser() -> Parser:
     add("--no-pretrained", dest="pretrained", action="store_false",
         help="torchvision: and timm: models with fresh weights")
     add("--features", metavar="MODULE",
-        help="whose output is the representation; default: the last linear layer's input")
+        help="whose output is the representation; default: the classifier's input")
     add("--mean", type=float, nargs=3, metavar="X", help="of R, G, B on [0, 1]")
     add("--std", type=float, nargs=3, metavar="X", help="likewise")
     add("--resolution", type=count, metavar="PX", help="side of the square that the model sees")

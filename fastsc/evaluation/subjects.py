@@ -101,7 +101,7 @@ def make_subject(
     if beside.colours is not None:
         colours = {name: loader(one) for name, one in beside.colours.items()}
     subject = Subject(
-        model=model.to(device).to(memory_format=torch.channels_last),
+        model=model.to(device).use_channels_last(),
         loader=loader(split.index),
         labels=labels.targets,
         seed=options.seed,

@@ -129,7 +129,10 @@ class FeatureModel(nn.Module):
 
     def _leave_map(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         del module, args
-        return wide(output) if self.pool is None else self.pool(output)
+        if self.pool is not None:
+            return self.pool(output)
+        # A network that casts by itself wants its own precision back.
+        return wide(output) if torch.is_autocast_enabled(output.device.type) else output
 
 
 def _different(heads: tuple[Head, ...]) -> list[Head]:
