@@ -1,4 +1,4 @@
-"""A classifier that also returns its representation: the input of its last linear layer."""
+"""A classifier that also returns its representation: the input of its linear head."""
 
 from __future__ import annotations
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from fastsc.errors import UserError
+from fastsc.evaluation.models.sources import ModelOptions, load_source
 from fastsc.evaluation.models.state_dicts import WeightsFile, read_weights
 from fastsc.run.checkpoint import load_model_state
 
@@ -221,3 +223,19 @@ def test_extra_state_is_loaded_too(tmp_path: Path) -> None:
     del bare["_extra_state"]
     with pytest.raises(UserError, match="missing there, _extra_state first"):
         read(bare, tmp_path, net=net)
+
+
+def test_the_part_of_a_file_is_chosen_by_option_and_said(tmp_path: Path) -> None:
+    model, path = "torchvision:mobilenet_v3_small", tmp_path / "w.pth"
+    nets = [torchvision.models.get_model("mobilenet_v3_small", num_classes=4) for _ in range(2)]
+    raw, average = (net.eval() for net in nets)
+    torch.save({"model": raw.state_dict(), "model_ema": average.state_dict()}, path)
+    x = torch.rand(2, 3, 32, 32)
+    for key, net in ((None, average), ("model", raw), ("model_ema", average)):
+        source = load_source(model, ModelOptions(weights=path, weights_key=key, resolution=32))
+        with torch.no_grad():
+            assert torch.equal(source.classifier(x)[1], net(x))
+        said = [note for note in source.notes if "'model_ema', an average over training" in note]
+        assert len(said) == (key is None)
+    with pytest.raises(UserError, match="--weights-key model: is a part of a --weights FILE"):
+        load_source(model, ModelOptions(weights_key="model", pretrained=False))
