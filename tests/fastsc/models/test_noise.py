@@ -346,6 +346,7 @@ def test_ds_of_equal_views_is_zero(image_folder: Path, tmp_path: Path, more: lis
     assert run(image_folder, tmp_path / "run", *EQUAL, *more) == 0
     (header,) = events(tmp_path / "run", "header")
     assert header["view_noise"] < 1e-5
+    assert header["features"].startswith("input of ")
     steps = events(tmp_path / "run", "step")
     assert len(steps) == 3
     at_logits = "logits" in more  # behind the classifier's own dropout, whose mask is shared, too
