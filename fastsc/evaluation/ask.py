@@ -41,9 +41,9 @@ def rate(subject: Subject) -> float:
 
 def slider_images(loader: Pipeline, first: Continuity, n: int, seed: int) -> Indices:
     """Images for the sliders: the least continuous one of the first model, and a keyed choice."""
-    worst = first.examples[0].index
-    others = [i for i in choose(loader, n, seed).tolist() if i != worst]
-    return np.array([worst, *others[: n - 1]])
+    worst = [example.index for example in first.examples[:1]]  # none where nothing moves
+    others = [i for i in choose(loader, n, seed).tolist() if i not in worst]
+    return np.array([*worst, *others][:n])
 
 
 def comparisons(models: Sequence[Evaluated], seed: int) -> tuple[Comparison, ...]:

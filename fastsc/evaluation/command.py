@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import time
 from dataclasses import fields
 from pathlib import Path
@@ -119,6 +120,11 @@ def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
         ):
             if name in answer.estimates:
                 found = answer[name]
+                if math.isnan(found.value):
+                    words.append(
+                        f"{title} undefined: all {found.n:,} images have one representation"
+                    )
+                    continue
                 ends = f"{found.low:{digits}} to {found.high:{digits}}"
                 words.append(f"{title} {found.value:{digits}} ({ends}; n = {found.n:,})")
         print(f"{model.name}: {', '.join(words)}")

@@ -50,6 +50,14 @@ def blind():
 
 def maps():
     return nn.Conv2d(3, 4, 3)
+
+def collapsed():
+    net = small()
+    net.layer1.conv1.weight.data.zero_()
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.weight.data.zero_()
+    return net
 """
 FAST = ("--resolution", "32", "--resize", "36", "--images", "4", "--workers", "1")
 
@@ -434,6 +442,32 @@ def test_what_one_model_cannot_is_asked_of_the_other(nets: str, image_folder: Pa
     shutil.rmtree("out")
     assert asked(*two, *only, "--only", "continuity", "shifts") == 2
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("what", ["network", "images"])
+def test_where_nothing_moves_all_that_can_be_said_is_said(
+    what: str,
+    nets: str,
+    image_folder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    recwarn: pytest.WarningsRecorder,
+) -> None:
+    """A collapsed network, and images that are all black."""
+    data, name = image_folder, "collapsed"
+    if what == "images":
+        data, name = Path(shutil.copytree(image_folder, tmp_path / "black")), "small"
+        for file in (data / "val").rglob("*.jpg"):
+            Image.new("RGB", Image.open(file).size).save(file)
+    out = tmp_path / what
+    words = (f"{nets}:{name}", "--data", data, "--where-possible", *FAST)
+    assert asked(*words, "--out", out) == 0
+    said = capsys.readouterr().out
+    assert "ds_relative undefined: all 12 images have one representation" in said
+    assert "nan" not in said
+    assert figure(out, "ds_relative")["value"] is None
+    assert (out / "report.html").stat().st_size > 0
+    assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
 def test_a_question_that_is_named_twice_is_asked_once(nets: str, image_folder: Path) -> None:

@@ -268,13 +268,15 @@ def _example(
     )
     b, c, s, h = loader.plan().factors[index].tolist()
     scale = tables[IG].columns["between"].mean()
-    moved = f"; moved by {columns['moved'][0] / scale:.2f} of the distance between images"
+    moved = ""
+    if scale > 0:  # else all images have one representation
+        moved = f"; moved by {columns['moved'][0] / scale:.2f} of the distance between images"
     return Example(
         index,
         (b, c, s, h),
         (
             f"rank correlation of the two maps: {ranks}",
-            f"{before} → {'the same' if before == after else after}" + moved * bool(scale > 0),
+            f"{before} → {'the same' if before == after else after}{moved}",
         ),
     )
 
