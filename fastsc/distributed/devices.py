@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 from typing import Literal
@@ -101,6 +102,12 @@ def keep_memory() -> None:
         return
     mallopt(_M_MMAP_MAX, 0)
     mallopt(_M_TRIM_THRESHOLD, 2**30)
+
+
+def release_memory() -> None:
+    """Gives back to the system what the C library has kept, where it is glibc."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

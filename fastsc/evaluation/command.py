@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import time
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastsc.cli.parser import Parser, count, folder_name, seed
+from fastsc.cli.parser import Parser, count, folder_name, positive, seed
 from fastsc.evaluation import QUESTIONS
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def run(words: list[str]) -> int:
     }
     of_models = {f.name: given.pop(f.name) for f in fields(ModelOptions) if f.name != "weights"}
     options = Options(model=ModelOptions(**of_models), **given)
-    evaluation = evaluate(options, lambda line: print(line, flush=True))
+    evaluation = evaluate(options, _say)
     _conclude(evaluation, args.out, time.monotonic() - began)
     return 0
 
@@ -100,10 +101,20 @@ def _parser() -> Parser:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
         help="of the forward passes (default: %(default)s); gradients are in fp32")
-    add("--batch-size", type=count, default=64, metavar="N", help="default: %(default)s")
+    add("--batch-size", type=count, default=64, metavar="N",
+        help="images in a pass, where the memory budget has room (default: %(default)s)")
+    add("--memory-budget", type=positive, metavar="GB",
+        help="of the whole process at its peak, on a GPU of the device; smaller passes keep to it "
+        "(default: 2.5 on a CPU, no bound on a GPU)")
     add("--workers", type=count, metavar="N", help="decoding threads; default: one a core")
     # fmt: on
     return parser
+
+
+def _say(line: str) -> None:
+    """A line on stdout. One that cannot be written, on a full disk say, is lost."""
+    with contextlib.suppress(OSError, ValueError):
+        print(line, flush=True)
 
 
 def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
@@ -127,5 +138,5 @@ def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
                     continue
                 ends = f"{found.low:{digits}} to {found.high:{digits}}"
                 words.append(f"{title} {found.value:{digits}} ({ends}; n = {found.n:,})")
-        print(f"{model.name}: {', '.join(words)}")
-    print(f"{out / 'report.html'} and results.json beside it, in {seconds:.0f} s")
+        _say(f"{model.name}: {', '.join(words)}")
+    _say(f"{out / 'report.html'} and results.json beside it, in {seconds:.0f} s")

@@ -40,4 +40,5 @@ class Options:
     device: str = "auto"
     precision: str = "fp32"
     batch_size: int = 64
+    memory_budget: float | None = None
     workers: int | None = None

@@ -146,8 +146,11 @@ class Subject:
         raise AssertionError(f"{question} computes nothing")
 
 
-def looks(questions: Iterable[str], sizes: Sizes, n_images: int) -> int:
-    """About so many images go through a model; a gradient counts as BACKWARD."""
+def passes(questions: Iterable[str], sizes: Sizes, n_images: int) -> dict[str, int]:
+    """Question -> about so many images go through a model; a gradient counts as BACKWARD.
+
+    The sliders, which come with continuity, are the last.
+    """
     n = {name: value for name, value in asdict(sizes).items() if isinstance(value, int)}
     n = {name: min(value, n_images) for name, value in n.items()} | {
         "all": n_images,
@@ -155,7 +158,8 @@ def looks(questions: Iterable[str], sizes: Sizes, n_images: int) -> int:
         "severities": len(sizes.severities),
         "grid": int(np.prod([len(values) for values in sizes.positions])),
     }
-    return sum(_QUESTIONS[question].looks(n) for question in questions)
+    found = {question: _QUESTIONS[question].passes(n) for question in questions}
+    return found | ({"sliders": n["sliders"] * n["grid"]} if "continuity" in found else {})
 
 
 # --- one by one ----------------------------------------------------------------------------------
@@ -163,7 +167,7 @@ def looks(questions: Iterable[str], sizes: Sizes, n_images: int) -> int:
 
 class _Question(NamedTuple):
     ask: Callable[[Subject, Keep], Answer]
-    looks: Callable[[dict[str, int]], int]  # of sizes, "all" images, the sliders' "grid"
+    passes: Callable[[dict[str, int]], int]  # of sizes and "all" images
 
 
 def _continuity(s: Subject, keep: Keep) -> Answer:
@@ -245,12 +249,7 @@ _CURVES = 5 * (1 + 2 * len(LEVELS))
 _QUESTIONS = {
     "continuity": _Question(
         _continuity,
-        lambda n: (
-            2 * n["all"]
-            + n["curves"] * (_CURVES + _RADIUS)
-            + 2 * n["profile"]
-            + n["sliders"] * n["grid"]
-        ),
+        lambda n: 2 * n["all"] + n["curves"] * (_CURVES + _RADIUS) + 2 * n["profile"],
     ),
     "neighbours": _Question(_neighbours, lambda n: 2 * n["neighbours"] + n["searched"]),
     "embedding": _Question(_embedding, lambda n: min(n["all"], 200) + 24 + 9 * min(n["all"], 64)),

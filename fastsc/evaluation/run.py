@@ -8,16 +8,20 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.ask import comparisons, grids_of, rate, slider_images
 from fastsc.evaluation.data import Split, open_split
 from fastsc.evaluation.facts import facts_of, metadata_of
+from fastsc.evaluation.memory import limit_passes
 from fastsc.evaluation.models.sources import Source, load_source
 from fastsc.evaluation.options import STRENGTHS, Options, Strengths
+from fastsc.evaluation.progress import Progress
 from fastsc.evaluation.questions.continuity.question import Continuity
-from fastsc.evaluation.registry import Budget, Sizes, Subject, looks
+from fastsc.evaluation.registry import Budget, Sizes, Subject, passes
 from fastsc.evaluation.report.page import write_report
 from fastsc.evaluation.results.answers import Answer
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
@@ -50,6 +54,16 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     sources = _sources(options)
     strengths = options.strengths or _strengths(sources, say)
     beside = look_beside(options, split)
+    models = [
+        source.classifier.to(device).use_channels_last() for source in sources
+    ]
+    limit_passes(models, options.memory_budget, options.batch_size, device, say)
+    tuned = min(model.passes.backward or options.batch_size for model in models)
+    if options.fine_tune and tuned < options.batch_size:
+        say(
+            f"fine-tuning keeps its batches of {options.batch_size} images, as its figures depend "
+            f"on them; the memory budget has room for {tuned}"
+        )
     largest = max(source.classifier.preprocessing.resolution for source in sources)
     sizes = Sizes.of(options.budget, largest, options.images)
     with ExitStack() as loaders:
@@ -69,10 +83,12 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
         _announce(subjects, asked, sizes, options.budget, say)
         store = Store(options.out)
         left_out = [a | b for a, b in zip(unlabelled, impossible, strict=True)]
-        models = _ask_all(store, options, names, subjects, asked, left_out, say)
+        progress = _progress(names, subjects, asked, left_out, sizes, say)
+        with progress.watching(models):
+            evaluated = _ask_all(store, options, names, subjects, asked, left_out, progress, say)
         evaluation = Evaluation(
-            models=tuple(models),
-            comparisons=comparisons(models, options.seed),
+            models=tuple(evaluated),
+            comparisons=comparisons(evaluated, options.seed),
             metadata=metadata_of(options, split, asked, precision, subjects[0]),
             image_name=lambda i: split.index.paths[i],
             class_name=lambda i: _class_of(split, i),
@@ -186,12 +202,32 @@ def _announce(
 ) -> None:
     """What it will cost, before anything is spent; the full budget's in minutes, too."""
     n = len(subjects[0].loader.index.usable)
-    n_looks = looks(asked, sizes, n)
+    n_looks = sum(passes(asked, sizes, n).values())
     line = f"{budget} budget, {n:,} images: about {n_looks:,} passes through each model"
     if budget == "full":
         seconds = sum(n_looks / rate(subject) for subject in subjects)
         line += f", {max(1, round(seconds / 60)):,} minutes here, less what is cached"
     say(line)
+
+
+def _progress(
+    names: Sequence[str],
+    subjects: Sequence[Subject],
+    asked: Sequence[str],
+    left_out: Sequence[dict[str, str]],
+    sizes: Sizes,
+    say: Callable[[str], object],
+) -> Progress:
+    n = len(subjects[0].loader.index.usable)
+    return Progress(
+        {
+            (name, question): count
+            for question, count in passes(asked, sizes, n).items()
+            for name, reasons in zip(names, left_out, strict=True)
+            if question not in reasons
+        },
+        say,
+    )
 
 
 def _ask_all(
@@ -201,6 +237,7 @@ def _ask_all(
     subjects: Sequence[Subject],
     asked: Sequence[str],
     left_out: Sequence[dict[str, str]],
+    progress: Progress,
     say: Callable[[str], object],
 ) -> list[Evaluated]:
     """The answers of every model; a question that one cannot be asked joins its `left_out`."""
@@ -216,7 +253,9 @@ def _ask_all(
                 continue
             began, before = time.monotonic(), store.computed
             try:
-                found[question] = subject.ask(question, keeper(store, subject, stamps, question))
+                with progress.part(name, question):
+                    keep = keeper(store, subject, stamps, question)
+                    found[question] = subject.ask(question, keep)
             except UserError as error:
                 wanted = options.only is not None and not options.where_possible
                 if wanted or not str(error).startswith(f"{question}: "):
@@ -236,7 +275,9 @@ def _ask_all(
         for i, subject in enumerate(subjects):
             answer = answers[i]["continuity"]
             assert isinstance(answer, Continuity)
-            grids[i] = grids_of(subject, images, answer, keeper(store, subject, stamps, "sliders"))
+            with progress.part(names[i], "sliders"):
+                keep = keeper(store, subject, stamps, "sliders")
+                grids[i] = grids_of(subject, images, answer, keep)
     return [
         Evaluated(
             name=name,

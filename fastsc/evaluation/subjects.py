@@ -68,7 +68,7 @@ def make_subject(
     strengths: Strengths,
     beside: Beside,
 ) -> tuple[Subject, str | None]:
-    """A model beside its loader; and what is to be said of its labels."""
+    """A model, which is on its device, beside its loader; and what is to be said of its labels."""
     model = source.classifier
     labels = map_labels(split, source, options.class_map)
     if source.synsets is not None and labels.how == "names":
@@ -76,11 +76,12 @@ def make_subject(
         model.classes = imagenet_names()
     wanted = model.preprocessing
 
-    def loader(index: Index) -> Pipeline:
+    def loader(index: Index, *, bounded: bool = True) -> Pipeline:
+        most = model.passes.forward if bounded else None
         return build(
             options.pipeline,
             index,
-            batch_size=options.batch_size,
+            batch_size=min(options.batch_size, most or options.batch_size),
             resolution=wanted.resolution,
             train=False,
             val_crop=wanted.val_crop,
@@ -97,11 +98,12 @@ def make_subject(
     transfer = colours = None
     if beside.transfer is not None:
         train, test = beside.transfer
-        transfer = loader(train), loader(test)
+        # What is learned depends on the batch, and so not on the memory that there is.
+        transfer = loader(train, bounded=not options.fine_tune), loader(test)
     if beside.colours is not None:
         colours = {name: loader(one) for name, one in beside.colours.items()}
     subject = Subject(
-        model=model.to(device).use_channels_last(),
+        model=model,
         loader=loader(split.index),
         labels=labels.targets,
         seed=options.seed,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from fastsc.errors import UserError, first_line
+from fastsc.evaluation.models.passes import Passes
 from fastsc.models.features import FeatureModel
 from fastsc.models.outputs import logits_of
 from fastsc.models.probe import PROBES, device_of, probe
@@ -61,6 +62,10 @@ class Classifier(nn.Module):
         features: A module of the net whose output, averaged over its positions, is the
             representation. Default: the input of the classifier, as `FeatureModel` has it.
 
+    Attributes:
+        passes: How many images go through the net at once. In training mode, where batch norm
+            makes them depend on each other, all of them do.
+
     Raises:
         UserError: The net does not run on two images of this resolution, is no classifier, has
             weights that are not finite, no linear layer or no such module, or another number of
@@ -79,6 +84,7 @@ class Classifier(nn.Module):
         super().__init__()
         self.preprocessing = preprocessing or Preprocessing()
         self.name, self.features = name, features
+        self.passes = Passes()
         # Of the module itself, so that one without parameters knows where it is.
         self.register_buffer("_here", torch.empty(0, device=device_of(net)), persistent=False)
         _check_weights(net, name)
@@ -118,6 +124,9 @@ class Classifier(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """x (N, 3, H, W) -> features (N, D) float32, logits (N, C) float32."""
+        return self._answer(x) if self.training else self.passes.answers(self._answer, x)
+
+    def _answer(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.contiguous() if self._contiguous else x
         if self.features is None:
             features, logits = self.model(x)

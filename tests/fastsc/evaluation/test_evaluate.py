@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import os
 import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ import pytest
 from PIL import Image
 
 from fastsc import evaluate, train
+from fastsc.evaluation import progress
 from fastsc.evaluation.questions.continuity import flip_radius
 from fastsc.evaluation.views import Viewer
 from fastsc.pipelines import scan
@@ -81,6 +85,15 @@ def figure(out: Path, name: str, model: str | None = None) -> dict[str, Any]:
         r for r in results(out)["results"] if r["name"] == name and model in (None, r["model"])
     )
     return row
+
+
+def figures(out: Path) -> dict[str, float]:
+    """Every figure with the ends of its interval; NaN where it is undefined."""
+    return {
+        f"{row['question']}/{row['name']}/{end}": math.nan if row[end] is None else row[end]
+        for row in results(out)["results"]
+        for end in ("value", "low", "high")
+    }
 
 
 def asked(*words: object) -> int:
@@ -490,3 +503,81 @@ def test_a_broken_image_is_named_or_left_out(
     assert asked(*command, "--out", "out", "--on-bad-image", "skip") == 0
     assert figure(Path("out"), "top1")["n"] == 11
     assert results(Path("out"))["metadata"]["images_left_out"] == 1
+
+
+# --- the machine ---------------------------------------------------------------------------------
+
+
+def test_no_figure_depends_on_the_memory_budget(
+    nets: str,
+    image_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    command = f"{nets}:small", "--data", image_folder
+    assert asked(*command, "--out", "large", "--memory-budget", "1000") == 0
+    assert "--memory-budget" not in capsys.readouterr().out
+    assert asked(*command, "--out", "small", "--memory-budget", "1e-3") == 0
+    said = [row for row in capsys.readouterr().out.splitlines() if "--memory-budget" in row]
+    assert len(said) == 1
+    assert "--memory-budget 0.001 is too small" in said[0]
+    expected = pytest.approx(figures(Path("large")), rel=1e-4, abs=1e-5, nan_ok=True)
+    assert figures(Path("small")) == expected
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("computed again")
+
+    # What one budget has computed another finds.
+    monkeypatch.setattr(Viewer, "respond", refuse)
+    assert asked(*command, "--out", "small", "--memory-budget", "1000") == 0
+
+
+def test_fine_tuning_keeps_its_batch_and_says_so(
+    nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    transfer = "--transfer-data", image_folder, "--fine-tune", "--only", "transfer"
+    command = f"{nets}:small", "--data", image_folder, *transfer
+    assert asked(*command, "--out", "large", "--memory-budget", "1000") == 0
+    assert "fine-tuning" not in capsys.readouterr().out
+    assert asked(*command, "--out", "small", "--memory-budget", "1e-3") == 0
+    assert "fine-tuning keeps its batches of 64" in capsys.readouterr().out
+    expected = pytest.approx(figures(Path("large")), rel=1e-4, abs=1e-5, nan_ok=True)
+    assert figures(Path("small")) == expected
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "much", ""])
+def test_budgets_that_are_none(
+    value: str, nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = f"{nets}:small", "--data", image_folder, f"--memory-budget={value}"
+    assert f"{value!r} is not a number above 0" in mistake(capsys, *command)
+
+
+def test_a_log_says_how_far_it_is(
+    nets: str,
+    image_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    only = "--only", "continuity", "gradients"
+    assert asked(f"{nets}:small", "--data", image_folder, "--out", "out", *only) == 0
+    said = capsys.readouterr().out.splitlines()
+    shape = r"nets_\S+:small: (\w+): [\d,]+ of about [\d,]+ passes; \d+ % of all after .* left"
+    told = [found[1] for row in said if (found := re.fullmatch(shape, row))]
+    assert list(dict.fromkeys(told)) == ["continuity", "gradients", "sliders"]
+
+
+def test_an_output_that_takes_nothing_more_ends_nothing(
+    nets: str, image_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Full(io.StringIO):
+        def write(self, text: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", Full())
+        only = "--out", "out", "--only", "continuity"
+        assert asked(f"{nets}:small", "--data", image_folder, *only) == 0
+    assert figure(Path("out"), "top1")["n"] == 12

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from fastsc.errors import UserError, first_line
 from fastsc.evaluation.models.classifier import Classifier
+from fastsc.evaluation.models.passes import Passes
 from fastsc.evaluation.views import Factors, Response, Viewer
 from fastsc.models.probe import device_of
 from fastsc.pipelines import Pipeline
@@ -245,7 +246,9 @@ def randomized(explained: Explained, images: Tensor, seed: int) -> Explained:
     for norm in norms:
         norm.momentum = None  # the plain mean over passes, of which there is one
         norm.train()
+    passes, drawn.model.passes = drawn.model.passes, Passes()  # and one it has to be
     drawn(images)
+    drawn.model.passes = passes
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return drawn.eval()

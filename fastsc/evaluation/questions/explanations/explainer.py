@@ -53,7 +53,9 @@ class Explainer:
     def at_once(self) -> int:
         settings = self.viewer.settings
         fits = round(AT_ONCE * (224 / settings.resolution) ** 2)
-        return max(1, min(fits, settings.batch_size))
+        passes = self.viewer.model.passes
+        bounds = (n for n in (passes.forward, passes.backward) if n is not None)
+        return max(1, min(fits, settings.batch_size, *bounds))
 
     @cached_property
     def random(self) -> Explained:
