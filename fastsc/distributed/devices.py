@@ -12,7 +12,7 @@ import torch
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
 Precision = Literal["bf16", "fp16", "fp32"]
 DTYPES: dict[Precision, torch.dtype] = {
     "bf16": torch.bfloat16,
@@ -96,12 +96,22 @@ def keep_memory() -> None:
     On a CPU a step's activations would each be fresh pages from the system: 16,000 faults and 8 %
     of the time of a ResNet-18's step (112 px, batch 32). Only glibc has the switch.
     """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(_M_MMAP_MAX, 0)
-    mallopt(_M_TRIM_THRESHOLD, 2**30)
+    _set_malloc(_M_MMAP_MAX, 0)
+    _set_malloc(_M_TRIM_THRESHOLD, 2**30)
+
+
+def map_memory() -> None:
+    """Has the C library give every tensor of 1 MiB and more back as it is freed.
+
+    The process then takes what its tensors do, which can be measured. Not after `keep_memory`:
+    what was kept is used up first.
+    """
+    _set_malloc(_M_MMAP_THRESHOLD, 2**20)
+
+
+def _set_malloc(option: int, value: int) -> None:
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(option, value)
 
 
 def release_memory() -> None:

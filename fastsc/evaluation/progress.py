@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -16,7 +17,7 @@ Part = tuple[str, str]  # a model's name, a question
 
 
 class Progress:
-    """Says every half minute what is done and what is left, where no bars are shown.
+    """Says every half minute what is done and what is left, but where a terminal shows it all.
 
     It looks at the clock whenever a model has answered, in the thread that works: what takes
     longer without a model, a fit of scikit-learn say, delays a line. A line that cannot be written
@@ -41,7 +42,8 @@ class Progress:
         self._part: Part | None = None
         self._computed = 0  # passes, of all parts; what is cached needs none
         self._here = 0  # of the present part
-        self._silent = shows_bars()
+        # A bar on a terminal says it all, but not to a log that stdout goes to.
+        self._silent = shows_bars() and sys.stdout.isatty()
 
     @contextlib.contextmanager
     def part(self, name: str, question: str) -> Iterator[None]:

@@ -44,8 +44,6 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     """
     device = pick_device(options.device)
     precision = pick_precision(options.precision, device)
-    if device.type == "cpu":
-        keep_memory()
     names = _names(options)
     split = open_split(options.data, options.split, options.on_bad_image, options.pipeline)
     if line := split.index.passed_over_line():
@@ -58,6 +56,8 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
         source.classifier.to(device).use_channels_last() for source in sources
     ]
     limit_passes(models, options.memory_budget, options.batch_size, device, say)
+    if device.type == "cpu":
+        keep_memory()
     tuned = min(model.passes.backward or options.batch_size for model in models)
     if options.fine_tune and tuned < options.batch_size:
         say(

@@ -171,9 +171,8 @@ def _derive(viewer: Viewer, index: Indices, known: NDArray[np.int64]) -> Arrays:
     found = []
     for images in viewer.images(index, "gradients: at images and at their perturbed views"):
         labels, table = torch.from_numpy(known[images.rows]), factors[images.rows]
-        for rows in _shares(
-            len(images.pixels), min(AT_ONCE, viewer.model.passes.backward or AT_ONCE)
-        ):
+        size = min(AT_ONCE, viewer.model.passes.backward or AT_ONCE)
+        for rows in _shares(len(images.pixels), size):
             pixels = images.pixels[rows]
             found.append(_derive_some(viewer, pixels, labels[rows], table[rows]))
     return concatenated(found)

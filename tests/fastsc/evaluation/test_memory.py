@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +14,8 @@ from torch import Tensor
 
 from fastsc.evaluation.memory import (
     GB,
+    KEPT_BACKWARD,
+    KEPT_FORWARD,
     PROBED,
     Cost,
     ProcessMeter,
@@ -81,10 +86,11 @@ def test_the_room_sets_the_batch(room: float, each: float, most: int, images: in
 def test_the_probe_measures_a_few_images_where_there_is_room_for_them() -> None:
     model = resnet()
     meter = Counter(model, 10, 70)
-    assert Cost.of(model, meter, math.inf) == Cost(10, 70)
+    expected = Cost(10 * KEPT_FORWARD, 70 * KEPT_BACKWARD)
+    assert Cost.of(model, meter, math.inf) == expected
     assert meter.sizes == [1, PROBED, 1, PROBED]
     meter.sizes.clear()
-    assert Cost.of(model, meter, room=100) == Cost(10, 70)
+    assert Cost.of(model, meter, room=100) == expected
     assert meter.sizes == [1, PROBED, 1]
     assert Cost(10, 70).passes(100, 64) == Passes(8, 1)
 
@@ -174,3 +180,30 @@ def test_a_linear_network_answers_to_the_bit_the_same() -> None:
     whole = model(x)
     model.passes = Passes(2, 2)
     assert all(torch.equal(a, b) for a, b in zip(model(x), whole, strict=True))
+
+
+# --- the process ---------------------------------------------------------------------------------
+
+PEAK = """
+import re, sys
+from pathlib import Path
+from fastsc import evaluate
+assert evaluate.main(sys.argv[1:]) == 0
+print(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("budget", [1.5, 2.5])
+def test_the_process_keeps_within_its_budget(
+    budget: float, image_folder: Path, tmp_path: Path
+) -> None:
+    command = (
+        f"torchvision:mobilenet_v2 --no-pretrained --data {image_folder} --out {tmp_path / 'out'} "
+        f"--images 12 --device cpu --memory-budget {budget}"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", PEAK, *command.split()], capture_output=True, text=True, check=True
+    )
+    assert "too small" not in done.stdout
+    assert int(done.stdout.split()[-1]) * 1024 < budget * GB

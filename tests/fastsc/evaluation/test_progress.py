@@ -101,15 +101,21 @@ def test_models_and_their_copies_count_and_a_gradient_counts_as_several(
     assert not model._forward_hooks
 
 
-def test_a_terminal_has_bars_and_no_lines(
-    clock: Clock, lines: list[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("bars", "terminal"), [(True, True), (True, False), (False, True)])
+def test_a_terminal_has_bars_and_no_lines_and_a_log_lines(
+    bars: bool,
+    terminal: bool,
+    clock: Clock,
+    lines: list[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(progress, "shows_bars", lambda: True)
+    monkeypatch.setattr(progress, "shows_bars", lambda: bars)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal, raising=False)
     told = Progress(PARTS, lines.append, clock)
     with told.part("A", "continuity"):
         clock.now = 100
         told.passed(1)
-    assert not lines
+    assert bool(lines) != (bars and terminal)
 
 
 def test_without_rich_a_terminal_has_lines(monkeypatch: pytest.MonkeyPatch) -> None:
