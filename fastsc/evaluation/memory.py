@@ -93,7 +93,7 @@ class DeviceMeter:
 
 @dataclass(frozen=True)
 class Cost:
-    """Bytes that each image of a pass takes, with what the C library keeps between its tensors.
+    """Bytes that each image of a pass takes.
 
     Attributes:
         forward: Where nothing is derived.
@@ -107,13 +107,15 @@ class Cost:
     def of(cls, model: Classifier, meter: Meter, room: float) -> Cost:
         """As a probe of a few images shows it; of a pass that takes more than `room`, of one."""
         return cls(
-            KEPT_FORWARD * _each(model, meter, room, derived=False),
-            KEPT_BACKWARD * _each(model, meter, room, derived=True),
+            _each(model, meter, room, derived=False), _each(model, meter, room, derived=True)
         )
 
     def passes(self, room: float, most: int) -> Passes:
-        """As many images as fit into `room` bytes, at most `most`."""
-        return Passes(fitting(room, self.forward, most), fitting(room, self.backward, most))
+        """As many images as fit into `room` bytes with what is kept, at most `most`."""
+        return Passes(
+            fitting(room, KEPT_FORWARD * self.forward, most),
+            fitting(room, KEPT_BACKWARD * self.backward, most),
+        )
 
 
 def limit_passes(

@@ -86,13 +86,13 @@ def test_the_room_sets_the_batch(room: float, each: float, most: int, images: in
 def test_the_probe_measures_a_few_images_where_there_is_room_for_them() -> None:
     model = resnet()
     meter = Counter(model, 10, 70)
-    expected = Cost(10 * KEPT_FORWARD, 70 * KEPT_BACKWARD)
-    assert Cost.of(model, meter, math.inf) == expected
+    assert Cost.of(model, meter, math.inf) == Cost(10, 70)
     assert meter.sizes == [1, PROBED, 1, PROBED]
     meter.sizes.clear()
-    assert Cost.of(model, meter, room=100) == expected
+    assert Cost.of(model, meter, room=100) == Cost(10, 70)
     assert meter.sizes == [1, PROBED, 1]
-    assert Cost(10, 70).passes(100, 64) == Passes(8, 1)
+    assert Cost(10, 70).passes(8 * 10 * KEPT_FORWARD, 64) == Passes(8, 1)
+    assert Cost(10, 70).passes(8 * 70 * KEPT_BACKWARD, 64) == Passes(32, 8)
 
 
 def test_memory_is_released_before_a_pass_that_would_go_beyond_the_budget() -> None:
