@@ -22,6 +22,7 @@ from fastsc.distributed.devices import map_memory, release_memory
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.models.passes import Passes
+from fastsc.models.probe import device_of
 
 GB = 1e9
 ON_A_CPU = 2.5  # GB, where no budget is named
@@ -204,9 +205,9 @@ def _each(model: Classifier, meter: Meter, room: float, *, derived: bool) -> flo
 
 
 def _pass(model: Classifier, n: int, *, derived: bool) -> None:
-    side, where = model.preprocessing.resolution, next(model.parameters())
+    side = model.preprocessing.resolution
     generator = torch.Generator().manual_seed(0)
-    x = torch.randn(n, 3, side, side, generator=generator).to(where)
+    x = torch.randn(n, 3, side, side, generator=generator).to(device_of(model))
     x = x.contiguous(memory_format=torch.channels_last)
     # What the model cannot do is said where it is wanted.
     with contextlib.suppress(RuntimeError), torch.inference_mode(not derived):

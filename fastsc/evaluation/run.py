@@ -8,8 +8,6 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
@@ -52,9 +50,7 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     sources = _sources(options)
     strengths = options.strengths or _strengths(sources, say)
     beside = look_beside(options, split)
-    models = [
-        source.classifier.to(device).use_channels_last() for source in sources
-    ]
+    models = [source.classifier.to(device).use_channels_last() for source in sources]
     limit_passes(models, options.memory_budget, options.batch_size, device, say)
     if device.type == "cpu":
         keep_memory()

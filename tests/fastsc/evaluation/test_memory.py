@@ -161,7 +161,7 @@ def test_answers_and_gradients_are_those_of_one_large_pass(size: int) -> None:
         torch.testing.assert_close(here, there)
     assert max(seen) <= size
     # Nothing of a pass outlives it.
-    assert model.model._features is None
+    assert model.model._inputs == []
 
 
 def test_passes_do_not_split_a_batch_whose_images_depend_on_each_other() -> None:
