@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import os
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastsc.cli.lock import locked
 from fastsc.cli.parser import folder_name
 from fastsc.errors import UserError
 from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
@@ -74,8 +75,8 @@ def run(args: argparse.Namespace) -> str:
     )
     indices = [index for index in data if index is not None]
     options = BetonOptions(args.resolution or None, args.quality, args.jpeg_share)
-    with ExitStack() as undo:
-        _make_folder(args.out, undo)
+    with locked(args.out), ExitStack() as undo:
+        _require_free(args.out, targets, args)  # of what another has written in the meantime
         written = [
             _write(index, target, options, args, undo)
             for index, target in zip(indices, targets, strict=False)
@@ -115,21 +116,6 @@ def _require_free(out: Path, targets: list[Path], args: argparse.Namespace) -> N
             f"{targets[1]}: would be of other data than train.beton; remove it, or name another "
             "--out"
         )
-
-
-def _make_folder(out: Path, undo: ExitStack) -> None:
-    missing = [folder for folder in (out, *out.parents) if not os.path.exists(folder)]
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--out {out}: cannot be made ({error.strerror})") from None
-    for folder in reversed(missing):
-        undo.callback(_remove_if_empty, folder)
-
-
-def _remove_if_empty(folder: Path) -> None:
-    with suppress(OSError):
-        folder.rmdir()
 
 
 def _write(

@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fastsc.cli.entry import say
+from fastsc.cli.lock import locked
 from fastsc.cli.parser import Parser, folder_name
 from fastsc.datasets.colormnist import CORRELATION, prepared
 from fastsc.datasets.digits import PACKAGED
@@ -94,7 +95,8 @@ def run(words: list[str]) -> int:
     add("--correlation", type=float, default=CORRELATION, metavar="P", help="default: %(default)s")
     add("--digits", type=Path, metavar="PATH", help=f"default: {PACKAGED}'s 5,000")
     args = parser.parse_args(words)
-    return demo(args.out, args.seeds, args.epochs, args.correlation, args.digits)
+    with locked(args.out):
+        return demo(args.out, args.seeds, args.epochs, args.correlation, args.digits)
 
 
 def demo(

@@ -24,6 +24,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from fastsc.cli.entry import say
+from fastsc.cli.lock import locked
 from fastsc.cli.parser import Parser
 from fastsc.datasets.photographs import PER_CLASS, PHOTOGRAPHS, free_name, write_photographs
 from fastsc.errors import UserError
@@ -51,7 +52,8 @@ def run(words: list[str]) -> int:
     parser.add_argument("--out", type=Path, default=Path("runs/demo"), help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=80, help="default: %(default)s")
     args = parser.parse_args(words)
-    return demo(args.out, args.steps)
+    with locked(args.out):
+        return demo(args.out, args.steps)
 
 
 def demo(out: Path, steps: int) -> int:

@@ -23,7 +23,7 @@ from fastsc.evaluation.registry import Budget, Sizes, Subject, passes
 from fastsc.evaluation.report.page import write_report
 from fastsc.evaluation.results.answers import Answer
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
-from fastsc.evaluation.results.store import Store
+from fastsc.evaluation.results.store import Store, opened
 from fastsc.evaluation.sliders import Grid
 from fastsc.evaluation.subjects import keeper, look_beside, make_subject, stamp
 from fastsc.evaluation.views import Viewer
@@ -77,7 +77,7 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
                 say(f"{name}: {line}")
         asked, impossible = _questions(options, names, subjects, say)
         _announce(subjects, asked, sizes, options.budget, say)
-        store = Store(options.out)
+        store = loaders.enter_context(opened(options.out))
         left_out = [a | b for a, b in zip(unlabelled, impossible, strict=True)]
         progress = _progress(names, subjects, asked, left_out, sizes, say)
         with progress.watching(models):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from fastsc.cli.parser import Parser, count, folder_name, seed
 from fastsc.errors import UserError
 from fastsc.reproduction import STUDIES
+
+if TYPE_CHECKING:
+    from fastsc.reproduction.session import Session
 
 MORE = """\
 Options behind -- go to every training: `-- --device cuda --model resnet18`. STUDY `page` trains
@@ -58,8 +63,6 @@ def _parser() -> Parser:
 
 def _run(args: argparse.Namespace, more: list[str]) -> int:
     # Imported here: torch alone takes seconds, and --help should not wait for it.
-    from rich.console import Console
-
     from fastsc.reproduction.page.document import write_docs
 
     if args.study == "page":
@@ -71,11 +74,18 @@ def _run(args: argparse.Namespace, more: list[str]) -> int:
     for name in ("data", "out"):
         if getattr(args, name) is None:
             raise UserError(f"--{name} is missing; see --help")
-    session = open_session(args, more, _known(args))
+    with ExitStack() as held:
+        session = open_session(args, more, _known(args), held)
+        return _carry_out(session, dry=args.dry_run)
+
+
+def _carry_out(session: Session, *, dry: bool) -> int:
+    from rich.console import Console
+
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     for line in session.lines:
         console.print(line)
-    if args.dry_run:
+    if dry:
         console.print(session.cost())
         return 0
     return session.run(lambda line: console.print(line, soft_wrap=True, markup=False))

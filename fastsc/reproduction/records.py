@@ -130,7 +130,7 @@ def record_of(
     """Of a finished run's folder.
 
     Raises:
-        UserError: Its log does not tell of an end.
+        UserError: Its log does not tell of an end, or of other images than the key's.
     """
     events = read_log(run / "log.jsonl")
     header = next((event for event in events if event["event"] == "header"), None)
@@ -138,6 +138,14 @@ def record_of(
     epochs = list({e["epoch"]: e for e in events if e["event"] == "epoch"}.values())
     if header is None or not epochs or not epochs[-1].get("val"):
         raise UserError(f"{run}: its log has no validation; remove the folder, to run it again")
+    # Earlier runs do not name their validation images; --verify leaves out what no plan knows of.
+    if "val_index_hash" in header and not header.get("verify"):
+        seen = key_of(options, header["index_hash"], header["val_index_hash"])
+        if seen != key:
+            raise UserError(
+                f"{run}: has seen other images than there were when it was planned; remove the "
+                "folder, to run it again"
+            )
     steps = {event["step"]: event for event in events if event["event"] == "step"}
     rates = [event["pairs_per_s"] for event in steps.values() if event.get("pairs_per_s")]
     made = {key: header[key] for key in ("hardware", "versions", "commit")}

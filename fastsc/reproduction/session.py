@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from rich.table import Table
 
+from fastsc.cli.lock import locked
 from fastsc.config.options import parse
 from fastsc.config.recipes import did_you_mean
 from fastsc.datasets.colormnist import CORRELATION, prepared
@@ -106,8 +108,12 @@ class Session:
         }
 
 
-def open_session(args: argparse.Namespace, more: Sequence[str], known: Path | None) -> Session:
+def open_session(
+    args: argparse.Namespace, more: Sequence[str], known: Path | None, held: ExitStack
+) -> Session:
     """Everything that the user may have got wrong is found here, before anything is written.
+
+    held: Keeps other commands out of --out until it is closed.
 
     Raises:
         UserError: One line for the user.
@@ -146,9 +152,11 @@ def open_session(args: argparse.Namespace, more: Sequence[str], known: Path | No
                 f"--arms {arm}: no arm of study {study.name}{did_you_mean(arm, study.arms)}; "
                 f"there are {', '.join(study.arms)}"
             )
+    if args.limit_images is not None and args.dry_run:
+        raise UserError("--dry-run counts the whole study: leave --limit-images out")
+    if not args.dry_run:
+        held.enter_context(locked(args.out))
     if args.limit_images is not None:
-        if args.dry_run:
-            raise UserError("--dry-run counts the whole study: leave --limit-images out")
         data, line = limited(data, args.out, args.limit_images)
         study, smaller = _smaller_batch(study, default.optim.batch_size, args.limit_images)
         lines += [line, *smaller]

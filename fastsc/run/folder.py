@@ -6,24 +6,24 @@ import os
 import shutil
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from fastsc.cli.lock import NAME as LOCK
 from fastsc.config import DataConfig, TrainConfig
 from fastsc.config.recipes import dump
 from fastsc.errors import UserError
 
 # What a run and its sinks write beside config.yaml before the first step.
 WRITTEN = (
-    "log.jsonl", "ranks", "checkpoints", "steps.csv", "epochs.csv", "tensorboard", "wandb",
+    LOCK, "log.jsonl", "ranks", "checkpoints", "steps.csv", "epochs.csv", "tensorboard", "wandb",
     "wandb-id.txt",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where a run's files are; nothing is written before `make`."""
+    """Where a run's files are; nothing is written before `create`."""
 
     root: Path
 
@@ -86,24 +86,6 @@ class RunFolder:
             raise UserError(f"--out {root}: {there} cannot be written to")
         return cls(root)
 
-    def make(self) -> Callable[[], None]:
-        """Makes the folder itself, empty; returns what removes it where nobody put a file in."""
-        nearest = _nearest(self.root)
-
-        def undo() -> None:
-            for folder in (self.root, *self.root.parents):
-                if folder.absolute() == nearest.absolute():
-                    return
-                with suppress(OSError):  # somebody's file in it
-                    folder.rmdir()
-
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            undo()
-            raise UserError(f"--out {self.root}: cannot be written ({error.strerror})") from None
-        return undo
-
     def create(self, config: TrainConfig, *, fresh: bool) -> Callable[[], None]:
         """Writes the resolved configuration, under the run's lock; returns what undoes it.
 
@@ -158,7 +140,7 @@ def _image_folders(data: DataConfig) -> list[Path]:
 
 def _nothing_yet(root: Path) -> bool:
     """An empty folder, or one where a run was killed as it began."""
-    left = {"log.jsonl", "config.part"}
+    left = {LOCK, "log.jsonl", "config.part"}
     return all(path.name in left and not path.is_dir() for path in root.iterdir()) and not any(
         path.stat().st_size for path in root.glob("log.jsonl")
     )

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing, suppress
 
 import torch
 
+from fastsc.cli.lock import locked
 from fastsc.cli.packages import installed
 from fastsc.config import TrainConfig
 from fastsc.config.checks import check_packages
@@ -21,7 +22,6 @@ from fastsc.errors import LostContactError, PeerError, StalledError, UserError
 from fastsc.pipelines import PairBatch
 from fastsc.run import checkpoint
 from fastsc.run.folder import RunFolder
-from fastsc.run.lock import locked
 from fastsc.run.reporter import Report
 from fastsc.run.resume import check_same_options, ended_for_good, exported_step
 from fastsc.run.validation import Validation
@@ -113,7 +113,6 @@ def _train(
     ranks.together(lambda: check_compiler(config.run.compile, device))
     with ExitStack() as undo:  # until there is something to save, what is written goes again
         if not there:
-            ranks.on_main(lambda: undo.callback(folder.make()))
             ranks.on_main(lambda: _lock(held, folder, ranks))
         ranks.on_main(lambda: undo.callback(folder.create(config, fresh=not there)))
         opened = Report.open(config, folder, training.total_steps, main=ranks.main)
@@ -181,7 +180,7 @@ def _run(
 
 def _lock(held: ExitStack, folder: RunFolder, ranks: Ranks) -> None:
     """Keeps others out of the run's folder until `held` is closed."""
-    held.enter_context(locked(folder.log, patience=PATIENCE if ranks.restarts else 0.0))
+    held.enter_context(locked(folder.root, patience=PATIENCE if ranks.restarts else 0.0))
 
 
 def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: StopSignal) -> bool:

@@ -239,6 +239,7 @@ class Training:
             "images_left_out": sum(len(index.left_out) for index in data if index is not None),
             "val_images": 0 if data.val is None else len(data.val) - len(data.val.left_out),
             "index_hash": data.train.hash,
+            "val_index_hash": None if data.val is None else data.val.hash,
             "classes": len(data.train.classes),
             "parameters": sum(p.numel() for p in self.core.model.parameters()),
             "steps_per_epoch": self.steps_per_epoch,

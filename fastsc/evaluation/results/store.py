@@ -6,12 +6,14 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fastsc.cli.lock import locked
 from fastsc.errors import UserError
 from fastsc.evaluation.results.answers import Answer, Arrays, Keep
 from fastsc.evaluation.results.evaluated import Evaluation
@@ -19,6 +21,17 @@ from fastsc.evaluation.results.statistics import Difference, Estimate
 from fastsc.run.checkpoint import write_atomically
 
 FORMAT = 1  # part of every key: raise it when a part's arrays change their meaning
+
+
+@contextmanager
+def opened(root: Path) -> Iterator[Store]:
+    """The folder of an evaluation, which no other command writes within the context.
+
+    Raises:
+        UserError: It cannot be written, or another is at work there.
+    """
+    with locked(root):
+        yield Store(root)
 
 
 class Store:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,6 +63,18 @@ def test_a_run_is_the_training_command_and_leaves_its_record(done: Sweep) -> Non
         assert record.options["alpha"] == events[0]["alpha"]
         assert (record.steps, record.images) == (4, {"train": 32, "val": 12})
         assert not record.trial
+
+
+def test_images_that_change_before_a_run_looks_at_them(image_folder: Path, tmp_path: Path) -> None:
+    """Its record would stand under the key of images that it did not see."""
+    data = Path(shutil.copytree(image_folder, tmp_path / "data"))
+    sweep = Sweep(study(), data, tmp_path / "out")
+    [task] = sweep.tasks(["both"])
+    victim = next((data / "val").rglob("*.jpg"))
+    shutil.copy(next((data / "train").rglob("*.jpg")), victim.with_name("new.jpg"))
+    with pytest.raises(UserError, match="has seen other images than there were when it was"):
+        sweep.run([task], lambda line: None)
+    assert not (tmp_path / "out" / "records").exists()
 
 
 def test_a_records_command_trains_the_same_weights(done: Sweep, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import signal
 import subprocess
 import sys
@@ -11,20 +13,22 @@ from typing import Any
 
 import pytest
 
+from fastsc.cli.lock import NAME, locked
 from fastsc.errors import UserError
 from fastsc.run.folder import RunFolder
-from fastsc.run.lock import locked
 from tests.fastsc.runs import run, start, wait_for_step
 
+NAME_OF_THIS = Path(sys.argv[0]).stem  # pytest
 
-def held_by_another(log: Path) -> subprocess.Popen[bytes]:
+
+def held_by_another(folder: Path) -> subprocess.Popen[bytes]:
     code = (
-        "import pathlib, sys, time; from fastsc.run.lock import locked\n"
+        "import pathlib, sys, time; from fastsc.cli.lock import locked\n"
         "with locked(pathlib.Path(sys.argv[1])):\n"
         "    print(flush=True)\n"
         "    time.sleep(100)\n"
     )
-    process = subprocess.Popen([sys.executable, "-c", code, str(log)], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-c", code, str(folder)], stdout=subprocess.PIPE)
     assert process.stdout is not None
     process.stdout.readline()
     return process
@@ -41,7 +45,7 @@ def test_a_second_run_is_refused_and_the_first_goes_on(
         assert run(image_folder, out, "--resume", "--epochs", "4000", "--val", "none") == 2
         said = capsys.readouterr().err
         assert said.count("\n") == 1
-        assert f"another run is at work there (process {first.pid} on " in said
+        assert f"another run is at work there (train, process {first.pid} on " in said
         assert (out / "config.yaml").read_bytes() == before
         wait_for_step(first, out, 5)
         first.send_signal(signal.SIGTERM)
@@ -51,22 +55,34 @@ def test_a_second_run_is_refused_and_the_first_goes_on(
 
 
 def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    process = held_by_another(log)
-    with pytest.raises(UserError, match="another run is at work"), locked(log):
+    process = held_by_another(tmp_path)
+    with pytest.raises(UserError, match="another run is at work"), locked(tmp_path):
         pass
     process.kill()
     process.wait()
-    with locked(log):
+    with locked(tmp_path):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_it_leaves_no_folder_that_it_made_and_nobody_filled(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    with locked(folder):
+        assert [path.name for path in folder.iterdir()] == [NAME]
+    assert list(tmp_path.iterdir()) == []
+    with locked(folder):
+        (folder / "result").touch()
+    assert [path.name for path in folder.iterdir()] == ["result"]
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="file/c: cannot be written"), locked(tmp_path / "file/c"):
         pass
 
 
 def test_patience_waits_for_one_on_its_way_out(tmp_path: Path) -> None:
-    log = tmp_path / "log.jsonl"
-    process = held_by_another(log)
+    process = held_by_another(tmp_path)
     ended = subprocess.Popen(["sh", "-c", f"sleep 1; kill -9 {process.pid}"])
     began = time.monotonic()
-    with locked(log, patience=30):
+    with locked(tmp_path, patience=30):
         assert time.monotonic() - began > 0.5
     assert ended.wait() == 0
     process.wait()
@@ -82,25 +98,25 @@ def test_a_refused_lock_leaves_the_others_files(
     out = tmp_path / "run"
     monkeypatch.setattr("fastsc.training.loop.RunFolder.choose", lambda config: RunFolder(out))
     out.mkdir()
-    process = held_by_another(out / "log.jsonl")
+    process = held_by_another(out)
     try:
         assert run(image_folder, out) == 2
         assert "another run is at work" in capsys.readouterr().err
-        assert [path.name for path in out.iterdir()] == ["log.jsonl"]
+        assert [path.name for path in out.iterdir()] == [NAME]
     finally:
         process.kill()
         process.wait()
     # And it was over already.
-    make = RunFolder.make
+    create = RunFolder.create
 
-    def slow(self: RunFolder) -> Any:
+    def slow(self: RunFolder, *args: Any, **kwargs: Any) -> Any:
         (self.root / "config.yaml").write_text("recipe: imagenet\n")
-        return make(self)
+        return create(self, *args, **kwargs)
 
-    monkeypatch.setattr(RunFolder, "make", slow)
+    monkeypatch.setattr(RunFolder, "create", slow)
     assert run(image_folder, out, "--resume") == 2
     assert "another run has begun there" in capsys.readouterr().err
-    assert {path.name for path in out.iterdir()} == {"config.yaml", "log.jsonl"}
+    assert {path.name for path in out.iterdir()} == {"config.yaml"}
 
 
 def test_a_resume_reads_nothing_before_it_has_the_lock(
@@ -111,7 +127,7 @@ def test_a_resume_reads_nothing_before_it_has_the_lock(
     assert run(image_folder, out, "--max-steps", "1", "--val", "none") == 0
     for path in (out / "checkpoints").iterdir():
         path.write_bytes(b"nothing that could be read")
-    process = held_by_another(out / "log.jsonl")
+    process = held_by_another(out)
     try:
         assert run(image_folder, out, "--resume", "--val", "none") == 2
         assert "another run is at work" in capsys.readouterr().err
@@ -120,18 +136,33 @@ def test_a_resume_reads_nothing_before_it_has_the_lock(
         process.wait()
 
 
-def test_a_lock_on_a_log_that_was_taken_away_is_none(tmp_path: Path) -> None:
+def test_a_lock_whose_file_was_taken_away_is_none(tmp_path: Path) -> None:
     """A run that could not begin removes its files, and another waits for its lock."""
-    log = tmp_path / "log.jsonl"
-    process = held_by_another(log)
-    log.unlink()
-    with locked(log):  # of the new file
-        with pytest.raises(UserError, match="another run is at work"), locked(log):
+    process = held_by_another(tmp_path)
+    (tmp_path / NAME).unlink()
+    with locked(tmp_path):  # of the new file
+        with pytest.raises(UserError, match="another run is at work"), locked(tmp_path):
             pass
         process.kill()
         process.wait()
-        with pytest.raises(UserError, match="another run is at work"), locked(log):
+        with pytest.raises(UserError, match="another run is at work"), locked(tmp_path):
             pass
+
+
+def test_a_log_that_is_moved_away_lifts_no_lock(image_folder: Path, tmp_path: Path) -> None:
+    """As an editor or logrotate does it."""
+    out = tmp_path / "run"
+    first = start(image_folder, out, "cpu", "--epochs", "4000", "--val", "none")
+    try:
+        wait_for_step(first, out, 2)
+        (out / "log.jsonl").rename(out / "log.old")
+        (out / "log.jsonl").touch()
+        assert run(image_folder, out, "--resume", "--epochs", "4000", "--val", "none") == 2
+        first.send_signal(signal.SIGTERM)
+        assert first.wait(60) == 75
+    finally:
+        first.kill()
+    assert not (out / NAME).exists()
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
@@ -142,6 +173,7 @@ def test_a_run_that_was_killed_as_it_began(
     out = tmp_path / "run"
     out.mkdir()
     (out / "log.jsonl").touch()
+    (out / NAME).write_text("{}")
     (out / "config.part").write_text("recipe: im")
     assert run(image_folder, out, "--max-steps", "1", "--val", "none", *resume) == 0
 
@@ -150,6 +182,30 @@ def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     def none(*args: object) -> None:
         raise OSError(95, "Operation not supported")
 
-    monkeypatch.setattr("fastsc.run.lock.fcntl.flock", none)
-    with locked(tmp_path / "log.jsonl"):
+    monkeypatch.setattr("fastsc.cli.lock.fcntl.flock", none)
+    with locked(tmp_path):
         pass
+
+
+@pytest.mark.parametrize("command", ["evaluate", "reproduce", "prepare", "demo"])
+def test_every_command_that_writes_a_folder_holds_it(
+    command: str, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    words = {
+        "evaluate": ["torchvision:resnet18", "--no-pretrained", "--resolution", "32", "--only",
+                     "gradients"],
+        "reproduce": ["cifar100", "--limit-images", "8", "--max-steps", "1"],
+        "prepare": ["beton"],
+        "demo": [],
+    }[command]  # fmt: skip
+    if command == "prepare":
+        pytest.importorskip("ffcv")
+    data = [] if command == "demo" else ["--data", str(image_folder)]
+    main = importlib.import_module(f"fastsc.{command}").main
+    with locked(out):
+        assert main([*words, *data, "--out", str(out)]) == 2
+        said = capsys.readouterr().err
+        assert said.count("\n") == 1
+        assert f"another run is at work there ({NAME_OF_THIS}, process {os.getpid()} on " in said
+        assert [path.name for path in out.iterdir()] == [NAME]
