@@ -1,6 +1,7 @@
 """The exceptions that commands turn into a line on stderr. They are defined on the floor below."""
 
 from fastsc.pipelines.errors import (
+    EXIT_RESUMABLE,
     LostContactError,
     PeerError,
     StalledError,
@@ -8,4 +9,11 @@ from fastsc.pipelines.errors import (
     first_line,
 )
 
-__all__ = ["LostContactError", "PeerError", "StalledError", "UserError", "first_line"]
+__all__ = [
+    "EXIT_RESUMABLE",
+    "LostContactError",
+    "PeerError",
+    "StalledError",
+    "UserError",
+    "first_line",
+]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+
 
 class UserError(ValueError):
     """A user's mistake. The message is one line that says what is wrong and what to do."""

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from fastsc.pipelines import cache
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.decode import header_parser
+from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.headers import Header, Parser, read_header
 from fastsc.pipelines.progress import MIN_FILES, tracked
@@ -176,7 +177,7 @@ def scan_flat(
     """
     folder = Path(os.path.abspath(folder))
     try:
-        listing = list_files([str(folder)], classes=False)
+        listing = list_files([str(folder)], classes=False, watch=doing)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
     if not listing.names:
@@ -248,7 +249,8 @@ def _read_headers(
     files: list[tuple[str, int]], parse: Parser | None, title: str | None
 ) -> list[Header]:
     def read(chunk: list[tuple[str, int]]) -> list[Header]:
-        return [read_header(path, n_bytes, parse) for path, n_bytes in chunk]
+        with doing(f"reading headers from {chunk[0][0]} on"):
+            return [read_header(path, n_bytes, parse) for path, n_bytes in chunk]
 
     # In chunks, since a task of the pool costs more memory than a row of the index.
     chunks = [files[at : at + SCAN_CHUNK] for at in range(0, len(files), SCAN_CHUNK)]
@@ -270,7 +272,7 @@ def _list_files(root: Path) -> tuple[tuple[str, ...], Listing, tuple[str, ...]]:
         names = sorted(entry.name for entry in os.scandir(root) if entry.is_dir())
         passed_over = tuple(n for n in names if is_system(n) or leads_up(str(root / n)))
         classes = tuple(sorted(set(names) - set(passed_over)))
-        files = list_files([str(root / name) for name in classes])
+        files = list_files([str(root / name) for name in classes], watch=doing)
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
     if not classes:

@@ -12,8 +12,8 @@ import os
 import subprocess
 import sys
 from array import array
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 
 # torchvision's ImageFolder takes the same.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
@@ -64,10 +64,19 @@ class Listing:
         self.counts.frombytes(counts)
 
 
-def list_files(folders: Sequence[str], *, classes: bool = True) -> Listing:
+def list_files(
+    folders: Sequence[str],
+    *,
+    classes: bool = True,
+    watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
+) -> Listing:
     """The image files at any depth below the class folders.
 
-    classes: Whether the folders beside them are other classes, which no link in a class adds to it.
+    Args:
+        folders: The class folders.
+        classes: Whether the folders beside them are other classes, which no link in a class adds to
+            it.
+        watch: Around each folder that this process walks, as `disk.doing`.
 
     Raises:
         OSError: A folder cannot be read.
@@ -77,14 +86,16 @@ def list_files(folders: Sequence[str], *, classes: bool = True) -> Listing:
     for folder in folders:
         if len(found.names) >= FILES_ALONE:
             break
-        found.add(folder, tree)
+        with watch(f"listing {folder}"):
+            found.add(folder, tree)
     ahead = folders[len(found.counts) :]
     n_processes = min(len(ahead), len(os.sched_getaffinity(0)), MAX_PROCESSES)
     if n_processes > 1:
         _add_apart(found, ahead, n_processes)
     else:
         for folder in ahead:
-            found.add(folder, tree)
+            with watch(f"listing {folder}"):
+                found.add(folder, tree)
     return found
 
 

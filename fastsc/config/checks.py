@@ -38,6 +38,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("checkpoint_minutes", 0, math.inf),
     ("keep_checkpoints", 2, math.inf),
     ("rank_timeout", 0, 86400 * 7),
+    ("disk_timeout", 0, 86400 * 7),
     ("seed", 0, 2**63 - 1),
     ("log_every", 1, 10),
 )
@@ -48,6 +49,7 @@ _ABOVE_ZERO = (
     "loader_timeout",
     "checkpoint_minutes",
     "rank_timeout",
+    "disk_timeout",
     "paired_fraction",
     "ds_target",
     "clip_grad",

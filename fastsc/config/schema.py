@@ -236,6 +236,10 @@ class RunConfig:
     """With several processes: seconds that one waits for the others before it ends, resumable: a
     cut network, a dead machine. Longer than the slowest thing that one does alone, such as the
     first scan of a folder."""
+    disk_timeout: float = 120.0
+    """Seconds that the disks of --data and --out have for one call (a write, an fsync, the headers
+    of 64 files) before the process ends, resumable: one that hangs cannot be waited for. After a
+    signal they have 30 seconds, after two none. Loading has --loader-timeout."""
     device: str = "auto"
     """cuda, cuda:N or cpu. auto: cuda where there is one, else cpu."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"

@@ -9,8 +9,10 @@ from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any, Self
 
-EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+from fastsc.errors import EXIT_RESUMABLE as EXIT_RESUMABLE
+
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+STOPPING = frozenset(_SIGNALS)
 
 
 class StoppedEarly(KeyboardInterrupt):

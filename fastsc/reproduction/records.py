@@ -26,9 +26,10 @@ CURVE = ("step", "ds_relative", "between", "effective_rank", "alpha", "ce")
 # pipelines resize differently, and are another run.
 _ELSEWHERE = {
     "recipe", "data", "val", "out", "resume", "workers", "decode", "prefetch", "verify", "csv",
-    "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "rank_timeout", "loader_timeout",
-    "tensorboard", "wandb", "log_every", "val_every", "on_bad_image", "on_nan", "device",
-    "deterministic", "channels_last", "fused_optimizer", "compile", "compile_mode", "pooling",
+    "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "rank_timeout", "disk_timeout",
+    "loader_timeout", "tensorboard", "wandb", "log_every", "val_every", "on_bad_image", "on_nan",
+    "device", "deterministic", "channels_last", "fused_optimizer", "compile", "compile_mode",
+    "pooling",
 }  # fmt: skip
 
 

@@ -9,13 +9,14 @@ import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError, first_line
+from fastsc.pipelines.disk import doing
 
 State = dict[str, Any]
 _NAME = re.compile(r"step-(\d{8,})\.pt")
@@ -61,7 +62,8 @@ def load_newest(folder: Path | str, *, map_location: str | torch.device = "cpu")
     skipped: list[str] = []
     for path in _checkpoints(Path(folder)):
         try:
-            _check_sums(path)
+            with doing(f"reading {path}"):
+                _check_sums(path)
             state = torch.load(path, map_location=map_location, weights_only=True)
         except MemoryError:
             raise  # it may be whole
@@ -176,12 +178,27 @@ def _check_sums(path: Path) -> None:
             raise zipfile.BadZipFile(f"checksum of {broken} is wrong")
 
 
+class _Watched:
+    """A file to write to, each piece of which the disk has to take in time."""
+
+    def __init__(self, file: BinaryIO, path: str) -> None:
+        self._file, self._path = file, path
+
+    def write(self, data: bytes) -> int:
+        with doing(f"writing {self._path}"):
+            return self._file.write(data)
+
+    def flush(self) -> None:
+        with doing(f"writing {self._path}"):
+            self._file.flush()
+
+
 def _torch_save(state: State, path: str) -> None:
     # Through Python's file: torch's own writer turns a full disk into a RuntimeError about offsets,
     # and, when it closes the archive behind a failed write, hides the OSError of this one as well.
     with open(path, "wb") as file:
         try:
-            torch.save(state, file)
+            torch.save(state, _Watched(file, path))  # type: ignore[arg-type]  # it can be written
         except RuntimeError as error:
             cause: BaseException | None = error
             while cause is not None and not isinstance(cause, OSError):
@@ -201,11 +218,14 @@ def write_atomically(path: Path, write: Callable[[str], None]) -> None:
     """
     temporary = path.parent / f".{path.name}.{os.getpid()}.part"
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with doing(f"writing {path}"):
+            path.parent.mkdir(parents=True, exist_ok=True)
         write(str(temporary))
-        _fsync(temporary)
-        os.replace(temporary, path)
-        _fsync(path.parent)
+        with doing(f"writing {path}"):
+            _fsync(temporary)
+        with doing(f"writing {path}"):
+            os.replace(temporary, path)
+            _fsync(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)

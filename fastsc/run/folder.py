@@ -13,6 +13,7 @@ from fastsc.cli.lock import NAME as LOCK
 from fastsc.config import DataConfig, TrainConfig
 from fastsc.config.recipes import dump
 from fastsc.errors import UserError
+from fastsc.pipelines.disk import doing
 
 # What a run and its sinks write beside config.yaml before the first step.
 WRITTEN = (
@@ -99,9 +100,10 @@ class RunFolder:
         undo = self._remember()
         try:
             text = dump(config.replace(out=str(self.root), resume=False))
-            self._part.write_text(text, encoding="utf-8")
-            os.replace(self._part, self.config)  # it marks a run's folder
-            self.checkpoints.mkdir(exist_ok=True)
+            with doing(f"writing {self.config}"):
+                self._part.write_text(text, encoding="utf-8")
+                os.replace(self._part, self.config)  # it marks a run's folder
+                self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
             undo()
             raise UserError(f"--out {self.root}: cannot be written ({error.strerror})") from None

@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from fastsc.errors import UserError
+from fastsc.pipelines.disk import doing
 
 
 class RunLog:
@@ -41,9 +42,11 @@ class RunLog:
             line = json.dumps(_finite(json.loads(line)), allow_nan=False)
         data = (line + "\n").encode("utf-8")
         try:
-            end = self._file.seek(0, os.SEEK_END)
-            if (n := self._file.write(data)) < len(data):
-                self._file.truncate(end)
+            with doing(f"writing {self.path}"):
+                end = self._file.seek(0, os.SEEK_END)
+                if (n := self._file.write(data)) < len(data):
+                    self._file.truncate(end)
+            if n < len(data):
                 raise OSError(0, f"{n} of {len(data)} bytes were written: the disk is full")
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from None

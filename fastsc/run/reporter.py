@@ -13,6 +13,7 @@ from fastsc.config import TrainConfig
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
 from fastsc.pipelines import BadImage
+from fastsc.pipelines.disk import doing
 from fastsc.run.console import Display
 from fastsc.run.environment import environment
 from fastsc.run.folder import RunFolder
@@ -105,7 +106,8 @@ class Report:
     def _tell(self, tell: Callable[[Sink], None]) -> None:
         for sink in self._sinks:
             try:
-                tell(sink)
+                with doing(f"writing --{sink.name}"):
+                    tell(sink)
             except OSError as error:
                 self._failed = UserError(f"--{sink.name} cannot be written: {error.strerror}")
 

@@ -59,8 +59,9 @@ _FREE = {
     "recipe", "data", "val", "val_every", "val_flip", "val_resolution", "pipeline", "workers",
     "loader_timeout", "decode", "prefetch", "on_bad_image", "verify", "epochs", "max_steps", "out",
     "resume", "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "on_nan",
-    "rank_timeout", "device", "deterministic", "channels_last", "fused_optimizer", "compile",
-    "compile_mode", "pooling", "csv", "tensorboard", "wandb", "log_every",
+    "rank_timeout", "disk_timeout", "device", "deterministic", "channels_last",
+    "fused_optimizer", "compile", "compile_mode", "pooling", "csv", "tensorboard", "wandb",
+    "log_every",
 }  # fmt: skip
 # Told apart by others: the model by its tensors, these by the pipeline's state.
 _FREE |= {"model", "stem", "num_classes", "seed", "batch_size"}

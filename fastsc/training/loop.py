@@ -17,9 +17,10 @@ from fastsc.config.checks import check_packages
 from fastsc.datasets.folders import open_data, verified
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.distributed.ranks import NOTHING, SAVE, STOP, Ranks
-from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal
+from fastsc.distributed.signals import EXIT_RESUMABLE, STOPPING, StopSignal
 from fastsc.errors import LostContactError, PeerError, StalledError, UserError
 from fastsc.pipelines import PairBatch
+from fastsc.pipelines.disk import watched
 from fastsc.run import checkpoint
 from fastsc.run.folder import RunFolder
 from fastsc.run.reporter import Report
@@ -60,6 +61,7 @@ def train(config: TrainConfig, stop: StopSignal | None = None) -> int:
     except UserError as error:  # of all on this machine, which cannot speak to each other yet
         raise error if ranks.local_rank == 0 else PeerError(str(error)) from None
     with (
+        watched(config.run.disk_timeout, "fastsc.train", STOPPING),
         ranks.connected(device, config.run.rank_timeout),
         ranks.contact(),
         ExitStack() as held,

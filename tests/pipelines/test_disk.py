@@ -1,0 +1,134 @@
+"""A disk that hangs ends the process, whichever thread it holds, and a signal hastens it."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from fastsc.pipelines.disk import doing, watched
+from tests.fastsc.runs import events, run, start, wait_for_step
+
+# In the main thread, and in another that the main one waits for. libc's poll, called with the
+# interpreter's lock given back, does what a system call on a dead mount does: it does not return,
+# and no Python runs in its thread.
+HANGING = """
+import ctypes, signal, sys, threading
+from fastsc.pipelines.disk import doing, watched
+signal.signal(signal.SIGTERM, lambda *_: None)
+libc = ctypes.CDLL(None)
+def hang():
+    with doing("writing a file"):
+        print("begun", flush=True)
+        while True:
+            libc.poll(None, 0, 100_000)
+if {closed}:
+    sys.stderr = None
+with watched({timeout}, "fastsc.test", frozenset([signal.SIGTERM])):
+    if {apart}:
+        threading.Thread(target=hang).start()
+        while True:
+            libc.poll(None, 0, 100_000)
+    hang()
+"""
+
+
+def hanging(timeout: float, *, apart: bool = False, closed: bool = False) -> subprocess.Popen[str]:
+    code = HANGING.format(timeout=timeout, apart=apart, closed=closed)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("closed", [False, True])
+def test_a_call_that_does_not_return_ends_the_process(apart: bool, closed: bool) -> None:
+    process = hanging(0.5, apart=apart, closed=closed)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    lines = said.splitlines()
+    if closed:
+        assert lines == []
+    else:
+        [line] = lines
+        assert line.startswith("fastsc.test: writing a file: the disk has not answered for ")
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_two_signals_end_it_before_its_time(apart: bool) -> None:
+    process = hanging(1000, apart=apart)
+    for _ in range(2):
+        process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert "the disk has not answered" in said
+
+
+def test_what_returns_in_time_is_left_alone() -> None:
+    with watched(0.4, "fastsc.test", frozenset()):
+        for _ in range(8):
+            with doing("writing a file"):
+                time.sleep(0.1)
+        time.sleep(1)
+    with doing("writing a file"):  # nobody looks
+        pass
+    with pytest.raises(OSError, match="no room"), watched(9, "x", frozenset()), doing("x"):
+        raise OSError("no room")
+
+
+SHIM = """
+#include <unistd.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+int fsync(int file) {
+    while (access(getenv("HANG"), F_OK) == 0) sleep(1);
+    return 0;
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library whose fsync hangs as long as the file $HANG is there."""
+    folder = tmp_path_factory.mktemp("shim")
+    (folder / "hang.c").write_text(SHIM)
+    words = ["gcc", "-shared", "-fPIC", "-o", folder / "hang.so", folder / "hang.c"]
+    try:
+        subprocess.run(words, check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip("no gcc, which makes a disk that hangs")
+    return folder / "hang.so"
+
+
+@pytest.mark.parametrize("ends", ["by its deadline", "by signals"])
+def test_a_training_whose_checkpoint_hangs_ends_resumable(
+    ends: str, shim: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, hang = tmp_path / "run", tmp_path / "hang"
+    monkeypatch.setenv("LD_PRELOAD", str(shim))
+    monkeypatch.setenv("HANG", str(hang))
+    timeout = "2" if ends == "by its deadline" else "1000"
+    words = ("--epochs", "4000", "--val", "none", "--disk-timeout", timeout)
+    process = start(image_folder, out, "cpu", *words)
+    try:
+        wait_for_step(process, out, 2)
+        hang.touch()
+        if ends == "by signals":
+            process.send_signal(signal.SIGTERM)
+            time.sleep(2)
+            process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 75
+    finally:
+        process.kill()
+    hang.unlink()
+    monkeypatch.delenv("LD_PRELOAD")
+    assert run(image_folder, out, "--resume", "--epochs", "2", "--val", "none") == 0
+    assert events(out, "end")[-1]["reason"] == "done"
