@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext
-
-from fastsc.cli.entry import run_command
-from fastsc.demos.colormnist import run
+from fastsc.cli.entry import exit_with, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
     """The whole demo; returns the exit status: that of a training, if it fails."""
-    return run_command("fastsc.colormnist_demo", run, argv, signals=nullcontext)
+    return run_command("fastsc.colormnist_demo", _run, argv)
+
+
+def _run(words: list[str]) -> int:
+    from fastsc.demos.colormnist import run
+
+    return run(words)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

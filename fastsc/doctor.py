@@ -6,17 +6,19 @@ stderr; 130 interrupted.
 
 from __future__ import annotations
 
-import sys
-from contextlib import nullcontext
-
-from fastsc.cli.entry import run_command
-from fastsc.diagnostics.command import run
+from fastsc.cli.entry import exit_with, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
     """Tries everything and tells; returns the exit status."""
-    return run_command("fastsc.doctor", run, argv, signals=nullcontext)
+    return run_command("fastsc.doctor", _run, argv)
+
+
+def _run(words: list[str]) -> int:
+    from fastsc.diagnostics.command import run
+
+    return run(words)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

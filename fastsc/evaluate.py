@@ -6,18 +6,21 @@ kept, and the same command goes on.
 
 from __future__ import annotations
 
-import sys
-
-from fastsc.cli.entry import run_command
+from fastsc.cli.entry import exit_with, run_command
 from fastsc.distributed.signals import EXIT_RESUMABLE
-from fastsc.evaluation.command import run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the options and evaluates; returns the exit status."""
     kept = "interrupted; what was computed is kept, and the same command goes on"
-    return run_command("fastsc.evaluate", run, argv, interrupted=kept, status=EXIT_RESUMABLE)
+    return run_command("fastsc.evaluate", _run, argv, interrupted=kept, status=EXIT_RESUMABLE)
+
+
+def _run(words: list[str]) -> int:
+    from fastsc.evaluation.command import run
+
+    return run(words)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

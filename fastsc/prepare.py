@@ -6,16 +6,19 @@ nothing written.
 
 from __future__ import annotations
 
-import sys
-
-from fastsc.cli.entry import run_command
-from fastsc.datasets.command import run
+from fastsc.cli.entry import exit_with, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the options and does the work; returns the exit status."""
-    return run_command("fastsc.prepare", run, argv, interrupted="interrupted; nothing was written")
+    return run_command("fastsc.prepare", _run, argv, interrupted="interrupted; nothing was written")
+
+
+def _run(words: list[str]) -> int:
+    from fastsc.datasets.command import run
+
+    return run(words)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

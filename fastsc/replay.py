@@ -6,16 +6,19 @@ nothing written.
 
 from __future__ import annotations
 
-import sys
-
-from fastsc.cli.entry import run_command
-from fastsc.replaying.command import run
+from fastsc.cli.entry import exit_with, run_command
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the options, rebuilds and writes; returns the exit status."""
-    return run_command("fastsc.replay", run, argv, interrupted="interrupted; nothing was written")
+    return run_command("fastsc.replay", _run, argv, interrupted="interrupted; nothing was written")
+
+
+def _run(words: list[str]) -> int:
+    from fastsc.replaying.command import run
+
+    return run(words)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

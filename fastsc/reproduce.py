@@ -7,18 +7,21 @@ stderr; 75 interrupted, the same command goes on; else that of the training that
 
 from __future__ import annotations
 
-import sys
-
-from fastsc.cli.entry import run_command
+from fastsc.cli.entry import exit_with, run_command
 from fastsc.distributed.signals import EXIT_RESUMABLE
-from fastsc.reproduction.command import run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the options and runs the study; returns the exit status."""
     again = "interrupted; the same command goes on"
-    return run_command("fastsc.reproduce", run, argv, interrupted=again, status=EXIT_RESUMABLE)
+    return run_command("fastsc.reproduce", _run, argv, interrupted=again, status=EXIT_RESUMABLE)
+
+
+def _run(words: list[str]) -> int:
+    from fastsc.reproduction.command import run
+
+    return run(words)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    exit_with(main)

@@ -7,30 +7,23 @@ traceback in the run's log.
 
 from __future__ import annotations
 
-import faulthandler
-import sys
-
-from fastsc.cli.entry import run_command
-from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal, ignore_signals
+from fastsc.cli.entry import exit_with, run_command
+from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal
 from fastsc.training.command import RESUME, run
 
 
 def main(argv: list[str] | None = None) -> int:
     """Parses the options and trains; returns the exit status."""
-    if not faulthandler.is_enabled():
-        faulthandler.enable()  # should a library crash the interpreter, its last words say where
-    stop = StopSignal()
+    stop = StopSignal("stopped by {} before the first step")
     return run_command(
         "fastsc.train",
         lambda words: run(words, stop),
         argv,
         interrupted=f"interrupted; {RESUME}",
         status=EXIT_RESUMABLE,
-        signals=lambda: stop,
+        stop=stop,
     )
 
 
 if __name__ == "__main__":
-    status = main()
-    ignore_signals()  # a second one, while Python shuts down, would change the status
-    sys.exit(status)
+    exit_with(main)

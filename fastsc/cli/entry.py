@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from typing import NoReturn
 
-from fastsc.distributed.signals import interrupted_by_sigterm
+from fastsc.cli.console import require_output, tolerant_streams
+from fastsc.distributed.signals import StopSignal, ignore_signals
 from fastsc.errors import PeerError, UserError
 
 MISTAKE, INTERRUPTED = 2, 130
@@ -19,32 +20,55 @@ def run_command(
     *,
     interrupted: str = "interrupted",
     status: int = INTERRUPTED,
-    signals: Callable[[], AbstractContextManager[object]] = interrupted_by_sigterm,
+    stop: StopSignal | None = None,
 ) -> int:
     """Runs `work` on the words of the command line.
 
     Args:
         name: Of the command, in front of what is said of a mistake: fastsc.train.
-        work: The command. It imports what is slow by itself, so that --help waits for nothing.
+        work: The command. It imports what is slow by itself: --help waits for nothing, and signals
+            are handled before.
         argv: The words; None: this process's.
         interrupted: What is said of an interruption that says nothing itself.
         status: The exit status of one.
-        signals: Opens the context in which signals interrupt.
+        stop: What handles signals; None: a new one, which interrupts.
 
     Returns:
         The exit status: what `work` returned; 2 for a UserError, which is one line on stderr.
+
+    Raises:
+        SystemExit: Of --help and the like. Their output is all that was asked for, so that where it
+            cannot be written, the status is 2.
     """
+    words = sys.argv[1:] if argv is None else argv
+    stop = StopSignal() if stop is None else stop
+    with tolerant_streams(), stop:
+        try:
+            try:
+                return _finished(work, words)
+            except PeerError:
+                return MISTAKE  # the rank whose mistake it is says so
+            except UserError as mistake:
+                say(name, str(mistake))
+                return MISTAKE
+        except KeyboardInterrupt as stopped:
+            say(name, str(stopped) or interrupted)
+            return status
+
+
+def _finished(work: Callable[[list[str]], int], words: list[str]) -> int:
     try:
-        with signals():
-            return work(sys.argv[1:] if argv is None else argv)
-    except PeerError:
-        return MISTAKE  # the rank whose mistake it is says so
-    except UserError as mistake:
-        say(name, str(mistake))
-        return MISTAKE
-    except KeyboardInterrupt as stopped:
-        say(name, str(stopped) or interrupted)
-        return status
+        return work(words)
+    except SystemExit:
+        require_output()
+        raise
+
+
+def exit_with(main: Callable[[], int]) -> NoReturn:
+    """Ends this process by the command's exit status."""
+    status = main()
+    ignore_signals()  # a second one, while Python shuts down, would change the status
+    sys.exit(status)
 
 
 def say(name: str, line: str) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-
+from fastsc.cli.console import write_line
 from fastsc.cli.parser import Parser
 from fastsc.datasets import beton, colormnist
 
@@ -22,5 +21,5 @@ def run(words: list[str]) -> int:
         command = commands.add_parser(name, help=summary, description=f"Make {summary}.")
         module.add_arguments(command)
     args = parser.parse_args(words)
-    sys.stdout.write(f"{COMMANDS[args.command][0].run(args)}\n")
+    write_line(COMMANDS[args.command][0].run(args))
     return 0

@@ -26,9 +26,9 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import NamedTuple
 
-from rich.console import Console
 from rich.table import Table
 
+from fastsc.cli.console import write_line, write_table
 from fastsc.cli.entry import say
 from fastsc.cli.lock import locked
 from fastsc.cli.parser import Parser, folder_name
@@ -108,10 +108,9 @@ def demo(
     if find_spec("matplotlib") is None:
         raise UserError("the picture needs matplotlib: pip install 'fastsc[eval]'")
     began = time.monotonic()
-    console = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 120)
     data, metadata = out / "data", prepared(out / "data", correlation, digits)
     counts = {name: split["n"] for name, split in metadata["splits"].items()}
-    console.print(
+    write_line(
         f"{data}: {counts['train']} training digits, {correlation:g} of them in their class's "
         f"colour; {counts['random']} test digits, coloured three ways"
     )
@@ -124,9 +123,9 @@ def demo(
         for arm in kinds
     }
     for arm in kinds:
-        console.print(f"$ {shlex.join(['python', *commands[arm.key, 0]])}")
+        write_line(f"$ {shlex.join(['python', *commands[arm.key, 0]])}")
     if n_seeds > 1:
-        console.print(f"… and each with the seeds 1 to {n_seeds - 1}")
+        write_line(f"… and each with the seeds 1 to {n_seeds - 1}")
     if (status := train_all(list(commands.values()))) != 0:
         return status
 
@@ -135,9 +134,9 @@ def demo(
         for key, seed in tracked(commands, "Testing", len(commands))
         for score in measure(runs / f"{key}-{seed}", data, key, seed)
     ]
-    console.print(results_table(kinds, scores))
+    write_table(results_table(kinds, scores), columns=120)
     for line in verdict(kinds, scores):
-        console.print(line)
+        write_line(line)
     text = json.dumps(
         {
             "metadata": environment() | {"data": metadata, "epochs": epochs},
@@ -152,7 +151,7 @@ def demo(
         for split in SPLITS[1:]
     ]
     draw(out / "bias.png", data, bars, correlation)
-    console.print(
+    write_line(
         f"\nWrote {out / 'bias.png'} and {out / 'results.json'}; the networks are in {runs}. "
         f"{time.monotonic() - began:.0f} s."
     )
@@ -194,7 +193,7 @@ def train_all(commands: list[list[str]]) -> int:
             title = f"Training {len(commands)} networks"
             for future in tracked(done, title, len(commands)):
                 if (run := future.result()).returncode != 0:
-                    print(run.stderr.strip(), file=sys.stderr)
+                    sys.stderr.write(f"{run.stderr.strip()}\n")
                     ended = f"a training ended with status {run.returncode}"
                     say("fastsc.colormnist_demo", ended)
                     return run.returncode

@@ -20,9 +20,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from rich.console import Console, Group
+from rich.console import Group
 from rich.table import Table
 
+from fastsc.cli.console import write_line, write_table
 from fastsc.cli.entry import say
 from fastsc.cli.lock import locked
 from fastsc.cli.parser import Parser
@@ -60,36 +61,31 @@ def demo(out: Path, steps: int) -> int:
     """Photographs, training, table, picture; all written below `out`."""
     if steps < 1:
         raise UserError("--steps must be at least 1")
-    console = Console(highlight=False)
     photos = write_photographs(out / "photos")
     n_train, n_val = (len(PHOTOGRAPHS) * n for n in PER_CLASS.values())
-    console.print(
-        f"{photos}: {n_train} + {n_val} JPEG crops of {len(PHOTOGRAPHS)} photographs",
-        soft_wrap=True,
-    )
+    write_line(f"{photos}: {n_train} + {n_val} JPEG crops of {len(PHOTOGRAPHS)} photographs")
 
     if not has_dali():
-        console.print(
+        write_line(
             "DALI is not installed (pip install nvidia-dali-cuda130): the demo takes --pipeline cpu"
         )
     run = free_name(out / "run")
     command = training_command(photos, run, steps, "dali" if has_dali() else "cpu")
-    console.print(f"\n$ {shlex.join(['python', *command])}\n", soft_wrap=True)
+    write_line(f"\n$ {shlex.join(['python', *command])}\n")
     status = subprocess.run([sys.executable, *command]).returncode
     if status != 0:
         say("fastsc.demo", f"the training ended with status {status}")
         return status
 
     clean, perturbed, names, before, after = compare(run)
-    console.print(results_table(read_log(run / "log.jsonl"), before, after))
+    write_table(results_table(read_log(run / "log.jsonl"), before, after))
     picture = out / "pairs.png"
     draw_pairs(picture, clean, perturbed, names, before, after)
-    console.print(
+    write_line(
         f"\nWrote {picture}: clean and perturbed pairs, and their distance before and after\n"
         f"      {run}: config.yaml, log.jsonl, checkpoints/, weights.safetensors\n"
         "\nNext, with your own images in DIR/train/CLASS/ and DIR/val/CLASS/:\n"
-        "  python -m fastsc.train imagenet --pipeline dali --data DIR",
-        soft_wrap=True,
+        "  python -m fastsc.train imagenet --pipeline dali --data DIR"
     )
     return 0
 

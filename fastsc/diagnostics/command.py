@@ -7,11 +7,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastsc.cli.console import open_console
+from fastsc.cli.console import open_console, require_output, write_line
 from fastsc.cli.parser import Parser
 from fastsc.diagnostics.catalog import PROBES, Result
 from fastsc.diagnostics.examine import examine
-from fastsc.diagnostics.table import advice, show, to_json, write_line
+from fastsc.diagnostics.table import advice, show, to_json
 from fastsc.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,9 +31,11 @@ def run(words: list[str]) -> int:
     console, began = open_console(), time.monotonic()
     results = _examine_all(console)
     show(results, console)
-    write_line("\n".join(["", *advice(results)]), console)
-    if path is not None:
-        path.write_text(to_json(results, time.monotonic() - began), "utf-8")
+    write_line("\n".join(["", *advice(results)]))
+    if path is None:
+        require_output()
+    else:
+        _write(path, to_json(results, time.monotonic() - began))
     return int(any(r.probe.needed and not r.works for r in results))
 
 
@@ -55,5 +57,12 @@ def _check_writable(path: Path) -> None:
             pass
         if new:
             path.unlink()
+    except OSError as error:
+        raise UserError(f"--json {path} cannot be written: {error.strerror}") from None
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, "utf-8")
     except OSError as error:
         raise UserError(f"--json {path} cannot be written: {error.strerror}") from None

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from fastsc.cli.console import write_line
 from fastsc.diagnostics.catalog import Result
 from fastsc.run import environment
 
@@ -23,7 +23,7 @@ def show(results: Iterable[Result], console: Console | None) -> None:
     ]
     if console is None or not console.is_terminal:
         for probe, _, status, words in rows:
-            write_line(f"{probe.group:<12}{probe.name:<16}{status:<7}{words}", console)
+            write_line(f"{probe.group:<12}{probe.name:<16}{status:<7}{words}")
         return
     from rich.table import Table
     from rich.text import Text
@@ -34,16 +34,6 @@ def show(results: Iterable[Result], console: Console | None) -> None:
         # Text, since brackets are no markup here.
         table.add_row(probe.group, probe.name, Text(status, colour), Text(words))
     console.print(table)
-
-
-def write_line(text: str, console: Console | None) -> None:
-    """A line on stdout that is never broken."""
-    if console is None:
-        sys.stdout.write(f"{text}\n")
-        return
-    from rich.text import Text
-
-    console.print(Text(text), soft_wrap=True)
 
 
 def advice(results: Iterable[Result]) -> list[str]:

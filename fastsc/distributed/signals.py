@@ -1,47 +1,65 @@
-"""Stopping on a signal, at a moment that the training loop chooses."""
+"""Stopping on a signal, at a moment when the work can be left."""
 
 from __future__ import annotations
 
+import _thread
+import os
 import signal
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+import time
 from types import FrameType, TracebackType
 from typing import Any, Self
 
 from fastsc.errors import EXIT_RESUMABLE as EXIT_RESUMABLE
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 STOPPING = frozenset(_SIGNALS)
+_RETRY = 0.02  # seconds until a signal that came at a bad moment is sent once more
 
 
-class StoppedEarly(KeyboardInterrupt):
-    """A signal before there was anything to save."""
+class Interrupted(KeyboardInterrupt):
+    """A signal. Its text is what a person is told; empty: what the command has to say.
+
+    A class of its own also because `python -m` ends by SIGINT, whatever the exit status, once a
+    plain KeyboardInterrupt has passed through exec(), which every dataclass calls.
+    """
 
 
 class StopSignal:
-    """Within the context, SIGTERM, SIGINT and SIGUSR1 end the process by an exit status of ours.
+    """Within the context SIGTERM, SIGINT, SIGUSR1 and SIGHUP end the work by an exception.
 
-    Until `wait_for_loops`, by an exception; from then on they only raise a flag that loops look at.
-    A second SIGINT interrupts at once, for a person who does not want to wait for the checkpoint.
-    In another thread than the main one, where Python lets nobody handle signals, nothing changes.
+    From `wait_for_loops` on they only raise a flag that loops look at. Only the first signal
+    counts, so that a second one does not break off what the first one makes end; but a second
+    SIGINT interrupts at once, for a person who does not want to wait.
+
+    SIGHUP stays ignored where it was (nohup). In another thread than the main one, where Python
+    lets nobody handle signals, nothing changes.
+
+    Args:
+        message: What the exception says; {} stands for the signal's name.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, message: str = "") -> None:
         self.number: signal.Signals | None = None
-        self._at_once = True
+        self._message = message
+        self._raises, self._postponed = True, False
         self._before: dict[signal.Signals, Any] = {}
+        self._entered: FrameType | None = None
 
     def __bool__(self) -> bool:
         return self.number is not None
 
     def wait_for_loops(self) -> None:
         """From now on there is something to save before the end."""
-        self._at_once = False
+        self._raises = False
 
     def __enter__(self) -> Self:
-        if _handles_signals():
-            self._before = {n: signal.signal(n, self._raise_flag) for n in _SIGNALS}
+        if threading.current_thread() is threading.main_thread():
+            self._entered = sys._getframe(1)
+            for number in _SIGNALS:
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                    self._before[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(
@@ -51,46 +69,46 @@ class StopSignal:
         trace: TracebackType | None,
     ) -> None:
         for number, handler in self._before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None: set by C code, and lost to Python
+                signal.signal(number, handler)
+        self._before, self._entered = {}, None
 
-    def _raise_flag(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        if self._at_once:
-            raise StoppedEarly(f"stopped by {signal.Signals(number).name} before the first step")
-        if self and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.number = signal.Signals(number)
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self and number != signal.SIGINT:
+            return
+        if not self._raises:
+            if self:
+                raise Interrupted
+            self.number = signal.Signals(number)
+        elif self._swallows(frame):
+            if not self._postponed:
+                self._postponed = True
+                _thread.start_new_thread(self._send_again, (number,))
+        else:
+            self.number = signal.Signals(number)
+            raise Interrupted(self._message.format(self.number.name))
 
+    def _swallows(self, frame: FrameType | None) -> bool:
+        """Whether what is at work turns an exception into another one, or drops it.
 
-def _handles_signals() -> bool:
-    return threading.current_thread() is threading.main_thread()
+        Modules do while they are imported (numpy's say that a part of it is missing), and Python
+        only prints what a finalizer raises.
+        """
+        while frame is not None and frame is not self._entered:
+            code = frame.f_code
+            if code.co_name == "__del__" or code.co_filename.startswith("<frozen importlib"):
+                return True
+            frame = frame.f_back
+        return False
+
+    def _send_again(self, number: int) -> None:
+        time.sleep(_RETRY)
+        self._postponed = False
+        if self._before:  # the context may be over, and the handlers the caller's
+            os.kill(os.getpid(), number)
 
 
 def ignore_signals() -> None:
     """For the end of a process whose exit status is decided."""
     for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-@contextmanager
-def interrupted_by_sigterm() -> Iterator[None]:
-    """Within the context SIGTERM is a KeyboardInterrupt too: what is half-written gets removed.
-
-    So are SIGUSR1, by which schedulers warn, and SIGHUP, of a terminal that is closed. In another
-    thread than the main one nothing changes.
-    """
-    if not _handles_signals():
-        yield
-        return
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        raise KeyboardInterrupt
-
-    numbers = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
-    before = [signal.signal(number, interrupt) for number in numbers]
-    try:
-        yield
-    finally:
-        for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)

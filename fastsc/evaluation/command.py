@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import math
 import time
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fastsc.cli.console import write_line
 from fastsc.cli.parser import Parser, count, folder_name, positive, seed
 from fastsc.evaluation import QUESTIONS
 
@@ -35,7 +35,7 @@ def run(words: list[str]) -> int:
     }
     of_models = {f.name: given.pop(f.name) for f in fields(ModelOptions) if f.name != "weights"}
     options = Options(model=ModelOptions(**of_models), **given)
-    evaluation = evaluate(options, _say)
+    evaluation = evaluate(options, write_line)
     _conclude(evaluation, args.out, time.monotonic() - began)
     return 0
 
@@ -111,12 +111,6 @@ def _parser() -> Parser:
     return parser
 
 
-def _say(line: str) -> None:
-    """A line on stdout. One that cannot be written, on a full disk say, is lost."""
-    with contextlib.suppress(OSError, ValueError):
-        print(line, flush=True)
-
-
 def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
     """A line a model, and where the rest is."""
     for model in evaluation.models:
@@ -138,5 +132,5 @@ def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
                     continue
                 ends = f"{found.low:{digits}} to {found.high:{digits}}"
                 words.append(f"{title} {found.value:{digits}} ({ends}; n = {found.n:,})")
-        _say(f"{model.name}: {', '.join(words)}")
-    _say(f"{out / 'report.html'} and results.json beside it, in {seconds:.0f} s")
+        write_line(f"{model.name}: {', '.join(words)}")
+    write_line(f"{out / 'report.html'} and results.json beside it, in {seconds:.0f} s")

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastsc.cli.console import write_line
 from fastsc.cli.parser import Parser, folder_name
 from fastsc.errors import UserError
 
@@ -45,7 +45,7 @@ def run(words: list[str]) -> int:
     names = _write(out, rebuilt, args.run)
     lines = [*table(rebuilt), *(f"note: {note}" for note in rebuilt.notes)]
     lines += [f"wrote {out / name}" for name in names]
-    sys.stdout.write("".join(_shown(line) + "\n" for line in lines))
+    write_line("\n".join(lines))
     return 0
 
 
@@ -163,8 +163,3 @@ def _put(part: Path, out: Path) -> None:
             old.rename(out)
         raise
     shutil.rmtree(old, ignore_errors=True)
-
-
-def _shown(line: str) -> str:
-    """A line that stdout can take: file names need not be text."""
-    return line.encode("utf-8", "backslashreplace").decode()

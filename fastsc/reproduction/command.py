@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fastsc.cli.console import require_output, write_line, write_table
 from fastsc.cli.parser import Parser, count, folder_name, seed
 from fastsc.errors import UserError
 from fastsc.reproduction import STUDIES
@@ -67,7 +67,7 @@ def _run(args: argparse.Namespace, more: list[str]) -> int:
 
     if args.study == "page":
         write_docs(RECORDS, args.out or DOCS)
-        print(f"wrote {args.out or DOCS}/reproduction.md")
+        write_line(f"wrote {args.out or DOCS}/reproduction.md")
         return 0
     from fastsc.reproduction.session import open_session
 
@@ -80,15 +80,13 @@ def _run(args: argparse.Namespace, more: list[str]) -> int:
 
 
 def _carry_out(session: Session, *, dry: bool) -> int:
-    from rich.console import Console
-
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     for line in session.lines:
-        console.print(line)
+        write_line(line)
     if dry:
-        console.print(session.cost())
+        write_table(session.cost(), columns=140)
+        require_output()
         return 0
-    return session.run(lambda line: console.print(line, soft_wrap=True, markup=False))
+    return session.run(write_line)
 
 
 # The committed records and the page, where fastsc runs from its checkout.

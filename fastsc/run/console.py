@@ -5,12 +5,11 @@ Where rich is not installed, a terminal gets the plain lines, too.
 
 from __future__ import annotations
 
-import sys
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from fastsc.cli.console import open_console
+from fastsc.cli.console import open_console, write_line
 from fastsc.run.validation import Validation
 
 if TYPE_CHECKING:
@@ -24,12 +23,12 @@ class Display:
     """Progress of one run on stdout."""
 
     def __init__(self, total_steps: int) -> None:
-        self._console = open_console(soft_wrap=True)
+        console = open_console(soft_wrap=True)
         self._spoke = time.monotonic()
         self._total = total_steps
         self._bar: Progress | None = None
-        if self._console is not None and self._console.is_terminal:
-            self._bar = _bar(self._console)
+        if console is not None and console.is_terminal:
+            self._bar = _bar(console)
             self._task = self._bar.add_task("training", total=total_steps, figures="")
 
     def __enter__(self) -> Self:
@@ -48,11 +47,10 @@ class Display:
 
     def say(self, line: str) -> None:
         """A line that stays."""
-        if self._console is not None:
-            self._console.print(line, markup=False)
+        if self._bar is not None:  # above it
+            self._bar.console.print(line, markup=False)
         else:
-            sys.stdout.write(line + "\n")
-            sys.stdout.flush()
+            write_line(line)
 
     def step(self, step: int, epoch: int, figures: dict[str, float]) -> None:
         """Figures of a logged step."""

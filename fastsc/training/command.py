@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 
@@ -18,6 +19,8 @@ def run(words: list[str], stop: StopSignal) -> int:
     Raises:
         UserError: A mistake; under torchrun a PeerError where another process says what it is.
     """
+    if not faulthandler.is_enabled():
+        faulthandler.enable(2)  # should a library crash the interpreter, stderr says where
     # Imported here, behind the signals' handlers: torch alone takes seconds.
     from fastsc.config.options import parse
 

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing, suppress
 
 import torch
 
+from fastsc.cli.console import write_line
 from fastsc.cli.lock import locked
 from fastsc.cli.packages import installed
 from fastsc.config import TrainConfig
@@ -332,4 +333,4 @@ def _signal_name(ranks: Ranks, stop: StopSignal) -> str:
 
 def _say(ranks: Ranks, line: str) -> None:
     if ranks.main:
-        print(line)
+        write_line(line)

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 
 from fastsc.cli.entry import run_command
-from fastsc.distributed.signals import StoppedEarly, StopSignal
+from fastsc.distributed.signals import Interrupted, StopSignal
 from fastsc.errors import PeerError, UserError
+
+SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
 
 
 def raises(error: BaseException) -> Callable[[list[str]], int]:
@@ -28,7 +30,7 @@ def raises(error: BaseException) -> Callable[[list[str]], int]:
         (UserError("--out is\n  empty"), 2, "fastsc.x: --out is empty\n"),
         (PeerError("another's"), 2, ""),
         (KeyboardInterrupt(), 75, "fastsc.x: interrupted; go on\n"),
-        (StoppedEarly("stopped by SIGTERM"), 75, "fastsc.x: stopped by SIGTERM\n"),
+        (Interrupted("stopped by SIGTERM"), 75, "fastsc.x: stopped by SIGTERM\n"),
     ],
 )
 def test_status_and_line(
@@ -58,7 +60,7 @@ def test_our_own_fault_is_not_caught() -> None:
         run_command("fastsc.x", lambda words: 1 // 0, [])
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_interrupts(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     before = signal.getsignal(number)
 
@@ -72,13 +74,13 @@ def test_a_signal_interrupts(number: signal.Signals, capsys: pytest.CaptureFixtu
     assert signal.getsignal(number) is before
 
 
-def test_signals_of_the_commands_own(capsys: pytest.CaptureFixture[str]) -> None:
-    stop = StopSignal()
+def test_a_signal_of_the_commands_own(capsys: pytest.CaptureFixture[str]) -> None:
+    stop = StopSignal("stopped by {} before the first step")
 
     def work(words: list[str]) -> int:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(10)
         return 0
 
-    assert run_command("fastsc.x", work, [], status=75, signals=lambda: stop) == 75
+    assert run_command("fastsc.x", work, [], status=75, stop=stop) == 75
     assert capsys.readouterr().err == "fastsc.x: stopped by SIGTERM before the first step\n"
