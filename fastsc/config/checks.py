@@ -8,6 +8,15 @@ import re
 from fastsc.cli.packages import installed
 from fastsc.config.schema import STEERED_ALPHA, TrainConfig
 from fastsc.errors import UserError
+from fastsc.pipelines.fields import shown
+
+# Beyond what any real run asks for; without an end, a number is too large for what is made of it.
+MAX_EPOCHS = 1_000_000
+MAX_BATCH = 2**24
+MAX_IMAGES = 10**12
+MAX_SEED = 2**63 - 1
+MAX_STRENGTH = 1000
+WEEK = 86400 * 7  # seconds; as minutes, 420 days
 
 # Field, lowest and highest value, both allowed.
 _RANGES: tuple[tuple[str, float, float], ...] = (
@@ -15,31 +24,31 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("min_resolution", 8, 4096),
     ("val_crop", 0, 1),
     ("val_resolution", 8, 4096),
-    ("val_every", 1, math.inf),
+    ("val_every", 1, MAX_EPOCHS),
     ("workers", 1, 1024),
-    ("loader_timeout", 0, math.inf),
-    ("alpha", 0, math.inf),
-    ("ds_target", 0, math.inf),
-    ("alpha_warmup_epochs", 0, math.inf),
+    ("loader_timeout", 0, WEEK),
+    ("alpha", 0, 1_000_000),
+    ("ds_target", 0, 1_000_000),
+    ("alpha_warmup_epochs", 0, MAX_EPOCHS),
     ("paired_fraction", 0, 1),
-    ("num_classes", 2, math.inf),
-    ("epochs", 1, math.inf),
-    ("max_steps", 1, math.inf),
-    ("batch_size", 1, math.inf),
-    ("accumulate", 1, math.inf),
-    ("lr", 0, math.inf),
+    ("num_classes", 2, 10_000_000),
+    ("epochs", 1, MAX_EPOCHS),
+    ("max_steps", 1, 10**12),
+    ("batch_size", 1, MAX_BATCH),
+    ("accumulate", 1, MAX_BATCH),
+    ("lr", 0, 1_000_000),
     ("momentum", 0, 1),
-    ("weight_decay", 0, math.inf),
+    ("weight_decay", 0, 1_000_000),
     ("label_smoothing", 0, 1),
-    ("warmup_epochs", 0, math.inf),
-    ("clip_grad", 0, math.inf),
+    ("warmup_epochs", 0, MAX_EPOCHS),
+    ("clip_grad", 0, 10**12),
     ("ema", 0, 1),
-    ("checkpoint_steps", 1, math.inf),
-    ("checkpoint_minutes", 0, math.inf),
-    ("keep_checkpoints", 2, math.inf),
-    ("rank_timeout", 0, 86400 * 7),
-    ("disk_timeout", 0, 86400 * 7),
-    ("seed", 0, 2**63 - 1),
+    ("checkpoint_steps", 1, 10**12),
+    ("checkpoint_minutes", 0, WEEK),
+    ("keep_checkpoints", 2, 1_000_000),
+    ("rank_timeout", 0, WEEK),
+    ("disk_timeout", 0, WEEK),
+    ("seed", 0, MAX_SEED),
     ("log_every", 1, 10),
 )
 _BELOW_ONE = ("momentum", "label_smoothing", "ema")
@@ -59,25 +68,10 @@ _ABOVE_ZERO = (
 
 def check(config: TrainConfig) -> None:
     """Raises UserError, one line, for the first value that cannot be meant."""
-    values = config.flat()
     if not config.data.data:
         raise UserError("--data is missing: the folder of images, with train/CLASS/* in it")
-    for name, low, high in _RANGES:
-        if (value := values[name]) is not None:
-            _check_range(name, value, low, high)
-    for name, value, high in zip(
-        ("brightness", "contrast", "saturation", "hue"),
-        config.data.strengths,
-        (math.inf, math.inf, math.inf, 0.5),
-        strict=True,
-    ):
-        _check_range(f"strengths: {name}", value, 0, high)
-    for name in _BELOW_ONE:
-        if values[name] == 1:
-            raise UserError(f"--{_option(name)} must be below 1")
-    for name in _ABOVE_ZERO:
-        if values[name] == 0:
-            raise UserError(f"--{_option(name)} must be above 0")
+    check_ranges(config)
+    values = config.flat()
     for name in ("val", "model", "ds_at"):
         if not values[name]:
             raise UserError(f"--{_option(name)} is empty")
@@ -100,6 +94,27 @@ def check(config: TrainConfig) -> None:
             f"--compile-mode {run.compile_mode} records CUDA graphs, which cannot --accumulate; "
             "take --compile-mode default"
         )
+
+
+def check_ranges(config: TrainConfig) -> None:
+    """Raises UserError, one line, for the first number that no run can mean."""
+    values = config.flat()
+    for name, low, high in _RANGES:
+        if (value := values[name]) is not None:
+            _check_range(name, value, low, high)
+    for name, value, high in zip(
+        ("brightness", "contrast", "saturation", "hue"),
+        config.data.strengths,
+        (MAX_STRENGTH, MAX_STRENGTH, MAX_STRENGTH, 0.5),
+        strict=True,
+    ):
+        _check_range(f"strengths: {name}", value, 0, high)
+    for name in _BELOW_ONE:
+        if values[name] == 1:
+            raise UserError(f"--{_option(name)} must be below 1")
+    for name in _ABOVE_ZERO:
+        if values[name] == 0:
+            raise UserError(f"--{_option(name)} must be above 0")
 
 
 def check_packages(config: TrainConfig) -> None:
@@ -178,9 +193,10 @@ def _check_resolutions(config: TrainConfig) -> None:
         raise UserError(
             "--min-resolution needs --resolution-ramp FIRST LAST: the epochs over which it rises"
         )
-    if not 0 <= first <= last:
+    if not 0 <= first <= last <= MAX_EPOCHS:
         raise UserError(
-            f"--resolution-ramp {first} {last}: give two epochs from 0 on, the earlier one first"
+            f"--resolution-ramp {shown(first)} {shown(last)}: give two epochs from 0 to "
+            f"{MAX_EPOCHS:,}, the earlier one first"
         )
 
 
@@ -189,11 +205,15 @@ def _option(name: str) -> str:
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
-    if not math.isfinite(value):
+    """Raises UserError outside of the range; whole numbers may be larger than any float."""
+    if isinstance(value, float) and not math.isfinite(value):
         raise UserError(f"--{_option(name)} must be a finite number, not {value}")
+    if low <= value <= high:
+        return
+    found = shown(value) if isinstance(value, int) else f"{value:g}"
+    option, limits = f"--{_option(name)}", f"(from {low:,} to {high:,})"
     if value < low and name in _ABOVE_ZERO:
-        raise UserError(f"--{_option(name)} must be above 0, not {value:g}")
+        raise UserError(f"{option} must be above 0, not {found}")
     if value < low:
-        raise UserError(f"--{_option(name)} must be at least {low:g}, not {value:g}")
-    if value > high:
-        raise UserError(f"--{_option(name)} must be at most {high:g}, not {value:g}")
+        raise UserError(f"{option} must be at least {low:,}, not {found} {limits}")
+    raise UserError(f"{option} must be at most {high:,}, not {found} {limits}")

@@ -20,7 +20,10 @@ import yaml
 
 from fastsc.config.checks import check
 from fastsc.config.schema import SECTIONS, TrainConfig
+from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
+from fastsc.pipelines.fields import shown
+from fastsc.pipelines.reading import read_text
 
 
 def configure(recipe: str | Path, **values: Any) -> TrainConfig:
@@ -66,12 +69,7 @@ def load_recipe(recipe: str) -> TrainConfig:
             raise UserError(
                 f"recipe {recipe} is a folder: give the YAML file, as config.yaml in it"
             )
-        try:
-            text = path.read_text("utf-8")
-        except UnicodeDecodeError:
-            raise UserError(f"recipe {recipe} is not a text file") from None
-        except OSError as error:
-            raise UserError(f"recipe {recipe} cannot be read: {error.strerror}") from None
+        text = read_text(path, f"recipe {recipe}")
         where, name = recipe, path.stem
     values = _with_base(text, where)
     try:
@@ -117,18 +115,18 @@ def _converted(key: str, value: object) -> Any:
     kind = field_types()[key]
     if kind is bool:
         if not isinstance(value, bool):
-            raise UserError(f"{key} must be true or false, not {value!r}")
+            raise UserError(f"{key} must be true or false, not {shown(value)}")
         return value
     choices = typing.get_args(kind)
     if value is None and NoneType not in choices:
         raise UserError(f"{key} has no value")
     if isinstance(value, bool):  # YAML reads a bare no, on and yes so
-        raise UserError(f"{key} cannot be {value!r}; put a word like no into quotes")
+        raise UserError(f"{key} cannot be {shown(value)}; put a word like no into quotes")
     many = isinstance(value, (list, tuple))
     if isinstance(value, dict) or many != (typing.get_origin(kind) is tuple):
-        raise UserError(f"{key} cannot be {value!r}")
+        raise UserError(f"{key} cannot be {shown(value)}")
     if key == "recipe" and str(value).startswith("-"):
-        raise UserError(f"recipe cannot be {value!r}")
+        raise UserError(f"recipe cannot be {shown(value)}")
     option = f"--{key.replace('_', '-')}"
     if isinstance(value, (list, tuple)):
         if len(value) != len(choices):
@@ -145,7 +143,7 @@ def _parsed(option: str, word: str, kind: Any) -> Any:
     if typing.get_origin(kind) is Literal:
         if word not in choices:
             known = ", ".join(map(repr, choices))
-            raise UserError(f"{option} has no choice {word!r}; choose from {known}")
+            raise UserError(f"{option} has no choice {shown(word)}; choose from {known}")
         return word
     number = next((number for number in (int, float) if number in (kind, *choices)), None)
     if number is None:
@@ -154,7 +152,7 @@ def _parsed(option: str, word: str, kind: Any) -> Any:
         return number(word)
     except ValueError:
         name = "a whole number" if number is int else "a number"
-        raise UserError(f"{option} takes {name}, not {word!r}") from None
+        raise UserError(f"{option} takes {name}, not {shown(word)}") from None
 
 
 @cache
@@ -178,7 +176,7 @@ def _with_base(text: str, where: str) -> dict[str, Any]:
         return values
     if base not in recipe_names():
         raise UserError(
-            f"{where}: base {base!r} is no recipe that ships with fastsc"
+            f"{where}: base {shown(base)} is no recipe that ships with fastsc"
             f"{did_you_mean(str(base), recipe_names())}"
         )
     return _with_base(_shipped(base), f"recipe {base}") | values
@@ -189,13 +187,7 @@ def _shipped(name: str) -> str:
 
 
 def _read_yaml(text: str, where: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" in line {mark.line + 1}" if mark else ""
-        problem = getattr(error, "problem", None) or "unreadable"
-        raise UserError(f"{where} is not YAML: {problem}{line}") from None
+    values = parse_yaml(text, where)
     if values is None:
         return {}
     if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
@@ -204,7 +196,7 @@ def _read_yaml(text: str, where: str) -> dict[str, Any]:
     for key, value in values.items():
         name = key.replace("-", "_")
         if name not in field_types() and name != "base":
-            raise UserError(f"{where}: unknown key {key!r}{did_you_mean(name, field_types())}")
+            raise UserError(f"{where}: unknown key {shown(key)}{did_you_mean(name, field_types())}")
         if name in plain:
             raise UserError(f"{where}: {key!r} is given twice")
         plain[name] = value

@@ -14,16 +14,19 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NoReturn
 
-import yaml
-
 from fastsc.config import TrainConfig
+from fastsc.config.checks import MAX_EPOCHS, MAX_IMAGES, MAX_SEED
 from fastsc.config.recipes import configure, did_you_mean, load_recipe
+from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
+from fastsc.pipelines.fields import Fields, shown
+from fastsc.pipelines.reading import blamed, read_text
 from fastsc.reproduction import STUDIES
 
 Options = Mapping[str, Any]
 NAME = re.compile(r"[\w.-]+")
+MAX_SEEDS = 10_000  # of an arm
 GROUPS = ("alpha", "depth", "kinds", "target", "study", "collapse", "longer", "colours")
 
 
@@ -182,10 +185,7 @@ def load_study(name: str) -> Study:
             f"unknown study {name!r}{did_you_mean(name, STUDIES)}; known are {', '.join(STUDIES)}, "
             "or the path of a YAML file"
         )
-    try:
-        return parse_study(path.read_text("utf-8"), path.stem)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"study {name} cannot be read: {error}") from None
+    return parse_study(read_text(path, f"study {name}"), path.stem)
 
 
 def parse_study(text: str, name: str) -> Study:
@@ -198,16 +198,13 @@ def parse_study(text: str, name: str) -> Study:
     def wrong(what: str) -> NoReturn:
         raise UserError(what if what.startswith("study ") else f"study {name}: {what}")
 
-    try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        wrong(f"no YAML: {' '.join(str(error).split())}")
+    values = parse_yaml(text, f"study {name}")
     if not isinstance(values, dict):
         wrong("must hold lines of `key: value`")
     known = {f.name for f in fields(Study)} - {"name"}
     for key in values:
         if key not in known:
-            wrong(f"unknown key {key!r}{did_you_mean(str(key), known)}")
+            wrong(f"unknown key {shown(key)}{did_you_mean(str(key), known)}")
     for key in (
         "title",
         "about",
@@ -222,7 +219,7 @@ def parse_study(text: str, name: str) -> Study:
     ):
         if key not in values:
             wrong(f"has no {key}")
-    try:
+    with blamed(f"study {name}"):
         study = Study(
             name=name,
             **{
@@ -241,9 +238,8 @@ def parse_study(text: str, name: str) -> Study:
                 "rates": tuple(Rate(**rate) for rate in values.get("rates", ())),
             },
         )
+        _check_values(study)
         _check(study, wrong)
-    except (TypeError, ValueError, AttributeError) as error:
-        wrong(str(error))
     return study
 
 
@@ -254,6 +250,42 @@ def _evaluated(values: Mapping[str, Any]) -> Evaluated:
 
 def _lists(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
     return {key: tuple(names) for key, names in values.items()}
+
+
+def _check_values(study: Study) -> None:
+    """Raises UserError for a value of another type than its field's, or beyond any study."""
+    place = f"study {study.name}"
+    fields_of = Fields(vars(study), place)
+    for key in ("title", "about", "recipe", "default", "reference", "augmentation"):
+        fields_of.text(key)
+    for key in ("reason", "chosen"):
+        fields_of.text(key)
+    for key in ("baselines", "quick"):
+        fields_of.texts(key)
+    fields_of.whole("images", high=MAX_IMAGES)
+    fields_of.whole("epochs", high=MAX_EPOCHS)
+    fields_of.inner("options")
+    for name in study.scales:
+        Fields(study.scales, f"{place}: scales").inner(str(name))
+    for name in study.groups:
+        Fields(study.groups, f"{place}: groups").texts(str(name))
+    for seed in study.quick_seeds:
+        Fields({"quick_seeds": seed}, place).whole("quick_seeds", high=MAX_SEED)
+    for arm in study.arms.values():
+        of_arm = Fields(vars(arm), f"{place}: arm {arm.name}")
+        of_arm.text("label")
+        of_arm.inner("options")
+        of_arm.whole("seeds", 1, MAX_SEEDS)
+        of_arm.number("times", 0, MAX_EPOCHS)
+    asked = Fields(vars(study.evaluate), f"{place}: evaluate")
+    asked.whole("seeds", high=MAX_SEEDS)
+    if asked.has("images"):
+        asked.whole("images", 1, MAX_IMAGES)
+    for rate in study.rates:
+        of_rate = Fields(vars(rate), f"{place}: rates")
+        for key in ("machine", "model", "source"):
+            of_rate.text(key)
+        of_rate.number("images_per_s", 1e-9, 1e12)
 
 
 def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:

@@ -37,4 +37,6 @@ def resolution_at(epoch: int, config: DataConfig) -> int:
 
 def resolutions(config: DataConfig, epochs: int) -> list[int]:
     """Every side that a run of so many epochs trains at, ascending."""
-    return sorted({resolution_at(epoch, config) for epoch in range(epochs)})
+    first, last = config.resolution_ramp
+    changing = range(min(first, epochs - 1), min(last, epochs - 1) + 1)  # flat before and after
+    return sorted({resolution_at(epoch, config) for epoch in changing})

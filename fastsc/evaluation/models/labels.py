@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from fastsc.config.recipes import did_you_mean
+from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.models.libraries import imagenet_lemmas
 from fastsc.evaluation.models.sources import Source
+from fastsc.pipelines.fields import shown
+from fastsc.pipelines.reading import parse_json, read_text
 
 NONE = -1
 SHOWN = 3  # names in a message
+MAX_DIGITS = 18  # of an output's number
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,14 +118,8 @@ def _table(names: Iterable[tuple[int, str]]) -> dict[str, int]:
 def _read_map(path: Path, folders: tuple[str, ...], names: _Names) -> dict[str, int]:
     """Folder -> output, out of a user's file."""
     what = f"--class-map {path}"
-    try:
-        text = path.read_text("utf-8")
-        read = json.loads(text) if path.suffix.lower() == ".json" else yaml.safe_load(text)
-    except OSError as error:
-        raise UserError(f"{what}: cannot be read ({error.strerror})") from None
-    except (ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"{what}: neither JSON nor YAML ({reason})") from None
+    text = read_text(path, what)
+    read = (parse_json if path.suffix.lower() == ".json" else parse_yaml)(text, what)
     if not isinstance(read, Mapping) or not read:
         raise UserError(f"{what}: must say a class folder's output line by line, as apple: 3")
     found: dict[str, int] = {}
@@ -131,7 +127,8 @@ def _read_map(path: Path, folders: tuple[str, ...], names: _Names) -> dict[str, 
         folder = str(key)
         if folder not in folders:
             raise UserError(
-                f"{what}: the data has no class folder {folder!r}{did_you_mean(folder, folders)}"
+                f"{what}: the data has no class folder {shown(folder)}"
+                f"{did_you_mean(folder, folders)}"
             )
         found[folder] = _output(value, f"{what}: {folder}", names)
     return found
@@ -143,14 +140,14 @@ def _output(value: object, what: str, names: _Names) -> int:
         output = names.find(value)
         if output != NONE:
             return output
-        if not value.isdecimal():
+        if not value.isdecimal() or len(value) > MAX_DIGITS:
             raise UserError(
-                f"{what}: the model has no one class {value!r}{names.near(value)}; its outputs "
-                f"have numbers, too, 0 to {n - 1}"
+                f"{what}: the model has no one class {shown(value)}{names.near(value)}; its "
+                f"outputs have numbers, too, 0 to {n - 1}"
             )
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < n:
-        raise UserError(f"{what}: the model has outputs 0 to {n - 1}, and no {value!r}")
+        raise UserError(f"{what}: the model has outputs 0 to {n - 1}, and no {shown(value)}")
     return value
 
 

@@ -165,11 +165,11 @@ def test_a_map_of_some_folders_is_never_filled_up_by_order(tmp_path: Path) -> No
         ("m.json", '{"apple": true}', "no True"),
         ("m.json", '{"apple": [1]}', r"no \[1\]"),
         ("m.yaml", "apple: bota", r"no one class 'bota'; did you mean boat\?"),
-        ("m.json", "{", "neither JSON nor YAML"),
-        ("m.yaml", "apple: [", "neither JSON nor YAML"),
+        ("m.json", "{", "not JSON"),
+        ("m.yaml", "apple: [", "not YAML"),
         ("m.yaml", "- apple", "line by line, as apple: 3"),
         ("m.yaml", "", "line by line"),
-        ("m.yaml", "apple: caf\udce9", "neither JSON nor YAML"),
+        ("m.yaml", "apple: caf\udce9", "not a text file"),
     ],
 )
 def test_maps_that_say_nothing(name: str, text: str, line: str, tmp_path: Path) -> None:
