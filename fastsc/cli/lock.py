@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastsc.errors import UserError
+from fastsc.pipelines.reading import require_file_or_nothing
 
 NAME = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
@@ -56,6 +57,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 def _locked(folder: Path, patience: float) -> Iterator[None]:
     path, until = folder / NAME, time.monotonic() + patience
+    require_file_or_nothing(path)
     while (file := _taken(path)) is None:
         if time.monotonic() >= until:
             raise UserError(

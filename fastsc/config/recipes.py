@@ -72,11 +72,25 @@ def load_recipe(recipe: str) -> TrainConfig:
         text = read_text(path, f"recipe {recipe}")
         where, name = recipe, path.stem
     values = _with_base(text, where)
-    try:
-        config = _set(TrainConfig(), values)
-    except UserError as error:
-        raise UserError(f"{where}: {error}") from None
+    config = with_values(TrainConfig(), values, where)
     return config.replace(recipe=config.recipe or name)
+
+
+def with_values(config: TrainConfig, values: Mapping[str, Any], place: str) -> TrainConfig:
+    """A copy with fields changed by what a file says of them.
+
+    Args:
+        config: The other fields' values.
+        values: Fields by their flat names; numbers may be words.
+        place: What a UserError calls the file.
+
+    Raises:
+        UserError: A value is not of its field's type.
+    """
+    try:
+        return _set(config, values)
+    except UserError as error:
+        raise UserError(f"{place}: {error}") from None
 
 
 def dump(config: TrainConfig) -> str:

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fastsc.config import TrainConfig
-from fastsc.config.recipes import field_types, load_recipe
+from fastsc.config.checks import check_ranges
+from fastsc.config.recipes import field_types, load_recipe, with_values
 from fastsc.errors import UserError
 from fastsc.pipelines.files import TRAIN_BETON
 from fastsc.run.folder import RunFolder
@@ -46,15 +47,15 @@ class Segment:
         elif event["event"] != "resume":
             self.reach(event.get("step"))
 
-    def reach(self, step: object) -> None:
-        """Notes that it has run a step."""
-        if isinstance(step, int):
+    def reach(self, step: int | None) -> None:
+        """Notes that it has run a step, if the event names one."""
+        if step is not None:
             self.last = max(self.last, step)
 
     @property
     def most(self) -> int:
         """The last step that it may have run: a killed process leaves a few unlogged."""
-        return self.last if self.ended else self.last + int(self.facts.get("log_every") or 1) - 1
+        return self.last if self.ended else self.last + (self.facts.get("log_every") or 1) - 1
 
 
 class Moment(NamedTuple):
@@ -83,22 +84,18 @@ class History:
         if not run.is_dir() or not folder.config.is_file():
             what = "no config.yaml in it" if run.is_dir() else "no such folder"
             raise UserError(f"{run}: {what}; name a run's folder, the --out of its training")
-        try:
-            events = read_log(folder.log)
-        except OSError as error:
-            raise UserError(f"{folder.log} cannot be read: {error.strerror}") from None
+        events = read_log(folder.log)
         segments: list[Segment] = []
         for event in events:
-            if event.get("event") == "header":
+            if event["event"] == "header":
                 segments = [Segment(0, event)]
-            elif event.get("event") == "resume" and segments:
+            elif event["event"] == "resume" and segments:
                 segments.append(_resumed(segments, event))
             if segments:
                 segments[-1].add(event)
         if not segments:
             raise UserError(f"{folder.log} has no header: no step has run there yet")
-        for path in folder.checkpoints.glob("step-*.pt"):
-            step = int(path.stem.removeprefix("step-"))
+        for step in folder.saved_steps:
             if step > segments[-1].start:
                 segments[-1].reach(step)
         return cls(run, segments)
@@ -132,13 +129,16 @@ class History:
         )
 
     def config(self, moment: Moment) -> TrainConfig:
-        """The options that the step ran with."""
-        written = load_recipe(str(RunFolder(self.run).config))
-        facts = moment.segment.facts
+        """The options that the step ran with.
+
+        Raises:
+            UserError: The log or config.yaml names a value that no option can have.
+        """
+        folder, facts = RunFolder(self.run), moment.segment.facts
         logged = {key: facts[key] for key in field_types() if key in facts}
-        return written.replace(
-            **{key: tuple(v) if isinstance(v, list) else v for key, v in logged.items()}
-        )
+        config = with_values(load_recipe(str(folder.config)), logged, str(folder.log))
+        check_ranges(config)
+        return config
 
     def broken(self, moment: Moment) -> dict[str, bool]:
         """Training files that the log names as broken, up to the moment's segment.
@@ -161,16 +161,12 @@ class History:
 
 
 def _nonfinite(segment: Segment) -> list[Event]:
-    return [
-        event
-        for event in segment.events
-        if event["event"] == "nonfinite" and isinstance(event.get("step"), int) and event["index"]
-    ]
+    return [event for event in segment.events if event["event"] == "nonfinite" and event["index"]]
 
 
 def _resumed(segments: list[Segment], event: Event) -> Segment:
     """The segment that a resume begins; the checkpoint it came from proves how far another got."""
-    start = int(event["step"])
+    start: int = event["step"]
     before = next(segment for segment in reversed(segments) if segment.start <= start)
     before.reach(start)
     said = {key: value for key, value in event.items() if key not in ("event", "step", "epoch")}

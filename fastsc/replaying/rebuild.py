@@ -15,8 +15,10 @@ from fastsc.distributed.devices import DTYPES, pick_device
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
 from fastsc.pipelines import BadImage, Index, PairBatch, Pipeline
+from fastsc.pipelines.fields import Fields
 from fastsc.pipelines.plan import Plan, local_batches
 from fastsc.replaying.history import History, Moment
+from fastsc.run.folder import RunFolder
 from fastsc.training.loaders import build_loaders
 from fastsc.training.schedules import resolution_at
 
@@ -77,7 +79,8 @@ def rebuild(history: History, moment: Moment, wishes: Wishes) -> Rebuilt:
             decoded.
     """
     facts, notes = moment.segment.facts, list[str]()
-    world_size, logged = int(facts["world_size"]), _logged(moment)
+    header = Fields(facts, f"{RunFolder(history.run).log}, what step {moment.step} ran with")
+    world_size, logged = header.whole("world_size", 1), _logged(moment)
     if logged is not None:
         world_size = len(logged)
     if wishes.rank is not None and not 0 <= wishes.rank < world_size:
@@ -89,8 +92,10 @@ def rebuild(history: History, moment: Moment, wishes: Wishes) -> Rebuilt:
     ran = history.config(moment)
     device, device_then = _device(wishes, facts.get("device"))
     config = _options(ran, wishes, device)
-    index = _index(history, moment, config)
-    dtype = DTYPES[ran.run.precision]  # type: ignore[index]  # "auto" is not logged
+    if ran.optim.batch_size % (world_size * ran.optim.accumulate):
+        header.wrong("world_size", f"a divisor of the batch of {ran.optim.batch_size} images")
+    index = _index(history, moment, config, header)
+    dtype = DTYPES[header.text("precision", DTYPES)]  # type: ignore[index]  # "auto" is not logged
     bad: list[BadImage] = []
     loader, _ = build_loaders(
         config, Data(index, None), device, dtype, bad.append, _ranks(world_size)
@@ -184,11 +189,11 @@ def _ranks(world_size: int) -> Ranks:
     return ranks
 
 
-def _index(history: History, moment: Moment, config: TrainConfig) -> Index:
+def _index(history: History, moment: Moment, config: TrainConfig, header: Fields) -> Index:
     """The run's index: of the training images, less what was left out of the run."""
-    facts = moment.segment.facts
+    then, n_then = header.text("index_hash"), header.whole("images")
     index = open_data(config.data).train
-    if index.hash == facts["index_hash"]:
+    if index.hash == then:
         return index
     position = {path: i for i, path in enumerate(index.paths)}
     left_out = {
@@ -196,12 +201,12 @@ def _index(history: History, moment: Moment, config: TrainConfig) -> Index:
         for path, from_the_start in history.broken(moment).items()
         if from_the_start and path in position
     }
-    if (verified := index.without(left_out)).hash == facts["index_hash"]:
+    if (verified := index.without(left_out)).hash == then:
         return verified
     n = len(index) - len(index.left_out)
     raise UserError(
         f"{index.root}: not the run's images (index {index.hash} of {n} images here, "
-        f"{facts['index_hash']} of {facts['images']} then); put them back as they were, or say "
+        f"{then} of {n_then} then); put them back as they were, or say "
         "where they are with --data DIR"
     )
 

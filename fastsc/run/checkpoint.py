@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,9 +16,11 @@ from torch import Tensor, nn
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError, first_line
 from fastsc.pipelines.disk import doing
+from fastsc.pipelines.fields import Fields
+from fastsc.pipelines.reading import NO_FILE, blamed, is_file, parse_json
+from fastsc.run.folder import CHECKPOINT
 
 State = dict[str, Any]
-_NAME = re.compile(r"step-(\d{8,})\.pt")
 
 
 class Loaded(NamedTuple):
@@ -86,6 +87,15 @@ def load_newest(folder: Path | str, *, map_location: str | torch.device = "cpu")
 
 def load_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
     """net.load_state_dict; a UserError that names what differs if `state` is another model's."""
+    check_model_state(net, state, source)
+    net.load_state_dict(dict(state))
+
+
+def check_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
+    """Raises UserError, which names what differs, if `state` is another model's; by shapes alone.
+
+    net: May be on torch's device "meta", where it takes no memory.
+    """
     own = net.state_dict()
     missing = [key for key in own if key not in state]
     extra = [key for key in state if key not in own]
@@ -104,7 +114,6 @@ def load_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str | 
         found.append(f"{len(extra)} are unknown here, {extra[0]} first")
     if found:
         raise UserError(f"{source} holds another model: {'; '.join(found)}")
-    net.load_state_dict(dict(state))
 
 
 def rng_state() -> State:
@@ -151,19 +160,35 @@ def load_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any
     needed("safetensors", str(path))
     import safetensors
 
-    try:
+    metadata = read_metadata(path)
+    with (
+        blamed(f"{path} is not a weights file of fastsc"),
+        safetensors.safe_open(str(path), framework="pt") as file,
+    ):
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
+    return tensors, dict(metadata.values)
+
+
+def read_metadata(path: Path | str) -> Fields:
+    """The metadata of a file of ours, without its tensors; errors as of `load_safetensors`."""
+    needed("safetensors", str(path))
+    import safetensors
+
+    place = f"{path} is not a weights file of fastsc"
+    with blamed(place):
+        if not is_file(path):
+            raise UserError(f"{place}: {NO_FILE}")
         with safetensors.safe_open(str(path), framework="pt") as file:
-            metadata = {key: json.loads(text) for key, text in (file.metadata() or {}).items()}
-            return {key: file.get_tensor(key) for key in file.keys()}, metadata  # noqa: SIM118
-    except (OSError, safetensors.SafetensorError, json.JSONDecodeError) as error:
-        raise UserError(f"{path} is not a weights file of fastsc: {error}") from None
+            texts: dict[str, str] = file.metadata() or {}
+    values = {key: parse_json(text, f"{place}: {key}") for key, text in texts.items()}
+    return Fields(values, place)
 
 
 def _checkpoints(folder: Path) -> list[Path]:
     """Newest first, by step."""
     if not folder.is_dir():
         return []
-    found = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    found = [p for p in folder.iterdir() if CHECKPOINT.fullmatch(p.name) and is_file(p)]
     return sorted(found, key=_step, reverse=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from fastsc.config.recipes import dump
 from fastsc.errors import UserError
 from fastsc.pipelines.disk import doing
 
+CHECKPOINT = re.compile(r"step-(\d{8,12})\.pt")
 # What a run and its sinks write beside config.yaml before the first step.
 WRITTEN = (
     LOCK, "log.jsonl", "ranks", "checkpoints", "steps.csv", "epochs.csv", "tensorboard", "wandb",
@@ -43,6 +45,14 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    @property
+    def saved_steps(self) -> list[int]:
+        """The steps of the checkpoints that lie there, in no order."""
+        if not self.checkpoints.is_dir():
+            return []
+        found = [CHECKPOINT.fullmatch(path.name) for path in self.checkpoints.iterdir()]
+        return [int(match[1]) for match in found if match is not None]
 
     @property
     def weights(self) -> Path:

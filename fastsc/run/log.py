@@ -12,6 +12,8 @@ from typing import Any, Self
 
 from fastsc.errors import UserError
 from fastsc.pipelines.disk import doing
+from fastsc.pipelines.reading import blamed, open_file, parse_line, require_file_or_nothing
+from fastsc.run.events import checked
 
 
 class RunLog:
@@ -24,6 +26,7 @@ class RunLog:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        require_file_or_nothing(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self.dropped = _drop_torn_line(self.path)
@@ -67,9 +70,15 @@ class RunLog:
 
 
 def read_log(path: Path | str) -> list[dict[str, Any]]:
-    """The whole lines of a log, in order; a torn last one is left out."""
-    lines = Path(path).read_bytes().split(b"\n")
-    return [event for line in lines if (event := _parse(line)) is not None]
+    """The events of a log, in order; lines that a crash tore are left out.
+
+    Raises:
+        UserError: It cannot be read, or an event is not as its readers rely on it.
+    """
+    with blamed(str(path)), open_file(path) as file:
+        lines = file.read().split(b"\n")
+    found = [(n, event) for n, line in enumerate(lines, 1) if (event := parse_line(line))]
+    return [checked(event, f"{path}, line {n}") for n, event in found]
 
 
 def _plain(value: Any) -> Any:
@@ -95,14 +104,6 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _parse(line: bytes) -> dict[str, Any] | None:
-    try:
-        event = json.loads(line)
-    except ValueError:
-        return None
-    return event if isinstance(event, dict) else None
-
-
 def _drop_torn_line(path: Path) -> int:
     """Cut the file behind its last whole line, if anything lies there."""
     if not path.exists():
@@ -112,7 +113,7 @@ def _drop_torn_line(path: Path) -> int:
     # A machine that lost power may leave zeros, and a newline behind them.
     while end:
         start = data.rfind(b"\n", 0, end - 1) + 1
-        if _parse(data[start:end]) is not None:
+        if parse_line(data[start:end]) is not None:
             break
         end = start
     if end < len(data):

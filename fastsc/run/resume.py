@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+from fastsc.cli.entry import MISTAKE
 from fastsc.config import TrainConfig
 from fastsc.distributed.ranks import Ranks
+from fastsc.distributed.signals import EXIT_RESUMABLE
 from fastsc.errors import UserError
 from fastsc.run import checkpoint
 from fastsc.run.log import read_log
@@ -16,12 +18,11 @@ from fastsc.run.log import read_log
 
 def exported_step(weights: Path) -> int | None:
     """The step of an exported file: one of an earlier, shorter run is not this run's."""
-    if not weights.exists():
-        return None
     try:
-        return checkpoint.load_safetensors(weights)[1].get("step")
+        step: int = checkpoint.read_metadata(weights).whole("step")
     except UserError:
-        return None  # damaged: written again
+        return None  # not there, or damaged: written again
+    return step
 
 
 def ended_for_good(log: Path) -> int:
@@ -33,10 +34,11 @@ def ended_for_good(log: Path) -> int:
     """
     last = read_log(log)[-1:] if log.exists() else []
     for event in last:
-        if event["event"] != "end" or event.get("time", 0) < _parent_began():
+        if event["event"] != "end" or (event.get("time") or 0) < _parent_began():
             break  # an earlier job's
-        if event["status"] == 2 or event["reason"] in ("stopped by SIGUSR1", "stopped by SIGINT"):
-            return int(event["status"])
+        status, reason = event.get("status"), event.get("reason")
+        if status == MISTAKE or reason in ("stopped by SIGUSR1", "stopped by SIGINT"):
+            return int(status or EXIT_RESUMABLE)
     return 0
 
 

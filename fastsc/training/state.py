@@ -15,6 +15,7 @@ from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage
 from fastsc.pipelines.plan import n_paired
+from fastsc.pipelines.reading import blamed
 from fastsc.run import checkpoint
 from fastsc.run.environment import environment
 from fastsc.run.reporter import Report
@@ -166,7 +167,7 @@ class Training:
     def load_state_dict(self, state: dict[str, Any], source: Path) -> None:
         """Continues from a checkpoint; a UserError says what does not fit."""
         core = self.core
-        try:
+        with blamed(f"{source} is not a checkpoint of a training run"):
             check_unchanged(state["config"], plain_options(self.config))
             checkpoint.load_model_state(core.model.net, state["model"], source)
             if core.ema is not None:
@@ -179,11 +180,9 @@ class Training:
                 core.multiplier.load_state_dict(state["multiplier"])
             core.step, self.validated_step = int(state["step"]), int(state["validated_step"])
             top1, step = state.get("best", self.best)
-            self.best = top1, step
+            self.best = float(top1), None if step is None else int(step)
             self._load_ranks(state["ranks"])
-        except (KeyError, TypeError, AttributeError, RuntimeError) as error:
-            reason = f"no {error}" if isinstance(error, KeyError) else str(error)
-            raise UserError(f"{source} is not a checkpoint of a training run: {reason}") from None
+            int(state["world_size"])  # which the log names
 
     def _load_ranks(self, shares: list[dict[str, Any]]) -> None:
         """What differed between the ranks: its own again, or fresh ones for another number."""

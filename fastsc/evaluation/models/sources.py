@@ -5,13 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
 from fastsc.config.recipes import load_recipe
 from fastsc.errors import UserError, first_line
@@ -31,9 +32,12 @@ from fastsc.evaluation.models.weight_files import foreign_format, is_safetensors
 from fastsc.evaluation.models.weights import n_outputs
 from fastsc.models.build import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
-from fastsc.run.checkpoint import load_model_state, load_safetensors
+from fastsc.pipelines.fields import Fields
+from fastsc.run.checkpoint import check_model_state, load_model_state, load_safetensors
 
 KEYS = "architecture", "classes", "resolution", "stem"  # of our metadata, in every version
+_UNSAID = {"val_crop": 0.875, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "blurpool": False}
+MAX_SIDE = 16_384  # pixels of an image that a network sees
 FORMS = (
     "a run's folder, a .safetensors file of fastsc, torchvision:NAME, timm:NAME, module:function"
 )
@@ -266,30 +270,52 @@ def _file(path: Path, config: Path) -> Net:
         except UserError:
             if "val_crop" not in said:
                 raise
-    said = {**({} if run is None else run.flat()), **said}
-    classes = tuple(map(str, said["classes"]))
-    resolution, n = int(said["resolution"]), max(len(classes), 2)
-
-    def built(n: int) -> nn.Module:
-        blurpool = bool(said.get("blurpool", False))
-        return build_net(said["architecture"], n, said["stem"], resolution, blurpool=blurpool)
-
-    net = built(n)
-    if (more := n_outputs(state, net, n)) != n:
-        net = built(more)  # --num-classes: behind the classes there are outputs without a name
-    load_model_state(net, state, path)
+    of_run = {} if run is None else run.flat()
+    metadata = Fields({**_UNSAID, **of_run, **said}, f"model {path}")
+    classes, resolution = metadata.texts("classes"), metadata.whole("resolution", 1, MAX_SIDE)
+    preprocessing = Preprocessing(
+        resolution=resolution,
+        resize=whole(resolution / Fraction(metadata.number("val_crop", 1e-6, 1))),
+        mean=rgb(metadata.numbers("mean", 3, 0, 1)),
+        std=rgb(metadata.numbers("std", 3, 1e-6, 1)),
+    )
+    net, n = _filled(metadata, max(len(classes), 2), state, path)
     return Net(
         net=net,
-        preprocessing=Preprocessing(
-            resolution=resolution,
-            resize=whole(resolution / Fraction(said.get("val_crop", 0.875))),
-            mean=rgb(said.get("mean", IMAGENET_MEAN)),
-            std=rgb(said.get("std", IMAGENET_STD)),
-        ),
-        classes=classes + tuple(f"output {i}" for i in range(len(classes), more)),
+        preprocessing=preprocessing,
+        classes=classes + tuple(f"output {i}" for i in range(len(classes), n)),
         order="own",
         strengths=None if run is None else run.data.strengths,
     )
+
+
+def _filled(
+    metadata: Fields, n: int, state: Mapping[str, Tensor], path: Path
+) -> tuple[nn.Module, int]:
+    """The network that the metadata name, with the state's weights, and its number of outputs.
+
+    With --num-classes there are outputs without a name behind the n of the classes.
+    """
+    name, stem = metadata.text("architecture"), metadata.text("stem", ("imagenet", "cifar"))
+    resolution, blurpool = metadata.whole("resolution"), metadata.flag("blurpool")
+
+    def built(n: int, device: str) -> nn.Module:
+        with torch.device(device):
+            return build_net(name, n, stem, resolution, blurpool=blurpool)  # type: ignore[arg-type]
+
+    # By shapes first: a file of a few bytes can name a network of gigabytes.
+    device = "meta"
+    try:
+        shapes = built(n, device)
+    except (UserError, NotImplementedError):  # one of timm's that computes with its weights
+        device = "cpu"
+        shapes = built(n, device)
+    if (more := n_outputs(state, shapes, n)) != n:
+        n, shapes = more, built(more, device)
+    check_model_state(shapes, state, path)
+    net = shapes if device == "cpu" else built(n, "cpu")
+    load_model_state(net, state, path)
+    return net, n
 
 
 # --- of others ------------------------------------------------------------------------------------
