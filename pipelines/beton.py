@@ -26,11 +26,16 @@ import torch
 from numpy.typing import NDArray
 
 from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.fields import Fields
+from fastsc.pipelines.headers import MAX_PIXELS, MIN_SIDE
 from fastsc.pipelines.index import Index, require_known
+from fastsc.pipelines.reading import load_arrays, parse_json, reason
 from fastsc.pipelines.samples import Samples, link
 
 MAGIC = b"fastsc-index-01\n"
 MAX_LABEL = 1_000_000  # of a beton without class names
+MAX_BLOCK = 2**32  # bytes of the index, unpacked: some 200 per image
+_COLUMNS = {"rows": "i8", "targets": "i8", "heights": "i4", "widths": "i4", "n_bytes": "i8"}
 _LENGTH = np.dtype("<u8")
 _INT64 = NDArray[np.int64]
 _HOW = "python -m fastsc.prepare beton --data DIR --out DIR2"
@@ -89,12 +94,10 @@ def open_beton(path: str | os.PathLike[str], *, classes: Sequence[str] | None = 
     require_ffcv()
     try:
         index = _read(path)
-    except UserError:
-        raise
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except Exception as error:  # noqa: BLE001, damaged tables raise whatever their bytes lead to
-        what = str(error) or type(error).__name__
+        what = reason(error)
         raise UserError(f"{path}: not a whole beton ({what}); make it again with {_HOW}") from None
     if classes is None:
         return index
@@ -151,13 +154,15 @@ def _stored(image: Any, table: Any, end: int) -> Samples:
         raise ValueError("a sample without a place in its table")
     n_bytes = table["size"][order][at].astype(np.int64)
     offsets = image["data_ptr"].astype(np.int64)
-    if len(image) and (offsets + n_bytes).max() > end:
-        raise ValueError("a sample lies behind its end")
+    if len(image) and (min(offsets.min(), n_bytes.min()) < 0 or (offsets + n_bytes).max() > end):
+        raise ValueError("a sample lies behind its end")  # beyond 2**63, numbers are negative
     heights, widths = image["height"].astype(np.int32), image["width"].astype(np.int32)
     is_jpeg = image["mode"] == 0
     pixels = 3 * heights.astype(np.int64) * widths
-    if (~is_jpeg & (pixels != n_bytes)).any() or (pixels == 0).any():
+    if (~is_jpeg & (pixels != n_bytes)).any() or (pixels == 0).any() or n_bytes.min(initial=1) < 1:
         raise ValueError("a sample whose size is not that of its pixels")
+    if pixels.max(initial=0) > 3 * MAX_PIXELS:
+        raise ValueError("a sample is a decompression bomb")
     return Samples(heights, widths, offsets, n_bytes, is_jpeg)
 
 
@@ -181,16 +186,24 @@ def _own_index(path: Path, labels: _INT64, stored: Samples) -> BetonIndex:
 
 def _indexed(path: Path, labels: _INT64, stored: Samples, block: dict[str, Any]) -> BetonIndex:
     """The block's index, with the rows spread over the dataset indices that they hold."""
-    rows, n = block["rows"], len(block["targets"])
-    text = json.loads(bytes(block["text"]))
+    rows, targets = block["rows"], block["targets"]
+    n = len(targets)
+    text = Fields(parse_json(block["text"].tobytes(), "its index"), "its index")
+    classes, paths, reasons = text.texts("classes"), text.texts("paths"), text.inner("left_out")
+    left_out = {int(i): reasons.text(i) for i in reasons.values}
+    for name, kind in _COLUMNS.items():
+        column = block[name]
+        if column.dtype != kind or column.shape != (len(rows) if name == "rows" else n,):
+            raise ValueError(f"its index has {name} of {column.dtype} in the shape {column.shape}")
+    if n == 0 or len(paths) != n or not all(0 <= i < n for i in left_out):
+        raise ValueError("its index is of other files")
     held = np.ones(n, np.bool_)
-    held[[int(i) for i in text["left_out"]]] = False
-    columns = block["heights"], block["widths"], block["n_bytes"], text["paths"]
+    held[list(left_out)] = False
     if (
         not np.array_equal(rows, np.flatnonzero(held))
-        or not np.array_equal(labels, block["targets"][rows])
-        or any(len(column) != n for column in columns)
-        or not (0 <= block["targets"].min() <= block["targets"].max() < len(text["classes"]))
+        or not np.array_equal(labels, targets[rows])
+        or not 0 <= targets.min() <= targets.max() < len(classes)
+        or not _sizes_are_sound(block, held)
     ):
         raise ValueError("its samples are not those of its index")
 
@@ -201,13 +214,13 @@ def _indexed(path: Path, labels: _INT64, stored: Samples, block: dict[str, Any])
 
     return BetonIndex(
         root=path,
-        classes=tuple(text["classes"]),
-        paths=tuple(text["paths"]),
-        targets=block["targets"],
+        classes=classes,
+        paths=paths,
+        targets=targets,
         heights=block["heights"],
         widths=block["widths"],
         n_bytes=block["n_bytes"],
-        left_out={int(i): why for i, why in text["left_out"].items()},
+        left_out=left_out,
         samples=Samples(
             spread(stored.heights),
             spread(stored.widths),
@@ -216,6 +229,13 @@ def _indexed(path: Path, labels: _INT64, stored: Samples, block: dict[str, Any])
             spread(stored.is_jpeg),
         ),
     )
+
+
+def _sizes_are_sound(block: dict[str, Any], held: NDArray[np.bool_]) -> bool:
+    """Whether crops can be made of the originals' sizes: what a scan would have left out is not."""
+    heights, widths = block["heights"][held].astype(np.int64), block["widths"][held]
+    sides_are = not len(heights) or min(heights.min(), widths.min()) >= MIN_SIDE
+    return sides_are and bool((heights * widths <= MAX_PIXELS).all())
 
 
 def _with_classes(index: BetonIndex, classes: tuple[str, ...]) -> BetonIndex:
@@ -261,5 +281,4 @@ def _read_block(file: BinaryIO, table: int) -> dict[str, Any] | None:
     if length > table - tail:
         raise ValueError("its index is cut")
     file.seek(table - tail - length)
-    with np.load(io.BytesIO(file.read(length)), allow_pickle=False) as block:
-        return dict(block)
+    return load_arrays(io.BytesIO(file.read(length)), "its index", MAX_BLOCK)

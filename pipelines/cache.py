@@ -9,13 +9,18 @@ import os
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.fields import Fields
 from fastsc.pipelines.headers import Header
+from fastsc.pipelines.reading import MAX_JSON, blamed, load_arrays, parse_json
 
-_FORMAT = "3"  # part of the key: raise it when a check in headers.py changes
+MAX_BYTES_EACH = 1024  # of a file's row in the table, with the reason why it was left out
+_FORMAT = "4"  # part of the key: raise it when a check in headers.py changes
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,17 +59,34 @@ def _file(root: Path) -> Path:
     return folder() / f"index-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.npz"
 
 
-def load(root: Path, key: str) -> Table | None:
-    """The cached table of a folder, or None where there is none for this state of the folder."""
+def load(root: Path, key: str, n: int) -> Table | None:
+    """The cached table of a folder's n files; None where there is none for its present state."""
     try:
-        with np.load(_file(root), allow_pickle=False) as stored:
+        with blamed("the cache"):
+            path = _file(root)
+            stored = load_arrays(path, str(path), MAX_BYTES_EACH * n + MAX_JSON)
             if str(stored["key"]) != _FORMAT + key:
                 return None
-            reasons = {int(i): why for i, why in json.loads(str(stored["reasons"])).items()}
-            by_pillow = frozenset(stored["by_pillow"].tolist())
-            return Table(stored["heights"], stored["widths"], reasons, by_pillow)
-    except Exception:  # noqa: BLE001, a damaged archive raises whatever its bytes lead to
+            return _checked(stored, n)
+    except UserError:
         return None  # absent, damaged or of another format: the scan makes it again
+
+
+def _checked(stored: dict[str, NDArray[Any]], n: int) -> Table:
+    """The table, if it is one of n files; else whatever its values lead to."""
+    reasons = Fields(parse_json(str(stored["reasons"]), "reasons"), "reasons")
+    table = Table(
+        stored["heights"],
+        stored["widths"],
+        {int(i): reasons.text(i) for i in reasons.values},
+        frozenset(stored["by_pillow"].tolist()),
+    )
+    for column in (table.heights, table.widths):
+        if column.shape != (n,) or column.dtype != np.int32 or column.min(initial=0) < 0:
+            raise ValueError("sizes of other files")
+    if not all(0 <= i < n for i in (*table.reasons, *table.by_pillow)):
+        raise ValueError("other files")
+    return table
 
 
 def store(root: Path, key: str, table: Table) -> None:

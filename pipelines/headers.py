@@ -9,13 +9,16 @@ from typing import BinaryIO, NamedTuple
 from PIL import Image, UnidentifiedImageError
 
 from fastsc.pipelines import formats
+from fastsc.pipelines.reading import open_file
 
 # What PIL itself refuses as a decompression bomb: twice its warning's size.
 MAX_PIXELS = 178_956_970
 MIN_SIDE = 2  # pixels; a 1 × 1 image is a tracking pixel or a broken download
 JPEG_TAIL = 64 * 1024
+MAX_SCANS = 100  # of a JPEG; each is decoded over the whole image, and encoders write about ten
 
 _START_OF_SCAN, _END_OF_IMAGE = 0xDA, 0xD9
+_SEQUENTIAL = (0xC0, 0xC1, 0xC3, 0xC9, 0xCB)  # frames that are not progressive
 # In entropy-coded data 0xFF is followed by a stuffed zero, a restart marker or a fill byte.
 # Anything else is a marker.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -56,7 +59,7 @@ def read_header(path: str, n_bytes: int, parse: Parser | None = None) -> Header:
     if n_bytes == 0:
         return Header(0, 0, "empty file")
     try:
-        with open(path, "rb") as file:
+        with open_file(path) as file:
             image = _opened(file)
             width, height = image.size
             by_pillow = formats.by_pillow(image)
@@ -107,9 +110,11 @@ def _jpeg_reason(file: BinaryIO, n_bytes: int) -> str | None:
     lie a phone's video.
     """
     file.seek(0)
-    scan = _first_scan(file)
+    scan, n_components = _first_scan(file)
     if scan is None:
         return "truncated JPEG: no image data"
+    if _has_many_scans(file, scan, n_components):
+        return f"a JPEG of more than {MAX_SCANS} scans, which takes minutes to decode"
     file.seek(max(scan, n_bytes - JPEG_TAIL))  # not before: a thumbnail has an end marker, too
     tail = file.read(JPEG_TAIL)
     end = tail.rfind(b"\xff\xd9")
@@ -122,17 +127,42 @@ def _jpeg_reason(file: BinaryIO, n_bytes: int) -> str | None:
     return _scans_reason(file.read())
 
 
-def _first_scan(file: BinaryIO) -> int | None:
-    """Where the first scan's marker is, from segment to segment (ITU T.81, B.1.1)."""
-    at = 2
+def _first_scan(file: BinaryIO) -> tuple[int | None, int]:
+    """Where the first scan's marker is, from segment to segment (ITU T.81, B.1.1).
+
+    Returns:
+        The offset, None where there is no scan; and the components of a frame that needs no other
+        scan if its first has them all, 0 of a progressive one.
+    """
+    at, n_components = 2, 0
     while True:
         file.seek(at)
         head = file.read(4)
         if len(head) < 4 or head[0] != 0xFF:
-            return None
+            return None, 0
         if head[1] == _START_OF_SCAN:
-            return at
+            return at, n_components
+        if head[1] in _SEQUENTIAL:
+            n_components = int.from_bytes(file.read(6)[5:6], "big")
         at += 1 if head[1] == 0xFF else 2 + int.from_bytes(head[2:], "big")
+
+
+def _has_many_scans(file: BinaryIO, scan: int, n_components: int) -> bool:
+    """Whether a JPEG has more than MAX_SCANS; one of a single scan is not read for that."""
+    file.seek(scan + 4)
+    in_first = file.read(1)
+    if n_components and in_first == bytes([n_components]):
+        return False
+    file.seek(scan)
+    scans = file.read()
+    if scans.count(b"\xff\xda") <= MAX_SCANS:
+        return False
+    at, n = 0, 0
+    while (found := _MARKER.search(scans, at)) and scans[found.start() + 1] != _END_OF_IMAGE:
+        at = found.start()
+        n += scans[at + 1] == _START_OF_SCAN
+        at += 2 + int.from_bytes(scans[at + 2 : at + 4], "big")
+    return n > MAX_SCANS
 
 
 def _scans_reason(scans: bytes) -> str | None:

@@ -209,7 +209,7 @@ def _indexed(
     paths, n_bytes = tuple(listing.names), np.array(listing.sizes, np.int64)
     decoder, parse = header_parser()
     key = _fingerprint(decoder, listing)
-    table = cache.load(root, key) if use_cache else None
+    table = cache.load(root, key, len(paths)) if use_cache else None
     if table is None:
         files = [(os.path.join(root, p), int(size)) for p, size in zip(paths, n_bytes, strict=True)]
         headers = _read_headers(files, parse, f"Reading headers of {root}" if progress else None)

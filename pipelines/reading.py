@@ -80,14 +80,15 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
     Raises:
         OSError: It cannot be opened, or is something else.
     """
-    file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115, the caller closes it
+    file = open(path, "rb", opener=without_waiting)  # noqa: SIM115, the caller closes it
     if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
         file.close()
         raise OSError(0, NO_FILE, os.fspath(path))
     return file
 
 
-def _without_waiting(path: str, flags: int) -> int:
+def without_waiting(path: str, flags: int) -> int:
+    """An opener for `open`, for which a pipe without a writer is empty."""
     return os.open(path, flags | os.O_NONBLOCK)
 
 

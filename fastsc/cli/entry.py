@@ -11,6 +11,7 @@ from fastsc.distributed.signals import StopSignal, ignore_signals
 from fastsc.errors import PeerError, UserError
 
 MISTAKE, INTERRUPTED = 2, 130
+LONGEST = 8000  # letters of a line; a path has 4096 at most
 
 
 def run_command(
@@ -51,6 +52,11 @@ def run_command(
             except UserError as mistake:
                 say(name, str(mistake))
                 return MISTAKE
+            except OSError as error:
+                if error.filename is None or error.errno is None:
+                    raise  # a fault of ours, with its traceback
+                say(name, f"{error.filename}: {error.strerror}")
+                return MISTAKE
         except KeyboardInterrupt as stopped:
             say(name, str(stopped) or interrupted)
             return status
@@ -72,5 +78,7 @@ def exit_with(main: Callable[[], int]) -> NoReturn:
 
 
 def say(name: str, line: str) -> None:
-    """One line on stderr, from the command of this name."""
-    sys.stderr.write(f"{name}: {' '.join(line.split())}\n")
+    """One line on stderr, from the command of this name; no longer than a few screens."""
+    words = " ".join(line.split())
+    words = words if len(words) <= LONGEST else f"{words[:LONGEST]} …"
+    sys.stderr.write(f"{name}: {words}\n")

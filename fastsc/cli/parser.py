@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import math
+import reprlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from fastsc.errors import UserError
+
+MAX_DIGITS = 20
+MAX_FOLDERS = 256  # in each other: Python makes them by a function that calls itself
 
 
 class Parser(argparse.ArgumentParser):
@@ -24,14 +29,29 @@ def folder_name(text: str) -> Path:
     """For `type=`: a path, and not an empty word, which would be the present folder."""
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError(f"{text!r} is no folder's name")
+    if len(Path(text).parts) > MAX_FOLDERS:
+        raise argparse.ArgumentTypeError(f"more than {MAX_FOLDERS} folders in each other")
     return Path(text)
 
 
-def count(text: str) -> int:
-    """A type of argparse's: a whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
+def whole(low: int, high: int) -> Callable[[str], int]:
+    """A type of argparse's: a whole number from `low` to `high`."""
+
+    def parsed(text: str) -> int:
+        digits = text.removeprefix("-")
+        if digits.isdecimal() and len(digits) <= MAX_DIGITS and low <= int(text) <= high:
+            return int(text)
+        shown = reprlib.repr(text)
+        raise argparse.ArgumentTypeError(
+            f"{shown} is not a whole number of at least {low} (from {low:,} to {high:,})"
+        )
+
+    return parsed
+
+
+count = whole(1, 10**9)  # of images or steps
+workers = whole(1, 1024)
+side = whole(1, 16_384)  # pixels
 
 
 def positive(text: str) -> float:
@@ -47,6 +67,6 @@ def positive(text: str) -> float:
 
 def seed(text: str) -> int:
     """A type of argparse's: what a random generator takes as its seed."""
-    if not text.isdecimal() or int(text) >= 2**64:
+    if not text.isdecimal() or len(text) > MAX_DIGITS or int(text) >= 2**64:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**64 - 1")
     return int(text)

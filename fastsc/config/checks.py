@@ -102,19 +102,24 @@ def check_ranges(config: TrainConfig) -> None:
     for name, low, high in _RANGES:
         if (value := values[name]) is not None:
             _check_range(name, value, low, high)
-    for name, value, high in zip(
-        ("brightness", "contrast", "saturation", "hue"),
-        config.data.strengths,
-        (MAX_STRENGTH, MAX_STRENGTH, MAX_STRENGTH, 0.5),
-        strict=True,
-    ):
-        _check_range(f"strengths: {name}", value, 0, high)
+    check_strengths(config.data.strengths)
     for name in _BELOW_ONE:
         if values[name] == 1:
             raise UserError(f"--{_option(name)} must be below 1")
     for name in _ABOVE_ZERO:
         if values[name] == 0:
             raise UserError(f"--{_option(name)} must be above 0")
+
+
+def check_strengths(strengths: tuple[float, float, float, float]) -> None:
+    """Raises UserError, one line, for the first strength out of its range."""
+    for name, value, high in zip(
+        ("brightness", "contrast", "saturation", "hue"),
+        strengths,
+        (MAX_STRENGTH, MAX_STRENGTH, MAX_STRENGTH, 0.5),
+        strict=True,
+    ):
+        _check_range(f"strengths: {name}", value, 0, high)
 
 
 def check_packages(config: TrainConfig) -> None:

@@ -40,6 +40,7 @@ from fastsc.datasets.photographs import free_name
 from fastsc.errors import UserError
 from fastsc.pipelines import keyed
 from fastsc.pipelines.progress import MIN_FILES, tracked
+from fastsc.pipelines.reading import read_json
 
 # Lightness 0.74 and hues of 20 + 36 k degrees in OKLCh (Ottosson, "A perceptual color space for
 # image processing", 2020), each with the largest chroma that sRGB has there. All are equally
@@ -173,10 +174,10 @@ def prepared(out: Path, correlation: float, digits: Path | None) -> dict[str, An
     if not out.exists():
         return prepare(out, correlation, digits, SEED)
     try:
-        metadata: dict[str, Any] = json.loads((out / METADATA).read_text(encoding="utf-8"))
+        metadata: dict[str, Any] = read_json(out / METADATA, str(out / METADATA))
         made = [metadata[key] for key in ("format", "seed", "correlation")]
         source = metadata["digits"]["source"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError):  # a UserError among them
         raise UserError(f"{out} exists and is not the demo's: choose another --out") from None
     if (*made, source) != (FORMAT, SEED, correlation, str(digits or PACKAGED)):
         raise UserError(

@@ -12,13 +12,17 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 
+from fastsc.cli.leftovers import in_use, remove_stale
 from fastsc.diagnostics.catalog import Probe, Result
 
+PREFIX = "fastsc-doctor-"
+YOUNG = 60.0  # seconds, for a folder to be locked after it was made
 MAX_AT_ONCE = 8  # a probe holds up to 1 GiB, on a GPU too
 
 
@@ -27,8 +31,10 @@ def examine(wanted: Sequence[Probe], tell: Callable[[Result], None] | None = Non
     the list has them in the order of the probes."""
     futures: dict[Probe, Future[Result]] = {}
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
+    remove_stale(_old_folders())
     with (
-        tempfile.TemporaryDirectory(prefix="fastsc-doctor-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryDirectory(prefix=PREFIX, ignore_cleanup_errors=True) as folder,
+        in_use(Path(folder)),
         ThreadPoolExecutor(min(n_cores, MAX_AT_ONCE)) as pool,
     ):
         # What others wait for comes first, so that a waiting thread never waits for a place.
@@ -44,6 +50,16 @@ def examine(wanted: Sequence[Probe], tell: Callable[[Result], None] | None = Non
             pool.shutdown(cancel_futures=True)
             raise
     return [futures[probe].result() for probe in wanted]
+
+
+def _old_folders() -> list[Path]:
+    """The folders of other doctors, but for one that may not have been locked yet."""
+    found, now = list[Path](), time.time()
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with suppress(OSError):  # it has been removed in the meantime
+            if now - path.stat().st_mtime > YOUNG:
+                found.append(path)
+    return found
 
 
 def _try(probe: Probe, folder: Path, before: list[Future[Result]]) -> Result:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fastsc.cli.console import write_line
-from fastsc.cli.parser import Parser, count, folder_name, positive, seed
+from fastsc.cli.parser import Parser, count, folder_name, positive, seed, side, whole, workers
 from fastsc.evaluation import QUESTIONS
 
 if TYPE_CHECKING:
@@ -91,8 +91,8 @@ def _parser() -> Parser:
         help="whose output is the representation; default: the classifier's input")
     add("--mean", type=float, nargs=3, metavar="X", help="of R, G, B on [0, 1]")
     add("--std", type=float, nargs=3, metavar="X", help="likewise")
-    add("--resolution", type=count, metavar="PX", help="side of the square that the model sees")
-    add("--resize", type=count, metavar="PX", help="shorter side before the square is cut out")
+    add("--resolution", type=side, metavar="PX", help="side of the square that the model sees")
+    add("--resize", type=side, metavar="PX", help="shorter side before the square is cut out")
     add("--interpolation", choices=("bilinear", "bicubic"), help="of the resize, antialiased")
 
     machine = parser.add_argument_group("the machine")
@@ -101,12 +101,12 @@ def _parser() -> Parser:
     add("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     add("--precision", choices=("fp32", "bf16", "fp16"), default="fp32",
         help="of the forward passes (default: %(default)s); gradients are in fp32")
-    add("--batch-size", type=count, default=64, metavar="N",
+    add("--batch-size", type=whole(1, 2**20), default=64, metavar="N",
         help="images in a pass, where the memory budget has room (default: %(default)s)")
     add("--memory-budget", type=positive, metavar="GB",
         help="of the whole process at its peak, on a GPU of the device; smaller passes keep to it "
         "(default: 2.5 on a CPU, no bound on a GPU)")
-    add("--workers", type=count, metavar="N", help="decoding threads; default: one a core")
+    add("--workers", type=workers, metavar="N", help="decoding threads; default: one a core")
     # fmt: on
     return parser
 

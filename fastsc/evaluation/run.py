@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from fastsc.config.checks import check_strengths
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
@@ -43,6 +44,8 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     device = pick_device(options.device)
     precision = pick_precision(options.precision, device)
     names = _names(options)
+    if options.strengths is not None:
+        check_strengths(options.strengths)
     split = open_split(options.data, options.split, options.on_bad_image, options.pipeline)
     if line := split.index.passed_over_line():
         say(line)

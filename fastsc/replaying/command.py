@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastsc.cli.console import write_line
-from fastsc.cli.parser import Parser, folder_name
+from fastsc.cli.parser import Parser, folder_name, whole
 from fastsc.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,14 +60,14 @@ def _parser() -> Parser:
     add(
         "--step",
         metavar="N",
-        type=int,
+        type=whole(-(10**12), 10**12),
         help="the optimizer step, from 1, as log.jsonl counts them; default: the last one whose "
         "loss was not finite, with the images that the log names for it",
     )
     add(
         "--rank",
         metavar="R",
-        type=int,
+        type=whole(-(2**20), 2**20),
         help="only what this process of several saw; default: the whole batch, in which its row i "
         "is row i · N + R of N processes'",
     )

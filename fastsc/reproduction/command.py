@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastsc.cli.console import require_output, write_line, write_table
-from fastsc.cli.parser import Parser, count, folder_name, seed
+from fastsc.cli.parser import Parser, count, folder_name, seed, workers
 from fastsc.errors import UserError
 from fastsc.reproduction import STUDIES
 
@@ -43,7 +43,7 @@ def _parser() -> Parser:
         help="a replication: few arms, seeds of its own, compared with the committed figures")
     add("--arms", nargs="+", metavar="ARM", help="these only")
     add("--seeds", nargs="+", type=seed, metavar="N", help="these, in place of each arm's own")
-    add("--jobs", type=count, default=1, metavar="N",
+    add("--jobs", type=workers, default=1, metavar="N",
         help="trainings at a time (default: %(default)s)")
     add("--dry-run", action="store_true", help="print what is left to run and what it costs")
     add("--scale", metavar="NAME", help="another machine's setting, which the study names")

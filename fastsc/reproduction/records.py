@@ -12,8 +12,12 @@ from statistics import median
 from typing import Any
 
 from fastsc.config import TrainConfig
+from fastsc.config.checks import MAX_SEED, check_ranges
+from fastsc.config.recipes import field_types, with_values
 from fastsc.errors import UserError
 from fastsc.evaluation.results.store import write_text
+from fastsc.pipelines.fields import Fields, is_number, shown
+from fastsc.pipelines.reading import blamed, read_json
 from fastsc.run.log import read_log
 from fastsc.run.resume import plain_options
 from fastsc.training.collapse import SHARE
@@ -149,10 +153,10 @@ def record_of(
             )
     steps = {event["step"]: event for event in events if event["event"] == "step"}
     rates = [event["pairs_per_s"] for event in steps.values() if event.get("pairs_per_s")]
-    made = {key: header[key] for key in ("hardware", "versions", "commit")}
-    made |= {key: header[key] for key in ("device", "precision", "threads", "pipeline")}
+    made = {key: header.get(key) for key in ("hardware", "versions", "commit")}
+    made |= {key: header.get(key) for key in ("device", "precision", "threads", "pipeline")}
     made["date"] = _date(events)
-    return Record(
+    record = Record(
         study=study,
         arm=arm,
         seed=seed,
@@ -160,7 +164,7 @@ def record_of(
         options=options,
         command=command,
         made=made,
-        images={"train": header["images"], "val": header["val_images"]},
+        images={"train": header.get("images"), "val": header.get("val_images")},
         steps=max(steps, default=0),
         seconds=round(sum(event["seconds"] for event in epochs), 1),
         pairs_per_s=round(median(rates), 2) if rates else 0.0,
@@ -168,6 +172,7 @@ def record_of(
         curve=_curve([steps[step] for step in sorted(steps)]),
         trial=trial,
     )
+    return checked(record, f"{run / 'log.jsonl'}: its run")
 
 
 def write_record(folder: Path, record: Record) -> Path:
@@ -185,13 +190,94 @@ def write_record(folder: Path, record: Record) -> Path:
 
 def read_record(path: Path) -> Record:
     """UserError where the file is no record of this format."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-        if values.get("format", FORMAT) == FORMAT:
-            return Record(**values)
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} is no record of a run: {error}") from None
-    raise UserError(f"{path} is a record of format {values['format']}, not {FORMAT}: run it again")
+    place = f"{path} is no record of a run"
+    values = Fields(read_json(path, place), place)
+    if (other := values.values.get("format", FORMAT)) != FORMAT:
+        raise UserError(f"{path} is a record of format {shown(other)}, not {FORMAT}: run it again")
+    with blamed(place):
+        return checked(Record(**values.values), place)
+
+
+# Options that tables and figures show; others may be younger than a record.
+_SHOWN = (
+    "alpha", "batch_size", "ce_views", "epochs", "model", "paired_fraction", "resolution",
+    "strengths",
+)  # fmt: skip
+_SIZES = ("curves", "neighbours", "gradients", "robustness", "explained", "transfer", "bias")
+
+
+def checked(record: Record, place: str) -> Record:
+    """The record, if all that a table or a figure takes from it is of its type.
+
+    place: What a UserError calls its file.
+    """
+    fields = Fields(vars(record), place)
+    for key in ("study", "arm", "key", "command"):
+        fields.text(key)
+    fields.whole("seed", high=MAX_SEED)
+    fields.whole("steps")
+    fields.number("seconds")
+    fields.number("pairs_per_s", low=0)
+    fields.flag("trial")
+    _check_options(fields.inner("options"))
+    _check_made(fields.inner("made"))
+    images = fields.inner("images")
+    images.whole("train")
+    images.whole("val")
+    _check_numbers(fields.inner("val"), ("top1", "ds_relative"))
+    _check_numbers(fields.inner("figures"))
+    curve = fields.inner("curve")
+    lengths = {len(_column(curve, key)) for key in CURVE}
+    if len(lengths) > 1:
+        curve.wrong(CURVE[0], "as long as the other columns")
+    asked = fields.inner("asked")
+    if asked.has("images"):
+        asked.whole("images")
+    if asked.has("left_out"):
+        asked.texts("left_out")
+    if asked.has("sizes"):
+        sizes = asked.inner("sizes")
+        for key in filter(sizes.has, _SIZES):
+            sizes.whole(key)
+    return record
+
+
+def _check_options(options: Fields) -> None:
+    for key in _SHOWN:
+        if not options.has(key):
+            options.wrong(key, "there")
+    known = {key: value for key, value in options.values.items() if key in field_types()}
+    check_ranges(with_values(TrainConfig(), known, options.place))
+
+
+def _check_made(made: Fields) -> None:
+    hardware, versions = made.inner("hardware"), made.inner("versions")
+    hardware.text("cpu")
+    hardware.whole("cores")
+    hardware.number("memory_gib", low=0)
+    gpus = hardware.texts("gpus")
+    if made.text("device").startswith("cuda") and not gpus:
+        hardware.wrong("gpus", "the names of the GPUs that it ran on")
+    for key in ("python", "torch", "torchvision"):
+        versions.text(key)
+    if made.has("commit"):
+        made.text("commit")
+    made.text("precision")
+    made.text("date")
+    made.whole("threads", low=1)
+
+
+def _check_numbers(fields: Fields, needed: Iterable[str] = ()) -> None:
+    for key in (*needed, *fields.values):
+        if key not in fields.values or fields.has(key):
+            fields.number(key)
+
+
+def _column(curve: Fields, key: str) -> list[float | None]:
+    column = curve.values.get(key)
+    if not isinstance(column, list) or not all(x is None or is_number(x) for x in column):
+        curve.wrong(key, "a list of numbers")
+    return column
 
 
 def read_records(folders: Iterable[Path]) -> dict[tuple[str, int], Record]:
@@ -208,7 +294,7 @@ def _date(events: list[dict[str, Any]]) -> str:
     """The day of the run's end."""
     from datetime import UTC, datetime
 
-    ends = [event["time"] for event in events if event["event"] == "end"]
+    ends = [event["time"] for event in events if event["event"] == "end" and event.get("time")]
     return datetime.fromtimestamp(ends[-1], UTC).date().isoformat() if ends else ""
 
 

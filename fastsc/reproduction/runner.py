@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import signal
@@ -20,9 +19,11 @@ from fastsc.config import TrainConfig
 from fastsc.datasets.folders import Data, open_data
 from fastsc.distributed.signals import EXIT_RESUMABLE
 from fastsc.errors import UserError
+from fastsc.pipelines.reading import blamed, read_json
 from fastsc.reproduction.records import (
     Record,
     all_records,
+    checked,
     key_of,
     record_of,
     run_name,
@@ -232,22 +233,27 @@ class _Workers:
             command += ["--transfer-data", str(sweep.transfer)]
         began = time.monotonic()
         self._call("evaluate", command, run)
-        found = json.loads((out / "results.json").read_text("utf-8"))
-        figures = {f"{row['question']}/{row['name']}": row["value"] for row in found["results"]}
-        missing = {row["question"] for row in found["left_out"] if row["question"] in questions}
-        answered = {row["question"] for row in found["results"]}
+        path = out / "results.json"
+        found = read_json(path, str(path))
+        with blamed(f"{path} is no evaluation's"):
+            rows = found["results"]
+            figures = {f"{row['question']}/{row['name']}": row["value"] for row in rows}
+            missing = {row["question"] for row in found["left_out"] if row["question"] in questions}
+            answered = {row["question"] for row in rows}
+            sizes = dict(found["metadata"]["sizes"])
         left_out = sorted((missing - answered) | (set(task.questions) - set(questions)))
-        return replace(
+        asked_of = replace(
             record,
             figures=figures,
             asked={
                 "images": task.images,
                 "transfer": None if sweep.transfer is None else sweep.transfer.name,
-                "sizes": found["metadata"]["sizes"],
+                "sizes": sizes,
                 "left_out": left_out,
                 "seconds": round(time.monotonic() - began, 1),
             },
         )
+        return checked(asked_of, str(path))
 
     def _call(self, module: str, command: Sequence[str], run: Path) -> None:
         """Raises FailedError with the process's status, its last words said."""

@@ -10,6 +10,7 @@ from fastsc.pipelines.fields import Fields
 Event = dict[str, Any]
 MAX_STEP = 10**12  # as --max-steps
 MAX_RANKS = 2**20
+MAX_TIME = 2.5e11  # seconds since 1970, in the year 9892
 _Check = Callable[[Fields, str], object]
 
 
@@ -35,7 +36,7 @@ _TYPES: dict[str, _Check] = {
     **dict.fromkeys(("step", "steps", "epoch"), _step),
     **dict.fromkeys(("images", "val_images", "pid"), Fields.whole),
     **dict.fromkeys(
-        ("time", "seconds", "pairs_per_s", "ds_relative", "between", "effective_rank", "ce"),
+        ("seconds", "pairs_per_s", "ds_relative", "between", "effective_rank", "ce"),
         Fields.number,
     ),
     **dict.fromkeys(
@@ -43,6 +44,7 @@ _TYPES: dict[str, _Check] = {
         Fields.text,
     ),
     **dict.fromkeys(("changed", "process", "hardware", "versions"), Fields.inner),
+    "time": lambda fields, key: fields.number(key, 0, MAX_TIME),
     "status": lambda fields, key: fields.whole(key, 0, 255),
     "log_every": lambda fields, key: fields.whole(key, 1, MAX_STEP),
     "world_size": lambda fields, key: fields.whole(key, 1, MAX_RANKS),

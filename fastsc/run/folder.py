@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fastsc.cli.lock import NAME as LOCK
+from fastsc.cli.parser import MAX_FOLDERS
 from fastsc.config import DataConfig, TrainConfig
 from fastsc.config.recipes import dump
 from fastsc.errors import UserError
@@ -74,6 +75,8 @@ class RunFolder:
         root = Path(out)
         if not out or "\0" in out:
             raise UserError("--out is empty or no path; name a folder")
+        if len(root.parts) > MAX_FOLDERS:
+            raise UserError(f"--out: more than {MAX_FOLDERS} folders in each other")
         try:
             there = _nearest(root)
         except OSError as error:

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from fastsc.config import TrainConfig
 from fastsc.errors import UserError, first_line
+from fastsc.pipelines.reading import read_text, require_file_or_nothing
 
 # Columns of a step's line, in order, so that a file that is appended to keeps its head.
 STEP = (
@@ -119,7 +120,9 @@ class WandbSink:
         import wandb
 
         kept = root / "wandb-id.txt"  # so that a resumed run goes on as the same one there
-        name = kept.read_text("utf-8") if kept.exists() else os.environ.get("WANDB_RUN_ID")
+        name = os.environ.get("WANDB_RUN_ID")
+        if kept.exists():
+            name = read_text(kept, str(kept), most=1000)
         name = name or uuid.uuid4().hex
         try:
             self._run: Any = wandb.init(
@@ -153,6 +156,7 @@ class WandbSink:
 
 def _cut_torn_row(path: Path) -> None:
     """Cuts off what a crash left behind the last whole row of a CSV file."""
+    require_file_or_nothing(path)
     data = path.read_bytes()
     if (end := data.rfind(b"\n") + 1) < len(data):
         os.truncate(path, end)

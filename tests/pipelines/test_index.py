@@ -120,7 +120,7 @@ def test_the_cache_key_is_made_of_decoder_names_sizes_and_times(folder: Path) ->
     key = hashlib.sha256("\0".join((header_parser()[0], *index.paths)).encode())
     key.update(np.array([stat.st_size for stat in stats], np.int64).tobytes())
     key.update(np.array([stat.st_mtime_ns for stat in stats], np.int64).tobytes())
-    assert cache.load(folder / "train", key.hexdigest()) is not None
+    assert cache.load(folder / "train", key.hexdigest(), len(index)) is not None
 
 
 @pytest.mark.parametrize("damage", ["empty", "cut", "zeroed", "flipped"])

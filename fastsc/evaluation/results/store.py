@@ -12,14 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fastsc.cli.lock import locked
 from fastsc.errors import UserError
 from fastsc.evaluation.results.answers import Answer, Arrays, Keep
 from fastsc.evaluation.results.evaluated import Evaluation
 from fastsc.evaluation.results.statistics import Difference, Estimate
+from fastsc.pipelines.reading import load_arrays
 from fastsc.run.checkpoint import write_atomically
 
+MAX_PART = 2**34  # bytes of a part's arrays
+_SEAL = "seal"  # the name of an array that no part has
 FORMAT = 1  # part of every key: raise it when a part's arrays change their meaning
 
 
@@ -59,10 +63,10 @@ class Store:
         ) -> Arrays:
             key = _key({"format": FORMAT, "part": part, "settings": settings, **scope})
             path = self.root / "cache" / f"{key}.npz"
-            arrays = _load(path)
+            arrays = _load(path, key)
             if arrays is None:
                 arrays = compute()
-                write_arrays(path, arrays)
+                write_arrays(path, {**arrays, _SEAL: _seal(key, arrays)})
                 self.computed += 1
             else:
                 self.found += 1
@@ -186,10 +190,20 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     write_atomically(path, write)
 
 
-def _load(path: Path) -> Arrays | None:
-    """The arrays of a file; None where it is absent or damaged."""
+def _load(path: Path, key: str) -> Arrays | None:
+    """The arrays of a part; None where the file is absent, damaged or another part's."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: stored[name] for name in stored.files}
-    except Exception:  # noqa: BLE001, a damaged archive raises whatever its bytes lead to
+        arrays = load_arrays(path, str(path), MAX_PART)
+        seal = arrays.pop(_SEAL, None)
+        return arrays if np.array_equal(seal, _seal(key, arrays)) else None
+    except UserError:
         return None
+
+
+def _seal(key: str, arrays: Arrays) -> NDArray[np.uint8]:
+    """(32,) a hash of a part's key and content: what was copied or changed is computed anew."""
+    digest = hashlib.sha256(key.encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype.str} {array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return np.frombuffer(digest.digest(), np.uint8)

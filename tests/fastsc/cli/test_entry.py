@@ -29,6 +29,8 @@ def raises(error: BaseException) -> Callable[[list[str]], int]:
     [
         (UserError("--out is\n  empty"), 2, "fastsc.x: --out is empty\n"),
         (PeerError("another's"), 2, ""),
+        (PermissionError(13, "Permission denied", "a/b"), 2, "fastsc.x: a/b: Permission denied\n"),
+        (UserError("x" * 9000), 2, f"fastsc.x: {'x' * 8000} …\n"),
         (KeyboardInterrupt(), 75, "fastsc.x: interrupted; go on\n"),
         (Interrupted("stopped by SIGTERM"), 75, "fastsc.x: stopped by SIGTERM\n"),
     ],
@@ -58,6 +60,8 @@ def test_what_the_command_returns_and_the_words_it_gets(monkeypatch: pytest.Monk
 def test_our_own_fault_is_not_caught() -> None:
     with pytest.raises(ZeroDivisionError):
         run_command("fastsc.x", lambda words: 1 // 0, [])
+    with pytest.raises(OSError, match="no file of anybody's"):
+        run_command("fastsc.x", raises(OSError("no file of anybody's")), [])
 
 
 @pytest.mark.parametrize("number", SIGNALS)

@@ -111,7 +111,7 @@ def test_some_arms_are_asked_less() -> None:
         ({"groups": {"target": ["ce"]}}, "target names 'ce', which has no ds_target"),
         ({"scales": {"gpu": {"modle": "resnet18"}}}, "unknown option 'modle'"),
         ({"arms": {**GRID["arms"], "a/b": GRID["arms"]["ce"]}}, "a name is letters"),
-        ({"arms": {**GRID["arms"], "x": {"label": "x", "seeds": 1, "options": None}}}, "options must be"),
+        ({"arms": {**GRID["arms"], "x": {"label": "x", "seeds": 1, "options": None}}}, "x: opt"),
         ({"arms": {**GRID["arms"], "x": {"label": "x", "seeds": "2", "options": {}}}}, "arm x"),
         ({"default": "defualt"}, "default names 'defualt', which is no arm; did you mean default"),
         ({"baselines": ["ce-3e"]}, "baselines names 'ce-3e', which is no arm"),

@@ -6,7 +6,6 @@ same test digits in their class's colour, in any, and with class k in the colour
 
 from __future__ import annotations
 
-import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays, Keep, Rows
 from fastsc.evaluation.views import Indices, Viewer, choose
 from fastsc.pipelines import Pipeline, keyed
+from fastsc.pipelines.reading import read_json
 
 N_COLOURS = 10
 CHANCE = 1 / N_COLOURS  # of a digit's colour, and of its shape
@@ -106,10 +106,10 @@ class Digits:
 def _palette(path: Path) -> NDArray[np.float64]:
     """(10, 3) the colours that the metadata name."""
     try:
-        colours = json.loads(path.read_text(encoding="utf-8"))["colours"]
+        colours = read_json(path, str(path))["colours"]
         texts = [colours[str(k)].removeprefix("#") for k in range(N_COLOURS)]
         return np.array([list(bytes.fromhex(text)) for text in texts], np.float64).reshape(-1, 3)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError):  # a UserError among them
         raise UserError(
             f"bias: {path} does not name the ten colours; make the folder again: python -m "
             "fastsc.prepare colormnist"
