@@ -156,6 +156,7 @@ def record_of(
     made = {key: header.get(key) for key in ("hardware", "versions", "commit")}
     made |= {key: header.get(key) for key in ("device", "precision", "threads", "pipeline")}
     made["date"] = _date(events)
+    images: dict[str, Any] = {"train": header.get("images"), "val": header.get("val_images")}
     record = Record(
         study=study,
         arm=arm,
@@ -164,7 +165,7 @@ def record_of(
         options=options,
         command=command,
         made=made,
-        images={"train": header.get("images"), "val": header.get("val_images")},
+        images=images,
         steps=max(steps, default=0),
         seconds=round(sum(event["seconds"] for event in epochs), 1),
         pairs_per_s=round(median(rates), 2) if rates else 0.0,

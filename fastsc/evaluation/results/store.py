@@ -194,7 +194,7 @@ def _load(path: Path, key: str) -> Arrays | None:
     """The arrays of a part; None where the file is absent, damaged or another part's."""
     try:
         arrays = load_arrays(path, str(path), MAX_PART)
-        seal = arrays.pop(_SEAL, None)
+        seal = arrays.pop(_SEAL, np.empty(0))
         return arrays if np.array_equal(seal, _seal(key, arrays)) else None
     except UserError:
         return None

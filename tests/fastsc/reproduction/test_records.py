@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,3 +138,29 @@ def test_a_run_without_validation_has_no_record(tmp_path: Path) -> None:
     write_log(tmp_path / "run", HEADER, {"event": "epoch", "epoch": 0, "seconds": 1, "val": None})
     with pytest.raises(UserError, match="no validation; remove the folder"):
         record(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"options": {}}, "alpha must be there"),
+        ({"options": 3}, "options must be names with values"),
+        ({"seed": -1}, "seed must be a whole number"),
+        ({"steps": "many"}, "steps must be a whole number"),
+        ({"made": {}}, "hardware must be names with values"),
+        ({"val": {"top1": "high", "ds_relative": 1}}, "top1 must be a finite number"),
+        ({"curve": {}}, "step must be a list of numbers"),
+        ({"figures": {"a/b": []}}, "b must be a finite number"),
+        ({"images": [1, 2]}, "images must be names with values"),
+        ({"pairs_per_s": 10**400}, "pairs_per_s must be a finite number"),
+        ({"format": [[1]]}, "is a record of format"),
+    ],
+)
+def test_a_record_that_no_page_can_show(changes: dict[str, Any], said: str, tmp_path: Path) -> None:
+    old = json.loads(Path("tests/old/records/both-0.json").read_text("utf-8"))
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(old | changes))
+    with pytest.raises(UserError) as caught:
+        read_record(path)
+    assert said in str(caught.value)
+    assert str(path) in str(caught.value)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -173,3 +174,22 @@ def test_names_become_folders_that_do_not_meet(tmp_path: Path) -> None:
     names = ("../up", "a/b", "a:b", "A-B", "…")
     folders = store.folders(evaluation(*names))
     assert folders == ["rows/up", "rows/a-b", "rows/a-b-2", "rows/A-B-2-2", "rows/model"]
+
+
+@pytest.mark.parametrize("how", ["another part's", "an older fastsc's", "a pipe"])
+def test_what_is_not_this_part_is_computed_anew(how: str, tmp_path: Path) -> None:
+    compute = Counted()
+    keep = Store(tmp_path).keep(model="m")
+    wanted = keep("pairs", {"n": 3}, compute)
+    (path,) = (tmp_path / "cache").iterdir()
+    if how == "another part's":
+        keep("curves", {"n": 3}, lambda: {"other": np.arange(4)})
+        (other,) = set((tmp_path / "cache").iterdir()) - {path}
+        other.replace(path)
+    elif how == "a pipe":
+        path.unlink()
+        os.mkfifo(path)
+    else:
+        np.savez_compressed(path, **wanted)
+    assert set(keep("pairs", {"n": 3}, compute)) == set(wanted)
+    assert compute.times == 2

@@ -1,0 +1,272 @@
+"""Whatever is in a file that fastsc reads: it is read, or a UserError of one line says why not.
+
+Every format from a whole file of it, changed: values of other types and sizes, keys left out, bytes
+flipped, cut and put in.
+"""
+
+from __future__ import annotations
+
+import copy
+import io
+import json
+import shutil
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+
+from fastsc.config.recipes import load_recipe
+from fastsc.errors import UserError
+from fastsc.evaluation.models.labels import _read_map
+from fastsc.evaluation.models.sources import load_source
+from fastsc.evaluation.results.store import Store
+from fastsc.models.build import build_net
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, cache
+from fastsc.pipelines.beton import _read_block
+from fastsc.replaying.history import History
+from fastsc.reproduction.records import read_record
+from fastsc.reproduction.study import load_study
+from fastsc.run.log import read_log
+
+ROOT = Path(__file__).parent.parent
+OLD = ROOT / "tests" / "old"
+ODD = st.sampled_from([
+    None, True, "", "x", "NaN", -1, 0, 1, 2**31, 2**63, 2**64, 10**400, 1e308, -1e308, 0.5, [], {},
+    [[]], [None], ["a"], {"a": 1}, {"": {}}, "9" * 5000, "\ud800", "../../x", float("nan"),
+    float("inf"), [1] * 50, "x" * 3000,
+])  # fmt: skip
+fuzzed = settings(
+    max_examples=500, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The paths to all values in a JSON value."""
+    keys = value.keys() if isinstance(value, dict) else range(len(value))
+    found = [(*at, key) for key in keys]
+    for key in keys:
+        if isinstance(value[key], (dict, list)):
+            found += places(value[key], (*at, key))
+    return found
+
+
+@st.composite
+def changed(draw: st.DrawFn, value: Any) -> Any:
+    """A JSON value with one to three of its values replaced or left out."""
+    value = copy.deepcopy(value)
+    for _ in range(draw(st.integers(1, 3))):
+        if not (known := places(value)):
+            break
+        *outer, key = draw(st.sampled_from(known))
+        parent = value
+        for step in outer:
+            parent = parent[step]
+        if draw(st.integers(0, 4)) == 0:
+            del parent[key]
+        else:
+            parent[key] = copy.deepcopy(draw(ODD))  # it may be changed in its turn
+    return value
+
+
+@st.composite
+def damaged(draw: st.DrawFn, content: bytes) -> bytes:
+    """Bytes of which some are flipped, cut or put in."""
+    data = bytearray(content)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, max(len(data) - 1, 0)))
+        kind = draw(st.sampled_from(["flip", "cut", "insert", "end"]))
+        if kind == "flip" and data:
+            data[at] = draw(st.integers(0, 255))
+        elif kind == "cut":
+            del data[at : at + draw(st.integers(1, 30))]
+        elif kind == "insert":
+            odd = (b"[" * 300, b"9" * 5000, b"\xff", b"\0", b"&a *a", b"{", b'"', b"\n- ")
+            data[at:at] = draw(st.sampled_from(odd))
+        else:
+            del data[at:]
+    return bytes(data)
+
+
+def reads(read: Callable[[], object]) -> None:
+    """Reads, or says in one line why not."""
+    said = ""
+    with suppress(UserError):
+        try:
+            read()
+        except UserError as error:
+            said = str(error)
+            raise
+    assert len(said) < 5000
+    assert "\n" not in said
+
+
+def text_of(value: Any) -> bytes:
+    return json.dumps(value).encode("utf-8", "surrogatepass")
+
+
+RECIPE = yaml.safe_load((OLD / "run" / "config.yaml").read_text())
+STUDY = yaml.safe_load((OLD / "study.yaml").read_text())
+RECORD = json.loads((OLD / "records" / "both-0.json").read_text())
+EVENTS = [json.loads(line) for line in (OLD / "run" / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "file"
+
+
+@pytest.mark.slow
+@fuzzed
+@given(content=st.one_of(changed(RECIPE).map(text_of), damaged(yaml.safe_dump(RECIPE).encode())))
+def test_a_recipe(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    reads(lambda: load_recipe(str(tmp_path / "x.yaml")))
+
+
+@pytest.mark.slow
+@fuzzed
+@given(content=st.one_of(changed(STUDY).map(text_of), damaged(yaml.safe_dump(STUDY).encode())))
+def test_a_study(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_bytes(content)
+    reads(lambda: load_study(str(tmp_path / "x.yaml")))
+
+
+@pytest.mark.slow
+@fuzzed
+@given(content=st.one_of(changed(RECORD).map(text_of), damaged(text_of(RECORD))))
+def test_a_record(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+    reads(lambda: read_record(path))
+
+
+@pytest.mark.slow
+@fuzzed
+@given(events=changed(EVENTS), step=st.sampled_from([None, 1, 9, 16]))
+def test_a_log(events: list[Any], step: int | None, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    shutil.rmtree(run, ignore_errors=True)
+    shutil.copytree(OLD / "run", run)
+    (run / "log.jsonl").write_bytes(b"\n".join(map(text_of, events)) + b"\n")
+
+    def replayed() -> None:
+        history = History.read(run)
+        moment = history.at(step)
+        history.config(moment)
+        history.broken(moment)
+
+    reads(replayed)
+
+
+@pytest.mark.slow
+@fuzzed
+@given(content=damaged((OLD / "run" / "log.jsonl").read_bytes()))
+def test_a_damaged_log(content: bytes, path: Path) -> None:
+    path.write_bytes(content)
+    reads(lambda: read_log(path))
+
+
+METADATA = {
+    "architecture": "fastsc:resnet8w1", "classes": ["a", "b"], "resolution": 16,
+    "stem": "imagenet", "val_crop": 0.875, "mean": list(IMAGENET_MEAN), "std": list(IMAGENET_STD),
+    "blurpool": False, "step": 3,
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@fuzzed
+@given(metadata=changed(METADATA), data=st.data())
+def test_a_weights_file(metadata: dict[str, Any], data: st.DataObject, tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    tensors = build_net("fastsc:resnet8w1", 2, "imagenet", 16).state_dict()
+    save_file(tensors, path, {key: json.dumps(value) for key, value in metadata.items()})
+    if data.draw(st.booleans()):
+        path.write_bytes(data.draw(damaged(path.read_bytes())))
+    reads(lambda: load_source(str(path)))
+
+
+class _AnyName:
+    class model:  # noqa: N801
+        n_classes, classes = 3, ("a", "b", "c")
+
+    def find(self, name: str) -> int:
+        return -1
+
+    def near(self, name: str) -> str:
+        return ""
+
+
+@pytest.mark.slow
+@fuzzed
+@given(
+    content=st.one_of(changed({"a": 0, "b": "1"}).map(text_of), damaged(b"a: 0\nb: 1\n")),
+    name=st.sampled_from(["map.json", "map.yaml"]),
+)
+def test_a_class_map(content: bytes, name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    reads(lambda: _read_map(tmp_path / name, ("a", "b"), _AnyName()))  # type: ignore[arg-type]
+
+
+def archive(**arrays: Any) -> bytes:
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.mark.slow
+@fuzzed
+@given(data=st.data())
+def test_an_index_cache(data: st.DataObject, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        monkeypatch.setenv("FASTSC_CACHE_DIR", home)
+        table = cache.Table(np.ones(3, np.int32), np.ones(3, np.int32), {1: "cut"}, frozenset([2]))
+        cache.store(Path("x"), "key", table)
+        (file,) = Path(home).iterdir()
+        with np.load(file) as stored:
+            columns = {name: stored[name] for name in stored.files}
+        name = data.draw(st.sampled_from(sorted(columns)))
+        odd = data.draw(st.sampled_from([
+            np.zeros(0), np.array("x"), np.array(3), np.full(3, -1, np.int32), np.ones((3, 2)),
+            np.array([2**40]), np.array("[" * 5000), np.array('{"9": "x"}'), np.array('{"a": 1}'),
+        ]))  # fmt: skip
+        file.write_bytes(archive(**{**columns, name: odd}))
+        found = cache.load(Path("x"), "key", 3)
+        assert found is None or (found.heights == 1).all()
+        file.write_bytes(data.draw(damaged(archive(**columns))))
+        cache.load(Path("x"), "key", 3)
+
+
+@pytest.mark.slow
+@fuzzed
+@given(data=st.data())
+def test_a_cached_part(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        keep, arrays = Store(Path(home)).keep(model="m"), {"x": np.arange(9.0)}
+        keep("part", {}, lambda: arrays)
+        (file,) = Path(home, "cache").iterdir()
+        file.write_bytes(data.draw(damaged(file.read_bytes())))
+        assert np.array_equal(keep("part", {}, lambda: arrays)["x"], arrays["x"])
+
+
+@pytest.mark.slow
+@fuzzed
+@given(data=st.data())
+def test_a_block_of_an_ffcv_dataset(data: st.DataObject) -> None:
+    content = archive(rows=np.arange(3), text=np.frombuffer(b"{}", np.uint8))
+    content += np.array(len(content), "<u8").tobytes() + b"fastsc-index-01\n"
+    content = data.draw(damaged(content))
+
+    def block() -> None:
+        try:
+            _read_block(io.BytesIO(content), len(content))
+        except ValueError as error:  # `open_beton` names the file
+            raise UserError(str(error)) from None
+
+    reads(block)
