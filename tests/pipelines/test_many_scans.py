@@ -1,4 +1,4 @@
-"""A JPEG of thousands of scans is left out by its name, before a decoder works on it for minutes."""
+"""A JPEG of thousands of scans is left out by name, before a decoder works on it for minutes."""
 
 from __future__ import annotations
 
