@@ -56,7 +56,7 @@ def folder() -> Path:
 
 
 def _file(root: Path) -> Path:
-    return folder() / f"index-{hashlib.sha256(str(root.resolve()).encode()).hexdigest()[:24]}.npz"
+    return folder() / f"index-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]}.npz"
 
 
 def load(root: Path, key: str, n: int) -> Table | None:

@@ -104,6 +104,11 @@ def tolerant_streams() -> Iterator[None]:
                 _drop_unwritten(own)
 
 
+def printable(name: str) -> str:
+    """A name as text: its bytes that are no UTF-8, which Python holds as surrogates, escaped."""
+    return name.encode("utf-8", "backslashreplace").decode()
+
+
 def write_line(line: str) -> None:
     """A line on stdout, there at once and never broken."""
     stdout = tolerant(sys.stdout)

@@ -184,6 +184,7 @@ def train_all(commands: list[list[str]]) -> int:
             stdout=subprocess.DEVNULL,  # what it says is in the run's log
             stderr=subprocess.PIPE,
             text=True,
+            errors="backslashreplace",
         )
 
     at_once = min(len(os.sched_getaffinity(0)), MAX_AT_ONCE)

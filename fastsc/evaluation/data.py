@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsc.cli.console import printable
 from fastsc.errors import UserError
 from fastsc.pipelines import Index, Pipeline, scan
 from fastsc.pipelines.decode import of_pipeline
@@ -60,12 +61,15 @@ def open_split(
 
 
 def checked(index: Index, on_bad_image: str, pipeline: str) -> Index:
-    """The index, as `open_split` has it, without what its pipeline does not decode."""
+    """The index, as `open_split` has it, without what its pipeline does not decode.
+
+    Its class names are text, which fonts can draw: those of the model are (`sources`), too.
+    """
     index.require(on_bad_image)
     if on_bad_image == "skip" and (broken := verify(index, decode=of_pipeline(pipeline))):
         index = index.without(broken)
         index.require(on_bad_image)
-    return index
+    return replace(index, classes=tuple(map(printable, index.classes)))
 
 
 def _folder(data: Path, split: str | None) -> Path:

@@ -8,6 +8,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from fastsc.cli.console import printable
 from fastsc.config.checks import check_strengths
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.errors import UserError
@@ -121,15 +122,15 @@ def _strengths(sources: Sequence[Source], say: Callable[[str], object]) -> Stren
 def _names(options: Options) -> list[str]:
     """What each model is called: as it was given, a run by its folder's name."""
     if options.names is not None:
-        names = list(options.names)
+        names = [printable(name) for name in options.names]
         if not all(name.strip() for name in names):
             raise UserError("--names: an empty name")
         if len(names) != len(options.models):
             raise UserError(f"--names: {len(names)} names for {len(options.models)} models")
     else:
-        names = [_short(model) for model in options.models]
+        names = [printable(_short(model)) for model in options.models]
         if len(set(names)) < len(names):
-            names = list(options.models)
+            names = [printable(model) for model in options.models]
     if len(set(names)) < len(names):
         raise UserError("two models have one name; tell them apart with --names A B")
     return names

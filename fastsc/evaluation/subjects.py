@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 
+from fastsc.cli.console import printable
 from fastsc.datasets.colormnist import colormnist_splits
 from fastsc.distributed.devices import DTYPES, Precision
 from fastsc.errors import UserError
@@ -108,7 +109,7 @@ def make_subject(
         labels=labels.targets,
         seed=options.seed,
         sizes=sizes,
-        class_name=options.class_name,
+        class_name=None if options.class_name is None else printable(options.class_name),
         transfer=transfer,
         fine_tune=options.fine_tune,
         colours=colours,

@@ -43,8 +43,10 @@ def transfer_splits(
     if test is None or not (data / "train").is_dir():
         one = data / "train" if (data / "train").is_dir() else test or data
         return _halves(checked(scan(one), on_bad_image, pipeline), seed)
-    train = checked(scan(data / "train"), on_bad_image, pipeline)
-    return train, checked(scan(test, classes=train.classes), on_bad_image, pipeline)
+    train = scan(data / "train")
+    indices = train, scan(test, classes=train.classes)
+    train, tested = (checked(index, on_bad_image, pipeline) for index in indices)
+    return train, tested
 
 
 def _halves(index: Index, seed: int) -> tuple[Index, Index]:

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from fastsc.cli.console import printable
+
 RGB8 = NDArray[np.uint8]  # (R, R, 3)
 
 MAX_PAIRS = 64  # of a sheet
@@ -144,4 +146,4 @@ def _plain(text: str) -> str:
     """What the font can show: Pillow's knows ASCII and little else."""
     if _dejavu() is None:
         text = "".join(c if c.isascii() or c == "…" else "?" for c in text)
-    return text.encode("utf-8", "backslashreplace").decode().replace("\n", " ")
+    return printable(text).replace("\n", " ")

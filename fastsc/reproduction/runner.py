@@ -266,6 +266,7 @@ class _Workers:
                 stdout=subprocess.DEVNULL,  # what it says is in the run's log
                 stderr=subprocess.PIPE,
                 text=True,
+                errors="backslashreplace",  # libraries write a file's name as it is
             )
             self._running.add(process)
         _, said = process.communicate()

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -144,7 +144,8 @@ def export_safetensors(path: Path | str, net: nn.Module, metadata: Mapping[str, 
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
         for key, value in net.state_dict().items()
     }
-    texts = {key: json.dumps(value, ensure_ascii=False) for key, value in metadata.items()}
+    # In ASCII: a class folder's name need not be text that UTF-8 can hold, and comes back whole.
+    texts = {key: json.dumps(value) for key, value in metadata.items()}
 
     def write(temporary: str) -> None:
         try:
@@ -157,14 +158,8 @@ def export_safetensors(path: Path | str, net: nn.Module, metadata: Mapping[str, 
 
 def load_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State and metadata of a file of ours. UserError if it cannot be read."""
-    needed("safetensors", str(path))
-    import safetensors
-
     metadata = read_metadata(path)
-    with (
-        blamed(f"{path} is not a weights file of fastsc"),
-        safetensors.safe_open(str(path), framework="pt") as file,
-    ):
+    with blamed(f"{path} is not a weights file of fastsc"), opened_safetensors(path) as file:
         tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
     return tensors, dict(metadata.values)
 
@@ -172,16 +167,28 @@ def load_safetensors(path: Path | str) -> tuple[dict[str, Tensor], dict[str, Any
 def read_metadata(path: Path | str) -> Fields:
     """The metadata of a file of ours, without its tensors; errors as of `load_safetensors`."""
     needed("safetensors", str(path))
-    import safetensors
 
     place = f"{path} is not a weights file of fastsc"
     with blamed(place):
         if not is_file(path):
             raise UserError(f"{place}: {NO_FILE}")
-        with safetensors.safe_open(str(path), framework="pt") as file:
+        with opened_safetensors(path) as file:
             texts: dict[str, str] = file.metadata() or {}
     values = {key: parse_json(text, f"{place}: {key}") for key, text in texts.items()}
     return Fields(values, place)
+
+
+@contextlib.contextmanager
+def opened_safetensors(path: Path | str) -> Iterator[Any]:
+    """safetensors' own reader of a file of that format; its errors are its own, and OSError."""
+    import safetensors
+
+    # By its descriptor, since safetensors refuses a path that is no UTF-8.
+    with (
+        open(path, "rb") as opened,
+        safetensors.safe_open(f"/dev/fd/{opened.fileno()}", framework="pt") as file,
+    ):
+        yield file
 
 
 def _checkpoints(folder: Path) -> list[Path]:

@@ -53,6 +53,8 @@ def open_sinks(config: TrainConfig, root: Path) -> Iterator[list[Sink]]:
                     sinks.append(make())
                 except OSError as error:
                     raise UserError(f"--out {root}: cannot be written ({error})") from None
+                except UnicodeEncodeError:  # TensorBoard's files
+                    raise UserError(f"--out {root}: is no UTF-8; name another folder") from None
                 stack.callback(sinks[-1].close)
         yield sinks
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsc.cli.console import printable
 from fastsc.config.recipes import did_you_mean
 from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
@@ -124,7 +125,7 @@ def _read_map(path: Path, folders: tuple[str, ...], names: _Names) -> dict[str, 
         raise UserError(f"{what}: must say a class folder's output line by line, as apple: 3")
     found: dict[str, int] = {}
     for key, value in read.items():
-        folder = str(key)
+        folder = printable(str(key))
         if folder not in folders:
             raise UserError(
                 f"{what}: the data has no class folder {shown(folder)}"

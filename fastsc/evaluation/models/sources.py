@@ -14,6 +14,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from fastsc.cli.console import printable
 from fastsc.config.recipes import load_recipe
 from fastsc.errors import UserError, first_line
 from fastsc.evaluation.models.classifier import Classifier, Interpolation, Preprocessing
@@ -272,7 +273,8 @@ def _file(path: Path, config: Path) -> Net:
                 raise
     of_run = {} if run is None else run.flat()
     metadata = Fields({**_UNSAID, **of_run, **said}, f"model {path}")
-    classes, resolution = metadata.texts("classes"), metadata.whole("resolution", 1, MAX_SIDE)
+    classes = tuple(map(printable, metadata.texts("classes")))
+    resolution = metadata.whole("resolution", 1, MAX_SIDE)
     preprocessing = Preprocessing(
         resolution=resolution,
         resize=whole(resolution / Fraction(metadata.number("val_crop", 1e-6, 1))),

@@ -14,6 +14,7 @@ import torch
 
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError, first_line
+from fastsc.run.checkpoint import opened_safetensors
 
 SAVE = "save model.state_dict() with torch.save"
 AGAIN = "fetch it again"
@@ -141,9 +142,8 @@ def read_file(path: Path, title: str) -> Any:
 
 def _load_safetensors(path: Path) -> Any:
     needed("safetensors", str(path))
-    from safetensors.torch import load_file
-
-    return load_file(path)
+    with opened_safetensors(path) as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118
 
 
 def _load_pickled(path: Path) -> Any:

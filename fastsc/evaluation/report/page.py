@@ -39,7 +39,7 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
     text = render(evaluation)
 
     def write(part: str) -> None:
-        Path(part).write_bytes(text.encode("utf-8"))
+        Path(part).write_bytes(text.encode("utf-8", "backslashreplace"))
 
     write_atomically(path, write)
 

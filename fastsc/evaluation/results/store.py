@@ -168,10 +168,14 @@ def _key(parts: Mapping[str, object]) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """A UTF-8 file, whole or not at all. UserError if the disk does not take it."""
+    """A UTF-8 file, whole or not at all; what UTF-8 cannot hold is escaped by a backslash.
+
+    Raises:
+        UserError: The disk does not take it.
+    """
 
     def write(part: str) -> None:
-        Path(part).write_text(text, "utf-8")
+        Path(part).write_text(text, "utf-8", "backslashreplace")
 
     write_atomically(path, write)
 
