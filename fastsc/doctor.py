@@ -1,7 +1,7 @@
 """`python -m fastsc.doctor`: what works on this machine, and what to install where something fails.
 
-Exit status: 0 what fastsc cannot do without works; 1 it does not; 2 the user's mistake, one line on
-stderr; 130 interrupted.
+Exit status: 0 what fastsc cannot do without works; 1 it does not; 2 the user's mistake, or an
+output that cannot be written, one line on stderr; 130 interrupted.
 """
 
 from __future__ import annotations

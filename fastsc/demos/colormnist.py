@@ -28,6 +28,7 @@ from typing import NamedTuple
 
 from rich.table import Table
 
+from fastsc.cli.children import Children
 from fastsc.cli.console import write_line, write_table
 from fastsc.cli.entry import say
 from fastsc.cli.lock import locked
@@ -176,9 +177,10 @@ def train_all(commands: list[list[str]]) -> int:
     programs want the cores too.
     """
     variables = {"OMP_NUM_THREADS": "1", **os.environ}
+    children = Children()
 
     def train(command: list[str]) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
+        return children.run(
             [sys.executable, *command],
             env=variables,
             stdout=subprocess.DEVNULL,  # what it says is in the run's log
@@ -198,6 +200,9 @@ def train_all(commands: list[list[str]]) -> int:
                     ended = f"a training ended with status {run.returncode}"
                     say("fastsc.colormnist_demo", ended)
                     return run.returncode
+        except KeyboardInterrupt:
+            children.end()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
     return 0

@@ -18,6 +18,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import suppress
 from pathlib import Path
 
+from fastsc.cli.children import Children
 from fastsc.cli.leftovers import in_use, remove_stale
 from fastsc.diagnostics.catalog import Probe, Result
 
@@ -30,6 +31,7 @@ def examine(wanted: Sequence[Probe], tell: Callable[[Result], None] | None = Non
     """Runs probes, as many at once as there are cores: `tell` gets a result as soon as it is known,
     the list has them in the order of the probes."""
     futures: dict[Probe, Future[Result]] = {}
+    children = Children()
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 1
     remove_stale(_old_folders())
     with (
@@ -41,12 +43,13 @@ def examine(wanted: Sequence[Probe], tell: Callable[[Result], None] | None = Non
         names = {probe.after for probe in wanted}
         for probe in sorted(wanted, key=lambda p: (p.name not in names, bool(p.after), not p.slow)):
             before = [future for p, future in futures.items() if p.name == probe.after]
-            futures[probe] = pool.submit(_try, probe, Path(folder), before)
+            futures[probe] = pool.submit(_try, probe, Path(folder), before, children)
         try:
             for future in as_completed(futures.values()):
                 if tell is not None:
                     tell(future.result())
-        except KeyboardInterrupt:  # which the terminal sent to those that run, too
+        except KeyboardInterrupt:
+            children.end()
             pool.shutdown(cancel_futures=True)
             raise
     return [futures[probe].result() for probe in wanted]
@@ -62,7 +65,7 @@ def _old_folders() -> list[Path]:
     return found
 
 
-def _try(probe: Probe, folder: Path, before: list[Future[Result]]) -> Result:
+def _try(probe: Probe, folder: Path, before: list[Future[Result]], children: Children) -> Result:
     if not all(future.result().works for future in before):
         return Result(probe, False, f"not tried: {probe.after} does not work")
     home = Path(tempfile.mkdtemp(dir=folder))
@@ -74,7 +77,7 @@ def _try(probe: Probe, folder: Path, before: list[Future[Result]]) -> Result:
     # Files, since a pipe ends only when whatever else the probe started has ended, too.
     with open(answer, "wb") as out, open(errors, "wb") as err, suppress(subprocess.TimeoutExpired):
         command, silent = [sys.executable, *probe.command], subprocess.DEVNULL
-        status = subprocess.run(
+        status = children.run(
             command, stdin=silent, stdout=out, stderr=err, env=variables, timeout=probe.timeout
         ).returncode
     found = None

@@ -198,3 +198,12 @@ def test_another_command_begins_and_is_told_to_stop(
         said = done.stderr.decode()
         assert done.returncode in (0, status), (moment, said)  # it may have come to its end
         assert len(said.splitlines()) == int(done.returncode == status), said
+
+
+def test_the_doctor_is_told_to_stop() -> None:
+    """Its probes, which may take minutes, end with it."""
+    began = time.monotonic()
+    done = signalled([sys.executable, "-m", "fastsc.doctor"], signal.SIGTERM, 4)
+    assert done.returncode == 130
+    assert done.stderr == b"fastsc.doctor: interrupted\n"
+    assert time.monotonic() - began < 30

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
@@ -279,11 +278,11 @@ def test_status_and_advice(
 
 
 @pytest.mark.parametrize("terminal", [False, True])
-def test_rows_keep_what_stands_in_brackets(terminal: bool) -> None:
-    out = io.StringIO()
-    console = Console(file=out, force_terminal=terminal, width=200)
-    show(outcome(("decoders", "simplejpeg")), console)
-    (row,) = (line for line in out.getvalue().splitlines() if "simplejpeg" in line)
+def test_rows_keep_what_stands_in_brackets(
+    terminal: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show(outcome(("decoders", "simplejpeg")), Console(force_terminal=terminal, width=200))
+    (row,) = (line for line in capsys.readouterr().out.splitlines() if "simplejpeg" in line)
     for part in ("decoders", "no", "because -> pip install 'fastsc[jpeg]'"):
         assert part in row
 
