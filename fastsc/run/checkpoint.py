@@ -86,9 +86,20 @@ def load_newest(folder: Path | str, *, map_location: str | torch.device = "cpu")
 
 
 def load_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """net.load_state_dict; a UserError that names what differs if `state` is another model's."""
+    """net.load_state_dict.
+
+    Raises:
+        UserError: `state` is another model's, with what differs; or the net does not take it, such
+            as tensors that are sparse, quantized or without data, with torch's reason.
+    """
     check_model_state(net, state, source)
-    net.load_state_dict(dict(state))
+    try:
+        net.load_state_dict(dict(state))
+    except Exception as error:  # noqa: BLE001, a module's set_extra_state can raise anything
+        # torch's own first line names the class alone.
+        reason = str(error).partition("Error(s) in loading state_dict for ")[2].partition("\n")[2]
+        line = reason.partition("\n")[0].strip() or first_line(error)
+        raise UserError(f"{source} does not load: {type(error).__name__}: {line}") from None
 
 
 def check_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:

@@ -340,15 +340,7 @@ def _function(module: str, name: str, file: WeightsFile | None) -> Net:
     notes: tuple[str, ...] = ()
     if file is not None:
         state, notes = read_weights(file, net)
-        try:
-            load_model_state(net, state, file.path)
-        except UserError:
-            raise
-        except Exception as error:  # noqa: BLE001, set_extra_state is a stranger's code, too
-            raise UserError(
-                f"--weights {file.path}: {title} does not take it: {type(error).__name__}: "
-                f"{first_line(error)}"
-            ) from None
+        load_model_state(net, state, file.path)
     return Net(net=net, preprocessing=Preprocessing(), order="likely", notes=notes)
 
 

@@ -246,6 +246,20 @@ def test_state_of_another_model_is_refused_with_what_differs() -> None:
     assert all(torch.equal(v, good[k]) for k, v in net.state_dict().items())
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # quantized tensors are deprecated
+def test_tensors_that_torch_does_not_copy_are_refused_with_its_reason() -> None:
+    net = torch.nn.Linear(3, 2)
+    weight = net.weight.detach()
+    quantized = torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8)
+    for other in (weight.to_sparse(), quantized, weight.to("meta")):
+        state = {**net.state_dict(), "weight": other}
+        with pytest.raises(RuntimeError, match="in loading state_dict"):
+            torch.nn.Linear(3, 2).load_state_dict(state)
+        with pytest.raises(UserError, match=r"w\.pt does not load: .*weight") as caught:
+            load_model_state(net, state, "w.pt")
+        assert "\n" not in str(caught.value)
+
+
 def test_exported_weights(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = torchvision.models.resnet18(num_classes=3).to(memory_format=torch.channels_last)
