@@ -31,6 +31,7 @@ _MAGIC = {
     b"7z\xbc\xaf\x27\x1c": "compressed by 7-Zip; unpack it",
     b"\xfd7zXZ": "compressed by xz; unpack it",
     b"BZh": "compressed by bzip2; unpack it",
+    b"\x28\xb5\x2f\xfd": "compressed by Zstandard; unpack it",
 }
 _WHOLE = (
     f"a whole pickled model, which only its own code can read; {SAVE}, or hand the model over with "
@@ -65,11 +66,13 @@ def foreign_format(path: Path) -> str | None:
         head = file.read(HEAD)
     if not head:
         return f"empty; {AGAIN}"
+    if not head.strip(b"\0"):
+        return f"zeros from its first byte, as of a download that was interrupted; {AGAIN}"
     for magic, what in _MAGIC.items():
         if head.startswith(magic):
             return what
-    if re.match(rb"\s*<(!doctype|html|head|\?xml|!--)", head.removeprefix(b"\xef\xbb\xbf").lower()):
-        return f"an HTML page, not weights; {AGAIN} from the address of the file itself"
+    if re.match(rb"\s*<[!?a-z]", head.removeprefix(b"\xef\xbb\xbf").lower()):
+        return f"an HTML or XML page, not weights; {AGAIN} from the address of the file itself"
     if head.startswith(b"PK"):
         return _foreign_zip(path)
     if head[4:8] == b"TFL3":
