@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision
@@ -92,14 +93,23 @@ def test_what_is_no_weight_is_left_out_and_named(tmp_path: Path) -> None:
     }  # fmt: skip
     found, (note,) = read({**RAW, **surplus}, tmp_path)
     assert same(found, RAW)
-    assert "left out, being no weights: total_ops, 0.total_params" in note
+    assert "left out, being no weights of this model: total_ops, 0.total_params" in note
     assert "and 1 more" in note
-    lightning = {"criterion.weight": torch.ones(3), "val_acc.tp": torch.ones(3)}
+    outside = {
+        "criterion.weight": torch.ones(3), "val_acc.tp": torch.ones(3), "mean": torch.ones(3),
+        "projector.0.weight": torch.ones(4, 4),
+    }  # fmt: skip
     for outer in ("", "module."):
-        contents = under(outer, {**under("model.", RAW), **lightning})
+        contents = under(outer, {**under("model.", RAW), **outside})
         found, (note,) = read({"state_dict": contents}, tmp_path)
         assert same(found, RAW)
-        assert f"{outer}criterion.weight, {outer}val_acc.tp" in note
+        assert f"{outer}criterion.weight, {outer}val_acc.tp, {outer}mean and 1 more" in note
+
+
+def test_names_outside_of_a_network_that_is_not_whole_are_refused(tmp_path: Path) -> None:
+    part = {key: value for key, value in RAW.items() if not key.startswith("3.")}
+    with pytest.raises(UserError, match=r"2 tensors are missing there.*1 are unknown here, head"):
+        read({**under("net.", part), "head.weight": torch.ones(3)}, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +181,122 @@ def test_another_model_in_the_file_is_none_of_the_choices(tmp_path: Path) -> Non
     wide = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Linear(32, 3))
     found, notes = read({"student": RAW, "teacher": wide.state_dict()}, tmp_path)
     assert same(found, RAW)
-    assert notes == ()
+    assert notes == ("w.pth: averages without all of the parameters were not taken: 'teacher'",)
+    assert read({"model": RAW, "other": wide.state_dict()}, tmp_path)[1] == ()
+
+
+MOMENTS: list[dict[str, Any]] = [
+    {"optimizer": {"exp_avg": under("module.", AVERAGE), "exp_avg_sq": AVERAGE}},
+    {"optim_state": {"exp_avg": AVERAGE}},
+    {"optimizer_states": [{"momentum_buffer": AVERAGE}]},
+    {"avg_grad": AVERAGE},
+    {"avg_sq": AVERAGE},
+    {"grads": AVERAGE},
+]
+
+
+@pytest.mark.parametrize("moments", MOMENTS)
+def test_an_optimizers_moments_are_no_weights(moments: dict[str, Any], tmp_path: Path) -> None:
+    for contents in ({**moments, "last": RAW}, {"state_dict": under("model.", RAW), **moments}):
+        found, notes = read(contents, tmp_path)
+        assert same(found, RAW)
+        assert notes == ()
+    with pytest.raises(UserError, match="an optimizer alone"):
+        read({k: v for k, v in moments.items() if isinstance(v, dict)} or {"optim": {}}, tmp_path)
+
+
+def test_moments_under_a_prefix_are_no_weights(tmp_path: Path) -> None:
+    contents = {**under("optimizer.exp_avg.", AVERAGE), **under("model.", RAW)}
+    found, (note,) = read(contents, tmp_path)
+    assert same(found, RAW)
+    assert "left out, being no weights of this model: optimizer.exp_avg.0.weight" in note
+
+
+@pytest.mark.parametrize(
+    "name", ["ema", "EMA", "modelEMA", "emamodel", "model_ema", "polyak", "Teacher", "swa_model"]
+)
+def test_names_of_averages(name: str, tmp_path: Path) -> None:
+    assert same(read({"model": RAW, name: AVERAGE}, tmp_path)[0], AVERAGE)
+    assert same(read({**RAW, **under(f"{name}.", AVERAGE)}, tmp_path)[0], AVERAGE)
+
+
+def parameters(state: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: nn.Parameter(state[name]) for name, _ in network().named_parameters()}
+
+
+PARAMETERS_ALONE = [
+    {"model": RAW, "ema": parameters(AVERAGE)},
+    {"model_ema": under("module.", parameters(AVERAGE)), "model": RAW},
+    {"state_dict": {**under("net.", RAW), **under("net_ema.", parameters(AVERAGE))}},
+    {**RAW, **under("ema.", parameters(AVERAGE))},
+]
+
+
+@pytest.mark.parametrize("contents", PARAMETERS_ALONE)
+def test_an_average_of_parameters_alone_gets_the_raw_buffers(
+    contents: dict[str, Any], tmp_path: Path
+) -> None:
+    oracle = network()
+    oracle.load_state_dict(RAW)
+    oracle.load_state_dict(parameters(AVERAGE), strict=False)
+    found, (note,) = read(contents, tmp_path)
+    assert same(found, oracle.state_dict())
+    assert "an average over training, was taken, with what it lacks of " in note
+    assert "1.running_mean, 1.running_var, 1.num_batches_tracked" in note
+
+
+UNTAKEN: list[tuple[dict[str, Any], str]] = [
+    ({"model": RAW, "ema": {"shadow_params": list(parameters(AVERAGE).values())}}, "'ema'"),
+    ({"model": RAW, "ema": network()}, "'ema'"),
+    ({"model": RAW, "ema": {"model": {"0.weight": AVERAGE["0.weight"]}}}, "'ema'"),
+    (
+        {"state_dict": {**under("model.", RAW), "model_ema.0weight": AVERAGE["0.weight"]}},
+        "'state_dict.model_ema'",
+    ),
+]
+
+
+@pytest.mark.parametrize(("contents", "title"), UNTAKEN)
+def test_an_average_that_is_not_taken_is_named(
+    contents: dict[str, Any], title: str, tmp_path: Path
+) -> None:
+    found, notes = read(contents, tmp_path)
+    assert same(found, RAW)
+    assert notes[-1].endswith(f"averages without all of the parameters were not taken: {title}")
+
+
+def test_other_things_that_are_averages(tmp_path: Path) -> None:
+    meters = {"avg_loss": torch.tensor(0.5), "ema": {"decay": torch.tensor(0.9)}, "swa": [1, 2]}
+    assert read({"model": RAW, **meters}, tmp_path)[1] == ()
+
+
+@pytest.mark.parametrize("outer", ["", "module.", "model.module."])
+def test_a_part_under_data_parallel(outer: str, tmp_path: Path) -> None:
+    def alexnet(wrap: Any) -> nn.Module:
+        net = nn.Sequential()
+        net.add_module("features", wrap(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))))
+        net.add_module("classifier", nn.Sequential(nn.Flatten(), nn.Linear(16, 3)))
+        return net
+
+    wrapped, net = alexnet(nn.DataParallel), alexnet(lambda x: x)
+    state = wrapped.state_dict()
+    assert "features.module.0.weight" in state
+    expected = {key.replace("module.", ""): value for key, value in state.items()}
+    assert same(read(under(outer, state), tmp_path, net=net)[0], expected)
+    assert same(read(state, tmp_path, net=alexnet(nn.DataParallel))[0], state)
+
+
+def test_lists_and_deep_nesting(tmp_path: Path) -> None:
+    deep: object = RAW
+    for name in "abcdef":
+        deep = {name: deep}
+    for contents in ([RAW], (RAW, 5), {"models": [RAW]}, [{"state_dict": RAW}], deep):
+        assert same(read(contents, tmp_path)[0], RAW)
+    for key, state in (("models.0", RAW), ("models.1", AVERAGE)):
+        found, notes = read({"models": [RAW, AVERAGE]}, tmp_path, key)
+        assert same(found, state)
+        assert notes == ()
+    assert same(read([RAW, AVERAGE], tmp_path, "1")[0], AVERAGE)
 
 
 def test_keys_that_are_not_there(tmp_path: Path) -> None:
@@ -180,6 +305,8 @@ def test_keys_that_are_not_there(tmp_path: Path) -> None:
     for key in ("ema", "state_dict.model", "state_dict.net.9"):
         with pytest.raises(UserError, match=r"no --weights-key \S+ in it; there are "):
             read(contents, tmp_path, key)
+    with pytest.raises(UserError, match=r"--weights-key 3.bias: a single tensor"):
+        read(RAW, tmp_path, "3.bias")
 
 
 @pytest.mark.parametrize(
@@ -189,6 +316,10 @@ def test_keys_that_are_not_there(tmp_path: Path) -> None:
         ({"optimizer": torch.optim.Adam(network().parameters()).state_dict()}, "an optimizer alo"),
         ({"epoch": 3, "lr": 0.1}, "no tensors with names in it, only epoch, lr"),
         ([1, 2], "holds list, not a state dict"),
+        ({}, "holds an empty dict"),
+        ({k: v.numpy() for k, v in RAW.items()}, "holds NumPy arrays, 0.weight first"),
+        ({"best": np.ones(3), "model": nn.Linear(2, 2)}, "a whole pickled model"),
+        ([nn.Linear(2, 2)], "a whole pickled model"),
         ({"model": nn.Linear(2, 2), "epoch": 1}, "a whole pickled model (torch.nn.modules.linear"),
     ],
 )
