@@ -151,12 +151,19 @@ def prepare(
     unfinished = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it, since a rename is whole only within one file system.
-        unfinished = free_name(out.with_name(f".{out.name}-{os.getpid()}"))
+        # Beside it, since a rename is whole only within one file system; but a mount point, whose
+        # name nothing else can take, is filled, the metadata last.
+        mounted = os.path.ismount(out)
+        name = f".{out.name}-{os.getpid()}"
+        unfinished = free_name(out / name if mounted else out.with_name(name))
         write_images(unfinished, found, splits)
         text = json.dumps(metadata, indent=1) + "\n"
         (unfinished / METADATA).write_text(text, encoding="utf-8")
-        unfinished.rename(out)
+        if mounted:
+            for part in sorted(unfinished.iterdir(), key=lambda path: path.name == METADATA):
+                part.rename(out / part.name)
+        else:
+            unfinished.rename(out)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
     finally:

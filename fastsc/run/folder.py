@@ -122,6 +122,14 @@ class RunFolder:
             raise UserError(f"--out {self.root}: cannot be written ({error.strerror})") from None
         return undo
 
+    def require(self) -> None:
+        """Raises UserError where the folder was removed in the meantime."""
+        if not self.config.exists():
+            raise UserError(
+                f"--out {self.root} has been removed while the run was at work in it; what it had "
+                "written is gone"
+            )
+
     @property
     def _part(self) -> Path:
         return self.config.with_suffix(".part")

@@ -46,6 +46,7 @@ class RunLog:
         data = (line + "\n").encode("utf-8")
         try:
             with doing(f"writing {self.path}"):
+                self._follow()
                 end = self._file.seek(0, os.SEEK_END)
                 if (n := self._file.write(data)) < len(data):
                     self._file.truncate(end)
@@ -53,6 +54,16 @@ class RunLog:
                 raise OSError(0, f"{n} of {len(data)} bytes were written: the disk is full")
         except OSError as error:
             raise UserError(f"{self.path} cannot be written: {error.strerror}") from None
+
+    def _follow(self) -> None:
+        """Opens the file anew where it was moved away, as logrotate does."""
+        try:
+            same = os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.path))
+        except FileNotFoundError:
+            same = False
+        if not same:
+            moved, self._file = self._file, open(self.path, "ab", buffering=0)  # noqa: SIM115
+            moved.close()
 
     def close(self) -> None:
         self._file.close()

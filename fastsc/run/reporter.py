@@ -25,8 +25,14 @@ from fastsc.run.validation import Validation
 class Report:
     """Everything that is said of one run; on other ranks than the main one it says nothing."""
 
-    def __init__(self, log: RunLog | None, display: Display | None, sinks: list[Sink]) -> None:
-        self._log, self._display, self._sinks = log, display, sinks
+    def __init__(
+        self,
+        log: RunLog | None,
+        display: Display | None,
+        sinks: list[Sink],
+        folder: RunFolder | None = None,
+    ) -> None:
+        self._log, self._display, self._sinks, self._folder = log, display, sinks, folder
         self._bad: set[str] = set()
         self._failed: UserError | None = None
         self._rank_log: RunLog | None = None
@@ -44,7 +50,7 @@ class Report:
             log = stack.enter_context(RunLog(folder.log))
             display = stack.enter_context(Display(total_steps))
             sinks = stack.enter_context(open_sinks(config, folder.root))
-            yield cls(log, display, sinks)
+            yield cls(log, display, sinks, folder)
 
     @contextmanager
     def rank_log(self, folder: RunFolder, ranks: Ranks, device: torch.device) -> Iterator[None]:
@@ -78,6 +84,8 @@ class Report:
         """One line of log.jsonl. If it cannot be written, `check` says so: to all ranks at once."""
         if self._log is not None:
             try:
+                if self._folder is not None:
+                    self._folder.require()
                 self._log.event(event, **fields)
             except UserError as error:
                 self._failed = error

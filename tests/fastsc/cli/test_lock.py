@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -185,6 +186,23 @@ def test_a_disk_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("fastsc.cli.lock.fcntl.flock", none)
     with locked(tmp_path):
         pass
+
+
+def test_a_folder_that_is_removed_during_its_run_is_no_success(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    process = start(image_folder, out, "cpu", "--epochs", "4000", "--val", "none")
+    try:
+        wait_for_step(process, out, 2)
+        while out.exists():  # a checkpoint may be on its way into it
+            shutil.rmtree(out, ignore_errors=True)
+        assert process.wait(60) == 2
+    finally:
+        process.kill()
+    assert process.stderr is not None
+    [line] = process.stderr.read().decode().splitlines()
+    assert f"--out {out} has been removed while the run was at work in it" in line
 
 
 @pytest.mark.parametrize("command", ["evaluate", "reproduce", "prepare", "demo"])

@@ -58,6 +58,25 @@ def test_an_empty_folder_may_be_there(digits: Path, tmp_path: Path) -> None:
     assert (tmp_path / "train" / "9").is_dir()
 
 
+def test_a_mount_point_is_filled(
+    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing else can take its name."""
+    beside, mount = tmp_path / "beside", tmp_path / "mount"
+    mount.mkdir()
+    words = ["colormnist", "--digits", str(digits), "--out"]
+    assert prepare.main([*words, str(beside)]) == 0
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == mount)
+    inode = mount.stat().st_ino
+    assert prepare.main([*words, str(mount)]) == 0
+    assert mount.stat().st_ino == inode
+    files = [
+        {str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*.*")}
+        for root in (beside, mount)
+    ]
+    assert files[0] == files[1]
+
+
 @pytest.mark.parametrize(
     ("words", "part"),
     [

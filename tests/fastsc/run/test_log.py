@@ -31,6 +31,21 @@ def strict(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
 
 
+def test_a_log_that_is_moved_away_goes_on_under_its_name(tmp_path: Path) -> None:
+    """As logrotate does it."""
+    path = tmp_path / "log.jsonl"
+    with RunLog(path) as log:
+        log.event("step", step=1)
+        path.rename(tmp_path / "log.jsonl.1")
+        log.event("step", step=2)
+        assert read_log(path) == [{"event": "step", "step": 2}]
+        path.unlink()
+        tmp_path.joinpath("log.jsonl.1").unlink()
+        tmp_path.rmdir()
+        with pytest.raises(UserError, match="cannot be written: No such file"):
+            log.event("step", step=3)
+
+
 def test_events_are_lines_as_soon_as_they_are_known(tmp_path: Path) -> None:
     path = tmp_path / "run" / "log.jsonl"
     with RunLog(path) as log:
