@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from fastsc.pipelines import keyed
 from fastsc.pipelines.beton import block_of, open_beton, require_ffcv
 from fastsc.pipelines.cpu import default_workers
-from fastsc.pipelines.decode import DecodeError, pick
+from fastsc.pipelines.decode import DecodeError, decoded, pick
 from fastsc.pipelines.errors import StalledError, UserError
 from fastsc.pipelines.ffcv import verify
-from fastsc.pipelines.files import decoded, read_file
+from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import OnBadImage
 from fastsc.pipelines.progress import tracked
@@ -141,7 +141,9 @@ class _Encoder:
     def _encode(self, i: int) -> _Sample:
         height, width = int(self._index.heights[i]), int(self._index.widths[i])
         encoded = read_file(self._index.path(i), int(self._index.n_bytes[i]))
-        image = decoded(self._index, i, encoded, (0, 0, height, width), self._decode)
+        image = decoded(
+            encoded, (0, 0, height, width), self._decode, by_pillow=i in self._index.by_pillow
+        )
         image = _shrink(image, self._side)
         if max(image.shape) > MAX_SIDE:
             raise DecodeError(f"more than the {MAX_SIDE} pixels a side that a beton can hold")

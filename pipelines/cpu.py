@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
-from fastsc.pipelines.decode import DecodeError, pick
+from fastsc.pipelines.decode import DecodeError, decoded, pick
 from fastsc.pipelines.errors import StalledError
-from fastsc.pipelines.files import decoded, read_file
+from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.resample import place
@@ -75,7 +75,9 @@ class CpuPipeline(Pipeline):
         task.stage = "reading"
         encoded = read_file(self.index.path(index), int(self.index.n_bytes[index]))
         task.stage = "decoding"
-        return decoded(self.index, index, encoded, box.tolist(), self._decode_region)
+        return decoded(
+            encoded, box.tolist(), self._decode_region, by_pillow=index in self.index.by_pillow
+        )
 
     def _fill(self, plan: Plan, index: int, slot: NDArray[np.uint8], task: Task) -> None:
         """Writes one image, cropped, resized and flipped, into its slot: (R, R, 3).

@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.dali_run import CHUNK, Reading, Run, Sample
-from fastsc.pipelines.decode import DecodeError, decode_pil, of_pipeline
+from fastsc.pipelines.decode import DecodeError, decode_pil, decoded, of_pipeline
 from fastsc.pipelines.errors import UserError
-from fastsc.pipelines.files import decoded, read_into
+from fastsc.pipelines.files import read_into
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.threads import DaemonPool
@@ -98,7 +98,7 @@ class DaliPipeline(Pipeline):
         """What Pillow reads in a file, in the one format in which DALI reads the same."""
         height, width = int(self.index.heights[index]), int(self.index.widths[index])
         box = (0, 0, height, width)
-        image = decoded(self.index, index, encoded.tobytes(), box, decode_pil)
+        image = decoded(encoded.tobytes(), box, decode_pil, by_pillow=True)
         header = np.frombuffer(b"P6 %d %d 255\n" % (width, height), np.uint8)
         return np.concatenate([header, image.reshape(-1)])
 

@@ -68,6 +68,26 @@ def decode_pil(encoded: bytes, top: int, left: int, height: int, width: int) -> 
         raise DecodeError(str(error)) from None
 
 
+def decoded(
+    encoded: bytes, box: tuple[int, int, int, int], decode: Decoder, *, by_pillow: bool
+) -> RGB8:
+    """The pixels of a box (top, left, height, width) of an encoded image: (height, width, 3).
+
+    Args:
+        encoded: The file's bytes.
+        box: A part of the image, as large as its header says it is.
+        decode: For JPEGs and PNGs.
+        by_pillow: Whether the file is none that it and all others read alike (`Index.by_pillow`).
+
+    Raises:
+        DecodeError: They cannot be had.
+    """
+    region = (decode_pil if by_pillow else decode)(encoded, *box)
+    if region.shape != (*box[2:], 3):
+        raise DecodeError("its size differs from its header's")
+    return region
+
+
 def _nvimgcodec() -> Decoder:
     """nvImageCodec: decodes only the region; the fastest."""
     from nvidia import nvimgcodec

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, decode_pil
-from fastsc.pipelines.index import Index
+from fastsc.pipelines.decode import DecodeError
 from fastsc.pipelines.reading import without_waiting
 
 TRAIN_BETON, VAL_BETON = "train.beton", "val.beton"  # in the folder that --data names
@@ -40,23 +39,3 @@ def read_file(path: str, n_bytes: int) -> bytes:
     if len(encoded) != n_bytes:
         raise DecodeError(f"has changed since it was indexed ({n_bytes} bytes then)")
     return encoded
-
-
-def decoded(
-    index: Index, i: int, encoded: bytes, box: tuple[int, int, int, int], decode: Decoder
-) -> RGB8:
-    """The pixels of a box (top, left, height, width) of dataset index i, from its file's bytes.
-
-    Args:
-        decode: For JPEGs and PNGs; all else is Pillow's.
-
-    Returns:
-        (height, width, 3).
-
-    Raises:
-        DecodeError: They cannot be had.
-    """
-    region = (decode_pil if i in index.by_pillow else decode)(encoded, *box)
-    if region.shape != (*box[2:], 3):
-        raise DecodeError("its size differs from its header's")
-    return region

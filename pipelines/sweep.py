@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.pipelines.cpu import default_workers
-from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, pick
-from fastsc.pipelines.files import decoded, read_file
+from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, decoded, pick
+from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.progress import MIN_FILES, tracked
 from fastsc.pipelines.threads import in_order
@@ -49,7 +49,7 @@ def sweep(
         height, width = int(index.heights[i]), int(index.widths[i])
         try:
             encoded = read_file(index.path(i), int(index.n_bytes[i]))
-            image = decoded(index, i, encoded, (0, 0, height, width), decode)
+            image = decoded(encoded, (0, 0, height, width), decode, by_pillow=i in index.by_pillow)
         except DecodeError as error:
             return str(error)
         use(i, image)
