@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
+LONGEST = 400  # characters of another library's message: some list every kernel or tensor
 
 
 class UserError(ValueError):
@@ -24,6 +25,10 @@ class StalledError(Exception):
 
 
 def first_line(error: BaseException) -> str:
-    """What a library's error says, as the end of a line of ours; its type where it says nothing."""
+    """What a library's error says, as the end of a line of ours; its type where it says nothing.
+
+    Of more than `LONGEST` characters, the beginning.
+    """
     lines = re.sub(r"\x1b\[[0-9;]*m", "", str(error)).strip().splitlines()
-    return " ".join((lines[0] if lines else type(error).__name__).split())
+    line = " ".join((lines[0] if lines else type(error).__name__).split())
+    return line if len(line) <= LONGEST else f"{line[: LONGEST - 2]} …"

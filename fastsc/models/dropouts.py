@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 import torch
@@ -22,15 +23,20 @@ _DROPOUTS = frozenset(
 )
 
 
+# Dropouts whose tensors are kept: more than a network has between its first head's and that head.
+# All of them would keep every activation of a transformer.
+KEPT = 8
+
+
 class Dropouts(TorchFunctionMode):
-    """Within the context, remembers what the last dropout got and gave.
+    """Within the context, remembers what the last `KEPT` dropouts got and gave.
 
     Of dropouts in a row, the first one's input is what counts.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._last: tuple[Tensor, Memory] | None = None
+        self._kept: deque[tuple[Tensor, Memory]] = deque(maxlen=KEPT)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -46,16 +52,20 @@ class Dropouts(TorchFunctionMode):
         if before is x and (kwargs.get("inplace") or func.__name__.endswith("_")):
             before = x.clone()
         result = func(*args, **kwargs)
-        self._last = before, Memory(result[0] if isinstance(result, tuple) else result)
+        self._kept.append((before, Memory(result[0] if isinstance(result, tuple) else result)))
         return result
 
     def undone(self, x: Tensor) -> Tensor:
         """What x was before dropout, in x's shape; x itself where it does not come from there."""
-        return self._last[0].reshape(x.shape) if self._last and self.drops(x) else x
+        before = self._before(x)
+        return x if before is None else before.reshape(x.shape)
 
     def drops(self, x: Tensor) -> bool:
-        """Whether x is what the last call gave."""
-        return self._last is not None and self._last[1].holds(x)
+        """Whether x is what one of the calls gave."""
+        return self._before(x) is not None
+
+    def _before(self, x: Tensor) -> Tensor | None:
+        return next((before for before, given in reversed(self._kept) if given.holds(x)), None)
 
 
 class Memory:

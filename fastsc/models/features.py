@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from fastsc.errors import UserError
 from fastsc.models.dropouts import Dropouts
-from fastsc.models.heads import features_in
-from fastsc.models.outputs import logits_of
+from fastsc.models.heads import features_in, input_of
+from fastsc.models.outputs import logits_of, plain
 from fastsc.models.probe import Head, Probe, probe
 
 
@@ -20,12 +20,13 @@ class FeatureModel(nn.Module):
     """A classifier whose forward returns (features (N, D) float32, logits (N, C)).
 
     `features` is the input of the linear layer (or 1 × 1 convolution) whose output is the logits,
-    as a probe tells, before all dropout of it, module or function (dropout would make two equal
-    images differ). Of several such layers, whose mean or sum is the logits, it is the mean of
-    their inputs, or these one after the other where their sizes differ. Under autocast the last
-    feature map leaves its module in float32, so that pooling is done in float32 wherever the
-    architecture does it. `net` is the architecture as its library builds it, with its own
-    state-dict names.
+    as a probe tells, before all dropout that gives this input, module or function (dropout would
+    make two equal images differ). A dropout that something else follows, a mean, a slice or a
+    normalization, stays in: in training mode its noise is in the features. Of several such layers,
+    whose mean or sum is the logits, it is the mean of their inputs, or these one after the other
+    where their sizes differ. Under autocast the last feature map leaves its module in float32, so
+    that pooling is done in float32 wherever the architecture does it. `net` is the architecture as
+    its library builds it, with its own state-dict names.
 
     Attributes:
         feature_dim: D.
@@ -80,7 +81,7 @@ class FeatureModel(nn.Module):
             dropout.inplace = False  # type: ignore[assignment]  # it would overwrite the features
         # Bound methods and static ones, no closures: a deep copy (EMA) gets hooks of its own.
         for module in modules:
-            module.register_forward_pre_hook(self._keep_input)
+            module.register_forward_pre_hook(self._keep_input, with_kwargs=True)
         self.drops_by_function = any(head.call.by_function for head in heads)
         self._dropouts: Dropouts | None = None
         feature_map = heads[-1].call.feature_map
@@ -118,9 +119,11 @@ class FeatureModel(nn.Module):
             return parts[0]
         return torch.stack(parts).mean(0) if self._mean else torch.cat(parts, 1)
 
-    def _keep_input(self, module: nn.Module, args: tuple[Tensor, ...]) -> None:
+    def _keep_input(
+        self, module: nn.Module, args: tuple[Tensor, ...], kwargs: dict[str, Tensor]
+    ) -> None:
         del module
-        features = args[0]
+        features = plain(input_of(args, kwargs))
         if self._dropouts is not None:
             features = self._dropouts.undone(features)
         if features.is_quantized:

@@ -16,10 +16,10 @@ DEPTH = 64  # nodes between a product and the function that makes a gate of a fa
 # What leaves the classes' order to a linear layer: shapes, means, sums, scales, norms of outputs
 # and what makes probabilities of logits. Names of autograd's nodes, without "Backward0".
 _SHAPES = frozenset(
-    "View UnsafeView ReshapeAlias Reshape Expand Permute Transpose T Squeeze Unsqueeze Select "
-    "Slice Index IndexSelect Gather Narrow Split SplitWithSizes Chunk Unbind Stack Cat Alias "
+    "View UnsafeView ReshapeAlias Expand Permute Transpose T Squeeze Unsqueeze Select "
+    "Slice Index IndexSelect Gather Split SplitWithSizes Chunk Unbind Stack Cat Alias "
     "AsStrided Clone ToCopy Copy CopySlices Unfold Repeat Roll Flip IndexAdd IndexPut Scatter "
-    "ScatterAdd MaskedFill Where Topk Contiguous Movedim".split()
+    "ScatterAdd MaskedFill Where Topk".split()
 )
 _SCALES = frozenset(
     "Mean Sum Nansum Add Sub Rsub Mul Div Neg Lerp Addcmul AvgPool2D AdaptiveAvgPool2D "
@@ -88,7 +88,8 @@ def classifiers(logits: Tensor, calls: Sequence[Call]) -> tuple[list[Call], bool
 
     Several where the logits are the mean or the sum of theirs. What a gate scales counts, the gate
     does not. Where functions that are not linear stand between (a ReLU, a maximum), it is the last
-    linear layer that ran of those that the logits come from; without a graph, the last that ran.
+    linear layer that ran of those that the logits come from, or the last 1 × 1 convolution with C
+    outputs; without a graph, the last linear layer that ran.
 
     Args:
         logits: (N, C), of a forward pass with gradients.
@@ -108,11 +109,13 @@ def classifiers(logits: Tensor, calls: Sequence[Call]) -> tuple[list[Call], bool
     if fitting:
         return fitting, True
     for mixes in (True, False):
-        found = _reached(logits.grad_fn, of_linear, mixes=mixes, transparent_only=False)
-        fitting = [call for call in found if call.n_outputs == logits.shape[1]] or found
+        reached = _reached(logits.grad_fn, of_linear, mixes=mixes, transparent_only=False)
+        fitting = [call for call in reached if call.n_outputs == logits.shape[1]] or reached
         if fitting:
             return fitting[-1:], False
-    return [], False
+    # Convolutions of a trunk have other numbers of outputs, or a layer after them.
+    reached = _reached(logits.grad_fn, by_node, mixes=True, transparent_only=False)
+    return [call for call in reached if call.n_outputs == logits.shape[1]][-1:], False
 
 
 def _reached(
@@ -123,12 +126,12 @@ def _reached(
     mixes: Whether paths end at layers that are no stops, too. transparent_only: Whether they end at
     whatever is not linear.
     """
-    found: dict[int, Call] = {}
+    reached: dict[int, Call] = {}
     seen, stack = {root}, [root]
     while stack:
         node = stack.pop()
         if node in stops:
-            found[stops[node].order] = stops[node]
+            reached[stops[node].order] = stops[node]
             continue
         name = _name(node)
         if (transparent_only and name not in _TRANSPARENT) or (mixes and name in _MIXES):
@@ -142,7 +145,7 @@ def _reached(
             if other not in seen:
                 seen.add(other)
                 stack.append(other)
-    return [found[order] for order in sorted(found)]
+    return [reached[order] for order in sorted(reached)]
 
 
 def _is_gate(node: Any, stops: Mapping[Any, Call], depth: int = DEPTH) -> bool:
@@ -162,6 +165,11 @@ def _inputs(node: Any) -> Iterator[Any]:
 
 def _name(node: Any) -> str:
     return str(node.name()).rpartition("Backward")[0] or str(node.name())
+
+
+def input_of(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a layer was called with, whether by position or by name."""
+    return next(iter((*args, *kwargs.values())), None)
 
 
 def features_in(x: Tensor, positions: Positions) -> Tensor:

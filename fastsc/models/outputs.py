@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 DEPTH = 3  # of structures in structures
 SHOWN = 6  # tensors in a message
@@ -18,13 +19,15 @@ def logits_of(output: object) -> Tensor:
 
     Of a dictionary, tuple, list, named tuple or dataclass (as Hugging Face's ModelOutput and
     torchvision's GoogLeNetOutputs are): what is called `logits`, else the only floating-point
-    tensor (N, C) or (N, C, 1, 1). A lone tensor is taken as it is; (N, C, 1, 1) becomes (N, C).
+    tensor (N, C) or (N, C, 1, 1). A lone tensor is taken as it is; (N, C, 1, 1) becomes (N, C), and
+    an instance of a subclass a plain tensor.
 
     Raises:
         ValueError: There is not exactly one such tensor; the message has names and shapes.
     """
     if isinstance(output, Tensor):
-        return output.flatten(1) if output.ndim == 4 and output.shape[2:] == (1, 1) else output
+        x = plain(output)
+        return x.flatten(1) if x.ndim == 4 and x.shape[2:] == (1, 1) else x
     tensors = list(_tensors(output, (), DEPTH))
     depths = {path: len(path) for path, _ in tensors if path and path[-1] == NAME}
     top = min(depths.values(), default=0)
@@ -37,6 +40,14 @@ def logits_of(output: object) -> Tensor:
     shown = ", ".join(f"{'.'.join(path)} {tuple(x.shape)}" for path, x in tensors[:SHOWN])
     more = ", …" * (len(tensors) > SHOWN)
     raise ValueError(f"{type(output).__name__} of {shown}{more}")
+
+
+def plain(x: Tensor) -> Tensor:
+    """A tensor without the methods of its subclass, which need not do what a tensor's do."""
+    if type(x) in (Tensor, nn.Parameter):
+        return x
+    with torch._C.DisableTorchFunctionSubclass():
+        return x.as_subclass(Tensor)
 
 
 def _may_be_logits(x: Tensor) -> bool:
@@ -64,4 +75,8 @@ def _items(output: Any) -> Iterator[tuple[str, Any]]:
     elif is_dataclass(output) and not isinstance(output, type):
         yield from ((field.name, getattr(output, field.name, None)) for field in fields(output))
     else:
-        yield from getattr(output, "__dict__", {}).items()
+        attributes = getattr(output, "__dict__", {})
+        yield from attributes.items()
+        # A property, or one of __slots__.
+        if NAME not in attributes and isinstance(logits := getattr(output, NAME, None), Tensor):
+            yield NAME, logits

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,12 +14,13 @@ from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
 from fastsc.errors import UserError, first_line
-from fastsc.models.dropouts import Dropouts, Memory
+from fastsc.models.dropouts import KEPT, Dropouts, Memory
 from fastsc.models.heads import (
     Call,
     Positions,
     classifiers,
     features_in,
+    input_of,
     is_linear,
     is_pointwise,
 )
@@ -52,11 +54,13 @@ class Probe:
             gives the logits.
         calls: The modules of all calls of layers and dropouts, in order.
         logits: (PROBES, C).
+        rows: Of the input of the last layer with C outputs, where it is none of `heads`.
     """
 
     heads: tuple[Head, ...]
     calls: tuple[nn.Module, ...]
     logits: Tensor
+    rows: int = PROBES
 
 
 @dataclass(eq=False)
@@ -77,20 +81,18 @@ class _Trace:
         self.order: list[nn.Module] = []
         self.layers: list[Call] = []
         self._last_map: nn.Module | None = None
-        self._dropped: _Dropped | None = None
+        self._dropped: deque[_Dropped] = deque(maxlen=KEPT)
         self._open: list[_Dropped] = []
 
-    def before(self, module: nn.Module, args: tuple[Any, ...]) -> None:
-        if not args or not isinstance(args[0], Tensor):
-            return
-        x = args[0]
-        if not (is_linear(module) or is_pointwise(module) or isinstance(module, _DropoutNd)):
+    def before(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        x = input_of(args, kwargs)
+        if not isinstance(x, Tensor) or not (
+            is_linear(module) or is_pointwise(module) or isinstance(module, _DropoutNd)
+        ):
             return
         order = len(self.order)
         self.order.append(module)
-        kept = self._dropped
-        if kept is not None and not (kept.output is not None and kept.output.holds(x)):
-            kept = None
+        kept = next((d for d in reversed(self._dropped) if d.output and d.output.holds(x)), None)
         drops = kept.by_function if kept else self.functions.drops(x)
         if isinstance(module, _DropoutNd):
             first = kept.first if kept else (module, order)
@@ -111,17 +113,17 @@ class _Trace:
         )
 
     def after(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
+        del args
         if not isinstance(output, Tensor):
             return
         # The outermost module ends last: `layer4` rather than the ReLU in it that runs twice.
         # A map has positions (N, C, H, W), (N, H, W, C) or (N, L, C); pooled (N, C, 1, 1) has none.
         if output.ndim >= 3 and math.prod(output.shape[2:]) > 1:
             self._last_map = module
-        if not args:
-            return
         if isinstance(module, _DropoutNd) and self._open:
-            self._dropped = self._open.pop()
-            self._dropped.output = Memory(output)
+            dropped = self._open.pop()
+            dropped.output = Memory(output)
+            self._dropped.append(dropped)
         elif is_linear(module) or is_pointwise(module):
             call = next((c for c in reversed(self.layers) if c.module is module), None)
             if call is not None:
@@ -152,9 +154,15 @@ def probe(net: nn.Module, name: str, resolution: int) -> Probe:
                 f"model {name} does not return one tensor of logits but a {error}; return the "
                 'logits (N, C) alone, or under the name "logits"'
             ) from None
-        found, direct = classifiers(logits, trace.layers) if logits.ndim == 2 else ([], False)
-        heads = tuple(_head(net, x.detach(), call, logits.detach(), direct) for call in found)
-    return Probe(heads=heads, calls=tuple(trace.order), logits=logits.detach())
+        calls, direct = classifiers(logits, trace.layers) if logits.ndim == 2 else ([], False)
+        heads = tuple(_head(net, x.detach(), call, logits.detach(), direct) for call in calls)
+    rows = [call.shape[0] for call in trace.layers if call.n_outputs == logits.shape[-1]]
+    return Probe(
+        heads=heads,
+        calls=tuple(trace.order),
+        logits=logits.detach(),
+        rows=rows[-1] if rows and not heads else PROBES,
+    )
 
 
 def device_of(module: nn.Module) -> torch.device:
@@ -170,18 +178,29 @@ def _forward(net: nn.Module, name: str, x: Tensor, trace: _Trace) -> object:
     try:
         with torch.no_grad(), _hooks(net, trace), trace.functions:
             return net(x)
+    except UserError:
+        raise
     except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
-        if isinstance(error, UserError):
-            raise
-        runs_alone = False
-        with contextlib.suppress(Exception), torch.no_grad():
-            net(x[:1])
-            runs_alone = True
-        what = (
-            f"take {len(x)} images at once" if runs_alone
-            else f"run on images of {x.shape[-1]} pixels"
-        )  # fmt: skip
-        raise UserError(f"model {name} does not {what}: {first_line(error)}") from None
+        raise UserError(not_run(net, name, x, error)) from None
+
+
+def not_run(forward: Callable[[Tensor], object], name: str, x: Tensor, error: Exception) -> str:
+    """What a network does not do, whose forward pass over images x (N, 3, H, W) failed.
+
+    Args:
+        forward: The pass that failed; it is tried with the first image alone.
+        name: The model's.
+        x: At least two images.
+        error: Of the failure.
+    """
+    runs_alone = False
+    with contextlib.suppress(Exception), torch.no_grad():
+        forward(x[:1])
+        runs_alone = True
+    what = (
+        f"take {len(x)} images at once" if runs_alone else f"run on images of {x.shape[-1]} pixels"
+    )
+    return f"model {name} does not {what}: {first_line(error)}"
 
 
 def _head(net: nn.Module, x: Tensor, call: Call, logits: Tensor, direct: bool) -> Head:
@@ -189,20 +208,26 @@ def _head(net: nn.Module, x: Tensor, call: Call, logits: Tensor, direct: bool) -
     shape, module = call.shape, call.module
     channels = 1 if is_pointwise(module) else len(shape) - 1
     n_positions = math.prod(shape[1:]) // shape[channels]
-    if not direct or n_positions == 1 or len(shape) < 3:
+    if n_positions == 1 or len(shape) < 3:
         return Head(call, "flatten", math.prod(shape[1:]))
     if is_pointwise(module):
         return Head(call, "map", shape[1])
+    if not direct:
+        return Head(call, "mean", shape[-1])
     inputs: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, args: inputs.append(args[0].clone()))
+    handle = module.register_forward_pre_hook(
+        lambda _, args, kwargs: inputs.append(input_of(args, kwargs).clone()), with_kwargs=True
+    )
     with torch.no_grad(), contextlib.suppress(Exception):
         net(x)
     handle.remove()
     chosen: Positions = "mean"
     kinds: tuple[Positions, ...] = ("mean", "first", "last")
     for kind in kinds:
-        with torch.no_grad():
-            part = module(features_in(inputs[-1], kind)) if inputs else logits
+        part = logits
+        # A subclass may take nothing but tokens.
+        with torch.no_grad(), contextlib.suppress(Exception):
+            part = module(features_in(inputs[-1], kind))
         if part.shape == logits.shape:
             pair = torch.stack([part.flatten(), logits.flatten()]).double()
             if float(torch.corrcoef(pair)[0, 1]) > SAME:
@@ -215,7 +240,7 @@ def _head(net: nn.Module, x: Tensor, call: Call, logits: Tensor, direct: bool) -
 def _hooks(net: nn.Module, trace: _Trace) -> Iterator[None]:
     # TorchScript takes no hooks.
     modules = [m for m in net.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    hooks = [module.register_forward_pre_hook(trace.before) for module in modules]
+    hooks = [module.register_forward_pre_hook(trace.before, with_kwargs=True) for module in modules]
     hooks += [module.register_forward_hook(trace.after) for module in modules]
     try:
         yield

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from fastsc.errors import UserError, first_line
 from fastsc.evaluation.models.passes import Passes
 from fastsc.models.features import FeatureModel
-from fastsc.models.outputs import logits_of
-from fastsc.models.probe import PROBES, device_of, probe
+from fastsc.models.outputs import logits_of, plain
+from fastsc.models.probe import PROBES, device_of, not_run, probe
 from fastsc.models.representation import average_positions
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 
@@ -67,9 +67,9 @@ class Classifier(nn.Module):
             makes them depend on each other, all of them do.
 
     Raises:
-        UserError: The net does not run on two images of this resolution, is no classifier, has
-            weights that are not finite, no linear layer or no such module, or another number of
-            classes; or it does not answer twice alike.
+        UserError: The net does not run on two images of this resolution or on one, is no
+            classifier, has weights that are not finite, no linear layer or no such module, or
+            another number of classes; or it does not answer twice alike.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Classifier(nn.Module):
         self._contiguous = False
         if features is None:
             if not shown.heads:
-                raise UserError(_no_head(net, name))
+                raise UserError(_no_head(net, name, shown.rows))
             resolution = self.preprocessing.resolution
             self.model: nn.Module = FeatureModel(net, name, self.n_classes, resolution, shown)
         else:
@@ -109,6 +109,7 @@ class Classifier(nn.Module):
             self._hook(net, features)
         self.eval().requires_grad_(False)
         self._check_repeats()
+        self._check_alone()
 
     @property
     def net(self) -> nn.Module:
@@ -123,21 +124,36 @@ class Classifier(nn.Module):
         return f"output of {self.features}"
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (N, 3, H, W) -> features (N, D) float32, logits (N, C) float32."""
+        """x (N, 3, H, W) -> features (N, D) float32, logits (N, C) float32.
+
+        Raises:
+            UserError: The logits are not (N, C), or the module of the features does not run.
+        """
         return self._answer(x) if self.training else self.passes.answers(self._answer, x)
 
     def _answer(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.contiguous() if self._contiguous else x
         if self.features is None:
             features, logits = self.model(x)
-            return features.float(), logits.float()
-        logits = logits_of(self.model(x)).float()
+            return features.float(), self._shaped(logits, len(x)).float()
+        logits = self._shaped(logits_of(self.model(x)), len(x)).float()
         stage, self._stage = self._stage, None
         if stage is None:
             raise UserError(
                 f"--features {self.features}: model {self.name} does not call it; name another"
             )
-        return stage.float(), logits
+        return plain(stage).float(), logits
+
+    def _shaped(self, logits: Tensor, n: int) -> Tensor:
+        """Logits (N, C) of n images; a network that squeezes leaves out the N of a single one."""
+        if logits.shape == (n, self.n_classes):
+            return logits
+        if n == 1 and logits.shape == (self.n_classes,):
+            return logits[None]
+        raise UserError(
+            f"model {self.name} is not a classifier: for {_images(n)} it returns "
+            f"{tuple(logits.shape)}, not ({n}, {self.n_classes})"
+        )
 
     def use_channels_last(self) -> Classifier:
         """In place, channels last, which is faster; not of a net whose views do not allow it."""
@@ -147,7 +163,7 @@ class Classifier(nn.Module):
         try:
             with torch.no_grad():
                 self(images.to(memory_format=torch.channels_last))
-        except Exception:  # noqa: BLE001, a stranger's forward can raise anything
+        except Exception:  # noqa: BLE001, a model's forward can raise anything
             self.to(memory_format=torch.contiguous_format)
             self._contiguous = True
         return self
@@ -180,12 +196,10 @@ class Classifier(nn.Module):
         images = torch.randn(PROBES, 3, side, side, generator=generator).to(device_of(self))
         try:
             features, logits = self(images)
+        except UserError:
+            raise
         except (RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(
-                f"model {self.name} does not take {PROBES} images at once: {first_line(error)}"
-            ) from None
+            raise UserError(not_run(self, self.name, images, error)) from None
         if features.ndim != 2 or len(features) != PROBES:
             raise UserError(
                 f"model {self.name}: of {PROBES} images the {self.representation} is "
@@ -204,6 +218,20 @@ class Classifier(nn.Module):
                     "something in it draws at random in evaluation mode, dropout say"
                 )
 
+    @torch.no_grad()
+    def _check_alone(self) -> None:
+        """Raises UserError where it takes no single image, as the last batch or a pass may be."""
+        side = self.preprocessing.resolution
+        try:
+            self(torch.zeros(1, 3, side, side, device=device_of(self)))
+        except UserError:
+            raise
+        except Exception as error:  # noqa: BLE001, a model's forward can raise anything
+            raise UserError(
+                f"model {self.name} takes {PROBES} images at once and not one alone, which a batch "
+                f"may have: {first_line(error)}"
+            ) from None
+
     def _answers(self) -> str:
         features, logits = self._probed()
         figures = (f"{x.std():.2e} {x.abs().max():.2e}" for y in (features, logits) for x in y)
@@ -219,7 +247,7 @@ class Classifier(nn.Module):
                 f"{', '.join(known)}"
             )
         if isinstance(modules[features], torch.jit.ScriptModule):
-            raise UserError(_no_head(net, self.name))
+            raise UserError(_no_head(net, self.name, PROBES))
         modules[features].register_forward_hook(self._keep)
 
     def _keep(self, module: nn.Module, args: tuple[object, ...], output: object) -> None:
@@ -230,11 +258,17 @@ class Classifier(nn.Module):
             raise UserError(f"--features {self.features}: {error}") from None
 
 
-def _no_head(net: nn.Module, name: str) -> str:
+def _no_head(net: nn.Module, name: str, rows: int) -> str:
+    """Why a network has no head, whose last layer with C outputs had so many rows of input."""
     if any(isinstance(module, torch.jit.ScriptModule) for module in net.modules()):
         return (
             f"model {name} is a TorchScript module, of which no layer can be read; hand over the "
             "nn.Module that it was made from"
+        )
+    if rows != PROBES:
+        return (
+            f"model {name}: of {PROBES} images its linear layer gets {rows} rows, not one per "
+            "image; hand over the network without what makes several of an image"
         )
     return (
         f"model {name} has no linear layer in front of its outputs; name the module whose output "
@@ -246,15 +280,16 @@ def _check_logits(logits: Tensor, name: str) -> None:
     """Raises UserError where a network's answer to `PROBES` images is not (N, C) logits."""
     shape = tuple(logits.shape)
     if len(shape) != 2 or shape[0] != PROBES or shape[1] < 2:
-        n, own = (
-            ("one image", (1, *shape[1:]))
-            if shape[:1] == (PROBES,)
-            else (f"{PROBES} images", shape)
+        n, own = (1, (1, *shape[1:])) if shape[:1] == (PROBES,) else (PROBES, shape)
+        raise UserError(
+            f"model {name} is not a classifier: for {_images(n)} it returns {own}, not ({n}, C)"
         )
-        wanted = "(1, C)" if n == "one image" else f"({PROBES}, C)"
-        raise UserError(f"model {name} is not a classifier: for {n} it returns {own}, not {wanted}")
     if not logits.is_floating_point():
         raise UserError(f"model {name} is not a classifier: it returns {logits.dtype}, not logits")
+
+
+def _images(n: int) -> str:
+    return "one image" if n == 1 else f"{n} images"
 
 
 def _check_weights(net: nn.Module, name: str) -> None:

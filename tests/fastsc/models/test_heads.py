@@ -18,6 +18,14 @@ D, C = 8, 5
 X = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
 
 
+class Tokens(nn.Linear):
+    """A linear layer that takes nothing but (N, L, D)."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, length, d = x.shape
+        return super().forward(x.reshape(n * length, d)).view(n, length, -1)
+
+
 class Net(nn.Module):
     """A trunk (N, D, 4, 4), layers that may be heads, and a head of one's own."""
 
@@ -28,6 +36,7 @@ class Net(nn.Module):
         self.fc, self.fc2, self.narrow = nn.Linear(D, C), nn.Linear(D, C), nn.Linear(D // 2, C)
         self.gate, self.squeeze = nn.Linear(D, 2), nn.Linear(D, D)
         self.point, self.wide = nn.Conv2d(D, C, 1), nn.Linear(D, C)
+        self.of_tokens = Tokens(D, C)
         self.drop, self.drop2 = nn.Dropout(0.5), nn.Dropout(0.3, inplace=True)
         self.alpha, self.feature_alpha = nn.AlphaDropout(0.5), nn.FeatureAlphaDropout(0.5)
         self.head = head
@@ -112,6 +121,25 @@ HEADS: dict[str, tuple[Callable[[Any, Tensor], Any], Callable[[Any, Tensor], Ten
     "one of the tokens": (
         lambda n, m: n.fc(tokens(m))[:, 0], lambda n, m: tokens(m)[:, 0], "input of fc",
     ),
+    "maximum over tokens": (
+        lambda n, m: n.fc(tokens(m)).amax(1), lambda n, m: pooled(m), "input of fc",
+    ),
+    "of tokens alone": (
+        lambda n, m: n.of_tokens(tokens(m)).mean(1), lambda n, m: pooled(m),
+        "input of of_tokens",
+    ),
+    "convolution, relu, pooled": (
+        lambda n, m: pooled(n.point(m).relu()), lambda n, m: pooled(m), "input of point",
+    ),
+    "convolution, maximum": (
+        lambda n, m: n.point(m).amax((2, 3)), lambda n, m: pooled(m), "input of point",
+    ),
+    "called by name": (
+        lambda n, m: n.fc(input=n.drop(input=pooled(m))), lambda n, m: pooled(m), "input of fc",
+    ),
+    "tokens by name": (
+        lambda n, m: n.fc(input=tokens(m))[:, 0], lambda n, m: tokens(m)[:, 0], "input of fc",
+    ),
     "in a dictionary": (
         lambda n, m: {"logits": n.fc(pooled(m)), "aux": n.fc2(pooled(m))},
         lambda n, m: pooled(m), "input of fc",
@@ -169,6 +197,44 @@ def test_features_are_taken_before_all_dropout(case: str) -> None:
         features, logits = model(X)
         torch.testing.assert_close(features, pooled(net.trunk(X)))
         assert not torch.allclose(logits, net.fc(features), atol=1e-3), "it still acts"
+
+
+def test_a_convolution_of_the_trunk_is_no_classifier() -> None:
+    def head(n: Any, m: Tensor) -> Tensor:
+        return pooled(F.conv2d(n.point(m).relu(), torch.ones(C, C, 1, 1)))
+
+    with pytest.raises(UserError, match="no linear classifier"):
+        FeatureModel(Net(head), "net", C, 16)
+
+
+@pytest.mark.parametrize("case", DROPOUTS)
+def test_two_heads_have_dropouts_of_their_own(case: str) -> None:
+    def head(n: Any, m: Tensor) -> Tensor:
+        dropped = [DROPOUTS[case](n, x) for x in two(m)]
+        logits: Tensor = n.fc(dropped[0]) + n.fc2(dropped[1])
+        return logits
+
+    net = Net(head)
+    model = FeatureModel(net, "net", C, 16).train()
+    with torch.no_grad():
+        features, logits = model(X)
+        first, second = two(net.trunk(X))
+        torch.testing.assert_close(features, (first + second) / 2)
+        assert not torch.allclose(logits, net.fc(first) + net.fc2(second), atol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("name", "resolution"), [("deit_tiny_distilled_patch16_224", 32), ("crossvit_tiny_240", 240)]
+)
+def test_timms_dropouts_before_two_heads(name: str, resolution: int) -> None:
+    timm = pytest.importorskip("timm")
+    net = timm.create_model(name, num_classes=C, drop_rate=0.5, img_size=resolution)
+    model = FeatureModel(net, name, C, resolution).train()
+    x = torch.rand(2, 3, resolution, resolution)
+    with torch.no_grad():
+        (once, logits), (again, others) = model(x), model(x)
+    assert torch.equal(once, again)
+    assert not torch.equal(logits, others)
 
 
 @pytest.mark.parametrize(

@@ -31,6 +31,26 @@ class Attributes:
         self.loss, self.logits = None, LOGITS
 
 
+class Slots:
+    __slots__ = ("logits",)
+
+    def __init__(self) -> None:
+        self.logits = LOGITS
+
+
+class Property:
+    def __init__(self) -> None:
+        self.aux, self._logits = OTHER, LOGITS
+
+    @property
+    def logits(self) -> Tensor:
+        return self._logits
+
+
+class Subclass(Tensor):
+    """A tensor of another type, as a library's."""
+
+
 @pytest.mark.parametrize(
     "output",
     [
@@ -48,10 +68,21 @@ class Attributes:
         Output(LOGITS, OTHER),
         ModelOutput(loss=None, logits=LOGITS, hidden_states=(OTHER,)),
         Attributes(),
+        Slots(),
+        Property(),
     ],
 )
 def test_logits_are_found(output: object) -> None:
     assert torch.equal(logits_of(output), LOGITS)
+
+
+def test_a_tensor_of_a_subclass_becomes_a_plain_one_with_its_gradient() -> None:
+    weight = LOGITS.clone().requires_grad_()
+    logits = logits_of({"logits": (2 * weight).as_subclass(Subclass)})
+    assert type(logits) is Tensor
+    assert f"{logits.std():.2g}"
+    (gradient,) = torch.autograd.grad(logits.sum(), weight)
+    assert torch.equal(gradient, torch.full_like(LOGITS, 2))
 
 
 @pytest.mark.parametrize(

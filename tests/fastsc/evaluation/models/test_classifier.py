@@ -45,14 +45,13 @@ def test_a_named_module_gives_the_representation_averaged_over_positions() -> No
     assert logits.shape == (2, 5)
 
 
-def test_a_network_without_linear_layers_takes_a_named_module() -> None:
-    net = torchvision.models.squeezenet1_1(weights=None, num_classes=5)
-    with pytest.raises(UserError, match="--features"):
-        Classifier(net, "squeezenet", SEEN)
-    features, logits = Classifier(net, "squeezenet", SEEN, features="features")(
-        torch.rand(2, 3, 32, 32)
-    )
+def test_a_convolution_that_a_relu_and_a_mean_follow_is_a_classifier() -> None:
+    net, x = torchvision.models.squeezenet1_1(weights=None, num_classes=5), torch.rand(2, 3, 32, 32)
+    features, logits = Classifier(net, "squeezenet", SEEN)(x)
+    named, same = Classifier(net, "squeezenet", SEEN, features="features")(x)
     assert (features.shape, logits.shape) == ((2, 512), (2, 5))
+    torch.testing.assert_close(features, named)
+    assert torch.equal(logits, same)
 
 
 def test_eval_mode_and_no_gradients_for_the_weights() -> None:

@@ -37,6 +37,36 @@ class Named(Net):
     def forward(self, x):
         return {"logits": self.fc(self.pooled(x)), "aux": self.aux(self.pooled(x))}
 
+class Squeezed(Net):
+    def forward(self, x):
+        return super().forward(x).squeeze()
+
+class Subclass(Net):
+    def forward(self, x):
+        return super().forward(x).as_subclass(type("T", (torch.Tensor,), {}))
+
+class ByName(Net):
+    def forward(self, x):
+        return self.fc(input=self.pooled(x))
+
+class Pairs(Net):
+    def forward(self, x):
+        assert len(x) > 1, "pairs of images only"
+        return super().forward(x)
+
+class Derives(Net):
+    def forward(self, x):
+        logits = super().forward(x)
+        return logits + torch.autograd.grad(logits.sum(), self.conv.weight)[0].mean()
+
+class Flipped(Net):
+    def forward(self, x):
+        return super().forward(torch.cat([x, x.flip(3)])).chunk(2)[0]
+
+class Sparse(Net):
+    def forward(self, x):
+        return super().forward(x).to_sparse()
+
 class Alone(Net):
     def forward(self, x):
         return self.fc(self.pooled(x).view(1, 8))
@@ -175,7 +205,7 @@ SMALL = {"resolution": 32, "resize": 32}
 ANSWERS = [
     "Net", "Named", "Probabilities", "Brain", "Double", "WideAnswer", "NarrowAnswer", "Masked",
     "Extra", "Views", "Undifferentiated", "InPlace", "Arrays", "quantized", "partly_scripted",
-    "parallel",
+    "parallel", "Squeezed", "Subclass", "ByName",
 ]  # fmt: skip
 
 
@@ -201,6 +231,10 @@ def test_the_answer_is_the_models_own(function: str, module: str) -> None:
     ("function", "words"),
     [
         ("Pair", r"does not return one tensor of logits but a tuple of 0 \(2, 4\), 1 \(2, 4\)"),
+        ("Pairs", "takes 2 images at once and not one alone, .*: pairs of images only"),
+        ("Derives", "does not run on images of 32 pixels: element 0 of tensors"),
+        ("Flipped", "of 2 images its linear layer gets 4 rows, not one per image"),
+        ("Sparse", "model odd_nets:Sparse cannot be asked: NotImplementedError: .* …$"),
         ("Alone", "does not take 2 images at once: shape"),
         ("Batched", "does not run on images of 32 pixels: shape"),
         ("Large", "does not run on images of 32 pixels: images of 224 pixels only"),
@@ -221,6 +255,15 @@ def test_or_there_is_a_reason(function: str, words: str, module: str) -> None:
     with pytest.raises(UserError, match=words) as caught:
         load_source(f"{module}:{function}", ModelOptions(**SMALL))
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize("features", [None, "fc"])
+def test_one_image_has_logits_of_its_own(module: str, features: str | None) -> None:
+    options = ModelOptions(features=features, **SMALL)
+    model = load_source(f"{module}:Squeezed", options).classifier
+    assert model(X[:1])[1].shape == (1, 4)
+    torch.testing.assert_close(model(X[:1])[1], model(X)[1][:1])
 
 
 def test_a_model_without_parameters_takes_a_named_module(module: str) -> None:
