@@ -30,6 +30,7 @@ ON_A_CPU = 2.5  # GB, where no budget is named
 # captum, imagecorruptions), batches that are decoded ahead, and views.
 RESERVE = 0.5e9
 PROBED = 4  # images of the pass that is measured
+FUTILE = 100  # passes without a release, where the last one left too little room
 # What glibc keeps between the tensors of a pass, once it keeps what is freed: of
 # EfficientNet-lite0, 16 images of 224 px, a pass took 351 MB in place of 198, with its backward
 # 1401 in place of 1342.
@@ -67,9 +68,9 @@ class ProcessMeter:
         with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
         work()
-        found = re.search(r"^VmHWM:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
-        assert found is not None
-        return max(0, int(found[1]) * 1024 - before)
+        highest = re.search(r"^VmHWM:\s+(\d+) kB", STATUS.read_text(), re.MULTILINE)
+        assert highest is not None
+        return max(0, int(highest[1]) * 1024 - before)
 
 
 class DeviceMeter:
@@ -187,12 +188,21 @@ def releasing(meter: Meter, budget: float, cost: Cost) -> Callable[[int, bool], 
     """A `Passes.before` that releases memory where a pass would else go beyond a budget in bytes.
 
     On a CPU what is free, but kept for speed, lies in pieces that the next pass may not fit into:
-    it grows to several times what is used.
+    it grows to several times what is used. A release takes longer than a small pass: where the last
+    one did not suffice for such a pass, it is tried again after `FUTILE` passes.
     """
+    least, futile = 0, 0  # what was taken after the last release, passes until the next one
 
     def release(n: int, derived: bool) -> None:
-        if meter.taken() + n * (cost.backward if derived else cost.forward) > budget:
-            meter.release()
+        nonlocal least, futile
+        wanted = n * (cost.backward if derived else cost.forward)
+        if meter.taken() + wanted <= budget:
+            return
+        if futile and least + wanted > budget:
+            futile -= 1
+            return
+        meter.release()
+        least, futile = meter.taken(), FUTILE
 
     return release
 
@@ -210,7 +220,7 @@ def _pass(model: Classifier, n: int, *, derived: bool) -> None:
     x = torch.randn(n, 3, side, side, generator=generator).to(device_of(model))
     x = x.contiguous(memory_format=torch.channels_last)
     # What the model cannot do is said where it is wanted.
-    with contextlib.suppress(RuntimeError), torch.inference_mode(not derived):
+    with contextlib.suppress(Exception), torch.inference_mode(not derived):
         _, logits = model(x.requires_grad_() if derived else x)
         if logits.requires_grad:
             torch.autograd.grad(logits.sum(), x)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from fastsc.evaluation.memory import (
+    FUTILE,
     GB,
     KEPT_BACKWARD,
     KEPT_FORWARD,
@@ -103,8 +104,38 @@ def test_memory_is_released_before_a_pass_that_would_go_beyond_the_budget() -> N
     assert not meter.released
     before(5, False)
     assert meter.released == 1
+
+
+def test_a_release_that_does_not_suffice_is_seldom_tried_again() -> None:
+    meter = Counter(resnet(), 0, 0)
+    before = releasing(meter, 100, Cost(10, 70))
+    meter.kept = 60  # whatever is released
+    for _ in range(1 + FUTILE):
+        before(1, True)
+    assert meter.released == 1
     before(1, True)
     assert meter.released == 2
+    meter.kept = 95
+    before(1, False)  # of which 60 bytes leave room for it
+    assert meter.released == 3
+
+
+@pytest.mark.parametrize("error", [AssertionError, ValueError, TypeError, KeyError])
+@pytest.mark.parametrize("fails", [lambda x: len(x) == 1, lambda x: x.requires_grad])
+def test_a_probe_takes_whatever_a_model_raises(
+    error: type[Exception], fails: Callable[[Tensor], bool]
+) -> None:
+    model, tried = resnet(), []
+
+    def refuse(_: object, args: tuple[Tensor]) -> None:
+        tried.append(fails(args[0]))
+        if tried[-1]:
+            raise error("not so")
+
+    model.net.register_forward_pre_hook(refuse)
+    limit_passes([model], 1e6, 48, CPU, print)
+    assert any(tried)
+    assert (model.passes.forward, model.passes.backward) == (48, 48)
 
 
 def test_a_budget_below_what_the_process_takes_is_said_in_one_line() -> None:

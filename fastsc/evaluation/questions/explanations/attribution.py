@@ -98,7 +98,7 @@ def check_gradient(explained: Explained) -> None:
             score = explained(x)[1][:, 0].sum()
             if score.requires_grad:
                 (grad,) = torch.autograd.grad(score, x, allow_unused=True)
-    except Exception as error:  # noqa: BLE001, a stranger's forward can raise anything
+    except Exception as error:  # noqa: BLE001, a model's forward can raise anything
         raise UserError(
             f"explanations: model {name} cannot be derived ({first_line(error)}); take its "
             "differentiable form"
@@ -156,8 +156,8 @@ def segments(image: Tensor) -> NDArray[np.int64]:
     from skimage.segmentation import slic
 
     pixels = image.permute(1, 2, 0).double().cpu().numpy()
-    found = slic(pixels, n_segments=SEGMENTS, sigma=SMOOTH, start_label=0)
-    return np.unique(found, return_inverse=True)[1].reshape(found.shape).astype(np.int64)
+    labels = slic(pixels, n_segments=SEGMENTS, sigma=SMOOTH, start_label=0)
+    return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int64)
 
 
 def lime(
@@ -209,8 +209,8 @@ def lime(
             perturbations_per_eval=at_once,
             return_input_shape=False,
         )
-    found: Tensor = slopes.flatten().float().cpu()[torch.from_numpy(parts)]
-    return found
+    slope_map: Tensor = slopes.flatten().float().cpu()[torch.from_numpy(parts)]
+    return slope_map
 
 
 @torch.no_grad()
@@ -247,8 +247,10 @@ def randomized(explained: Explained, images: Tensor, seed: int) -> Explained:
         norm.momentum = None  # the plain mean over passes, of which there is one
         norm.train()
     passes, drawn.model.passes = drawn.model.passes, Passes()  # and one it has to be
-    drawn(images)
-    drawn.model.passes = passes
+    try:
+        drawn(images)
+    finally:
+        drawn.model.passes = passes
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     return drawn.eval()
