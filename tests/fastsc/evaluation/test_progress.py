@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
+import threading
 
 import pytest
 import torch
@@ -99,6 +100,28 @@ def test_models_and_their_copies_count_and_a_gradient_counts_as_several(
     model(x)
     assert lines[0].startswith(f"A: continuity: {8 + 4 * BACKWARD} of about 100 passes")
     assert not model._forward_hooks
+
+
+def test_lines_come_while_no_model_answers_and_end_with_the_context(clock: Clock) -> None:
+    lines: list[str] = []
+    written = threading.Event()
+
+    def say(line: str) -> None:
+        lines.append(line)
+        if len(lines) == 1:
+            clock.now = 60
+            raise RuntimeError("a log that raises what a stream does not")
+        written.set()
+
+    told, before = Progress(PARTS, say, clock, interval=1e-3), threading.active_count()
+    with told.watching([]), told.part("A", "continuity"):
+        clock.now = 30
+        assert written.wait(timeout=60)
+    assert lines == [
+        "A: continuity: 0 of about 100 passes; 0 % of all after 30 s",
+        "A: continuity: 0 of about 100 passes; 0 % of all after 60 s",
+    ]
+    assert threading.active_count() == before
 
 
 @pytest.mark.parametrize(("bars", "terminal"), [(True, True), (True, False), (False, True)])
