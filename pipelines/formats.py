@@ -23,6 +23,8 @@ _BEGINNINGS = (
     (b"P7\n", f"a PAM; {_CONVERT}"),
     (b"II*\0", f"a TIFF of a kind that Pillow cannot read; {_CONVERT}"),
     (b"MM\0*", f"a TIFF of a kind that Pillow cannot read; {_CONVERT}"),
+    (b"II+\0", f"a BigTIFF of a kind that Pillow cannot read; {_CONVERT}"),
+    (b"MM\0+", f"a BigTIFF of a kind that Pillow cannot read; {_CONVERT}"),
     (b"\0\5\x16\7", "macOS's notes on another file, not an image; remove it"),
     (b"version https://git-lfs", "a Git LFS pointer, not an image; git lfs pull fetches it"),
     (b"PK\3\4", "a ZIP archive, not an image"),
@@ -34,6 +36,7 @@ _BOXES = {  # brands of ISO base media files, ISO/IEC 14496-12
     b"heic": f"a HEIC; {_CONVERT}",
     b"heix": f"a HEIC; {_CONVERT}",
     b"mif1": f"a HEIF; {_CONVERT}",
+    b"msf1": f"a HEIF sequence; {_CONVERT}",
 }
 _TEXTS = (  # in small letters, behind white space
     (b"<svg", f"an SVG; {_CONVERT}"),
