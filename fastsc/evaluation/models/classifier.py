@@ -124,7 +124,7 @@ class Classifier(nn.Module):
         return f"output of {self.features}"
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """x (N, 3, H, W) -> features (N, D) float32, logits (N, C) float32.
+        """x (N, 3, H, W) -> features (N, D), logits (N, C), in float32; of float64 in float64.
 
         Raises:
             UserError: The logits are not (N, C), or the module of the features does not run.
@@ -133,16 +133,18 @@ class Classifier(nn.Module):
 
     def _answer(self, x: Tensor) -> tuple[Tensor, Tensor]:
         x = x.contiguous() if self._contiguous else x
+        # Whatever the network casts to inside.
+        dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
         if self.features is None:
             features, logits = self.model(x)
-            return features.float(), self._shaped(logits, len(x)).float()
-        logits = self._shaped(logits_of(self.model(x)), len(x)).float()
+            return features.to(dtype), self._shaped(logits, len(x)).to(dtype)
+        logits = self._shaped(logits_of(self.model(x)), len(x)).to(dtype)
         stage, self._stage = self._stage, None
         if stage is None:
             raise UserError(
                 f"--features {self.features}: model {self.name} does not call it; name another"
             )
-        return plain(stage).float(), logits
+        return plain(stage).to(dtype), logits
 
     def _shaped(self, logits: Tensor, n: int) -> Tensor:
         """Logits (N, C) of n images; a network that squeezes leaves out the N of a single one."""

@@ -158,7 +158,6 @@ def test_compiled_models_return_features_too() -> None:
         ("qqq", "imagenet", 64, "list them"),
         ("", "imagenet", 64, "unknown model"),
         ("fcn_resnet50", "imagenet", 64, "unknown model"),
-        ("squeezenet1_0", "imagenet", 64, "no linear classifier"),
         ("inception_v3", "imagenet", 32, "does not run on images of 32 pixels"),
         ("vit_b_16", "imagenet", 30, "cannot be built"),
         ("convnext_tiny", "cifar", 32, "--stem cifar is for ResNets"),
