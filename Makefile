@@ -33,7 +33,7 @@ demo-colormnist: $(STAMP) ## colour bias on real digits, without and with the co
 reproduction: $(STAMP) ## docs/reproduction.md and its figures anew, from the runs' committed records
 	@$(PY) -m fastsc.reproduce page $(ARGS)
 
-test: lint ## lint, then the tests that are quick (under 12 minutes on two cores)
+test: lint ## lint, then the tests that are quick (about 20 minutes on two cores)
 	@$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## the long tests: fuzzing, faults, memory
