@@ -6,7 +6,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.pipelines.decode import DecodeError
-from fastsc.pipelines.reading import without_waiting
 
 TRAIN_BETON, VAL_BETON = "train.beton", "val.beton"  # in the folder that --data names
 
@@ -19,7 +18,7 @@ def read_into(path: str, slot: NDArray[np.uint8]) -> None:
     """
     try:
         # Unbuffered: Python's buffer would be one more copy and system call.
-        with open(path, "rb", buffering=0, opener=without_waiting) as file:
+        with open(path, "rb", buffering=0) as file:
             view, done = slot.data, 0
             while done < len(slot) and (n := file.readinto(view[done:])):
                 done += n
@@ -32,7 +31,7 @@ def read_into(path: str, slot: NDArray[np.uint8]) -> None:
 def read_file(path: str, n_bytes: int) -> bytes:
     """A file's bytes; raises as `read_into` does."""
     try:
-        with open(path, "rb", buffering=0, opener=without_waiting) as file:
+        with open(path, "rb", buffering=0) as file:
             encoded = file.read(n_bytes + 1)  # a device would never end
     except OSError as error:
         raise DecodeError(f"cannot be read ({error.strerror})") from None

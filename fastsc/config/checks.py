@@ -18,6 +18,7 @@ MAX_SEED = 2**63 - 1
 MAX_STRENGTH = 1000
 WEEK = 86400 * 7  # seconds; as minutes, 420 days
 
+MAX_SHOWN = 10**15  # written in full
 # Field, lowest and highest value, both allowed.
 _RANGES: tuple[tuple[str, float, float], ...] = (
     ("resolution", 8, 4096),
@@ -36,9 +37,9 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("max_steps", 1, 10**12),
     ("batch_size", 1, MAX_BATCH),
     ("accumulate", 1, MAX_BATCH),
-    ("lr", 0, 10**30),
+    ("lr", 0, 1e30),
     ("momentum", 0, 1),
-    ("weight_decay", 0, 10**30),
+    ("weight_decay", 0, 1e30),
     ("label_smoothing", 0, 1),
     ("warmup_epochs", 0, MAX_EPOCHS),
     ("clip_grad", 0, 10**12),
@@ -209,6 +210,10 @@ def _option(name: str) -> str:
     return name.replace("_", "-")
 
 
+def _shown(bound: float) -> str:
+    return f"{bound:,}" if bound < MAX_SHOWN else f"{bound:g}"
+
+
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     """Raises UserError outside of the range; whole numbers may be larger than any float."""
     if isinstance(value, float) and not math.isfinite(value):
@@ -216,9 +221,9 @@ def _check_range(name: str, value: float, low: float, high: float) -> None:
     if low <= value <= high:
         return
     found = shown(value) if isinstance(value, int) else f"{value:g}"
-    option, limits = f"--{_option(name)}", f"(from {low:,} to {high:,})"
+    option, limits = f"--{_option(name)}", f"(from {_shown(low)} to {_shown(high)})"
     if value < low and name in _ABOVE_ZERO:
         raise UserError(f"{option} must be above 0, not {found}")
     if value < low:
-        raise UserError(f"{option} must be at least {low:,}, not {found} {limits}")
-    raise UserError(f"{option} must be at most {high:,}, not {found} {limits}")
+        raise UserError(f"{option} must be at least {_shown(low)}, not {found} {limits}")
+    raise UserError(f"{option} must be at most {_shown(high)}, not {found} {limits}")

@@ -66,6 +66,9 @@ def test_our_own_fault_is_not_caught() -> None:
 
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_interrupts(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
+    outside = signal.getsignal(number)
+    if outside is signal.SIG_IGN:  # of SIGHUP under nohup, and it would stay so
+        signal.signal(number, signal.SIG_DFL)
     before = signal.getsignal(number)
 
     def work(words: list[str]) -> int:
@@ -76,6 +79,7 @@ def test_a_signal_interrupts(number: signal.Signals, capsys: pytest.CaptureFixtu
     assert run_command("fastsc.x", work, []) == 130
     assert capsys.readouterr().err == "fastsc.x: interrupted\n"
     assert signal.getsignal(number) is before
+    signal.signal(number, outside)
 
 
 def test_a_signal_of_the_commands_own(capsys: pytest.CaptureFixture[str]) -> None:

@@ -89,7 +89,7 @@ def test_refuses_to_overwrite_without_force(
         (["--val", ""], "--val is empty"),
         (["--data", "nowhere"], "--data nowhere: no such folder"),
         (["--out", "a-file"], "--out a-file: is no folder; name another"),
-        (["--out", "a-file/below"], "--out a-file/below: cannot be made (Not a directory)"),
+        (["--out", "a-file/below"], "--out a-file/below: cannot be written (Not a directory)"),
     ],
 )
 def test_mistakes(

@@ -124,7 +124,7 @@ def finished(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
         (["{run}"], "--step N, 1 to 8"),
         (["{run}", "--step", "9"], "the run's last step is 8"),
         (["{run}", "--step", "0"], "steps count from 1"),
-        (["{run}", "--step", "x"], "invalid int value"),
+        (["{run}", "--step", "x"], "is not a whole number"),
         (["{run}", "--step", "1", "--rank", "1"], "step 1 ran with one rank, 0"),
         (["{run}", "--step", "1", "--rank", "-1"], "step 1 ran with one rank, 0"),
         (["{run}", "--step", "1", "--device", "cuda:7"], "--device cuda:7"),
