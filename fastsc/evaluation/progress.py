@@ -88,7 +88,7 @@ class Progress:
         finally:
             ended.set()
             if not self._silent:
-                writer.join()
+                writer.join(self._interval)  # no longer: it may be writing to what takes no line
             for hook in hooks:
                 hook.remove()
 

@@ -124,7 +124,9 @@ class RunFolder:
 
     def require(self) -> None:
         """Raises UserError where the folder was removed in the meantime."""
-        if not self.config.exists():
+        with doing(f"looking for {self.config}"):
+            there = self.config.exists()
+        if not there:
             raise UserError(
                 f"--out {self.root} has been removed while the run was at work in it; what it had "
                 "written is gone"
