@@ -85,6 +85,7 @@ setup(
         ],
         "log": ["tensorboard", "wandb"],
         "bench": ["albumentations", "kornia"],
+        "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "dev": [
             *JPEG,  # the cpu pipeline is tested with each of its decoders
             "hypothesis",

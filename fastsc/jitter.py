@@ -37,7 +37,9 @@ class ColorJitter(nn.Module):
         clean, perturbed = jitter.pair(images_u8, factors)    # both normalized, in one fast pass
 
     Args:
-        brightness, contrast, saturation: strengths, >= 0.
+        brightness: strength, >= 0.
+        contrast: likewise.
+        saturation: likewise.
         hue: strength, 0 to 0.5.
         order: "fixed", or "random": the four operations in an order that each image draws. That is
             exact too, but has no kernel of its own and takes three times the arithmetic.
@@ -164,8 +166,10 @@ class ColorJitter(nn.Module):
 
         Args:
             x: (N, 3, H, W) uint8; in channels-last memory nothing is copied.
-            factors, order: As in `forward`, on any device.
-            mean, std: On the scale [0, 1].
+            factors: As in `forward`, on any device.
+            order: likewise.
+            mean: Of R, G and B, on the scale [0, 1].
+            std: likewise.
             dtype: float32, bfloat16 or float16.
             threads: On the CPU, in the fixed order.
 

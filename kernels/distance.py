@@ -184,8 +184,9 @@ def ds(
     with gradient exactly 0, for every kind.
 
     Args:
-        f, g: (N, D) floating point, same shape and device: f of the clean, g of the perturbed view.
-            Features for l2, relative and cosine; logits for js; either for mse.
+        f: (N, D) floating point, of the clean views. Features for l2, relative and cosine; logits
+            for js; either for mse.
+        g: Of the perturbed views, of the same shape and device.
         kind: "l2": mean ||f_i - g_i||. "relative": that, divided by mean ||f_i - f_j|| with
             j = (i + 1) mod N. "cosine": mean 1 - cos. "js": Jensen-Shannon divergence in nats of
             the softmaxes. "mse": mean (f - g)^2 over images and dimensions.

@@ -200,9 +200,20 @@ def test_licence_is_apache_2() -> None:
     assert "END OF TERMS AND CONDITIONS" in text
 
 
-def test_commands_of_the_readme_exist() -> None:
-    blocks = re.findall(r"^```\w*\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-    commands = "\n".join(blocks)
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list[tuple[str, str]]:
+    """(page, code) of every fenced block of a language on the front page and in docs/."""
+    return [
+        (page.name, code)
+        for page in PAGES
+        for code in re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.M | re.S)
+    ]
+
+
+def test_commands_of_the_documentation_exist() -> None:
+    commands = "\n".join(code for _, code in blocks(r"\w*"))
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.M))
     asked = set(re.findall(r"^\s*make ([a-z-]+)", commands, re.M))
     modules = set(re.findall(r"python -m ((?:fastsc|bench)[\w.]*)", commands))
@@ -211,13 +222,60 @@ def test_commands_of_the_readme_exist() -> None:
     assert not {name for name in modules if importlib.util.find_spec(name) is None}
 
 
-@pytest.mark.parametrize("number", range(5))
-def test_python_of_the_readme_runs(number: int, image_folder: Path) -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.M | re.S)
-    assert len(blocks) == 5
-    code = blocks[number].replace("DIR", str(image_folder))
-    small = code.replace("range(90)", "range(2)").replace("batch_size=64", "batch_size=8")
-    exec(compile(small, "README.md", "exec"), {})
+def test_options_of_the_documentation_exist() -> None:
+    """Of the commands that are shown; the options of other programs, as torchrun's, aside."""
+    shown = re.findall(
+        r"(?:python -m fastsc\.|-m fastsc\.)(\w+)((?:[^\n#\\]|\\\n)*)",
+        "\n".join(code for _, code in blocks(r"\w*")),
+    )
+    assert len(shown) > 20
+    asked: dict[str, set[str]] = {}
+    for command, words in shown:
+        ours = words.split(" -- ")[0]
+        asked.setdefault(command, set()).update(re.findall(r"(?<= )--[a-z-]+", ours))
+    helps = {"train": ["imagenet"], "prepare": []}
+    for command, options in asked.items():
+        text = run(sys.executable, "-m", f"fastsc.{command}", *helps.get(command, []), "--help")
+        if command == "prepare":
+            text += "".join(
+                run(sys.executable, "-m", "fastsc.prepare", kind, "--help")
+                for kind in ("beton", "colormnist")
+            )
+        unknown = {option for option in options if option not in text} - {"--list-recipes"}
+        assert not unknown, f"fastsc.{command} has no {sorted(unknown)}"
+
+
+@pytest.mark.parametrize(
+    ("page", "code"),
+    [pytest.param(*block, id=f"{block[0]}-{i}") for i, block in enumerate(blocks("python"))],
+)
+def test_python_of_the_documentation_runs(
+    page: str, code: str, image_folder: Path, tmp_path: Path
+) -> None:
+    small = code.replace("DIR", str(image_folder)).replace('"RUN"', repr(str(tmp_path / "run")))
+    small = small.replace("range(90)", "range(2)").replace("batch_size=64", "batch_size=8")
+    exec(compile(small, page, "exec"), {})
+
+
+def test_the_front_page_is_short_and_its_figures_are_the_studys() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert len(page.splitlines()) <= 150
+    study = (ROOT / "docs" / "reproduction.md").read_text()
+    rows = re.findall(r"^\| .*\(`([\w-]+)`\) \|(.*)\|$", page, re.M)
+    assert len(rows) == 4
+    for arm, figures in rows:
+        (row,) = re.findall(rf"^\| [^|]*\(`{arm}`\) \|(.*)\|$", study, re.M)[:1]
+        cells = [cell.strip() for cell in row.split("|")]
+        # Without the columns of epochs and seeds.
+        assert [cell.strip() for cell in figures.split("|")] == [cells[1], *cells[3:]]
+
+
+def test_pages_lead_to_each_other() -> None:
+    """`make docs` checks anchors, too, and what lies outside."""
+    for page in PAGES:
+        for link in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
+            if "://" not in link:
+                assert (page.parent / link).exists(), f"{page.name}: {link}"
 
 
 def test_ci_runs_make_test() -> None:

@@ -46,7 +46,7 @@ def advice(results: Iterable[Result]) -> list[str]:
             lines.append(f"Needed: {probe.group} {probe.name}. Its traceback: {by_hand}")
     on_gpu = by_name["torch", "GPU"].works
     device, suffix = ("GPU", " on cuda") if on_gpu else ("CPU", "")
-    # On CPUs cpu is the faster of the two (see the README's measurements).
+    # On CPUs cpu is the faster of the two (docs/benchmarks.md).
     names = ("dali", "cpu", "memory") if on_gpu else ("cpu", "dali", "memory")
     usable = [name for name in names if by_name["pipelines", name + suffix].works]
     if usable:
