@@ -30,6 +30,7 @@ if not (ROOT / "fastsc" / "kernels" / "__init__.py").is_file():
     )
 
 JPEG = ["simplejpeg"]
+ONNX = ["onnx", "onnxruntime", "onnxscript"]
 DALI_CU13 = ["nvidia-dali-cuda130"]
 
 setup(
@@ -83,6 +84,7 @@ setup(
             "scipy",
             "umap-learn",
         ],
+        "export": [*ONNX, "huggingface_hub"],
         "log": ["tensorboard", "wandb"],
         "bench": ["albumentations", "kornia"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
@@ -92,6 +94,7 @@ setup(
             "import-linter>=2.7",  # acyclic_siblings contracts
             "lightning",  # one of the examples
             "mypy",
+            *ONNX,
             "pytest",
             "pytest-timeout",
             "pytest-xdist",

@@ -1,0 +1,179 @@
+"""Mistakes and faults of an export: one line, status 2, and nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastsc.export import main
+from tests.fastsc.exporting.conftest import Run
+
+Folder = Path
+
+
+def wrong(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """The line of a call that must fail, and that changes nothing in the folder."""
+
+    def files() -> list[tuple[str, int]]:
+        return sorted(
+            (str(path.relative_to(folder)), path.lstat().st_size) for path in folder.rglob("*")
+        )
+
+    before = files()
+    capsys.readouterr()
+    assert main(words) == 2
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1
+    assert line.startswith("fastsc.export: ")
+    assert files() == before
+    return line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["RUN", "--to", "model.pt"], "unknown ending .pt"),
+        (["RUN", "--to", "model.safetensors"], "unknown ending"),
+        (["RUN", "--to", "taken.onnx"], "is there already"),
+        (["RUN", "--to", "full"], "not empty"),
+        (["RUN", "--to", "taken.onnx/model.pt2"], "taken.onnx"),
+        (["RUN"], "--to"),
+        (["RUN", "--to", "hub", "--input", "uint8"], "timm has its own"),
+        (["RUN", "--to", "hub", "--with-normalization"], "timm has its own"),
+        (["RUN", "--to", "model.pt2", "--results", "results.json"], "model card"),
+        (["RUN", "--to", "hub", "--results-model", "a"], "--results FILE"),
+        (["RUN", "--to", "hub", "--results", "none.json"], "none.json"),
+        (["RUN", "--to", "hub", "--results", "list.json"], "list.json"),
+        (["RUN", "--to", "hub", "--results", "results.json"], "--results-model a | b"),
+        (["RUN", "--to", "hub", "--results", "results.json", "--results-model", "c"], "a, b"),
+        (["nowhere", "--to", "hub"], "no such folder or file"),
+        (["timm:resnet18", "--to", "hub"], "no such folder or file"),
+        (["full", "--to", "hub"], "not a run's folder"),
+        (["unfinished", "--to", "hub"], "no weights.safetensors yet"),
+        (["cut.safetensors", "--to", "hub"], "not a weights file"),
+    ],
+)
+def test_a_mistake(
+    make_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    words: list[str],
+    said: str,
+) -> None:
+    run = make_run()
+    monkeypatch.chdir(tmp_path)
+    Path("taken.onnx").write_text("mine")
+    Path("full").mkdir()
+    Path("full/note").write_text("mine")
+    Path("unfinished").mkdir()
+    Path("unfinished/config.yaml").write_text("recipe: cifar100\n")
+    Path("list.json").write_text("[]")
+    Path("cut.safetensors").write_bytes((run / "weights.safetensors").read_bytes()[:5000])
+    rows = [
+        {"model": model, "question": "continuity", "name": "top1", "value": 0.5, "n": 3}
+        for model in "ab"
+    ]
+    metadata = {"data": "d", "split": "val", "date": ""}
+    Path("results.json").write_text(json.dumps({"metadata": metadata, "results": rows}))
+    assert said in wrong(tmp_path, [word.replace("RUN", "run") for word in words], capsys)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "stem", "blurpool", "said"),
+    [
+        ("fastsc:resnet8w8", "cifar", False, "no network like fastsc:resnet8w8"),
+        ("resnet18", "cifar", False, "--stem cifar"),
+        ("resnet18", "imagenet", True, "--blurpool"),
+        ("shufflenet_v2_x0_5", "imagenet", False, "no network like shufflenet"),
+        ("alexnet", "imagenet", False, "no network like alexnet"),
+    ],
+)
+def test_a_network_that_timm_does_not_have(
+    make_run: Run,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    architecture: str,
+    stem: str,
+    blurpool: bool,
+    said: str,
+) -> None:
+    run = make_run(architecture, 64, stem, blurpool)
+    line = wrong(tmp_path, [str(run), "--to", str(tmp_path / "hub")], capsys)
+    assert said in line
+    assert "FILE.onnx" in line
+
+
+@pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_may_not_be_written(
+    make_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, locked = make_run(), tmp_path / "locked"
+    locked.mkdir(mode=0o500)
+    assert "locked" in wrong(tmp_path, [str(run), "--to", str(locked / "hub")], capsys)
+
+
+@pytest.mark.parametrize("package", ["onnx", "onnxscript", "onnxruntime"])
+def test_a_missing_package(
+    make_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    package: str,
+) -> None:
+    monkeypatch.setattr("fastsc.cli.packages.installed", lambda name: name != package)
+    line = wrong(tmp_path, [str(make_run()), "--to", str(tmp_path / "m.onnx")], capsys)
+    assert f"needs {package}" in line
+    assert "fastsc[export]" in line
+
+
+def fails_with(error: Exception) -> Callable[..., None]:
+    def fail(*args: object, **options: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "target"),
+    [
+        ("torch.export.save", OSError(28, "No space left on device"), "new/model.pt2"),
+        ("torch.export.export", RuntimeError("cannot trace\nthis"), "model.pt2"),
+        ("safetensors.torch.save_file", OSError(28, "No space left on device"), "new/hub"),
+    ],
+)
+def test_what_fails_on_the_way_leaves_nothing(
+    make_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    name: str,
+    error: Exception,
+    target: str,
+) -> None:
+    run = make_run()
+    monkeypatch.setattr(name, fails_with(error))
+    line = wrong(tmp_path, [str(run), "--to", str(tmp_path / target)], capsys)
+    assert str(error.args[-1]).partition("\n")[0] in line
+
+
+def test_a_file_that_computes_something_else_is_not_kept(
+    make_run: Run,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    run = make_run()
+
+    class Other:
+        def module(self) -> Callable[[torch.Tensor], torch.Tensor]:
+            return lambda images: torch.full((len(images), 5), float("nan"))
+
+    monkeypatch.setattr("torch.export.load", lambda path: Other())
+    line = wrong(tmp_path, [str(run), "--to", str(tmp_path / "model.pt2")], capsys)
+    assert "differ" in line
