@@ -21,11 +21,11 @@ from fastsc.config.checks import check
 from fastsc.config.recipes import (
     description_of,
     did_you_mean,
-    field_types,
     load_recipe,
     recipe_names,
 )
-from fastsc.config.schema import SECTIONS, TrainConfig
+from fastsc.config.rules import spelled
+from fastsc.config.schema import SECTIONS, TrainConfig, field_types
 from fastsc.errors import UserError
 
 PROG = "fastsc.train"
@@ -113,21 +113,19 @@ def _reflow_help() -> None:
         for doc in docstring_parser.parse_from_object(section).params:
             if doc.description and doc.arg_name in fields:
                 text = " ".join(doc.description.split())
-                fields[doc.arg_name].metadata = MappingProxyType({"help": text})
+                field = fields[doc.arg_name]
+                field.metadata = MappingProxyType({**field.metadata, "help": text})
 
 
 def _check_names(tokens: Iterable[str]) -> None:
     """Unknown options first: tyro would name the value behind one as unknown too."""
-    known = {"help", "list-recipes"}
-    for key, kind in field_types().items():
-        if key != "recipe":
-            known |= {key.replace("_", "-")}
-            known |= {"no-" + key.replace("_", "-")} if kind is bool else set()
+    options = {key: kind for key, kind in field_types().items() if key != "recipe"}
+    known = {"--help", "--list-recipes", *map(spelled, options)}
+    known |= {spelled(key, False) for key, kind in options.items() if kind is bool}
     for token in tokens:
         name = token.partition("=")[0]
-        if name.startswith("--") and name[2:].replace("_", "-") not in known:
-            hint = did_you_mean(name, {f"--{option}" for option in known})
-            raise UserError(f"unrecognized option {name}{hint}")
+        if name.startswith("--") and name.replace("_", "-") not in known:
+            raise UserError(f"unrecognized option {name}{did_you_mean(name, known)}")
 
 
 def _one_line(box: str) -> str:

@@ -6,11 +6,9 @@ machine without it can train.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import typing
 from collections.abc import Iterable, Mapping
-from functools import cache
 from importlib import resources
 from pathlib import Path
 from types import NoneType
@@ -19,7 +17,8 @@ from typing import Any, Literal
 import yaml
 
 from fastsc.config.checks import check
-from fastsc.config.schema import SECTIONS, TrainConfig
+from fastsc.config.rules import spelled
+from fastsc.config.schema import TrainConfig, field_types, plain_options
 from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
 from fastsc.pipelines.fields import shown
@@ -95,12 +94,8 @@ def with_values(config: TrainConfig, values: Mapping[str, Any], place: str) -> T
 
 def dump(config: TrainConfig) -> str:
     """The whole configuration as YAML: `load_recipe` of it gives an equal one."""
-    values = {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in config.flat().items()
-    }
     lines = []
-    for key, value in values.items():
+    for key, value in plain_options(config).items():
         text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10**6)
         lines.append(f"{key}: {text.removesuffix(chr(10)).removesuffix('...').strip()}")
     return "\n".join(lines) + "\n"
@@ -141,7 +136,7 @@ def _converted(key: str, value: object) -> Any:
         raise UserError(f"{key} cannot be {shown(value)}")
     if key == "recipe" and str(value).startswith("-"):
         raise UserError(f"recipe cannot be {shown(value)}")
-    option = f"--{key.replace('_', '-')}"
+    option = spelled(key)
     if isinstance(value, (list, tuple)):
         if len(value) != len(choices):
             raise UserError(f"{option} needs {len(choices)} values")
@@ -167,17 +162,6 @@ def _parsed(option: str, word: str, kind: Any) -> Any:
     except ValueError:
         name = "a whole number" if number is int else "a number"
         raise UserError(f"{option} takes {name}, not {shown(word)}") from None
-
-
-@cache
-def field_types() -> dict[str, Any]:
-    """The type of every field by its name, in the order of the sections, `recipe` first."""
-    types: dict[str, Any] = {"recipe": str}
-    for name in SECTIONS:
-        section = getattr(TrainConfig(), name)
-        hints = typing.get_type_hints(type(section))
-        types |= {f.name: hints[f.name] for f in dataclasses.fields(section)}
-    return types
 
 
 # --- YAML ----------------------------------------------------------------------------------------

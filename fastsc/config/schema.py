@@ -1,15 +1,28 @@
 """What a run can be told: frozen dataclasses, one a concern.
 
-The strings under the fields are the `--help`. Field names are unique over the sections, so that
-the options and a recipe's YAML are flat. `fastsc.config.checks` finds what no type can say; paths
-are looked at when they are used.
+A field is all there is of an option: its type, its default, its `Rules`, and the string under it,
+which is the `--help`. Field names are unique over the sections, so that the options and a recipe's
+YAML are flat. `fastsc.config.checks` has what several options together must be; paths are looked at
+when they are used.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import typing
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any, Literal, Self
+
+from fastsc.config.rules import (
+    MAX_BATCH,
+    MAX_EPOCHS,
+    MAX_SEED,
+    MAX_STEPS,
+    WEEK,
+    Rules,
+    option,
+)
 
 
 def _shown(metavar: str, *, required: bool = False) -> object:
@@ -43,20 +56,20 @@ STEERED_ALPHA = (1e-3, 1e4)  # where --ds-target keeps alpha
 class DataConfig:
     """Images: where they are, how they are cut, how the second view is perturbed."""
 
-    data: Annotated[str, _shown("DIR", required=True)] = ""
+    data: Annotated[str, _shown("DIR", required=True)] = option("", part="local")
     """An ImageFolder: DIR/train/CLASS/* and DIR/val/CLASS/* (or DIR/test/CLASS/*). With --pipeline
     ffcv a folder with train.beton and val.beton, made by `python -m fastsc.prepare beton`."""
-    val: Dir = "auto"
+    val: Dir = option("auto", part="local")
     """Folder of validation images, CLASS/*. auto: DIR/val, else DIR/test; none: no validation. With
     --pipeline ffcv a beton; auto: DIR/val.beton."""
-    pipeline: Literal["dali", "cpu", "ffcv", "memory"] = "dali"
+    pipeline: Literal["dali", "cpu", "ffcv", "memory"] = option("dali", resume=True)
     """Who loads. dali: NVIDIA DALI, decodes on the GPU where there is one; cpu: threads of this
     process with the fastest JPEG decoder installed; ffcv: betons, one file of shrunk images, by
     FFCV's decoder; memory: small images (CIFAR), all held as one array. Crops, flips and
     perturbations of an image are the same in each; never replaced silently by another."""
-    resolution: int = 224
+    resolution: int = option(224, low=8, high=4096)
     """Side of the square that the model sees, in pixels. Cost grows with its square."""
-    min_resolution: Count = None
+    min_resolution: Count = option(None, low=8, high=4096)
     """Progressive resolution: train at this side first. It rises over --resolution-ramp to
     --resolution, in multiples of 32. None: one resolution throughout."""
     resolution_ramp: Epochs = (0, 0)
@@ -67,36 +80,38 @@ class DataConfig:
     4 black pixels of border, then a random square (small images); none: the central square."""
     flip: bool = True
     """Mirror half of the training images left to right; both views of an image alike."""
-    val_crop: float = 0.875
+    val_crop: float = option(0.875, above=0, high=1)
     """Central part of the image kept at validation, as a fraction of its shorter side, in (0, 1].
     0.875 is ImageNet's 224 of 256; 1 keeps all (small images)."""
-    val_resolution: Count = None
+    val_resolution: Count = option(None, low=8, high=4096, resume=True)
     """Side of the validation images. None: --resolution."""
-    val_flip: bool = False
+    val_flip: bool = option(False, resume=True)
     """At validation, add the logits of the mirrored image (test-time augmentation). DS and
     ds_relative are of the image as it is."""
-    val_every: int = 1
+    val_every: int = option(1, low=1, high=MAX_EPOCHS, part="machine")
     """Validate after every so many epochs, and after the last."""
     strengths: Strengths = (0.4, 0.4, 0.4, 0.1)
     """Of the perturbation: brightness, contrast, saturation, hue. An image's factors are uniform in
     [max(0, 1 - s), 1 + s], its hue shift in [-s, s] turns (at most 0.5). 0 0 0 0: no
     perturbation."""
-    workers: Count = None
+    workers: Count = option(None, low=1, high=1024, part="local")
     """Threads that decode, of each process. None: one a core that this process may use, at most 16,
     shared out over the processes of this machine."""
-    decode: Literal["auto", "gpu", "cpu"] = "auto"
+    decode: Literal["auto", "gpu", "cpu"] = option(
+        "auto", part="machine", when="gpu", needs=("pipeline", "dali")
+    )
     """Where --pipeline dali decodes and resizes. auto: on the GPU where the run has one; cpu: there
     never. The other pipelines decode on the CPU."""
-    prefetch: bool = True
+    prefetch: bool = option(True, part="machine")
     """With a GPU: copy the next batch there and make its views while the step at hand runs, on a
     stream beside it. Without: in front of each step."""
-    on_bad_image: Literal["raise", "skip"] = "raise"
+    on_bad_image: Literal["raise", "skip"] = option("raise", part="machine")
     """A broken image. raise: stop, name the file, exit 2, resumable; skip: put another in its place
     in the batch, and write a bad_image line to the log."""
-    loader_timeout: float = 120.0
+    loader_timeout: float = option(120.0, above=0, high=WEEK, part="local")
     """Seconds without a batch after which the run stops and names the stage and the file that it
     waits for: a dead mount, a hanging decoder."""
-    verify: bool = False
+    verify: bool = option(False, part="machine")
     """Decode every image once before training starts: finds truncated files at the price of one
     epoch's decoding."""
 
@@ -109,29 +124,31 @@ class MethodConfig:
     # scale that could be shrunk; l2 at 1, the paper's plain reading, collapses the features, and so
     # does a cosine at 100 from the first step: a weight that rises over the whole run leaves the
     # early epochs to the cross-entropy.
-    alpha: float = 30.0
+    alpha: float = option(30.0, low=0, high=1_000_000)
     """Weight of DS in the loss; 0 trains without it (DS is still logged). It belongs to the kind of
     DS: cosine bears 10 to 100, rising, relative about 1, l2 about 0.1; l2 at 1 collapses the
     features."""
-    ds: Literal["l2", "relative", "cosine", "js", "mse"] = "cosine"
+    ds: Literal["l2", "relative", "cosine", "js", "mse"] = option(
+        "cosine", when="js", needs=("ds_at", "logits")
+    )
     """Distance of the two representations. l2: Euclidean, the paper's plain reading, can be cheated
     by shrinking the features; relative: l2 over the mean distance of different images of the batch;
     cosine: 1 - cosine, blind to scale; js: Jensen-Shannon divergence of the predictions (needs
     --ds-at logits), AugMix's with --ce-views clean --alpha 12; mse: mean squared difference, the
     loss of logit pairing with --ds-at logits; cheated by shrinking, as l2."""
-    ds_target: Number = None
+    ds_target: Number = option(None, above=0, high=1_000_000)
     """A wanted ds_relative, in place of a fixed alpha: --alpha is then where alpha begins. Every 10
     steps it rises where the training batches' ds_relative is above the target and falls where it
     is below, between 0.001 and 10000, and it backs off where the features collapse. None: alpha
     stays."""
-    alpha_warmup_epochs: Number = None
+    alpha_warmup_epochs: Number = option(None, low=0, high=MAX_EPOCHS)
     """Linear rise of alpha from zero, in epochs: features first, continuity then. None: over the
     whole run; 0: none."""
     ds_at: str = "features"
     """Where DS is taken: features, the input of the classifier's last linear layer (after pooling);
     logits, its output; or a module of the model by name (layer3, stages.2), whose output is
     averaged over all positions."""
-    detach_scale: bool = False
+    detach_scale: bool = option(False, needs=("ds", "relative"))
     """With --ds relative: hold the scale constant in the gradient. Pulls harder the smaller the
     scale gets, and collapsed at alpha 1 in our trials."""
     stop_gradient: Literal["none", "clean", "perturbed"] = "none"
@@ -139,7 +156,7 @@ class MethodConfig:
     ce_views: Literal["clean", "both"] = "both"
     """Views that get cross-entropy. clean: the paper's loss; both: the mean of the two, so that the
     second forward pass also serves as augmentation (a stronger baseline)."""
-    paired_fraction: float = 1.0
+    paired_fraction: float = option(1.0, above=0, high=1)
     """Part of each batch that has a perturbed view, in (0, 1]: the first images of the batch in the
     epoch's keyed order. What a step costs falls with it; CE and DS are means over the views that
     there are."""
@@ -160,13 +177,13 @@ class MethodConfig:
 class ModelConfig:
     """The classifier."""
 
-    model: str = "resnet50"
+    model: str = option("resnet50", resume=True)
     """A torchvision name (resnet18, convnext_tiny, …), timm:NAME, or fastsc:resnet8wWIDTH, a small
     ResNet for CPUs (resnet11w…, resnet14w… are deeper); with fresh weights."""
-    stem: Literal["imagenet", "cifar"] = "imagenet"
+    stem: Literal["imagenet", "cifar"] = option("imagenet", resume=True)
     """imagenet: the architecture's own; cifar: a 3x3 convolution of stride 1 without max-pooling,
     for ResNets on images of about 32 pixels."""
-    num_classes: Count = None
+    num_classes: Count = option(None, low=2, high=10_000_000, resume=True)
     """Outputs of the classifier. None: as many as the training folder has classes."""
     blurpool: bool = False
     """Blur in front of strided convolutions of 16 and more input channels (3x3 binomial; Zhang,
@@ -177,36 +194,36 @@ class ModelConfig:
 class OptimConfig:
     """SGD with momentum; no weight decay on norms and biases."""
 
-    epochs: int = 90
+    epochs: int = option(90, low=1, high=MAX_EPOCHS, resume=True)
     """Passes over the training images; the schedule ends with the last."""
-    max_steps: Count = None
+    max_steps: Count = option(None, low=1, high=MAX_STEPS, resume=True)
     """Stop after so many steps, validate and write everything, for trials. The schedule stays that
     of --epochs."""
-    batch_size: int = 256
+    batch_size: int = option(256, low=1, high=MAX_BATCH, resume=True)
     """Unique images a step, over all processes and accumulation steps; the model sees twice as
     many, one clean and one perturbed view each."""
-    accumulate: int = 1
+    accumulate: int = option(1, low=1, high=MAX_BATCH)
     """Work through a batch in so many parts, one after the other, before the optimizer steps: as
     much less memory. Exact for losses that are means over images; --ds relative then measures its
     scale within a part, and batch norm its statistics."""
-    lr: float = 0.1
+    lr: float = option(0.1, above=0, high=1e30)
     """Base learning rate, for 256 images: the peak is lr * batch size / 256, and is printed."""
-    momentum: float = 0.9
+    momentum: float = option(0.9, low=0, below=1)
     """Of SGD, in [0, 1)."""
     nesterov: bool = True
     """Nesterov's form of the momentum."""
-    weight_decay: float = 1e-4
+    weight_decay: float = option(1e-4, low=0, high=1e30)
     """On weights of convolutions and linear layers only."""
-    label_smoothing: float = 0.1
+    label_smoothing: float = option(0.1, low=0, below=1)
     """Part of the target spread evenly over all classes, in [0, 1)."""
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
     """Learning rate after the warm-up. cosine, linear: down to zero; step: a tenth after 1/3, 2/3
     and 8/9 of the run (epochs 30, 60, 80 of 90); constant: stays."""
-    warmup_epochs: float = 5.0
+    warmup_epochs: float = option(5.0, low=0, high=MAX_EPOCHS)
     """Linear rise of the learning rate from zero, in epochs; never more than half of the run."""
-    clip_grad: Number = None
+    clip_grad: Number = option(None, above=0, high=10**12)
     """Scale the gradient down to this Euclidean norm where it is longer. None: never."""
-    ema: Number = None
+    ema: Number = option(None, above=0, below=1)
     """Decay, in (0, 1), of a running average of the weights, which is then what is validated and
     exported. It starts as a plain average. None: no average."""
 
@@ -215,62 +232,66 @@ class OptimConfig:
 class RunConfig:
     """The run: its folder, its machine, its repetition."""
 
-    out: Annotated[str | None, _shown("DIR")] = None
+    out: Annotated[str | None, _shown("DIR")] = option(None, part="local")
     """The run's folder: config.yaml, log.jsonl, checkpoints/, weights.safetensors.
     None: runs/RECIPE-DATE-TIME. A folder with files in it needs --resume."""
-    resume: bool = False
+    resume: bool = option(False, part="machine")
     """Go on in --out from the newest whole checkpoint; without one, start over and say so."""
-    checkpoint_steps: Count = None
+    checkpoint_steps: Count = option(None, low=1, high=MAX_STEPS, part="machine")
     """Write a checkpoint every so many steps, besides epoch ends and --checkpoint-minutes."""
-    checkpoint_minutes: float = 5.0
+    checkpoint_minutes: float = option(5.0, above=0, high=WEEK, part="machine")
     """Write a checkpoint when so many minutes have passed since the last: what a crash may cost."""
-    keep_checkpoints: int = 2
+    keep_checkpoints: int = option(2, low=2, high=1_000_000, part="machine")
     """The newest so many stay, at least 2: should the last be damaged, a resume takes the one
     before. That of the best validation (top-1) stays besides."""
-    on_nan: Literal["stop", "skip"] = "stop"
+    on_nan: Literal["stop", "skip"] = option("stop", part="machine")
     """A step whose loss is not finite. stop: end, resumable from the last checkpoint before it;
     skip: leave weights and statistics as they were, and go on (it waits for the GPU at every step,
     and looks at the gradient too; fp16 halves its scale, as at every overflow). Either way the log
     says which images they were, and `python -m fastsc.replay` shows them."""
-    rank_timeout: float = 1800.0
+    rank_timeout: float = option(1800.0, above=0, high=WEEK, part="machine")
     """With several processes: seconds that one waits for the others before it ends, resumable: a
     cut network, a dead machine. Longer than the slowest thing that one does alone, such as the
     first scan of a folder."""
-    disk_timeout: float = 120.0
+    disk_timeout: float = option(120.0, above=0, high=WEEK, part="machine")
     """Seconds that the disks of --data and --out have for one call (a write, an fsync, the headers
     of 64 files) before the process ends, resumable: one that hangs cannot be waited for. After a
     signal they have 30 seconds, after two none. Loading has --loader-timeout."""
-    device: str = "auto"
+    device: str = option("auto", part="machine")
     """cuda, cuda:N or cpu. auto: cuda where there is one, else cpu."""
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of the forward pass; weights, pooling and losses stay float32. fp16 scales its gradients.
     auto: bf16 where the device computes it natively, else fp32."""
-    seed: int = 0
+    seed: int = option(0, low=0, high=MAX_SEED, resume=True)
     """Of the initial weights and, by (seed, epoch, image), of order, crops, flips and factors."""
-    deterministic: bool = False
+    deterministic: bool = option(False, part="machine")
     """Only deterministic GPU kernels: repeats and resumes are bit-exact there too, and slower. On
     a CPU they are anyway, with the same versions and thread count."""
-    channels_last: bool = True
+    channels_last: bool = option(True, part="machine")
     """Weights and views with the channels innermost in memory, as tensor cores and CPUs convolve
     them."""
-    fused_optimizer: bool = True
+    fused_optimizer: bool = option(True, part="machine")
     """The optimizer's step in one pass over all weights; else several, tensor list by list."""
-    compile: bool = False
+    compile: bool = option(False, part="machine")
     """torch.compile the training step's model: one static graph a resolution. Start-up takes
     minutes; each new graph is logged."""
-    pooling: Literal["auto", "fused", "separate"] = "auto"
+    pooling: Literal["auto", "fused", "separate"] = option(
+        "auto", part="machine", when="fused", needs=("channels_last", True)
+    )
     """Global average pooling and DS. fused: in one pass over the last feature map, and one over its
     gradient; separate: the model's own pooling, then DS; auto: fused on a GPU, where the model ends
     in such a pooling and DS is taken there."""
-    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = "default"
+    compile_mode: Literal["default", "reduce-overhead", "max-autotune"] = option(
+        "default", part="machine", needs=("compile", True)
+    )
     """Of --compile. reduce-overhead: CUDA graphs; max-autotune: also searches for kernels."""
-    tensorboard: bool = False
+    tensorboard: bool = option(False, part="local")
     """Also write the log's figures for TensorBoard, into OUT/tensorboard."""
-    wandb: bool = False
+    wandb: bool = option(False, part="local")
     """Also send the log's figures to Weights & Biases (project fastsc, or $WANDB_PROJECT)."""
-    csv: bool = False
+    csv: bool = option(False, part="local")
     """Also write OUT/steps.csv and OUT/epochs.csv."""
-    log_every: int = 10
+    log_every: int = option(10, low=1, high=10, part="machine")
     """Steps from one line of log.jsonl to the next, 1 to 10; first and last are always written."""
 
 
@@ -281,7 +302,9 @@ SECTIONS = ("data", "method", "model", "optim", "run")
 class TrainConfig:
     """All of a training run. `config.optim.lr`, or `config.flat()["lr"]`."""
 
-    recipe: Annotated[str, _positional(), _shown("RECIPE", required=True)] = ""
+    recipe: Annotated[str, _positional(), _shown("RECIPE", required=True)] = option(
+        "", part="local"
+    )
     """A recipe by name (--list-recipes prints them) or a path to a YAML file of the same fields,
     such as a run's config.yaml. Options given on the command line win over it."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -298,6 +321,13 @@ class TrainConfig:
             values |= {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
         return values
 
+    def rules(self) -> dict[str, Rules]:
+        """What every field says of its option, in the order of `flat`."""
+        fields = [f for f in dataclasses.fields(self) if f.name == "recipe"]
+        for name in SECTIONS:
+            fields += dataclasses.fields(getattr(self, name))
+        return {f.name: f.metadata.get("rules", Rules()) for f in fields}
+
     def replace(self, **values: Any) -> Self:
         """A copy with fields of any section changed by their flat names: replace(out="x", lr=1)."""
         changes: dict[str, Any] = {}
@@ -312,3 +342,20 @@ class TrainConfig:
         if values:
             raise TypeError(f"no such fields: {', '.join(values)}")
         return dataclasses.replace(self, **changes)
+
+
+def plain_options(config: TrainConfig) -> dict[str, Any]:
+    """`flat`, as JSON, YAML and checkpoints hold it: lists in place of tuples."""
+    values = config.flat().items()
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in values}
+
+
+@cache
+def field_types() -> dict[str, Any]:
+    """The type of every field by its name, in the order of the sections, `recipe` first."""
+    types: dict[str, Any] = {"recipe": str}
+    for name in SECTIONS:
+        section = getattr(TrainConfig(), name)
+        hints = typing.get_type_hints(type(section))
+        types |= {f.name: hints[f.name] for f in dataclasses.fields(section)}
+    return types

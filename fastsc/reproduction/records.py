@@ -11,30 +11,20 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from fastsc.config import TrainConfig
-from fastsc.config.checks import MAX_SEED, check_ranges
-from fastsc.config.recipes import field_types, with_values
+from fastsc.config.checks import check_ranges
+from fastsc.config.recipes import with_values
+from fastsc.config.rules import MAX_SEED
+from fastsc.config.schema import TrainConfig, field_types, plain_options
 from fastsc.errors import UserError
 from fastsc.evaluation.results.store import write_text
 from fastsc.pipelines.fields import Fields, is_number, shown
 from fastsc.pipelines.reading import blamed, read_json
 from fastsc.run.log import read_log
-from fastsc.run.resume import plain_options
 from fastsc.training.collapse import SHARE
 
 FORMAT = 1
 CURVE_POINTS = 60  # at most, of what is kept of a run's steps
 CURVE = ("step", "ds_relative", "between", "effective_rank", "alpha", "ce")
-
-# What says where and how a run is carried out, not what it is. Threads change bits, not science;
-# pipelines resize differently, and are another run.
-_ELSEWHERE = {
-    "recipe", "data", "val", "out", "resume", "workers", "decode", "prefetch", "verify", "csv",
-    "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "rank_timeout", "disk_timeout",
-    "loader_timeout", "tensorboard", "wandb", "log_every", "val_every", "on_bad_image", "on_nan",
-    "device", "deterministic", "channels_last", "fused_optimizer", "compile", "compile_mode",
-    "pooling",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,8 +101,16 @@ def run_name(arm: str, seed: int) -> str:
 
 
 def science(config: TrainConfig) -> dict[str, Any]:
-    """The options that make a run what it is, as JSON has them."""
-    return {k: v for k, v in plain_options(config).items() if k not in _ELSEWHERE}
+    """The options that make a run what it is, as JSON has them.
+
+    Of those with `since`, which older records do not know, only what is not at its default.
+    """
+    rules, defaults = config.rules(), plain_options(type(config)())
+    return {
+        key: value
+        for key, value in plain_options(config).items()
+        if rules[key].part == "science" and not (rules[key].since and value == defaults[key])
+    }
 
 
 def key_of(options: Mapping[str, Any], train_hash: str, val_hash: str) -> str:

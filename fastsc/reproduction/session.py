@@ -14,6 +14,7 @@ from rich.table import Table
 from fastsc.cli.lock import locked
 from fastsc.config.options import parse
 from fastsc.config.recipes import did_you_mean
+from fastsc.config.schema import plain_options
 from fastsc.datasets.colormnist import CORRELATION, prepared
 from fastsc.errors import UserError
 from fastsc.pipelines import scan
@@ -23,7 +24,6 @@ from fastsc.reproduction.page.document import write_page
 from fastsc.reproduction.records import Record, all_records, science
 from fastsc.reproduction.runner import FailedError, Sweep, Task, check_out
 from fastsc.reproduction.study import Study, load_study
-from fastsc.run.resume import plain_options
 
 SMALLEST_BATCH = 2
 Say = Callable[[str], object]

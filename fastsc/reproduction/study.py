@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fastsc.config import TrainConfig
-from fastsc.config.checks import MAX_EPOCHS, MAX_IMAGES, MAX_SEED
 from fastsc.config.recipes import configure, did_you_mean, load_recipe
+from fastsc.config.rules import MAX_EPOCHS, MAX_IMAGES, MAX_SEED
 from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS

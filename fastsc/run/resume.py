@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from fastsc.cli.entry import MISTAKE
-from fastsc.config import TrainConfig
+from fastsc.config.rules import spelled
+from fastsc.config.schema import TrainConfig, plain_options
 from fastsc.distributed.ranks import Ranks
 from fastsc.distributed.signals import EXIT_RESUMABLE
 from fastsc.errors import UserError
@@ -50,37 +51,14 @@ def _parent_began() -> float:
     return time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
 
 
-def plain_options(config: TrainConfig) -> dict[str, Any]:
-    """The options as values that a checkpoint may hold."""
-    values = config.flat().items()
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in values}
-
-
-# What a resumed run may change: where it runs, what it writes, how long it goes on.
-_FREE = {
-    "recipe", "data", "val", "val_every", "val_flip", "val_resolution", "pipeline", "workers",
-    "loader_timeout", "decode", "prefetch", "on_bad_image", "verify", "epochs", "max_steps", "out",
-    "resume", "checkpoint_steps", "checkpoint_minutes", "keep_checkpoints", "on_nan",
-    "rank_timeout", "disk_timeout", "device", "deterministic", "channels_last",
-    "fused_optimizer", "compile", "compile_mode", "pooling", "csv", "tensorboard", "wandb",
-    "log_every",
-}  # fmt: skip
-# Told apart by others: the model by its tensors, these by the pipeline's state.
-_FREE |= {"model", "stem", "num_classes", "seed", "batch_size"}
-
-
-# What may differ between the processes of one training: places, and what the main one alone writes.
-_OWN = {"recipe", "data", "val", "out", "workers", "loader_timeout", "csv", "tensorboard", "wandb"}
-
-
 def check_same_options(config: TrainConfig, ranks: Ranks) -> None:
     """Raises UserError for the first option that is another one on the main rank."""
-    mine = plain_options(config)
+    mine, rules = plain_options(config), config.rules()
     theirs = ranks.broadcast(mine)
     for key in mine:
-        if key not in _OWN and mine[key] != theirs[key]:
+        if rules[key].part != "local" and mine[key] != theirs[key]:
             raise UserError(
-                f"--{key.replace('_', '-')} is {mine[key]} for rank {ranks.rank} and {theirs[key]} "
+                f"{spelled(key)} is {mine[key]} for rank {ranks.rank} and {theirs[key]} "
                 "for rank 0: start every process with the same options"
             )
 
@@ -88,10 +66,10 @@ def check_same_options(config: TrainConfig, ranks: Ranks) -> None:
 def check_unchanged(then: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises UserError for the first option of `plain_options` that changes the science."""
     defaults = plain_options(TrainConfig())
-    for key in now:
+    for key, rules in TrainConfig().rules().items():
         before = then.get(key, defaults[key])  # an option that is younger than the checkpoint
-        if key not in _FREE and now[key] != before:
+        if rules.part == "science" and not rules.resume and now[key] != before:
             raise UserError(
-                f"cannot resume: --{key.replace('_', '-')} has changed ({before} then, "
-                f"{now[key]} now); resume with what the run began with, or start a new one"
+                f"cannot resume: {spelled(key)} has changed ({before} then, {now[key]} now); "
+                "resume with what the run began with, or start a new one"
             )

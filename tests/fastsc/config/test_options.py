@@ -155,7 +155,7 @@ MISTAKES = {
     "--val-crop 1.5": "--val-crop must be at most 1",
     "--checkpoint-minutes 0": "--checkpoint-minutes must be above 0",
     "--log-every 11": "--log-every must be at most 10",
-    "--ds js": "add --ds-at logits",
+    "--ds js": "--ds js belongs to --ds-at logits",
     "--detach-scale": "--ds relative",
     "--ds relative --batch-size 1": "--batch-size must be at least 2",
     "--momentum 0": "--no-nesterov",

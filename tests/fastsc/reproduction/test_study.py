@@ -8,11 +8,11 @@ import pytest
 import yaml
 
 from fastsc.config.options import parse
+from fastsc.config.schema import plain_options
 from fastsc.errors import UserError
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.runner import words
 from fastsc.reproduction.study import load_study, parse_study
-from fastsc.run.resume import plain_options
 
 GRID = {
     "title": "Small",
@@ -128,7 +128,7 @@ def test_some_arms_are_asked_less() -> None:
         ),
         (
             {"arms": {**GRID["arms"], "x": {"label": "x", "seeds": 1, "options": {"ds": "js"}}}},
-            "arm x: --ds js compares predictions",
+            "arm x: --ds js belongs to --ds-at logits",
         ),
     ],
 )  # fmt: skip

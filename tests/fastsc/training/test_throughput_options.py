@@ -82,7 +82,10 @@ def test_memory_format_of_weights_and_views(
     [
         (["--pipeline", "cpu", "--decode", "gpu"], "--decode gpu belongs to --pipeline dali"),
         (["--pipeline", "dali", "--decode", "gpu"], "not for dali on cpu"),
-        (["--pooling", "fused", "--no-channels-last"], "--pooling fused reads channels-last maps"),
+        (
+            ["--pooling", "fused", "--no-channels-last"],
+            "--pooling fused belongs to --channels",
+        ),
         (["--keep-checkpoints", "1"], "--keep-checkpoints must be at least 2"),
         (["--rank-timeout", "0"], "--rank-timeout must be above 0"),
     ],
