@@ -19,8 +19,8 @@ from typing import Any, NoReturn
 from fastsc.cli.packages import needed
 from fastsc.config.checks import check
 from fastsc.config.recipes import (
-    description_of,
     did_you_mean,
+    list_recipes,
     load_recipe,
     recipe_names,
 )
@@ -43,20 +43,20 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     """
     argv = list(argv)
     if "--list-recipes" in argv:
-        for name in recipe_names():
-            sys.stdout.write(f"{name:<14} {description_of(name)}\n")
+        sys.stdout.write(list_recipes())
         raise SystemExit(0)
     needed("tyro", "python -m fastsc.train")
     helps = any(token in ("-h", "--help") for token in argv)
-    tokens = [token for token in argv if token not in ("-h", "--help")]
+    plain = "--plain" in argv
+    tokens = [token for token in argv if token not in ("-h", "--help", "--plain")]
     if helps:
-        _show_help(tokens)
+        _show_help(tokens, plain=plain)
     _check_names(tokens)
     recipe = _cli(tokens, TrainConfig()).recipe
     if not recipe:
         known = ", ".join(recipe_names())
         raise UserError(f"recipe is missing: give one of {known}, or the path of a YAML file")
-    defaults = load_recipe(recipe)
+    defaults = load_recipe(recipe, plain=plain)
     # A run's config.yaml names the recipe it came from; the positional only says where it lies.
     config = _cli(tokens, defaults).replace(recipe=defaults.recipe)
     check(config)
@@ -84,7 +84,7 @@ def _cli(tokens: Sequence[str], defaults: TrainConfig, *, note: str = "") -> Tra
         raise UserError(_one_line(stderr.getvalue())) from None
 
 
-def _show_help(tokens: Sequence[str]) -> NoReturn:
+def _show_help(tokens: Sequence[str], *, plain: bool) -> NoReturn:
     """Help with the recipe's own values as defaults; with imagenet's if none is named."""
     _reflow_help()
     recipe = ""
@@ -92,12 +92,13 @@ def _show_help(tokens: Sequence[str]) -> NoReturn:
         recipe = _cli(tokens, TrainConfig()).recipe
     if not recipe:
         recipe = next((token for token in tokens if token in recipe_names()), "imagenet")
-    defaults = load_recipe(recipe)
+    defaults = load_recipe(recipe, plain=plain)
     note = f"The defaults shown are those of the recipe {defaults.recipe}"
     if recipe not in tokens:
         note += "; put another recipe's name before --help to see its own"
     note += (
-        f". Recipes: {', '.join(recipe_names())}, or a YAML file; --list-recipes describes them."
+        f". Recipes: {', '.join(recipe_names())}, or a YAML file; --list-recipes describes them, "
+        "and --plain makes any of them cross-entropy on clean views alone."
     )
     _cli(["--help"], defaults.replace(recipe=""), note=note)
     raise AssertionError("tyro exits after --help")
@@ -120,7 +121,7 @@ def _reflow_help() -> None:
 def _check_names(tokens: Iterable[str]) -> None:
     """Unknown options first: tyro would name the value behind one as unknown too."""
     options = {key: kind for key, kind in field_types().items() if key != "recipe"}
-    known = {"--help", "--list-recipes", *map(spelled, options)}
+    known = {"--help", "--list-recipes", "--plain", *map(spelled, options)}
     known |= {spelled(key, False) for key, kind in options.items() if kind is bool}
     for token in tokens:
         name = token.partition("=")[0]

@@ -10,6 +10,7 @@ import difflib
 import typing
 from collections.abc import Iterable, Mapping
 from importlib import resources
+from itertools import groupby
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal
@@ -24,19 +25,23 @@ from fastsc.errors import UserError
 from fastsc.pipelines.fields import shown
 from fastsc.pipelines.reading import read_text
 
+# What makes a recipe its plain counterpart, which is called NAME-plain.
+_PLAIN = {"alpha": 0.0, "ce_views": "clean", "alpha_warmup_epochs": None, "ds_target": None}
 
-def configure(recipe: str | Path, **values: Any) -> TrainConfig:
+
+def configure(recipe: str | Path, *, plain: bool = False, **values: Any) -> TrainConfig:
     """What `python -m fastsc.train RECIPE --NAME VALUE …` trains with, from Python.
 
-    recipe: a shipped name or the path of a YAML file. values: fields by their names, of the types
-    in `fastsc.config`; they win over the recipe's. `fastsc.training.loop.train` runs the result.
+    recipe: a shipped name or the path of a YAML file. plain: cross-entropy on clean views alone, as
+    --plain. values: fields by their names, of the types in `fastsc.config`; they win over the
+    recipe's. `fastsc.training.loop.train` runs the result.
 
     Raises UserError, one line, for every mistake that shows without touching the data.
     """
     for key in values:
         if key not in field_types() or key == "recipe":
             raise UserError(f"unknown option {key!r}{did_you_mean(key, field_types())}")
-    config = _set(load_recipe(str(recipe)), values)
+    config = _set(load_recipe(str(recipe), plain=plain), values)
     check(config)
     return config
 
@@ -47,17 +52,17 @@ def recipe_names() -> list[str]:
     return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".yaml"))
 
 
-def load_recipe(recipe: str) -> TrainConfig:
+def load_recipe(recipe: str, *, plain: bool = False) -> TrainConfig:
     """The defaults with a recipe's values in place: a shipped name or the path of a YAML file.
 
-    A recipe may begin from a shipped one: `base: NAME`, and what it changes.
+    A recipe may begin from a shipped one: `base: NAME`, and what it changes. `plain` makes any its
+    plain counterpart, NAME-plain; a shipped one has that name from the start, too.
 
     The result is not `check`ed: what the recipe leaves out (--data) comes from the command line.
     """
-    if recipe in recipe_names():
-        where, name = f"recipe {recipe}", recipe
-        text = _shipped(recipe)
-    else:
+    values = _shipped_values(recipe)
+    where, name = f"recipe {recipe}", recipe
+    if values is None:
         path = Path(recipe)
         if not path.exists() and path.name == recipe and path.suffix not in (".yaml", ".yml"):
             raise UserError(
@@ -70,9 +75,12 @@ def load_recipe(recipe: str) -> TrainConfig:
             )
         text = read_text(path, f"recipe {recipe}")
         where, name = recipe, path.stem
-    values = _with_base(text, where)
+        values = _with_base(text, where)
     config = with_values(TrainConfig(), values, where)
-    return config.replace(recipe=config.recipe or name)
+    config = config.replace(recipe=config.recipe or name)
+    if plain:
+        config = config.replace(**_PLAIN, recipe=f"{config.recipe.removesuffix('-plain')}-plain")
+    return config
 
 
 def with_values(config: TrainConfig, values: Mapping[str, Any], place: str) -> TrainConfig:
@@ -101,9 +109,14 @@ def dump(config: TrainConfig) -> str:
     return "\n".join(lines) + "\n"
 
 
-def description_of(name: str) -> str:
-    """What a shipped recipe is for: its first line."""
-    return _shipped(name).splitlines()[0].removeprefix("#").strip()
+def list_recipes() -> str:
+    """A line for each shipped recipe with what its file's first line says; equal ones share one."""
+    lines = []
+    for about, names in groupby(recipe_names(), lambda name: _shipped(name).partition("\n")[0]):
+        first, *others = names
+        label = ", ".join([first, *(f"-{name.rpartition('-')[2]}" for name in others)])
+        lines.append(f"{label:<33} {about.removeprefix('# ')}\n")
+    return "".join(lines) + "--plain makes any of them cross-entropy on clean views alone.\n"
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
@@ -172,12 +185,21 @@ def _with_base(text: str, where: str) -> dict[str, Any]:
     values = _read_yaml(text, where)
     if (base := values.pop("base", None)) is None:
         return values
-    if base not in recipe_names():
+    if (inherited := _shipped_values(str(base))) is None:
         raise UserError(
             f"{where}: base {shown(base)} is no recipe that ships with fastsc"
             f"{did_you_mean(str(base), recipe_names())}"
         )
-    return _with_base(_shipped(base), f"recipe {base}") | values
+    return inherited | values
+
+
+def _shipped_values(name: str) -> dict[str, Any] | None:
+    """Of a recipe that ships with fastsc, or of its plain counterpart; None of another name."""
+    base = name.removesuffix("-plain")
+    if base not in recipe_names():
+        return None
+    values = _with_base(_shipped(base), f"recipe {base}")
+    return values if name == base else values | _PLAIN
 
 
 def _shipped(name: str) -> str:

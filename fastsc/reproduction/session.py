@@ -202,6 +202,8 @@ def _options(study: Study, more: Sequence[str]) -> dict[str, object]:
     given = plain_options(parse([study.recipe, "--data", "DIR", *more]))
     words = {word.split("=")[0].lstrip("-").replace("-", "_") for word in more if word[:2] == "--"}
     named = [key for key in given if key in words or f"no_{key}" in words]
+    if "plain" in words:
+        raise UserError("--plain is an arm's of its own: a study says which are plain")
     for key in ("data", "out", "resume", "seed"):
         if key in named:
             raise UserError(f"--{key} belongs to fastsc.reproduce itself, in front of --")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from fastsc.config import (
 )
 from fastsc.config.checks import check
 from fastsc.config.options import parse
-from fastsc.config.recipes import configure, dump, load_recipe, recipe_names
+from fastsc.config.recipes import configure, dump, recipe_names
 from fastsc.errors import UserError
 
 
@@ -91,14 +92,42 @@ def test_list_recipes(capsys: pytest.CaptureFixture[str]) -> None:
         parse(["--list-recipes"])
     assert not stop.value.code
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == recipe_names()
-    assert all(len(line.split()) > 5 for line in lines), "a name and a description each"
-    assert {"imagenet", "cifar100"} <= set(recipe_names())
+    assert len(lines) < 24, "a screen"
+    assert max(map(len, lines)) <= 80
+    listed = []
+    for line in lines[:-1]:
+        label, about = re.split(" {2,}", line)
+        assert len(about.split()) > 4
+        first, *others = label.split(", ")
+        listed += [first, *(f"{first.partition('-')[0]}{other}" for other in others)]
+    assert listed == recipe_names()
+    assert {"imagenet", "cifar100", "rn18-16", "rn50-88"} <= set(listed)
+    assert lines[-1].startswith("--plain ")
 
 
-@pytest.mark.parametrize("recipe", ["imagenet", "cifar100"])
-def test_shipped_recipes_check(recipe: str) -> None:
-    check(load_recipe(recipe).replace(data="d"))
+def test_plain_is_cross_entropy_on_clean_views_alone(tmp_path: Path) -> None:
+    for name in recipe_names():
+        config, plain = parse([name, "--data", "d"]), parse(["--plain", name, "--data", "d"])
+        assert plain.method.plain
+        changed = {key for key, value in plain.flat().items() if config.flat()[key] != value}
+        assert changed <= {"recipe", "alpha", "ce_views", "alpha_warmup_epochs", "ds_target"}
+        # The name that there was for it stays, in a log and on a command line.
+        assert plain.recipe == f"{name}-plain"
+        assert plain == parse([f"{name}-plain", "--data", "d"])
+        assert plain == configure(name, plain=True, data="d")
+        check(plain)
+
+    path = tmp_path / "mine.yaml"
+    path.write_text("base: rn18-16\nds_target: 0.2\nalpha: 3\n")
+    plain = parse([str(path), "--plain", "--data", "d", "--lr", "2"])
+    assert plain == parse(["rn18-16", "--plain", "--data", "d", "--lr", "2"]).replace(
+        recipe="mine-plain"
+    )
+    assert parse(["imagenet", "--plain", "--data", "d", "--alpha", "3"]).method.alpha == 3
+    path.write_text("base: rn18-16-plain\nlr: 2\n")
+    assert parse([str(path), "--data", "d"]) == plain.replace(recipe="mine")
+    (tmp_path / "config.yaml").write_text(dump(plain))
+    assert parse([str(tmp_path / "config.yaml"), "--plain"]) == plain
 
 
 OTHER = (
@@ -162,6 +191,8 @@ MISTAKES = {
     "--device tpu": "--device must be",
     "--num-classes 1": "--num-classes must be at least 2",
     "--flip yes": "unrecognized argument yes",
+    "--plane": "unrecognized option --plane; did you mean --plain?",
+    "--plain=3": "unrecognized",
     "stray": "unrecognized argument stray",
     "--model=": "--model is empty",
 }

@@ -88,7 +88,7 @@ def test_imagenet_is_the_usual_recipe() -> None:
 
 def test_every_recipe_checks_and_describes_itself() -> None:
     names = recipe_names()
-    assert {"imagenet", "cifar100", "rn18-16", "rn50-88", "rn50-88-plain"} <= set(names)
+    assert {"imagenet", "cifar100", "rn18-16", "rn50-88"} <= set(names)
     for name in names:
         check(load_recipe(name).replace(data="d"))
         assert load_recipe(name).recipe == name

@@ -125,6 +125,7 @@ def test_another_scale_is_another_setting(small: Path, image_folder: Path, tmp_p
         (["--", "--lr", "fast"], "--lr"),
         (["--", "--seed", "3"], "--seed belongs to fastsc.reproduce itself"),
         (["--", "--resume"], "--resume belongs to fastsc.reproduce itself"),
+        (["--", "--plain"], "a study says which are plain"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(
