@@ -3,7 +3,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-colormnist reproduction docs test test-slow lint format bench ffcv clean check-host
+.PHONY: help demo demo-colormnist reproduction options docs test test-slow lint format bench ffcv clean check-host
 
 PYTHON ?= python3
 JOBS   ?= 2#              processes of `make test`
@@ -37,6 +37,9 @@ docs: $(STAMP) ## the documentation as a site (site/index.html); a dead link fai
 	@$(PY) -c 'import mkdocs, mkdocstrings, material' 2>/dev/null || $(PIP) install 'mkdocs-material' 'mkdocstrings[python]'
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict $(ARGS)
 	echo "Wrote site/index.html"
+
+options: $(STAMP) ## docs/options.md anew, from the options' fields
+	@$(PY) -m fastsc.config.table > docs/options.md
 
 test: lint ## lint, then the tests that are quick (about 20 minutes on two cores)
 	@$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)

@@ -104,18 +104,23 @@ def _show_help(tokens: Sequence[str], *, plain: bool) -> NoReturn:
     raise AssertionError("tyro exits after --help")
 
 
-def _reflow_help() -> None:
-    """Hand tyro the fields' docstrings without our source's line breaks, which it would keep."""
+def help_of(section: Any) -> dict[str, str]:
+    """What stands under the fields of a section or of TrainConfig, each as one line."""
     import docstring_parser  # tyro's own
 
+    docs = docstring_parser.parse_from_object(section).params
+    return {doc.arg_name: " ".join(doc.description.split()) for doc in docs if doc.description}
+
+
+def _reflow_help() -> None:
+    """Hand tyro the fields' docstrings without our source's line breaks, which it would keep."""
     sections: list[Any] = [type(getattr(TrainConfig(), name)) for name in SECTIONS]
     for section in (TrainConfig, *sections):
-        fields = {f.name: f for f in dataclasses.fields(section)}
-        for doc in docstring_parser.parse_from_object(section).params:
-            if doc.description and doc.arg_name in fields:
-                text = " ".join(doc.description.split())
-                field = fields[doc.arg_name]
-                field.metadata = MappingProxyType({**field.metadata, "help": text})
+        texts = help_of(section)
+        for field in dataclasses.fields(section):
+            if field.name in texts:
+                help_text = {"help": texts[field.name]}
+                field.metadata = MappingProxyType({**field.metadata, **help_text})
 
 
 def _check_names(tokens: Iterable[str]) -> None:
