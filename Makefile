@@ -3,7 +3,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-colormnist reproduction options docs test test-slow lint format bench ffcv clean check-host
+.PHONY: help demo demo-colormnist reproduction docs test test-slow lint format options bench ffcv clean check-host
 
 PYTHON ?= python3
 JOBS   ?= 2#              processes of `make test`
@@ -38,9 +38,6 @@ docs: $(STAMP) ## the documentation as a site (site/index.html); a dead link fai
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict $(ARGS)
 	echo "Wrote site/index.html"
 
-options: $(STAMP) ## docs/options.md anew, from the options' fields
-	@$(PY) -m fastsc.config.table > docs/options.md
-
 test: lint ## lint, then the tests that are quick (about 20 minutes on two cores)
 	@$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
@@ -56,6 +53,9 @@ lint: $(STAMP) ## ruff, formatting, types, and that no import runs up the floors
 format: $(STAMP) ## write the files in ruff's format
 	@$(PY) -m ruff check --quiet --fix . || true
 	$(PY) -m ruff format .
+
+options: $(STAMP) ## docs/options.md anew, from the options' fields
+	@$(PY) -m fastsc.config.table > docs/options.md
 
 bench: $(STAMP) ## kernels and loaders beside their peers (about 15 minutes)
 	@$(PY) -m bench.kernels $(ARGS)

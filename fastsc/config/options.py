@@ -150,8 +150,8 @@ def _one_line(box: str) -> str:
         del paragraphs[0]  # the title
     text = next((" ".join(words) for words in paragraphs if words), "")
     for pattern, plain in _PLAINER:
-        text, found = re.subn(pattern, plain, text)
-        if found:
+        text, n = re.subn(pattern, plain, text)
+        if n:
             break
     return text or "the command line cannot be read; see --help"
 

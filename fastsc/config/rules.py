@@ -31,9 +31,9 @@ class Rules:
         part: What it decides. science: what is computed, so a record's key has it and a resume must
             not change it; machine: where and how, the same for all processes; local: likewise, and
             each process may have its own.
-        resume: That a resume may change it, science as it is: how long a run goes on, what loads
-            and validates; or that its change is refused by what it shapes, the weights' tensors
-            and the pipeline's state.
+        resume: Of science, when a resume has changed it. allowed: how long a run goes on, what
+            loads and validates; elsewhere: refused by what it shapes, the weights' tensors or the
+            pipeline's state.
         since: The version that brought it. At its default it is then left out of a record's key,
             or it would orphan every older record. Needed of new science.
         needs: An option and the value that it must have, else this one has no meaning.
@@ -45,7 +45,7 @@ class Rules:
     above: float | None = None
     below: float | None = None
     part: Literal["science", "machine", "local"] = "science"
-    resume: bool = False
+    resume: Literal["refused", "allowed", "elsewhere"] = "refused"
     since: str = ""
     needs: tuple[str, object] | None = None
     when: object = None

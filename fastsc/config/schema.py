@@ -62,7 +62,7 @@ class DataConfig:
     val: Dir = option("auto", part="local")
     """Folder of validation images, CLASS/*. auto: DIR/val, else DIR/test; none: no validation. With
     --pipeline ffcv a beton; auto: DIR/val.beton."""
-    pipeline: Literal["dali", "cpu", "ffcv", "memory"] = option("dali", resume=True)
+    pipeline: Literal["dali", "cpu", "ffcv", "memory"] = option("dali", resume="allowed")
     """Who loads. dali: NVIDIA DALI, decodes on the GPU where there is one; cpu: threads of this
     process with the fastest JPEG decoder installed; ffcv: betons, one file of shrunk images, by
     FFCV's decoder; memory: small images (CIFAR), all held as one array. Crops, flips and
@@ -83,9 +83,9 @@ class DataConfig:
     val_crop: float = option(0.875, above=0, high=1)
     """Central part of the image kept at validation, as a fraction of its shorter side, in (0, 1].
     0.875 is ImageNet's 224 of 256; 1 keeps all (small images)."""
-    val_resolution: Count = option(None, low=8, high=4096, resume=True)
+    val_resolution: Count = option(None, low=8, high=4096, resume="allowed")
     """Side of the validation images. None: --resolution."""
-    val_flip: bool = option(False, resume=True)
+    val_flip: bool = option(False, resume="allowed")
     """At validation, add the logits of the mirrored image (test-time augmentation). DS and
     ds_relative are of the image as it is."""
     val_every: int = option(1, low=1, high=MAX_EPOCHS, part="machine")
@@ -177,13 +177,13 @@ class MethodConfig:
 class ModelConfig:
     """The classifier."""
 
-    model: str = option("resnet50", resume=True)
+    model: str = option("resnet50", resume="elsewhere")
     """A torchvision name (resnet18, convnext_tiny, …), timm:NAME, or fastsc:resnet8wWIDTH, a small
     ResNet for CPUs (resnet11w…, resnet14w… are deeper); with fresh weights."""
-    stem: Literal["imagenet", "cifar"] = option("imagenet", resume=True)
+    stem: Literal["imagenet", "cifar"] = option("imagenet", resume="elsewhere")
     """imagenet: the architecture's own; cifar: a 3x3 convolution of stride 1 without max-pooling,
     for ResNets on images of about 32 pixels."""
-    num_classes: Count = option(None, low=2, high=10_000_000, resume=True)
+    num_classes: Count = option(None, low=2, high=10_000_000, resume="elsewhere")
     """Outputs of the classifier. None: as many as the training folder has classes."""
     blurpool: bool = False
     """Blur in front of strided convolutions of 16 and more input channels (3x3 binomial; Zhang,
@@ -194,12 +194,12 @@ class ModelConfig:
 class OptimConfig:
     """SGD with momentum; no weight decay on norms and biases."""
 
-    epochs: int = option(90, low=1, high=MAX_EPOCHS, resume=True)
+    epochs: int = option(90, low=1, high=MAX_EPOCHS, resume="allowed")
     """Passes over the training images; the schedule ends with the last."""
-    max_steps: Count = option(None, low=1, high=MAX_STEPS, resume=True)
+    max_steps: Count = option(None, low=1, high=MAX_STEPS, resume="allowed")
     """Stop after so many steps, validate and write everything, for trials. The schedule stays that
     of --epochs."""
-    batch_size: int = option(256, low=1, high=MAX_BATCH, resume=True)
+    batch_size: int = option(256, low=1, high=MAX_BATCH, resume="elsewhere")
     """Unique images a step, over all processes and accumulation steps; the model sees twice as
     many, one clean and one perturbed view each."""
     accumulate: int = option(1, low=1, high=MAX_BATCH)
@@ -262,7 +262,7 @@ class RunConfig:
     precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
     """Of the forward pass; weights, pooling and losses stay float32. fp16 scales its gradients.
     auto: bf16 where the device computes it natively, else fp32."""
-    seed: int = option(0, low=0, high=MAX_SEED, resume=True)
+    seed: int = option(0, low=0, high=MAX_SEED, resume="elsewhere")
     """Of the initial weights and, by (seed, epoch, image), of order, crops, flips and factors."""
     deterministic: bool = option(False, part="machine")
     """Only deterministic GPU kernels: repeats and resumes are bit-exact there too, and slower. On

@@ -17,13 +17,12 @@ _HEAD = """\
 
 From the fields in `fastsc/config/schema.py`, by `make options`. A recipe may have other defaults:
 `python -m fastsc.train RECIPE --help` shows its own. On a command line they are as below, in a
-recipe's YAML and in Python without the dashes: `batch_size: 64`.
+recipe's YAML and in Python without the dashes: `batch_size: 64`. Of the command alone are `--plain`,
+which makes RECIPE cross-entropy on clean views alone, and `--list-recipes`.
 
-| part | what it decides | key of a record | a resume |
-| --- | --- | --- | --- |
-| science | what is computed | has it | changes only its length, loading and validation |
-| machine | where and how | does not | may change it |
-| local | likewise, and each process may have its own | does not | may change it |
+An option's part is what it decides: `science` what is computed, and it is in the key of a study's
+record; `machine` where and how, the same for all processes; `local` likewise, and each process may
+have its own. The last column says whether a resume may change it.
 """
 
 
@@ -36,15 +35,16 @@ def table() -> str:
         section = getattr(config, name)
         texts = help_of(type(section))
         lines += [f"## {name}", "", (type(section).__doc__ or "").strip(), ""]
-        lines += ["| option | default | values | part | |", "| --- | --- | --- | --- | --- |"]
+        lines += ["| option | default | values | | part | resume |", "| --- " * 6 + "|"]
         for field in dataclasses.fields(section):
             key, rule = field.name, rules[field.name]
             cells = (
                 _code(spelled(key)),
                 _code(_word(defaults[key])),
                 _values(key, kinds[key], rule),
-                rule.part,
                 texts[key],
+                rule.part,
+                "no" if rule.part == "science" and rule.resume != "allowed" else "yes",
             )
             lines.append(f"| {' | '.join(map(_cell, cells))} |")
         lines.append("")

@@ -68,7 +68,7 @@ def check_unchanged(then: dict[str, Any], now: dict[str, Any]) -> None:
     defaults = plain_options(TrainConfig())
     for key, rules in TrainConfig().rules().items():
         before = then.get(key, defaults[key])  # an option that is younger than the checkpoint
-        if rules.part == "science" and not rules.resume and now[key] != before:
+        if (rules.part, rules.resume) == ("science", "refused") and now[key] != before:
             raise UserError(
                 f"cannot resume: {spelled(key)} has changed ({before} then, {now[key]} now); "
                 "resume with what the run began with, or start a new one"
