@@ -17,8 +17,8 @@ _HEAD = """\
 
 From the fields in `fastsc/config/schema.py`, by `make options`. A recipe may have other defaults:
 `python -m fastsc.train RECIPE --help` shows its own. On a command line they are as below, in a
-recipe's YAML and in Python without the dashes: `batch_size: 64`. Of the command alone are `--plain`,
-which makes RECIPE cross-entropy on clean views alone, and `--list-recipes`.
+recipe's YAML and in Python without the dashes: `batch_size: 64`. Of the command alone are
+`--plain`, which makes RECIPE cross-entropy on clean views alone, and `--list-recipes`.
 
 An option's part is what it decides: `science` what is computed, and it is in the key of a study's
 record; `machine` where and how, the same for all processes; `local` likewise, and each process may
