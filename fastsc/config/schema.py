@@ -9,10 +9,10 @@ when they are used.
 from __future__ import annotations
 
 import dataclasses
-import typing
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_type_hints
 
 from fastsc.config.rules import (
     MAX_BATCH,
@@ -315,18 +315,18 @@ class TrainConfig:
 
     def flat(self) -> dict[str, Any]:
         """Every field by its name, in the order of the sections, `recipe` first."""
-        values: dict[str, Any] = {"recipe": self.recipe}
-        for name in SECTIONS:
-            section = getattr(self, name)
-            values |= {f.name: getattr(section, f.name) for f in dataclasses.fields(section)}
-        return values
+        return {f.name: getattr(section, f.name) for section, f in self.fields()}
 
     def rules(self) -> dict[str, Rules]:
         """What every field says of its option, in the order of `flat`."""
-        fields = [f for f in dataclasses.fields(self) if f.name == "recipe"]
+        return {f.name: f.metadata.get("rules", Rules()) for _, f in self.fields()}
+
+    def fields(self) -> Iterator[tuple[Any, dataclasses.Field[Any]]]:
+        """Every field, and what has it: a section, or of `recipe` the configuration itself."""
+        yield self, dataclasses.fields(self)[0]
         for name in SECTIONS:
-            fields += dataclasses.fields(getattr(self, name))
-        return {f.name: f.metadata.get("rules", Rules()) for f in fields}
+            section = getattr(self, name)
+            yield from ((section, f) for f in dataclasses.fields(section))
 
     def replace(self, **values: Any) -> Self:
         """A copy with fields of any section changed by their flat names: replace(out="x", lr=1)."""
@@ -353,9 +353,4 @@ def plain_options(config: TrainConfig) -> dict[str, Any]:
 @cache
 def field_types() -> dict[str, Any]:
     """The type of every field by its name, in the order of the sections, `recipe` first."""
-    types: dict[str, Any] = {"recipe": str}
-    for name in SECTIONS:
-        section = getattr(TrainConfig(), name)
-        hints = typing.get_type_hints(type(section))
-        types |= {f.name: hints[f.name] for f in dataclasses.fields(section)}
-    return types
+    return {f.name: get_type_hints(type(section))[f.name] for section, f in TrainConfig().fields()}

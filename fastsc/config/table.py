@@ -77,7 +77,7 @@ def _code(word: str) -> str:
 def _cell(text: str) -> str:
     """What Markdown would read as a mark, outside of code."""
     parts = re.split("(`[^`]*`)", text)
-    return "".join(p if p.startswith("`") else re.sub(r"([*|<_\[])", r"\\\1", p) for p in parts)
+    return "".join(p if p.startswith("`") else re.sub(r"([*|_\[])", r"\\\1", p) for p in parts)
 
 
 if __name__ == "__main__":
