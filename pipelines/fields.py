@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 import reprlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn, TypeGuard
 
 from fastsc.pipelines.errors import UserError
@@ -103,3 +104,9 @@ def is_number(value: object) -> TypeGuard[float]:
 def shown(value: object) -> str:
     """A value as a message may show it: whatever a file holds, in some ten words."""
     return reprlib.repr(value)
+
+
+def did_you_mean(word: str, known: Iterable[str], n: int = 1, prefix: str = "") -> str:
+    """A half sentence with the n nearest of the known words, each after the prefix; or nothing."""
+    near = difflib.get_close_matches(word, list(known), n=n)
+    return f"; did you mean {', '.join(prefix + name for name in near)}?" if near else ""

@@ -19,7 +19,6 @@ from typing import Any, NoReturn
 from fastsc.cli.packages import needed
 from fastsc.config.checks import check
 from fastsc.config.recipes import (
-    did_you_mean,
     list_recipes,
     load_recipe,
     recipe_names,
@@ -27,6 +26,7 @@ from fastsc.config.recipes import (
 from fastsc.config.rules import spelled
 from fastsc.config.schema import SECTIONS, TrainConfig, field_types
 from fastsc.errors import UserError
+from fastsc.pipelines.fields import did_you_mean
 
 PROG = "fastsc.train"
 _DESCRIPTION = (

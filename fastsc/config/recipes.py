@@ -6,9 +6,8 @@ machine without it can train.
 
 from __future__ import annotations
 
-import difflib
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -22,7 +21,7 @@ from fastsc.config.rules import spelled
 from fastsc.config.schema import TrainConfig, field_types, plain_options
 from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
-from fastsc.pipelines.fields import shown
+from fastsc.pipelines.fields import did_you_mean, shown
 from fastsc.pipelines.reading import read_text
 
 # What makes a recipe its plain counterpart, which is called NAME-plain.
@@ -117,12 +116,6 @@ def list_recipes() -> str:
         label = ", ".join([first, *(f"-{name.rpartition('-')[2]}" for name in others)])
         lines.append(f"{label:<33} {about.removeprefix('# ')}\n")
     return "".join(lines) + "--plain makes any of them cross-entropy on clean views alone.\n"
-
-
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A half sentence that names the nearest of the known words, or nothing."""
-    near = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
 
 
 # --- values -------------------------------------------------------------------------------------

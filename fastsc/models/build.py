@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ from fastsc.errors import UserError, first_line
 from fastsc.models.blurpool import add_blurpool
 from fastsc.models.features import FeatureModel
 from fastsc.models.smallnets import SmallResNet, small_model
+from fastsc.pipelines.fields import did_you_mean
 
 Stem = Literal["imagenet", "cifar"]
 
@@ -112,9 +112,5 @@ def _use_cifar_stem(net: nn.Module, name: str) -> None:
 
 
 def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return (
-        f"; did you mean {', '.join(prefix + n for n in near)}?"
-        if near
-        else ("; torchvision.models.list_models() and timm.list_models() list them")
-    )
+    listed = "; torchvision.models.list_models() and timm.list_models() list them"
+    return did_you_mean(name, known, 3, prefix) or listed

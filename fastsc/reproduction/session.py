@@ -13,11 +13,11 @@ from rich.table import Table
 
 from fastsc.cli.lock import locked
 from fastsc.config.options import parse
-from fastsc.config.recipes import did_you_mean
 from fastsc.config.schema import plain_options
 from fastsc.datasets.colormnist import CORRELATION, prepared
 from fastsc.errors import UserError
 from fastsc.pipelines import scan
+from fastsc.pipelines.fields import did_you_mean
 from fastsc.reproduction.cost import cost_table, speeds_of
 from fastsc.reproduction.images import limited, share
 from fastsc.reproduction.page.document import write_page

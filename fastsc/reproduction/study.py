@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from fastsc.config import TrainConfig
-from fastsc.config.recipes import configure, did_you_mean, load_recipe
+from fastsc.config.recipes import configure, load_recipe
 from fastsc.config.rules import MAX_EPOCHS, MAX_IMAGES, MAX_SEED
 from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
-from fastsc.pipelines.fields import Fields, shown
+from fastsc.pipelines.fields import Fields, did_you_mean, shown
 from fastsc.pipelines.reading import blamed, read_text
 from fastsc.reproduction import STUDIES
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -20,6 +19,7 @@ from fastsc.evaluation.models.classifier import Interpolation, Preprocessing
 from fastsc.evaluation.models.state_dicts import WeightsFile, read_weights
 from fastsc.evaluation.models.weights import downloads, n_outputs
 from fastsc.models.build import build_net
+from fastsc.pipelines.fields import did_you_mean
 from fastsc.run.checkpoint import load_model_state
 
 RGB = tuple[float, float, float]
@@ -65,7 +65,9 @@ def torchvision_net(
     if name not in known:
         if name in models.list_models():
             raise UserError(f"model {title} is not a classifier of images")
-        raise UserError(f"model {title}: torchvision has none of this name{_near(name, known)}")
+        raise UserError(
+            f"model {title}: torchvision has none of this name{did_you_mean(name, known, 3)}"
+        )
     entries = models.get_model_weights(name)
     # A file from torchvision's server has its entry's name, and need not be the default's.
     file = None if weights is None else weights.path.name
@@ -105,7 +107,7 @@ def timm_net(
     with contextlib.suppress(RuntimeError):  # an unknown tag
         config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
     if config is None:
-        near = _near(name, timm.list_models(pretrained="." in name), "timm:")
+        near = did_you_mean(name, timm.list_models(pretrained="." in name), 3, "timm:")
         raise UserError(f"model {title}: timm has none of this name{near}")
     asked = resolve_data_config(pretrained_cfg=config.to_dict())
     channels, height, width = asked["input_size"]
@@ -178,11 +180,6 @@ def _interpolation(title: str, name: str) -> tuple[Interpolation, tuple[str, ...
     if name == "bicubic":
         return "bicubic", ()
     return "bicubic", (f"{title}: its images are resized by {name}; here by bicubic",)
-
-
-def _near(name: str, known: Iterable[str], prefix: str = "") -> str:
-    near = difflib.get_close_matches(name, list(known), n=3)
-    return f"; did you mean {', '.join(prefix + word for word in near)}?" if near else ""
 
 
 def rgb(values: Sequence[float]) -> RGB:
