@@ -6,7 +6,7 @@ A backend only turns lists of dataset indices into uint8 images, in order (`_dec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -47,18 +47,19 @@ class Pipeline(ABC):
     name: str
     decoder: str
 
-    def __init__(
-        self, index: Index, settings: Settings, report: Callable[[BadImage], None] | None = None
-    ) -> None:
+    def __init__(self, index: Index, settings: Settings) -> None:
         self.index = index
         self.settings = settings
+        self.device = _device(settings.device)
+        if settings.decode == "gpu" and (self.name != "dali" or self.device.type != "cuda"):
+            what = f"{self.name} on {self.device}"
+            raise UserError(f"decode gpu is for the pipeline dali on a GPU, not for {what}")
         self.epoch = 0
-        self._report = report
         self._reported: set[str] = set()
         self._start = 0  # where the next iter() begins: not 0 only after load_state_dict
         self._position = 0  # global batches handed over in this epoch
-        on_gpu = settings.device.type == "cuda"
-        self._side = SideStream(settings.device) if on_gpu else None
+        on_gpu = self.device.type == "cuda"
+        self._side = SideStream(self.device) if on_gpu else None
         # What threads fill: on the way to a GPU in pinned memory, which it reads by itself.
         self._pool = BufferPool(pinned=on_gpu)
         self._targets = index.targets
@@ -77,8 +78,6 @@ class Pipeline(ABC):
 
     def set_resolution(self, resolution: int) -> None:
         """Side of the images of the next `iter()`, in pixels: progressive resolution."""
-        if resolution < 1:
-            raise UserError(f"resolution must be at least 1, not {resolution}")
         self.settings = replace(self.settings, resolution=resolution)
 
     def state_dict(self) -> dict[str, int | str]:
@@ -176,37 +175,25 @@ class Pipeline(ABC):
         Raises:
             UserError: As while iterating.
         """
-        size, device = self.settings.batch_size, self.settings.device
+        size = self.settings.batch_size
         assert self.settings.world_size == 1, "every rank would look at all of them"
         shares = [index[at : at + size] for at in range(0, len(index), size)]
         with closing(self._decode(self.plan(), shares)) as batches:
             for batch in batches:
                 self._tell(batch.bad)
-                images = batch.images.to(device)
-                yield replace(batch, images=images)
+                yield replace(batch, images=batch.images.to(self.device))
 
     def _handed(self, plan: Plan, batches: list[NDArray[np.int64]]) -> Generator[_Item, None, None]:
         """The batches with what was broken in them, ready for the consumer's stream."""
         made = self._made(plan, batches)
         side = self._side if self.settings.prefetch else None
-        handed = side.ahead(made) if side is not None else (item for item, _ in made)
-        try:
-            yield from handed
-        finally:
-            handed.close()
-            made.close()
+        return made if side is None else side.ahead(made)
 
-    def _made(
-        self, plan: Plan, batches: list[NDArray[np.int64]]
-    ) -> Generator[tuple[_Item, Iterable[torch.Tensor | None]], None, None]:
-        """The batches with what was broken in them, and their tensors."""
-        decoded = self._decode(plan, batches)
-        try:
+    def _made(self, plan: Plan, batches: list[NDArray[np.int64]]) -> Generator[_Item, None, None]:
+        with closing(self._decode(plan, batches)) as decoded:
             for batch in decoded:
                 views = self._views(plan, batch.images, batch.index) if len(batch.index) else None
-                yield (batch.bad, views), views or ()
-        finally:
-            decoded.close()
+                yield batch.bad, views
 
     def warm_up(self) -> None:
         """Compiles what the threads and the views need, or loads what was compiled, beforehand.
@@ -214,7 +201,7 @@ class Pipeline(ABC):
         Else the first batch would seem to hang, and threads would compile while others do.
         """
         s = self.settings
-        if s.device.type == "cpu":
+        if self.device.type == "cpu":
             pixels, factors = torch.zeros((1, 1, 1, 3), dtype=torch.uint8), torch.zeros((1, 4))
             clean, other = (self._pool.empty_views((1, 1, 1, 3), s.dtype) for _ in range(2))
             normalize(pixels, s.mean, s.std, dtype=s.dtype, out=clean)
@@ -238,13 +225,13 @@ class Pipeline(ABC):
         """Bytes to normalized views, on the pipeline's device."""
         s = self.settings
         if self._side is not None:
-            source, images = images, images.to(s.device, non_blocking=True)
+            source, images = images, images.to(self.device, non_blocking=True)
             self._side.hold(source)  # a pinned slot is being copied, whatever happens next
 
         def buffer(n: int) -> torch.Tensor:
             shape = n, *images.shape[1:]
             if self._side is not None:
-                return torch.empty(shape, dtype=s.dtype, device=s.device).permute(0, 3, 1, 2)
+                return torch.empty(shape, dtype=s.dtype, device=self.device).permute(0, 3, 1, 2)
             return self._pool.empty_views(shape, s.dtype)
 
         n = len(index)
@@ -263,16 +250,16 @@ class Pipeline(ABC):
 
     def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)
-        if self.settings.device.type == "cuda":
-            return tensor.pin_memory().to(self.settings.device, non_blocking=True)
-        return tensor
+        if self.device.type != "cuda":
+            return tensor
+        return tensor.pin_memory().to(self.device, non_blocking=True)
 
     def _tell(self, bad: Sequence[BadImage]) -> None:
         for image in bad:
             if image.path not in self._reported:  # once a run, however often it is drawn
                 self._reported.add(image.path)
-                if self._report is not None:
-                    self._report(image)
+                if self.settings.report is not None:
+                    self.settings.report(image)
 
     def _replace(self, plan: Plan, index: int, attempt: int, reason: str) -> tuple[int, BadImage]:
         """What fills the slot of a file that does not decode, by the user's choice.
@@ -302,3 +289,13 @@ class Pipeline(ABC):
             return -1, BadImage(path, reason)
         substitute = plan.substitute(index, attempt)
         return substitute, BadImage(path, reason, self.index.path(substitute))
+
+
+def _device(name: torch.device | str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device must be cpu, cuda or cuda:N, not {name!r}") from None
+    if str(device) == "cuda":  # DALI wants a number
+        return torch.device("cuda", torch.cuda.current_device())
+    return device

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines import keyed
 from fastsc.pipelines.beton import block_of, open_beton, require_ffcv
-from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.decode import DecodeError, decoded, pick
 from fastsc.pipelines.errors import StalledError, UserError
 from fastsc.pipelines.ffcv import verify
@@ -26,7 +25,7 @@ from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import OnBadImage
 from fastsc.pipelines.progress import tracked
-from fastsc.pipelines.threads import in_order
+from fastsc.pipelines.threads import default_workers, in_order
 
 MAX_SIDE = 65_535  # 16 bits
 MIN_PAGE = 1 << 23  # bytes; FFCV's default

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
@@ -54,12 +53,10 @@ class CpuPipeline(Pipeline):
 
     name = "cpu"
 
-    def __init__(
-        self, index: Index, settings: Settings, report: Callable[[BadImage], None] | None = None
-    ) -> None:
-        super().__init__(index, settings, report)
+    def __init__(self, index: Index, settings: Settings) -> None:
+        super().__init__(index, settings)
         self.decoder, self._decode_region = pick()
-        self._threads = DaemonPool(settings.workers, "fastsc-decode")
+        self._threads = DaemonPool(settings.n_workers, "fastsc-decode")
 
     def warm_up(self) -> None:
         super().warm_up()
@@ -113,7 +110,7 @@ class CpuPipeline(Pipeline):
         images = self._pool.empty((len(share), size, size, 3), torch.uint8)
         batch = Pending(images, share.copy())
         slots = batch.images.numpy()
-        chunk = min(CHUNK, -(-len(share) // self.settings.workers))
+        chunk = min(CHUNK, -(-len(share) // self.settings.n_workers))
         for at in range(0, len(share), chunk):
             task = Task(range(at, min(at + chunk, len(share))))
             task.done = self._threads.submit(self._work, plan, batch, slots, task)
@@ -155,8 +152,3 @@ class CpuPipeline(Pipeline):
         if kept.all():
             return Decoded(batch.images, batch.index, batch.bad)
         return Decoded(batch.images[torch.from_numpy(kept)], batch.index[kept], batch.bad)
-
-
-def default_workers() -> int:
-    """Threads to decode with: the cores that this process may use, at most 16."""
-    return min(16, len(os.sched_getaffinity(0)))

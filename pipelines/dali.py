@@ -7,7 +7,10 @@ are up to 29/255 from torchvision's.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import numpy as np
@@ -16,16 +19,23 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
-from fastsc.pipelines.dali_run import CHUNK, Reading, Run, Sample
+from fastsc.pipelines.dali_graph import Sample, inputs, make_graph
 from fastsc.pipelines.decode import DecodeError, decode_pil, decoded, of_pipeline
-from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.errors import StalledError, UserError
 from fastsc.pipelines.files import read_into
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.threads import DaemonPool
 
-PREFETCH = 2  # iterations that DALI works ahead
 READERS = 4  # threads; reading releases the interpreter's lock
+# Images of an iteration on a CPU, where its threads wait for each other at the end of every
+# operator: small batches go in together (+7 % at 32 images a batch on two cores).
+TOGETHER = 128
+READ_AHEAD = 4  # batches of files read ahead of DALI, or two iterations
+CHUNK = 8  # files a task: handing one out costs as much as reading a cached file
+
+# The files of a batch that are being read: first dataset index of each chunk, and its samples.
+Reading = list[tuple[int, Future[list[Sample]]]]
 
 
 class DaliPipeline(Pipeline):
@@ -33,10 +43,8 @@ class DaliPipeline(Pipeline):
 
     name = "dali"
 
-    def __init__(
-        self, index: Index, settings: Settings, report: Callable[[BadImage], None] | None = None
-    ) -> None:
-        super().__init__(index, settings, report)
+    def __init__(self, index: Index, settings: Settings) -> None:
+        super().__init__(index, settings)
         try:
             import nvidia.dali
         except ImportError:
@@ -44,9 +52,9 @@ class DaliPipeline(Pipeline):
                 "--pipeline dali: NVIDIA DALI is not installed; pip install 'fastsc[dali]' "
                 "(dali-cu12 for CUDA 12), or take --pipeline cpu"
             ) from None
-        device = "mixed" if settings.decodes_on_gpu else "cpu"
-        self.decoder = f"dali {nvidia.dali.__version__} ({device})"
-        self._shifted = settings.train and settings.crop == "pad"
+        self.decodes_on = torch.device("cpu") if settings.decode == "cpu" else self.device
+        how = "mixed" if self.decodes_on.type == "cuda" else "cpu"
+        self.decoder = f"dali {nvidia.dali.__version__} ({how})"
         self._readers = DaemonPool(READERS, "fastsc-read")
         # DALI's `run` has no time-out: it is waited for from outside.
         self.runner = DaemonPool(1, "fastsc-dali")
@@ -119,82 +127,9 @@ class DaliPipeline(Pipeline):
             for at in range(0, len(share), CHUNK)
         ]
 
-    def graph(self, source: Callable[[], Any] | None, batch_size: int) -> Any:
-        """The DALI pipeline: what `inputs` returns -> (N, R, R, 3) uint8.
-
-        `source` is asked for a batch of these at a time.
-        """
-        from nvidia.dali import fn, pipeline_def, types
-
-        s, shifted = self.settings, self._shifted
-        on_gpu = s.decodes_on_gpu
-        device_id = s.device.index if on_gpu else None
-        cubic = s.interpolation == "bicubic"
-
-        @pipeline_def(
-            batch_size=batch_size,
-            # On a CPU an operator ends with its last image: one thread more fills the others' wait.
-            num_threads=s.workers + (not on_gpu),
-            device_id=device_id,
-            prefetch_queue_depth=PREFETCH,
-        )
-        def decode() -> Any:
-            encoded, anchor, shape, roi_start, roi_end, *shift = fn.external_source(
-                source=source,
-                num_outputs=6 if shifted else 5,
-                dtype=[types.UINT8, types.INT32, types.INT32, types.FLOAT, types.FLOAT]
-                + [types.INT32] * shifted,
-                ndim=1,
-                no_copy=True,  # Run keeps the bytes until DALI has given the batch back
-            )
-            images = fn.decoders.image_slice(
-                encoded,
-                anchor,
-                shape,
-                axis_names="HW",
-                output_type=types.RGB,
-                adjust_orientation=False,
-                device="mixed" if on_gpu else "cpu",
-            )
-            images = fn.resize(
-                images,
-                size=[s.resolution, s.resolution],
-                antialias=True,
-                interp_type=types.INTERP_CUBIC if cubic else types.INTERP_LINEAR,
-                # The whole region, from right to left where it is mirrored: a flip that costs
-                # nothing, where fn.flip would be another pass.
-                roi_start=roi_start,
-                roi_end=roi_end,
-            )
-            if shifted:
-                images = fn.slice(
-                    images,
-                    start=shift[0],
-                    shape=[s.resolution, s.resolution],
-                    axis_names="HW",
-                    out_of_bounds_policy="pad",
-                    fill_values=0,
-                )
-            return images
-
-        return decode()
-
-    def inputs(self, plan: Plan, samples: list[Sample]) -> tuple[Any, ...]:
-        """What the graph's source returns for these samples."""
-        index = [sample.index for sample in samples]
-        boxes = plan.boxes[index]
-        flips = plan.flips[index]
-        end = boxes[:, 2:].astype(np.float32)  # the region's height and width
-        start = np.zeros_like(end)
-        start[flips, 1], end[flips, 1] = end[flips, 1], 0
-        columns = [boxes[:, :2], boxes[:, 2:], start, end]
-        if plan.shifts is not None:
-            # A mirrored image is shifted the other way.
-            columns.append(
-                plan.shifts[index] * np.where(flips[:, None], (1, -1), 1).astype(np.int32)
-            )
-        encoded = [sample.encoded for sample in samples]
-        return (encoded, *(np.ascontiguousarray(column) for column in columns))
+    def graph(self, source: Callable[[], Any], batch_size: int) -> Any:
+        """A fresh graph that asks `source` for what it decodes, a batch at a time."""
+        return make_graph(self.settings, self.decodes_on, source, batch_size)
 
     def _find_broken(self, plan: Plan, samples: list[Sample], error: RuntimeError) -> None:
         """Finds which of the files in flight do not decode, and remembers them.
@@ -220,11 +155,130 @@ class DaliPipeline(Pipeline):
         return True
 
     def _graph_decodes(self, plan: Plan, sample: Sample) -> bool:
-        inputs = self.inputs(plan, [sample])
-        alone = self.graph(lambda: inputs, batch_size=1)
+        columns = inputs(plan, [sample])
+        alone = self.graph(lambda: columns, batch_size=1)
         try:
             alone.build()
             alone.run()
         except RuntimeError:
             return False
         return True
+
+
+class Run:
+    """One life of a DALI graph over some batches."""
+
+    def __init__(
+        self, pipeline: DaliPipeline, plan: Plan, batches: list[NDArray[np.int64]]
+    ) -> None:
+        self._pipeline, self._plan = pipeline, plan
+        self._upcoming = iter(batches)
+        self._reading: deque[Reading] = deque()
+        settings = pipeline.settings
+        self._size = -(-settings.batch_size // settings.world_size)  # of this rank's batches
+        on_gpu = pipeline.decodes_on.type == "cuda"
+        self._together = 1 if on_gpu else max(1, TOGETHER // self._size)
+        # Batches by iteration, given to DALI and not yet got back; and the last that was, whose
+        # bytes a GPU may still be reading.
+        self._inside: deque[list[list[Sample]]] = deque()
+        self._returned: list[list[Sample]] = []
+        self._reads = False  # DALI waits for files, and not we for DALI
+
+    @property
+    def in_flight(self) -> list[Sample]:
+        """Samples that DALI has and has not given back."""
+        inside = (sample for group in self._inside for batch in group for sample in batch)
+        return [sample for sample in inside if sample.index >= 0]
+
+    def __iter__(self) -> Iterator[Decoded]:
+        for _ in range(max(READ_AHEAD, 2 * self._together)):
+            self._read_next()
+        graph = self._pipeline.graph(self._feed, self._size * self._together)
+        graph.build()
+        while True:
+            try:
+                (images,) = self._wait(self._pipeline.runner.submit(graph.run))
+            except StopIteration:
+                break
+            yield from self._left_out()
+            self._returned = self._inside.popleft()
+            # Zero copy: the tensor keeps DALI's buffer alive, and DALI takes a fresh one.
+            rest = torch.from_dlpack(images.as_tensor())
+            for samples in self._returned:
+                index, bad = _slots(samples)
+                yield Decoded(rest[: len(index)], index, bad)
+                rest = rest[len(index) :]
+        yield from self._left_out()
+
+    def _wait(self, run: Future[Any]) -> Any:
+        timeout = self._pipeline.settings.timeout
+        try:
+            while True:
+                try:
+                    return run.result(timeout)
+                except TimeoutError:
+                    if self._reads:  # `_feed` has a clock of its own
+                        continue
+                    files = [self._pipeline.index.path(sample.index) for sample in self.in_flight]
+                    raise StalledError(
+                        f"no batch for {timeout:g} s: DALI decodes or resizes {files[0]} or one of "
+                        f"the {len(files) - 1} files after it"
+                    ) from None
+        finally:
+            del run  # it holds its error, whose traceback holds this frame
+
+    def _left_out(self) -> Iterator[Decoded]:
+        """Validation batches next in line without one usable image: DALI never saw them."""
+        size = self._pipeline.settings.resolution
+        while self._inside and not any(len(_slots(samples)[0]) for samples in self._inside[0]):
+            for samples in self._inside.popleft():
+                index, bad = _slots(samples)
+                yield Decoded(torch.empty(0, size, size, 3, dtype=torch.uint8), index, bad)
+
+    def stop(self) -> None:
+        """Drops what is being read and what is held: DALI's graph and this refer to each other."""
+        for reading in self._reading:
+            for _, task in reading:
+                task.cancel()
+        self._reading.clear()
+        self._inside.clear()
+        self._returned = []
+
+    def _read_next(self) -> None:
+        if (share := next(self._upcoming, None)) is not None:
+            self._reading.append(self._pipeline.submit(self._plan, share))
+
+    def _feed(self) -> tuple[Any, ...]:
+        """DALI's source: called from `run`, PREFETCH iterations ahead."""
+        while self._reading:
+            self._reads, group = True, list[list[Sample]]()
+            while self._reading and len(group) < self._together:
+                chunks = self._await_files(self._reading.popleft())
+                group.append([sample for chunk in chunks for sample in chunk])
+                self._read_next()
+            self._reads = False
+            self._inside.append(group)
+            # DALI takes no empty batch.
+            if kept := [sample for batch in group for sample in batch if sample.index >= 0]:
+                return inputs(self._plan, kept)
+        raise StopIteration
+
+    def _await_files(self, reading: Reading) -> list[list[Sample]]:
+        timeout = self._pipeline.settings.timeout
+        deadline, chunks = time.monotonic() + timeout, []
+        for index, task in reading:
+            try:
+                chunks.append(task.result(max(0.0, deadline - time.monotonic())))
+            except TimeoutError:
+                first = self._pipeline.index.path(index)
+                raise StalledError(
+                    f"no batch for {timeout:g} s: reading {first} or one of the {CHUNK - 1} files "
+                    "after it"
+                ) from None
+        return chunks
+
+
+def _slots(samples: list[Sample]) -> tuple[NDArray[np.int64], list[BadImage]]:
+    """Dataset indices of the rows that DALI gives back, and the records of what failed."""
+    kept = [sample.index for sample in samples if sample.index >= 0]
+    return np.array(kept, np.int64), [record for sample in samples for record in sample.bad]

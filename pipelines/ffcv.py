@@ -9,7 +9,7 @@ damaged image, and waits for ever once a worker has raised.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.pipelines.base import Decoded, Pipeline
-from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.beton import BetonIndex, require_ffcv
 from fastsc.pipelines.cpu import CpuPipeline, Pending, Task
 from fastsc.pipelines.decode import DecodeError
+from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.samples import OK, REASONS, decode, fill
@@ -35,12 +35,15 @@ class FfcvPipeline(CpuPipeline):
 
     name = "ffcv"
 
-    def __init__(
-        self, index: Index, settings: Settings, report: Callable[[BadImage], None] | None = None
-    ) -> None:
+    def __init__(self, index: Index, settings: Settings) -> None:
         assert isinstance(index, BetonIndex), "`build` makes it from the beton"
         require_ffcv()
-        super().__init__(index, settings, report)
+        if settings.interpolation != "bilinear":
+            raise UserError(
+                f"--pipeline ffcv has no {settings.interpolation} resize (it averages areas); "
+                "take --pipeline cpu or dali"
+            )
+        super().__init__(index, settings)
         self.decoder = f"ffcv {version('ffcv')}"
         self.samples = index.samples
         self._opened = open(index.root, "rb", buffering=0)  # noqa: SIM115, until close()
@@ -69,7 +72,7 @@ class FfcvPipeline(CpuPipeline):
         self, plan: Plan, batches: list[NDArray[np.int64]]
     ) -> Generator[Decoded, None, None]:
         assert not self._opened.closed, "a closed pipeline is not iterated"
-        yield from super()._decode(replace(plan, boxes=self.stored_boxes(plan.boxes)), batches)
+        return super()._decode(replace(plan, boxes=self.stored_boxes(plan.boxes)), batches)
 
     def stored_boxes(self, boxes: NDArray[np.int32]) -> NDArray[np.int32]:
         """Boxes of the originals as boxes of the stored images: the edges scaled and rounded."""

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 
-T = TypeVar("T")
+Item = TypeVar("Item", bound=tuple[Any, Iterable[torch.Tensor | None] | None])
 
 
 class SideStream:
@@ -23,20 +23,18 @@ class SideStream:
         self._stream = self._module.Stream(device)
         self._held: deque[tuple[Any, torch.Tensor]] = deque()
 
-    def ahead(
-        self, batches: Generator[tuple[T, Iterable[torch.Tensor | None]], None, None]
-    ) -> Generator[T, None, None]:
+    def ahead(self, batches: Generator[Item, None, None]) -> Generator[Item, None, None]:
         """Runs a generator on the side stream, always one item further than the consumer is.
 
         Args:
-            batches: Yields an item and the tensors in it. What it launches in between goes to the
-                side stream.
+            batches: Each item ends with the tensors in it, or None. What it launches in between
+                goes to the side stream.
 
         Yields:
             The items, in order, once the consumer's current stream waits for them. An error of the
-            generator comes after the item in front of it.
+            generator comes after the item before it.
         """
-        ready: tuple[T, Iterable[torch.Tensor | None], Any] | None = None
+        ready: tuple[Item, Any] | None = None
         failed: Exception | None = None
         try:
             while True:
@@ -44,12 +42,12 @@ class SideStream:
                 try:
                     with self._module.stream(self._stream):
                         if (made := next(batches, None)) is not None:
-                            following = (*made, self._stream.record_event())
+                            following = made, self._stream.record_event()
                 except Exception as error:  # noqa: BLE001, raised below
                     failed = error
                 if ready is not None:
-                    item, tensors, event = ready
-                    self._wait(event, tensors)
+                    item, event = ready
+                    self._wait(event, item[1] or ())
                     yield item
                 if failed is not None:
                     try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fastsc.pipelines.base import Decoded
-from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.cpu import CpuPipeline, Task
 from fastsc.pipelines.decode import RGB8, DecodeError, pick
 from fastsc.pipelines.errors import UserError
@@ -30,11 +29,9 @@ class MemoryPipeline(CpuPipeline):
 
     name = "memory"
 
-    def __init__(
-        self, index: Index, settings: Settings, report: Callable[[BadImage], None] | None = None
-    ) -> None:
+    def __init__(self, index: Index, settings: Settings) -> None:
+        super().__init__(index, settings)
         self._pixels, self._offsets, self._broken = _load(index, settings)
-        super().__init__(index, settings, report)
         if self._broken and settings.on_bad_image == "raise":
             first = min(self._broken)
             self._replace(self.plan(), first, 0, self._broken[first])
@@ -62,13 +59,17 @@ class MemoryPipeline(CpuPipeline):
         self, plan: Plan, batches: list[NDArray[np.int64]]
     ) -> Generator[Decoded, None, None]:
         if self._square is None or self._square.shape[1] != self.settings.resolution:
-            yield from super()._decode(plan, batches)
-            return
+            return super()._decode(plan, batches)
+        return self._gathered(self._square, plan, batches)
+
+    def _gathered(
+        self, square: NDArray[np.uint8], plan: Plan, batches: list[NDArray[np.int64]]
+    ) -> Generator[Decoded, None, None]:
         unmoved = np.zeros((self.settings.batch_size, 2), np.int32)
         for share in batches:
-            images = self._pool.empty((len(share), *self._square.shape[1:]), torch.uint8)
+            images = self._pool.empty((len(share), *square.shape[1:]), torch.uint8)
             shifts = unmoved[: len(share)] if plan.shifts is None else plan.shifts[share]
-            gather(self._square, share, shifts, plan.flips[share], images.numpy())
+            gather(square, share, shifts, plan.flips[share], images.numpy())
             yield Decoded(images, share)
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from fastsc.pipelines import keyed
+from fastsc.pipelines.batch import BadImage
+from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import Index
+from fastsc.pipelines.threads import default_workers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -21,37 +26,116 @@ Decode = Literal["auto", "gpu", "cpu"]
 Interpolation = Literal["bilinear", "bicubic"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Settings:
-    """What a pipeline is asked for; `fastsc.pipelines.build` documents every field."""
+    """Options, which every pipeline takes:
+
+    Args:
+        batch_size: Unique images of a step over all ranks; a multiple of world_size in training.
+        resolution: Side of the square output, in pixels.
+        train: Shuffle, crop and flip, and drop the last partial batch; else every image once, in
+            the index's order, from its central square, with factors of a fixed key.
+        crop: In training: "rrc" (torchvision's random resized crop), "pad" (resize, pad by 4
+            black pixels and crop), "none" (the central square).
+        flip: In training, mirror every other image.
+        val_crop: At validation, side of the central square as a fraction of the shorter side.
+        strengths: Brightness, contrast, saturation, hue: factors are U[max(0, 1 - s), 1 + s), hue
+            U[-s, s) in turns of the color circle.
+        mean, std: Normalization of R, G, B on [0, 1].
+        seed: A whole number from 0 to 2**64 - 1.
+        paired: False yields the clean view alone (PairBatch.perturbed is None).
+        paired_fraction: In training, part of each batch with a perturbed view, in (0, 1]: M =
+            round(paired_fraction * batch_size) rows, at least one, the first of the batch; a
+            multiple of world_size.
+        device: Where the views are wanted. What crosses to a GPU is one uint8 view.
+        dtype: float32, bfloat16 or float16 views.
+        workers: Decoding threads. Default: the cores that this process may use, at most 16.
+        on_bad_image: What to do with a file that cannot be decoded: "raise" a UserError that names
+            it; "skip": fill its slot with a keyed substitute in training, leave it out of
+            validation.
+        rank, world_size: This process's share of every batch.
+        timeout: Seconds to wait for a batch before saying which stage hangs.
+        decode: Where "dali" decodes and resizes: "cpu", "gpu", or "auto", the device.
+        prefetch: On a GPU: make each batch one ahead, on a stream beside the consumer's.
+        interpolation: Of the antialiased resize: "bilinear", or "bicubic" for networks that were
+            trained so; "ffcv" has neither, and only takes the default.
+        report: Called once for every file that turns out to be broken while decoding.
+
+    Raises:
+        UserError: A value is none of these.
+    """
 
     batch_size: int
     resolution: int
-    train: bool
-    crop: Crop
-    flip: bool
-    val_crop: float
-    strengths: tuple[float, float, float, float]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    seed: int
-    paired: bool
-    paired_fraction: float
-    device: torch.device
-    dtype: torch.dtype
-    workers: int
-    on_bad_image: OnBadImage
-    rank: int
-    world_size: int
-    timeout: float
+    train: bool = True
+    crop: Crop = "rrc"
+    flip: bool = True
+    val_crop: float = 0.875
+    strengths: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    seed: int = 0
+    paired: bool = True
+    paired_fraction: float = 1.0
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+    workers: int | None = None
+    on_bad_image: OnBadImage = "raise"
+    rank: int = 0
+    world_size: int = 1
+    timeout: float = 120.0
     decode: Decode = "auto"
     prefetch: bool = True
     interpolation: Interpolation = "bilinear"
+    report: Callable[[BadImage], None] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "resolution", "n_workers"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                name = name.removeprefix("n_")
+                raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name, known in (
+            ("crop", get_args(Crop)),
+            ("on_bad_image", get_args(OnBadImage)),
+            ("decode", get_args(Decode)),
+            ("interpolation", get_args(Interpolation)),
+            ("dtype", (torch.float32, torch.bfloat16, torch.float16)),
+        ):
+            if (choice := getattr(self, name)) not in known:
+                choices = ", ".join(map(str, known))
+                raise UserError(f"{name} must be one of {choices}, not {choice!r}")
+        if self.seed % 1 or not 0 <= self.seed < 2**64:
+            raise UserError(f"seed must be a whole number from 0 to 2**64 - 1, not {self.seed}")
+        if len(self.strengths) != 4 or not all(math.isfinite(x) and x >= 0 for x in self.strengths):
+            raise UserError(f"strengths must be four numbers of at least 0, not {self.strengths}")
+        if self.strengths[3] > 0.5:
+            raise UserError(f"the strength of hue must be at most 0.5, not {self.strengths[3]}")
+        if not self.timeout > 0:
+            raise UserError(f"timeout must be above 0 seconds, not {self.timeout}")
+        if not 0 < self.val_crop <= 1:
+            raise UserError(f"val_crop must lie in (0, 1], not {self.val_crop}")
+        if not 0 < self.paired_fraction <= 1:
+            raise UserError(f"paired_fraction must lie in (0, 1], not {self.paired_fraction}")
+        self._check_shares()
+
+    def _check_shares(self) -> None:
+        size, world_size = self.batch_size, self.world_size
+        if not 0 <= self.rank < world_size:
+            raise UserError(f"rank {self.rank} of {world_size} ranks does not exist")
+        if size < world_size or (self.train and size % world_size):
+            raise UserError(f"batch size {size} is not a multiple of {world_size} ranks")
+        m = n_paired(size, self.paired_fraction)
+        if self.train and m % world_size:
+            raise UserError(
+                f"paired_fraction {self.paired_fraction:g} of {size} images is {m} pairs, which "
+                f"{world_size} ranks cannot share equally"
+            )
 
     @property
-    def decodes_on_gpu(self) -> bool:
-        """Whether a pipeline that can decode on the GPU does."""
-        return self.device.type == "cuda" and self.decode != "cpu"
+    def n_workers(self) -> int:
+        """`workers`, or their default."""
+        return default_workers() if self.workers is None else self.workers
 
     def n_paired(self, n: int) -> int:
         """How many of the n rows of this rank's batch get a perturbed view, the first ones.

@@ -7,12 +7,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.decode import RGB8, DecodeError, Decoder, decoded, pick
 from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.progress import MIN_FILES, tracked
-from fastsc.pipelines.threads import in_order
+from fastsc.pipelines.threads import default_workers, in_order
 
 TIMEOUT = 120.0
 

@@ -9,6 +9,7 @@ aborts the process ("terminate called without an active exception").
 from __future__ import annotations
 
 import atexit
+import os
 import threading
 import time
 import weakref
@@ -70,6 +71,11 @@ class DaemonPool:
     def __del__(self) -> None:
         for _ in self._threads:  # a pool that nobody closed
             self._tasks.put(None)
+
+
+def default_workers() -> int:
+    """Threads to decode with: the cores that this process may use, at most 16."""
+    return min(16, len(os.sched_getaffinity(0)))
 
 
 def in_order(

@@ -10,11 +10,11 @@ from fastsc.config import DataConfig
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
 from fastsc.pipelines import BetonIndex, Index, open_beton, scan
-from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.decode import of_pipeline
 from fastsc.pipelines.ffcv import verify as verify_samples
 from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
 from fastsc.pipelines.sweep import verify
+from fastsc.pipelines.threads import default_workers
 
 
 class Data(NamedTuple):

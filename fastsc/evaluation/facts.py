@@ -58,7 +58,7 @@ def metadata_of(
         "sizes": asdict(first.sizes),
         "seed": options.seed,
         "strengths": list(first.loader.settings.strengths),
-        "device": first.loader.settings.device.type,
+        "device": first.loader.device.type,
         "precision": precision,
         "pipeline": options.pipeline,
         "decoder": first.loader.decoder,

@@ -138,5 +138,5 @@ def keeper(store: Store, subject: Subject, stamps: Mapping[str, str], question: 
         labels=hashlib.sha256(labels).hexdigest() if question in LABELLED else None,
         pipeline=loader.name,
         dtype=str(loader.settings.dtype),
-        device=loader.settings.device.type,
+        device=loader.device.type,
     )

@@ -18,8 +18,8 @@ from fastsc.evaluation.results.answers import Arrays
 from fastsc.kernels import normalize, perturb
 from fastsc.kernels.colour import IDENTITY
 from fastsc.pipelines import Pipeline, keyed
-from fastsc.pipelines.cpu import default_workers
 from fastsc.pipelines.progress import tracked
+from fastsc.pipelines.threads import default_workers
 
 KINDS = ("brightness", "contrast", "saturation", "hue")  # columns of the factors
 MAX_HUE = 0.5  # turns: half the colour circle
@@ -68,7 +68,7 @@ class Viewer:
         settings = replace(loader.settings, dtype=dtype or loader.settings.dtype)
         assert not settings.train, "a question needs a validation loader: build(..., train=False)"
         self.model, self.loader, self.settings = model.eval(), loader, settings
-        self._threads = settings.workers if settings.device.type == "cpu" else default_workers()
+        self._threads = settings.n_workers if loader.device.type == "cpu" else default_workers()
         self._autocast = {torch.bfloat16: "bf16", torch.float16: "fp16"}.get(settings.dtype, "fp32")
 
     def images(self, index: Indices, title: str) -> Iterator[Images]:
@@ -101,7 +101,7 @@ class Viewer:
     @torch.inference_mode()
     def respond(self, pixels: Tensor, factors: Factors | None = None) -> Response:
         """The answer to a batch of `images`, unchanged or with a row of factors an image."""
-        with autocast(self.settings.device, self._autocast):  # type: ignore[arg-type]
+        with autocast(self.loader.device, self._autocast):  # type: ignore[arg-type]
             features, logits = self.ask(self.view(pixels, factors))
         return Response(features.float().cpu(), logits.float().cpu())
 

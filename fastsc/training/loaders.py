@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields
 
 import torch
 
-from fastsc.config import TrainConfig
+from fastsc.config import DataConfig, TrainConfig
 from fastsc.datasets.folders import Data, workers_of
 from fastsc.distributed.ranks import Ranks
-from fastsc.pipelines import BadImage, Index, Pipeline, build
-from fastsc.pipelines.plan import n_paired
+from fastsc.pipelines import BadImage, Pipeline, build
+from fastsc.pipelines.plan import Settings, n_paired
 
+# What DataConfig and Settings call by the same name means the same: an option is spelled in both.
+_SHARED = {field.name for field in fields(DataConfig)} & {field.name for field in fields(Settings)}
 LOOKED_AT = 8  # images of a batch at least, and one in so many
 
 
@@ -38,32 +41,19 @@ def build_loaders(
 ) -> tuple[Pipeline, Pipeline | None]:
     """This rank's training loader, in `dtype`, and its validation loader, in float32."""
     d = config.data
-    workers = workers_of(d, ranks)
-
-    def loader(index: Index, *, train: bool) -> Pipeline:
-        return build(
-            d.pipeline,
-            index,
-            batch_size=config.optim.batch_size,
-            resolution=d.resolution if train else d.val_resolution or d.resolution,
-            train=train,
-            crop=d.crop,
-            flip=d.flip,
-            val_crop=d.val_crop,
-            strengths=d.strengths,
-            seed=config.run.seed,
-            device=device,
-            dtype=dtype if train else torch.float32,
-            workers=workers,
-            on_bad_image=d.on_bad_image,
-            timeout=d.loader_timeout,
-            decode=d.decode,
-            prefetch=d.prefetch,
-            report=report,
-            paired_fraction=paired_fraction(config, ranks),
-            rank=ranks.rank,
-            world_size=ranks.world_size,
-        )
-
-    train = loader(data.train, train=True)
-    return train, None if data.val is None else loader(data.val, train=False)
+    options = {name: value for name, value in vars(d).items() if name in _SHARED} | {
+        "batch_size": config.optim.batch_size,
+        "seed": config.run.seed,
+        "device": device,
+        "workers": workers_of(d, ranks),
+        "timeout": d.loader_timeout,
+        "report": report,
+        "paired_fraction": paired_fraction(config, ranks),
+        "rank": ranks.rank,
+        "world_size": ranks.world_size,
+    }
+    train = build(d.pipeline, data.train, **options, dtype=dtype)
+    if data.val is None:
+        return train, None
+    options["resolution"] = d.val_resolution or d.resolution
+    return train, build(d.pipeline, data.val, **options, train=False)

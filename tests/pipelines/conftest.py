@@ -36,7 +36,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(autouse=True)
 def short_iterations(monkeypatch: pytest.MonkeyPatch) -> None:
     """DALI takes in two of the tests' batches at once, and not all of them."""
-    monkeypatch.setattr("fastsc.pipelines.dali_run.TOGETHER", 10)
+    monkeypatch.setattr("fastsc.pipelines.dali.TOGETHER", 10)
 
 
 def opened(backend: str, folder: Path, into: Path | None = None, **stored: Any) -> Index:

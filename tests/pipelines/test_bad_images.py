@@ -111,7 +111,7 @@ def test_skip_leaves_the_slot_out_of_validation(backend: str, folder: Path) -> N
 def test_file_that_changes(
     backend: str, folder: Path, change: str, when: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastsc.pipelines.dali_run.TOGETHER", 1)  # DALI reads less far ahead
+    monkeypatch.setattr("fastsc.pipelines.dali.TOGETHER", 1)  # DALI reads less far ahead
     index = opened(backend, folder / "train")
     options = {"batch_size": 2, "resolution": 32, "on_bad_image": "skip", "timeout": 30}
     expected = images(build(backend, index, **options))  # type: ignore[arg-type]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import re
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +14,7 @@ import torch
 
 from fastsc.pipelines import UserError, build, keyed, scan
 from fastsc.pipelines.memory import MemoryPipeline
+from fastsc.pipelines.plan import Settings
 from tests.pipelines.conftest import encoded, photograph
 
 
@@ -45,6 +49,16 @@ def test_mistakes(image_folder: Path, wrong: dict[str, Any], said: str) -> None:
     options = {"pipeline": "cpu", "batch_size": 4, "resolution": 32} | wrong
     with pytest.raises(UserError, match=said):
         build(options.pop("pipeline"), image_folder / "train", **options)
+
+
+def test_every_option_is_in_the_signature_and_in_the_help() -> None:
+    options = [field.name for field in fields(Settings)]
+    assert list(inspect.signature(build).parameters) == ["pipeline", "data", *options]
+    help_ = inspect.getdoc(build)
+    assert help_
+    assert all(re.search(rf"^    (\w+, )?{name}(, \w+)?: ", help_, re.M) for name in options)
+    with pytest.raises(TypeError, match="crp"):
+        build("cpu", "nowhere", batch_size=1, resolution=8, crp="pad")  # type: ignore[call-arg]
 
 
 def test_seeds_above_float64_are_told_apart() -> None:

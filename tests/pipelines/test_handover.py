@@ -37,20 +37,20 @@ class Batches:
 def test_the_next_is_made_before_one_is_handed_over() -> None:
     batches = Batches(4)
     ahead = SideStream(CPU).ahead(batches())
-    made = [(item, batches.made) for item in ahead]
+    made = [(item, batches.made) for item, _ in ahead]
     assert made == [("batch 0", 2), ("batch 1", 3), ("batch 2", 4), ("batch 3", 4)]
     assert batches.closed
 
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_short_epochs(n: int) -> None:
-    assert list(SideStream(CPU).ahead(Batches(n)())) == ["batch 0"][:n]
+    assert [item for item, _ in SideStream(CPU).ahead(Batches(n)())] == ["batch 0"][:n]
 
 
 def test_an_error_comes_after_what_was_made_before_it() -> None:
     seen = list[str]()
     with pytest.raises(ValueError, match="batch 2 is broken"):
-        seen.extend(SideStream(CPU).ahead(Batches(5, fails_at=2)()))
+        seen.extend(item for item, _ in SideStream(CPU).ahead(Batches(5, fails_at=2)()))
     assert seen == ["batch 0", "batch 1"]
 
 

@@ -77,7 +77,7 @@ def fine_tuned(
     Returns:
         "tuned" and "tuned_perturbed", (m,) predicted classes; "finite" (), whether all losses were.
     """
-    device = train.settings.device
+    device = train.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed % 2**63)
         net = Tuned(model, dim, int(targets.max()) + 1).to(device)
