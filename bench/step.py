@@ -30,6 +30,8 @@ from fastsc.kernels import normalize, pair_view
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, PairBatch, UserError
 from fastsc.pipelines.keyed import factors
 from fastsc.training.compiling import check_compiler
+from fastsc.training.optimizer import peak_lr
+from fastsc.training.setup import prepare
 from fastsc.training.step import Step
 
 # Dense bf16 with float32 accumulation, tensor cores, from NVIDIA's data sheets (SXM boards).
@@ -57,9 +59,10 @@ class Bench:
                 **changes,
             }
         )  # fmt: skip
-        precision = pick_precision(config.run.precision, self.device)
-        self.step = Step(config, options.classes, self.device, precision, Ranks())
-        self.step.steps_per_epoch = 10**6  # a constant learning rate
+        precision, ranks = pick_precision(config.run.precision, self.device), Ranks()
+        model = prepare(config, options.classes, self.device, precision, ranks)
+        self.step = Step(config, model, self.device, precision, ranks)
+        self.lr, self.alpha = peak_lr(config.optim), config.method.alpha
         self.paired = not self.step.plain
         self.dtype = DTYPES[precision]
         self.channels_last = channels_last
@@ -87,7 +90,8 @@ class Bench:
 
     def run(self) -> None:
         for _ in range(STEPS_A_CALL):
-            self.step.train_step(self.batch(), measured=False)
+            batch = self.batch()
+            self.step.train_step(batch, lr=self.lr, alpha=self.alpha, measured=False)
 
 
 def variants(options: argparse.Namespace) -> dict[str, Callable[[], Bench]]:
@@ -173,7 +177,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     peak = peak_tflops(options.device)
     compiles: str | None = None
     try:
-        check_compiler(True, options.device)
+        check_compiler(options.device)
     except UserError as error:
         compiles = str(error)
     for name, make in wanted.items():

@@ -2,18 +2,22 @@
 
 from fastsc.pipelines.errors import (
     EXIT_RESUMABLE,
+    SPEAKING,
     LostContactError,
     PeerError,
     StalledError,
     UserError,
     first_line,
+    one_line,
 )
 
 __all__ = [
     "EXIT_RESUMABLE",
+    "SPEAKING",
     "LostContactError",
     "PeerError",
     "StalledError",
     "UserError",
     "first_line",
+    "one_line",
 ]

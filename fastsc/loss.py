@@ -112,6 +112,7 @@ class ContinuityLoss(nn.Module):
         *,
         measured: bool = True,
         ds: Tensor | None = None,
+        alpha: float | None = None,
     ) -> LossParts:
         """Logits (N, C), target (N,) int64 (or (N, C) probabilities), features (N, D); any dtype.
 
@@ -121,8 +122,10 @@ class ContinuityLoss(nn.Module):
         in float32 (float64 stays), under autocast too. `measured` False spares ds_relative (NaN).
         `ds` is the distance where it is there already, with its gradient: what
         `fastsc.kernels.pool_ds` measures on its way through the last feature map. Kind, place and
-        stop-gradient are then its maker's.
+        stop-gradient are then its maker's. `alpha` is the weight of DS in this step, where it is
+        another than the loss has.
         """
+        alpha = self.alpha if alpha is None else alpha
         if self.at == "features" and (features_clean is None or features_perturbed is None):
             raise ValueError('at="features" needs features_clean and features_perturbed')
         with torch.autocast(logits_clean.device.type, enabled=False):
@@ -132,8 +135,8 @@ class ContinuityLoss(nn.Module):
                 features = _wide(features_clean), _wide(features_perturbed)
             ce = self._ce(*logits, target)
             if ds is None:
-                ds = self._ds(*(features if self.at == "features" else logits))
-            loss = ce + self.alpha * ds if self.alpha else ce
+                ds = self._ds(*(features if self.at == "features" else logits), alpha)
+            loss = ce + alpha * ds if alpha else ce
             relative = self._ds_relative(*features, measured)
             return LossParts(loss, ce.detach(), ds.detach(), relative)
 
@@ -147,9 +150,9 @@ class ContinuityLoss(nn.Module):
         )
         return (ce + other) / 2 if m == n else (n * ce + m * other) / (n + m)
 
-    def _ds(self, f: Tensor, g: Tensor) -> Tensor:
+    def _ds(self, f: Tensor, g: Tensor, alpha: float) -> Tensor:
         f = f[: len(g)]
-        if self.alpha == 0:
+        if alpha == 0:
             f, g = f.detach(), g.detach()
         if self.stop_gradient == "clean":
             f = f.detach()

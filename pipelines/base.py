@@ -6,7 +6,7 @@ A backend only turns lists of dataset indices into uint8 images, in order (`_dec
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -126,7 +126,7 @@ class Pipeline(ABC):
         """The tables of an epoch (default: the present one): crops, flips, factors, order."""
         return make_plan(self.index, self.settings, self.epoch if epoch is None else epoch)
 
-    def __iter__(self) -> Iterator[PairBatch]:
+    def __iter__(self) -> Generator[PairBatch, None, None]:
         plan, start = self.plan(), self._start
         self._start, self._position = 0, start
         with closing(self._handed(plan, local_batches(plan, self.settings, start))) as handed:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 EXIT_RESUMABLE = 75  # EX_TEMPFAIL of sysexits.h: try again later
 LONGEST = 400  # characters of another library's message: some list every kernel or tensor
+SPEAKING = (RuntimeError, ValueError, AssertionError)  # libraries' errors that say what is wrong
 
 
 class UserError(ValueError):
@@ -22,6 +25,21 @@ class LostContactError(RuntimeError):
 
 class StalledError(Exception):
     """Nothing came for as long as the user is willing to wait; the message says what from."""
+
+
+@contextmanager
+def one_line(what: str, kinds: tuple[type[Exception], ...] = SPEAKING) -> Iterator[None]:
+    """Within the context, what a model's code raises is a UserError that begins with `what`.
+
+    kinds: What is caught; of another kind than these, its name is in the line.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except kinds as error:
+        kind = "" if isinstance(error, SPEAKING) else f"{type(error).__name__}: "
+        raise UserError(f"{what}: {kind}{first_line(error)}") from None
 
 
 def first_line(error: BaseException) -> str:

@@ -69,11 +69,13 @@ def verified(data: Data, config: DataConfig, ranks: Ranks) -> Data:
         shares = ranks.gather_values(found)
         broken = {i: why for share in ranks.broadcast(shares) or () for i, why in share.items()}
         index = index.without(broken) if broken else index
-        ranks.together(lambda: index.require(config.on_bad_image))
+        with ranks.all_or_none():
+            index.require(config.on_bad_image)
         return index
 
     train = checked(data.train)
-    ranks.together(train.require_classes)
+    with ranks.all_or_none():
+        train.require_classes()
     return Data(train, None if data.val is None else checked(data.val))
 
 

@@ -43,7 +43,7 @@ def pick_device(name: str, ranks: Ranks | None = None) -> torch.device:
                 f"{ranks.local_world_size} processes on this machine, and torch sees {n_gpus} "
                 "GPUs: start one process a GPU"
             )
-        if device.index is not None and not ranks.alone:
+        if device.index is not None and not ranks.single_process:
             raise UserError(
                 f"--device {name} is one GPU for {ranks.world_size} processes: say --device cuda"
             )

@@ -22,7 +22,7 @@ from fastsc.distributed.rendezvous import store_of_this_life
 from fastsc.errors import LostContactError, PeerError, UserError, first_line
 
 T = TypeVar("T")
-NOTHING, SAVE, STOP = 0, 1, 2  # what a rank may wish for between two batches
+NOTHING, SAVE, STOP = 0, 1, 2  # actions that a rank may request between two batches
 # How gloo and NCCL speak of a rank that is gone or cannot be reached; not of our own mistakes.
 _NETWORK = re.compile(
     r"connection (closed|reset|refused|was likely closed)|connectFullMesh|broken pipe"
@@ -32,7 +32,7 @@ _NETWORK = re.compile(
 
 
 class Ranks:
-    """This process among `world_size` of them; `main` is the one that writes and speaks."""
+    """This process among `world_size` of them; the main one writes and speaks for all."""
 
     def __init__(self) -> None:
         self.rank = int(os.environ.get("RANK", "0"))
@@ -44,11 +44,11 @@ class Ranks:
         self.max_restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
 
     @property
-    def main(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
     @property
-    def alone(self) -> bool:
+    def single_process(self) -> bool:
         return self.world_size == 1
 
     @contextmanager
@@ -57,7 +57,7 @@ class Ranks:
 
         timeout: seconds to wait for one of them, after which it counts as lost.
         """
-        if self.alone:
+        if self.single_process:
             yield
             return
         on_gpu = device.type == "cuda"
@@ -76,7 +76,7 @@ class Ranks:
         try:
             yield
         except LostContactError:
-            raise  # and say no farewell to those who cannot be reached
+            raise  # the others cannot be reached: nothing is torn down
         except BaseException:
             dist.destroy_process_group()
             raise
@@ -88,7 +88,7 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:
-            if self.alone or isinstance(error, LostContactError):
+            if self.single_process or isinstance(error, LostContactError):
                 raise
             store = isinstance(error, (dist.DistNetworkError, dist.DistStoreError))
             if not (store or _NETWORK.search(str(error))):
@@ -99,71 +99,77 @@ class Ranks:
 
     # --- decisions --------------------------------------------------------------------------------
 
-    def agree(self, error: UserError | None = None, wish: int = 0) -> int:
-        """The largest wish of all ranks (`NOTHING` < `SAVE` < `STOP`); an error of one ends all.
+    def agree(self, error: UserError | None = None, action: int = NOTHING) -> int:
+        """The largest action that a rank requests (`NOTHING` < `SAVE` < `STOP`).
 
         Raises:
             UserError: This rank's `error`, if it is the first rank that has one.
             PeerError: Another rank has one.
         """
-        if self.alone:
+        if self.single_process:
             if error is not None:
                 raise error
-            return wish
-        mine = torch.tensor([self.rank if error is not None else self.world_size, -wish])
+            return action
+        mine = torch.tensor([self.rank if error is not None else self.world_size, -action])
         dist.all_reduce(mine, dist.ReduceOp.MIN)
-        first, wished = mine.tolist()
+        first, agreed = mine.tolist()
         if first < self.world_size:
             if first == self.rank:
                 assert error is not None
                 raise error
             raise PeerError(f"rank {first} has stopped")
-        return -int(wished)
+        return -int(agreed)
 
-    def together(self, work: Callable[[], T]) -> T:
-        """work() on every rank; a UserError of one is raised by it and ends the others."""
-        error: UserError | None = None
-        result: T | None = None
+    @contextmanager
+    def all_or_none(self) -> Iterator[None]:
+        """Within the context a UserError of one rank ends all; the others get a PeerError."""
+        error = None
         try:
-            result = work()
+            yield
         except UserError as mistake:
             error = mistake
         self.agree(error)
-        return result  # type: ignore[return-value]  # set where no error was
 
-    def same(self, what: str, value: object) -> None:
-        """Raises UserError where a rank has another value than the main one."""
-        error = None
-        if self.broadcast(value) != value:
-            error = UserError(f"{what} of rank {self.rank} are not those of rank 0")
-        self.agree(error)
+    @contextmanager
+    def local_first(self) -> Iterator[None]:
+        """`all_or_none`, in which one rank of each machine is ahead: it may fill a cache."""
+        if self.local_rank:
+            self.agree()
+        with self.all_or_none():
+            yield
+        if not self.local_rank:
+            self.agree()
 
     def on_main(self, work: Callable[[], object]) -> None:
         """work() on the main rank, while the others wait for it."""
-        self.together(lambda: work() if self.main else None)
+        with self.all_or_none():
+            if self.is_main:
+                work()
 
-    def first_here(self, work: Callable[[], T]) -> T:
-        """work() on every rank, but first on one of each machine: it may fill a cache."""
-        result = self.together(lambda: work() if self.local_rank == 0 else None)
-        other = self.together(lambda: None if self.local_rank == 0 else work())
-        return result if self.local_rank == 0 else other  # type: ignore[return-value]
+    def assert_equal(self, what: str, value: object) -> None:
+        """Raises UserError where a rank has another value than the main one."""
+        with self.all_or_none():
+            if self.broadcast(value) != value:
+                raise UserError(f"{what} of rank {self.rank} are not those of rank 0")
 
     def batches(
-        self, batches: Generator[T, None, None], wish: Callable[[], int], n: int
+        self, batches: Generator[T, None, None], requested: Callable[[], int], n: int
     ) -> Iterator[tuple[T | None, int]]:
-        """n times (next batch, the ranks' largest wish); None where this rank has no more.
+        """n times (next batch, the action that the ranks agree on); None: this rank has no more.
 
         Every rank must ask for the same n. It is what keeps a broken file, or a signal that
-        reached one rank, from leaving the others waiting for ever.
+        reached one rank, from leaving the others waiting for ever. `requested` is called with each
+        batch; a UserError of it ends all, too.
         """
         with closing(batches):
             for _ in range(n):
-                batch, error = None, None
+                batch, error, action = None, None, NOTHING
                 try:
                     batch = next(batches, None)
+                    action = requested()
                 except UserError as mistake:
                     error = mistake
-                yield batch, self.agree(error, wish())
+                yield batch, self.agree(error, action)
 
     # --- tensors ----------------------------------------------------------------------------------
 
@@ -173,27 +179,27 @@ class Ranks:
         Row i of rank r becomes row i · world_size + r: the order of the global batch, which is
         dealt out over the ranks like cards.
         """
-        if self.alone:
+        if self.single_process:
             return x
         stacked: Tensor = _AllGather.apply(x, self.rank, self.world_size)
         return stacked.transpose(0, 1).flatten(0, 1)
 
     def mean(self, values: Tensor) -> Tensor:
         """Elementwise mean over the ranks, in place."""
-        if not self.alone:
+        if not self.single_process:
             dist.all_reduce(values)
             values /= self.world_size
         return values
 
     def sum(self, values: Tensor) -> Tensor:
         """Elementwise sum over the ranks, in place."""
-        if not self.alone:
+        if not self.single_process:
             dist.all_reduce(values)
         return values
 
     def max(self, value: float) -> float:
         """The largest of the ranks' numbers."""
-        if self.alone:
+        if self.single_process:
             return value
         tensor = torch.tensor(value, dtype=torch.float64)
         dist.all_reduce(tensor, dist.ReduceOp.MAX)
@@ -202,7 +208,7 @@ class Ranks:
     def average_buffers(self, net: nn.Module) -> None:
         """The floating-point buffers become their mean over the ranks: running statistics."""
         floating = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
-        if self.alone or not floating:
+        if self.single_process or not floating:
             return
         flat = self.mean(torch.cat([buffer.flatten() for buffer in floating]))
         parts = flat.split([buffer.numel() for buffer in floating])
@@ -213,15 +219,15 @@ class Ranks:
 
     def gather_values(self, value: T) -> list[T] | None:
         """Every rank's value, in order, on the main rank; None elsewhere."""
-        if self.alone:
+        if self.single_process:
             return [value]
-        values: list[Any] | None = [None] * self.world_size if self.main else None
+        values: list[Any] | None = [None] * self.world_size if self.is_main else None
         dist.gather_object(value, values)
         return values
 
     def broadcast(self, value: T) -> T:
         """The main rank's value, on all."""
-        if self.alone:
+        if self.single_process:
             return value
         values = [value]
         dist.broadcast_object_list(values)

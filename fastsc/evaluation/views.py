@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastsc.distributed.devices import autocast
-from fastsc.errors import UserError, first_line
+from fastsc.errors import UserError, one_line
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays
 from fastsc.kernels import normalize, perturb
@@ -112,15 +112,8 @@ class Viewer:
             UserError: The model fails on them, or its answers are not finite.
         """
         name = self.model.name
-        try:
+        with one_line(f"model {name} fails on a batch of {len(view)} images", (Exception,)):
             features, logits = self.model(view)
-        except UserError:
-            raise
-        except Exception as error:  # noqa: BLE001, a stranger's forward can raise anything
-            raise UserError(
-                f"model {name} fails on a batch of {len(view)} images: {type(error).__name__}: "
-                f"{first_line(error)}"
-            ) from None
         finite = features.isfinite().flatten(1).all(1) & logits.isfinite().all(1)
         if not finite.all():
             raise UserError(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torchvision
 from torch import nn
 
 from fastsc.cli.packages import needed
-from fastsc.errors import UserError, first_line
+from fastsc.errors import SPEAKING, UserError, one_line
 from fastsc.models.blurpool import add_blurpool
 from fastsc.models.features import FeatureModel
 from fastsc.models.smallnets import SmallResNet, small_model
@@ -25,7 +25,6 @@ def build_model(
     resolution: int,
     *,
     blurpool: bool = False,
-    adapt: Callable[[nn.Module], object] | None = None,
 ) -> FeatureModel:
     """A classifier with fresh weights on the CPU, ready for images of `resolution` pixels a side.
 
@@ -34,29 +33,22 @@ def build_model(
     before. Raises UserError for a name that nobody knows
     (with near ones), an architecture that has no linear classifier, gives another number of
     outputs, does not run at this resolution, or has no stem or strided convolution to change.
-    `adapt` may change the net further, before it is looked at.
     """
     net = build_net(name, num_classes, stem, resolution, blurpool=blurpool)
-    if adapt is not None:
-        adapt(net)
     return FeatureModel(net, name, num_classes, resolution)
 
 
 def build_net(
     name: str, num_classes: int, stem: Stem, resolution: int, *, blurpool: bool = False
 ) -> nn.Module:
-    """What `build_model` puts hooks on: the architecture alone, not yet looked at."""
-    try:
+    """What `build_model` puts hooks on: the architecture alone, not yet run."""
+    with one_line(f"model {name} cannot be built", (*SPEAKING, TypeError)):
         if name.startswith("timm:"):
             net = _timm_model(name.removeprefix("timm:"), num_classes, resolution)
         elif name.startswith("fastsc:"):
             net = small_model(name.removeprefix("fastsc:"), num_classes)
         else:
             net = _torchvision_model(name, num_classes, resolution)
-    except (TypeError, ValueError, RuntimeError, AssertionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError(f"model {name} cannot be built: {first_line(error)}") from None
     if stem == "cifar" and not isinstance(net, SmallResNet):  # which has no other
         _use_cifar_stem(net, name)
     if blurpool and not add_blurpool(net):

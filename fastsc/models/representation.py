@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+from typing import NamedTuple
 
 from torch import Tensor, nn
 
@@ -13,10 +14,26 @@ from fastsc.models.pooling import PoolDS
 from fastsc.models.views import Views
 
 
-class Represented(nn.Module):
-    """forward(x) -> (features (N, D) float32, logits (N, C), representation (N, E) float32).
+class Outputs(NamedTuple):
+    """What a forward pass gives for N rows."""
 
-    With `pool`, a forward pass in training over both views gives DS as a fourth.
+    features: Tensor  # (N, D) float32, pooled
+    logits: Tensor  # (N, C)
+    representation: Tensor  # (N, E) float32: what DS compares
+    ds: Tensor | None = None
+    """DS of the views, where it was measured on the way: in training, by `PoolDS`."""
+
+    def views(self, n_clean: int) -> tuple[Outputs, Outputs]:
+        """The rows of the clean views, and those of the perturbed ones."""
+        clean, perturbed = slice(None, n_clean), slice(n_clean, None)
+        return self._rows(clean), self._rows(perturbed)
+
+    def _rows(self, rows: slice) -> Outputs:
+        return Outputs(self.features[rows], self.logits[rows], self.representation[rows])
+
+
+class Represented(nn.Module):
+    """A `FeatureModel` with the representation that DS compares; forward gives `Outputs`.
 
     Args:
         model: What gives features and logits.
@@ -30,6 +47,7 @@ class Represented(nn.Module):
     Attributes:
         shares_draws: Whether, in training over both views, what the network draws by other ways
             than those modules is shared by the views, too; set by the owner.
+        view_noise: How far equal views lie apart in training; set by the owner.
 
     Raises:
         UserError: The architecture has no module of that name.
@@ -44,7 +62,7 @@ class Represented(nn.Module):
     ) -> None:
         super().__init__()
         self.model, self.at, self.views, self.pool = model, at, views, pool
-        self.shares_draws = False
+        self.shares_draws, self.view_noise = False, 0.0
         model.pool = pool
         self._stage: Tensor | None = None
         if at not in ("features", "logits"):
@@ -63,7 +81,7 @@ class Represented(nn.Module):
         """The architecture as its library builds it."""
         return self.model.net
 
-    def forward(self, x: Tensor, n_clean: int | None = None) -> tuple[Tensor, ...]:
+    def forward(self, x: Tensor, n_clean: int | None = None) -> Outputs:
         """x (N, 3, H, W), its first n_clean rows clean views (None: rows are of one kind)."""
         if self.views is not None:
             self.views.n_clean, self.views.n_rows = n_clean, len(x)
@@ -72,26 +90,25 @@ class Represented(nn.Module):
                 return self._forward(x, n_clean)
         return self._forward(x, n_clean)
 
-    def _forward(self, x: Tensor, n_clean: int | None) -> tuple[Tensor, ...]:
-        fused = self.pool is not None and self.training and n_clean is not None
-        if self.pool is not None and fused:
+    def _forward(self, x: Tensor, n_clean: int | None) -> Outputs:
+        if self.pool is not None and self.training and n_clean is not None:
             self.pool.n_clean = n_clean
             try:
                 features, logits = self.model(x)
-                return features, logits, features, self.pool.take()
+                return Outputs(features, logits, features, self.pool.take())
             finally:
                 self.pool.forget()
         features, logits = self.model(x)
         if self.at == "features":
-            return features, logits, features
+            return Outputs(features, logits, features)
         if self.at == "logits":
-            return features, logits, wide(logits)
+            return Outputs(features, logits, wide(logits))
         stage, self._stage = self._stage, None
         if stage is None:
             raise UserError(
                 f"--ds-at {self.at}: model {self.model.name} does not call it; name another module"
             )
-        return features, logits, stage
+        return Outputs(features, logits, stage)
 
     def _keep(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
         del module, args

@@ -59,7 +59,7 @@ class Report:
         The main rank's log is log.jsonl; the others have a file each, since lines that several
         machines append to one file get lost. Without a shared disk a rank's file is where it runs.
         """
-        if ranks.main:
+        if ranks.is_main:
             yield
             return
         with RunLog(folder.log_of(ranks.rank)) as log:

@@ -1,4 +1,6 @@
-"""DS as a constraint: the weight alpha that brings ds_relative to a wanted value.
+"""The weight alpha of DS: as it was asked for, or what brings ds_relative to a wanted value.
+
+The latter takes DS as a constraint:
 
     minimize CE  subject to  ds_relative = target
 
@@ -25,7 +27,8 @@ import math
 from typing import Any
 
 from fastsc.config import STEERED_ALPHA, MethodConfig
-from fastsc.training.collapse import Spread
+from fastsc.training.collapse import Figures, Spread
+from fastsc.training.schedules import alpha_at
 
 EVERY = 10  # steps from one update to the next
 LOWEST, HIGHEST = STEERED_ALPHA
@@ -47,16 +50,66 @@ LONG = 50  # updates in a row at a limit
 TOLERANCE = 0.1  # of the target, at the end
 
 
+def alpha_of(method: MethodConfig, steps_per_epoch: int, epochs: int) -> Alpha:
+    """What decides alpha in a run; the arguments are those of `Alpha`."""
+    if method.ds_target is not None:
+        return Multiplier(method.alpha, method.ds_target)
+    return Alpha(method, steps_per_epoch, epochs)
+
+
 def near(ds_relative: float, target: float) -> bool:
     """Whether a ds_relative is within a tenth of its target."""
     return abs(math.log(max(ds_relative, 1e-12) / target)) <= math.log1p(TOLERANCE)
 
 
-class Multiplier:
-    """alpha from its start on, updated by figures that are the same on all ranks.
+class Alpha:
+    """The weight of DS in each step: constant, or rising, as a function of the step.
+
+    Args:
+        method: Of the run.
+        steps_per_epoch: Of the run's data.
+        epochs: Of the run.
+    """
+
+    def __init__(self, method: MethodConfig, steps_per_epoch: int, epochs: int) -> None:
+        self._schedule = method, steps_per_epoch, epochs
+
+    def alpha(self, step: int) -> float:
+        """That of step 0, 1, …"""
+        return alpha_at(step, *self._schedule)
+
+    @property
+    def figures(self) -> Figures:
+        """What the log has of it besides its value."""
+        return {}
+
+    def observes(self, step: int) -> bool:
+        """Whether the figures of step 0, 1, … are to be shown to it, logged or not."""
+        del step
+        return False
+
+    def observe(self, figures: Figures) -> str | None:
+        """Takes the figures of a step, the same on all ranks; what there is to warn of."""
+        del figures
+        return None
+
+    def missed(self, ds_relative: float | None) -> str | None:
+        """A line about what it should have reached by the end of training, and did not."""
+        del ds_relative
+        return None
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return None
+
+    def load_state_dict(self, state: Any) -> None:
+        pass
+
+
+class Multiplier(Alpha):
+    """alpha from its start on, steered by figures of every tenth step.
 
     Attributes:
-        alpha: The weight of DS in the next step.
+        value: alpha in the next step.
         target: The wanted ds_relative.
         gap: The smoothed log(ds_relative / target); 0 before the first update.
 
@@ -66,17 +119,26 @@ class Multiplier:
     """
 
     def __init__(self, alpha: float, target: float) -> None:
-        self.alpha, self.target, self.gap = alpha, target, 0.0
+        self.value, self.target, self.gap = alpha, target, 0.0
         self._ceiling = HIGHEST
         self._updates = self._pinned = self._episodes = 0
         self._most = Spread(0.0, 0.0)
         self._later = Spread(0.0, 0.0)
         self._collapsed = False
 
-    @classmethod
-    def of(cls, method: MethodConfig) -> Multiplier | None:
-        """That of --ds-target; None without it."""
-        return None if method.ds_target is None else cls(method.alpha, method.ds_target)
+    @property
+    def figures(self) -> Figures:
+        return {"ds_target_gap": self.gap}
+
+    def alpha(self, step: int) -> float:
+        del step
+        return self.value
+
+    def observes(self, step: int) -> bool:
+        return (step + 1) % EVERY == 0
+
+    def observe(self, figures: Figures) -> str | None:
+        return self.update(figures["ds_relative"], Spread.of(figures))
 
     def update(self, ds_relative: float, spread: Spread) -> str | None:
         """One update; a line for a person where the guard begins to back off.
@@ -90,12 +152,12 @@ class Multiplier:
         before = self.gap if self._updates else now
         self.gap = SMOOTHING * before + (1 - SMOOTHING) * now
         self._updates += 1
-        said = self._watch(spread)
+        warning = self._watch(spread)
         move = _within(ASCENT * self.gap + DAMPING * (self.gap - before), -LIMIT, LIMIT)
-        wanted = self.alpha * (RETREAT if self._collapsed else math.exp(move))
-        self.alpha = _within(wanted, LOWEST, self._ceiling)
-        self._pinned = 0 if wanted == self.alpha else self._pinned + 1
-        return said
+        wanted = self.value * (RETREAT if self._collapsed else math.exp(move))
+        self.value = _within(wanted, LOWEST, self._ceiling)
+        self._pinned = 0 if wanted == self.value else self._pinned + 1
+        return warning
 
     def _watch(self, now: Spread) -> str | None:
         """Sees whether the features are collapsed; a line where they begin to be.
@@ -118,10 +180,10 @@ class Multiplier:
             return None
         self._collapsed = True
         self._episodes += 1
-        self._ceiling = max(self.alpha * RETREAT, LOWEST)
+        self._ceiling = max(self.value * RETREAT, LOWEST)
         return (
             f"the features collapse: distance between images or effective rank is {share:.2g} of "
-            f"its best; --ds-target backs off from alpha {self.alpha:.3g}"
+            f"its best; --ds-target backs off from alpha {self.value:.3g}"
         )
 
     def missed(self, ds_relative: float | None) -> str | None:
@@ -135,17 +197,17 @@ class Multiplier:
             what = "ds_relative"
         if near(ds_relative, self.target):
             return None
-        why = f"alpha ended at {self.alpha:.3g}; give it more epochs"
+        why = f"alpha ended at {self.value:.3g}; give it more epochs"
         if ds_relative > self.target and self._ceiling < HIGHEST:
-            why = f"the features collapsed where alpha was higher than {self.alpha:.3g}"
+            why = f"the features collapsed where alpha was higher than {self.value:.3g}"
         elif self._pinned >= LONG:
-            why = f"alpha had reached its limit, {self.alpha:.3g}, long before"
+            why = f"alpha had reached its limit, {self.value:.3g}, long before"
         return f"{what} ended at {ds_relative:.4g}, and --ds-target is {self.target:g}: {why}"
 
     def state_dict(self) -> dict[str, Any]:
         return {
             "gap": self.gap,
-            "alpha": self.alpha,
+            "alpha": self.value,
             "ceiling": self._ceiling,
             "counts": [self._updates, self._pinned, self._episodes],
             "most": [list(self._most), list(self._later)],
@@ -154,7 +216,7 @@ class Multiplier:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.gap = float(state["gap"])
-        self.alpha, self._ceiling = float(state["alpha"]), float(state["ceiling"])
+        self.value, self._ceiling = float(state["alpha"]), float(state["ceiling"])
         self._updates, self._pinned, self._episodes = map(int, state["counts"])
         self._most, self._later = (Spread(*most) for most in state["most"])
         self._collapsed = bool(state["collapsed"])

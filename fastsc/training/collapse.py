@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from fastsc.kernels.distance import between_distance
 
+Figures = dict[str, float]  # of a step, by their names in the log
 SHARE = 0.1  # of the running maximum; under it training warns
 MAX_ROWS = 128  # for the effective rank, which is then at most 127; 512 rows took 75 ms
 
@@ -20,6 +22,12 @@ class Spread(NamedTuple):
     """mean ‖f_i − f_(i+1)‖₂, i + 1 cyclic."""
     effective_rank: float
     """exp of the entropy of the singular values' shares (Roy and Vetterli, EUSIPCO 2007)."""
+
+    @classmethod
+    def of(cls, figures: Figures) -> Spread:
+        """That of a step's figures; NaN where they have none."""
+        nan = float("nan")
+        return cls(figures.get("between", nan), figures.get("effective_rank", nan))
 
 
 @torch.no_grad()
@@ -49,8 +57,14 @@ class CollapseWatch:
         self._most = Spread(0.0, 0.0)
         self._warned = False
 
-    def look(self, now: Spread) -> str | None:
-        """A warning when a figure falls under a tenth of its maximum; once until both are back."""
+    def observe(self, figures: Figures) -> str | None:
+        """A warning when a figure falls under a tenth of its maximum; once until both are back.
+
+        figures: Of a step. One whose loss is not finite is `LossWatch`'s.
+        """
+        if not math.isfinite(figures["loss"]):
+            return None
+        now = Spread.of(figures)
         self._most = Spread(
             *(max(old, new) if new == new else old for old, new in zip(self._most, now))
         )

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 
 from fastsc.errors import UserError, first_line
 from fastsc.run.reporter import Report
 
 
-def check_compiler(wanted: bool, device: torch.device) -> None:
+def check_compiler(device: torch.device) -> None:
     """Compiles a line of code: a missing compiler should not show after a folder was made.
 
     Raises:
         UserError: It does not work here.
     """
-    if not wanted:
-        return
     try:
         torch.compile(lambda x: x.sin() + 1)(torch.ones(8, device=device))
     except Exception as error:  # noqa: BLE001, whatever the compilers of this machine throw
@@ -23,6 +25,24 @@ def check_compiler(wanted: bool, device: torch.device) -> None:
             f"--compile: torch.compile does not work here ({first_line(error)}); "
             "python -m fastsc.doctor says what to install, or leave the option out"
         ) from None
+
+
+@contextmanager
+def graphs_allowed(n: int) -> Iterator[None]:
+    """Within the context a function may have n graphs more than this process has made so far.
+
+    Past its limit torch would go on without compiling.
+    """
+    limits: Any = torch._dynamo.config
+    with limits.patch(recompile_limit=limits.recompile_limit + n_graphs() + n):
+        yield
+
+
+def n_graphs() -> int:
+    """Graphs that this process has compiled; a recompilation counts as one more."""
+    from torch._dynamo.utils import counters  # private, but torch has no public counter
+
+    return int(counters["stats"]["unique_graphs"])
 
 
 class GraphCounter:
@@ -33,12 +53,7 @@ class GraphCounter:
         self._seen = self._before = self._now()
 
     def _now(self) -> int:
-        if not self._enabled:
-            return 0
-        # Private, but torch has no public counter; a recompilation counts as one more graph.
-        from torch._dynamo.utils import counters
-
-        return int(counters["stats"]["unique_graphs"])
+        return n_graphs() if self._enabled else 0
 
     def report_new(self, report: Report, step: int, resolution: int) -> None:
         """A `compile` line in the log if graphs were made since the last call."""

@@ -12,9 +12,8 @@ from fastsc.loss import Kind
 from fastsc.models.features import untouched
 from fastsc.models.representation import Represented
 from fastsc.pipelines import PairBatch
-from fastsc.training.collapse import spread
+from fastsc.training.collapse import Figures, spread
 
-Figures = dict[str, float]
 Pair = tuple[Tensor, Tensor]  # pooled features of the clean and of the perturbed views
 
 
@@ -61,9 +60,10 @@ def probe(
         n = len(part.perturbed)
         both = torch.cat([part.clean[:n], part.perturbed])
         with untouched(model, device), autocast(device, precision):
-            outputs = model(both, n)
-        (f, g), _, (r, s) = ((output[:n], output[n:]) for output in outputs[:3])
-        parts.append((f, g, r[: len(s)], s))
+            clean, perturbed = model(both, n).views(n)
+        parts.append(
+            (clean.features, perturbed.features, clean.representation, perturbed.representation)
+        )
     f, g, r, s = (torch.stack(rows, 1).flatten(0, 1) for rows in zip(*parts, strict=True))
     others = ranks.gather(r) if kind == "relative" else None
     alone = kind == "relative" and others is not None and len(others) < 2

@@ -5,8 +5,7 @@ from __future__ import annotations
 import signal
 import time
 import traceback
-from collections.abc import Generator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, suppress
 
 import torch
 
@@ -20,7 +19,6 @@ from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.distributed.ranks import NOTHING, SAVE, STOP, Ranks
 from fastsc.distributed.signals import EXIT_RESUMABLE, STOPPING, StopSignal
 from fastsc.errors import LostContactError, PeerError, StalledError, UserError
-from fastsc.pipelines import PairBatch
 from fastsc.pipelines.disk import watched
 from fastsc.run import checkpoint
 from fastsc.run.folder import RunFolder
@@ -28,7 +26,8 @@ from fastsc.run.reporter import Report
 from fastsc.run.resume import check_same_options, ended_for_good, exported_step
 from fastsc.run.validation import Validation
 from fastsc.run.writer import CheckpointWriter, NonFiniteError
-from fastsc.training.compiling import GraphCounter, check_compiler
+from fastsc.training.compiling import GraphCounter, check_compiler, graphs_allowed
+from fastsc.training.schedules import resolutions
 from fastsc.training.state import Training, introduce
 from fastsc.training.throughput import Meter
 from fastsc.training.validate import validate
@@ -65,66 +64,76 @@ def train(config: TrainConfig, stop: StopSignal | None = None) -> int:
         watched(config.run.disk_timeout, "fastsc.train", STOPPING),
         ranks.connected(device, config.run.rank_timeout),
         ranks.contact(),
-        ExitStack() as held,
+        ExitStack() as resources,
     ):
-        return _train(config, device, ranks, stop, held)
+        return _train(config, device, ranks, stop, resources)
 
 
 def _train(
-    config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSignal, held: ExitStack
+    config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSignal, resources: ExitStack
 ) -> int:
     # torchrun counts the restarts of each machine by itself.
     ranks.restarts = int(ranks.max(ranks.restarts))
     if ranks.restarts:  # a process of this job died: it goes on where the last checkpoint is
         config = config.replace(resume=True)
-    ranks.together(lambda: check_packages(config))
-    ranks.together(lambda: check_same_options(config, ranks))
-    precision = ranks.together(lambda: pick_precision(config.run.precision, device))
-    ranks.same("the native precisions (name one with --precision)", precision)
+    with ranks.all_or_none():
+        check_packages(config)
+    with ranks.all_or_none():
+        check_same_options(config, ranks)
+        precision = pick_precision(config.run.precision, device)
+    ranks.assert_equal("the native precisions (name one with --precision)", precision)
     config = config.replace(precision=precision)
-    chosen = ranks.together(lambda: RunFolder.choose(config) if ranks.main else None)
+    with ranks.all_or_none():
+        chosen = RunFolder.choose(config) if ranks.is_main else None
     folder = ranks.broadcast(chosen)
     assert folder is not None
     there = ranks.broadcast(folder.config.is_file())
     if there:  # before its checkpoints are read: they are another's as long as that is at work
-        ranks.on_main(lambda: _lock(held, folder, ranks))
-    ended = ended_for_good(folder.log) if ranks.main and ranks.restarts else 0
+        ranks.on_main(lambda: _lock(resources, folder, ranks))
+    ended = ended_for_good(folder.log) if ranks.is_main and ranks.restarts else 0
     if status := ranks.broadcast(ended):
         return status
     if device.type == "cpu":
         keep_memory()
-    data = ranks.first_here(lambda: open_data(config.data))
-    ranks.same("the training images", data.train.hash)
-    ranks.same("the validation images", None if data.val is None else data.val.hash)
+    with ranks.local_first():
+        data = open_data(config.data)
+    ranks.assert_equal("the training images", data.train.hash)
+    ranks.assert_equal("the validation images", None if data.val is None else data.val.hash)
     if config.data.verify:
         data = verified(data, config.data, ranks)
-    training = ranks.together(lambda: Training(config, data, device, precision, ranks))
+    with ranks.all_or_none():
+        training = Training(config, data, device, precision, ranks)
     saved = None
     if config.run.resume:
-        found = ranks.together(
-            lambda: checkpoint.load_newest(folder.checkpoints) if ranks.main else None
-        )
-        if (saved := ranks.broadcast(found)) is not None:
-            state, path = saved.state, saved.path
-            ranks.together(lambda: training.load_state_dict(state, path))
+        with ranks.all_or_none():
+            newest = checkpoint.load_newest(folder.checkpoints) if ranks.is_main else None
+        if (saved := ranks.broadcast(newest)) is not None:
+            with ranks.all_or_none():
+                training.load_state_dict(saved.state, saved.path)
             exported = ranks.broadcast(exported_step(folder.weights))
             if training.finished and exported == training.step:
                 _say(ranks, f"{folder.root} is finished at step {training.step}; nothing to do")
                 return 0
         else:
             _say(ranks, f"{folder.root} has no checkpoint yet; starting over")
-    ranks.together(lambda: check_compiler(config.run.compile, device))
-    with ExitStack() as undo:  # until there is something to save, what is written goes again
+    if config.run.compile:
+        with ranks.all_or_none():
+            check_compiler(device)
+        n_sizes = len(resolutions(config.data, config.optim.epochs))
+        resources.enter_context(graphs_allowed(n_sizes))
+    with ExitStack() as rollback:  # until there is something to save, what is written goes again
         if not there:
-            ranks.on_main(lambda: _lock(held, folder, ranks))
-        ranks.on_main(lambda: undo.callback(folder.create(config, fresh=not there)))
-        opened = Report.open(config, folder, training.total_steps, main=ranks.main)
-        report = ranks.together(lambda: held.enter_context(opened))
-        ranks.together(lambda: held.enter_context(report.rank_log(folder, ranks, device)))
+            ranks.on_main(lambda: _lock(resources, folder, ranks))
+        ranks.on_main(lambda: rollback.callback(folder.create(config, fresh=not there)))
+        with ranks.all_or_none():
+            opened = Report.open(config, folder, training.total_steps, main=ranks.is_main)
+            report = resources.enter_context(opened)
+        with ranks.all_or_none():
+            resources.enter_context(report.rank_log(folder, ranks, device))
         writer = CheckpointWriter(folder.checkpoints, keep=config.run.keep_checkpoints)
-        held.callback(writer.close)
+        resources.callback(writer.close)
         stop.wait_for_loops()
-        undo.pop_all()
+        rollback.pop_all()
     return _run(training, folder, report, writer, stop, saved)
 
 
@@ -155,7 +164,7 @@ def _run(
         # A broken image, say: the steps before it are kept, if they are worth it. All ranks are
         # here, and must agree on that.
         with ranks.contact(), suppress(UserError):
-            if not ranks.agree(wish=int(isinstance(error, NonFiniteError))):
+            if not ranks.agree(action=int(isinstance(error, NonFiniteError))):
                 _report_bad_images(training, report)
                 _save(training, writer, report)
                 ranks.on_main(writer.wait)
@@ -181,9 +190,9 @@ def _run(
     return status
 
 
-def _lock(held: ExitStack, folder: RunFolder, ranks: Ranks) -> None:
-    """Keeps others out of the run's folder until `held` is closed."""
-    held.enter_context(locked(folder.root, patience=PATIENCE if ranks.restarts else 0.0))
+def _lock(resources: ExitStack, folder: RunFolder, ranks: Ranks) -> None:
+    """Keeps others out of the run's folder until `resources` are closed."""
+    resources.enter_context(locked(folder.root, patience=PATIENCE if ranks.restarts else 0.0))
 
 
 def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: StopSignal) -> bool:
@@ -197,49 +206,42 @@ def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: Sto
         _save(training, writer, report)
         last_saved = time.monotonic()
 
-    def wished() -> int:
+    def requested() -> int:
+        writer.check()  # what went wrong beside the steps is raised here, for all ranks
+        report.check()
         minutes = (time.monotonic() - last_saved) / 60
         return STOP if stop else SAVE if minutes >= run.checkpoint_minutes else NOTHING
-
-    def fed() -> Generator[PairBatch, None, None]:
-        """Batches; what went wrong beside the steps is raised here, where all ranks hear of it."""
-        with closing(meter.batches(loader)) as batches:
-            for batch in batches:
-                writer.check()
-                report.check()
-                yield batch
 
     while not training.finished:
         epoch, epoch_began = training.begin_epoch(), time.monotonic()
         left = min(training.total_steps - training.step, len(loader) - loader.position)
-        for batch, wish in ranks.batches(fed(), wished, left):
+        for batch, action in ranks.batches(meter.batches(loader), requested, left):
             assert batch is not None, "a rank has less batches than the others"
             step = training.step + 1
             last = step == training.total_steps
             logged = step == 1 or step % run.log_every == 0 or last
             due = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0
-            steered = training.steers
-            measured = logged or steered
-            lr, alpha, figures = training.core.train_step(batch, measured=measured)
-            training.losses.note(step, training.core.last_loss, batch.index)
+            observed = training.alpha.observes(training.step)
+            figures = training.train_step(batch, measured=logged or observed)
             graphs.report_new(report, step, loader.settings.resolution)
-            if steered and (warning := training.steer(figures)):
+            # One rank's for all: machines of two kinds round differently, and alpha must not part.
+            if observed and (warning := training.alpha.observe(ranks.broadcast(figures))):
                 report.warning(step, warning)
             if logged:
                 pairs_per_s, wait = meter.read()
-                figures |= {"lr": lr, "alpha": alpha} | training.gap
+                figures |= training.alpha.figures
                 figures |= {"pairs_per_s": pairs_per_s, "loader_wait": ranks.max(wait)}
                 report.step(step, epoch, figures)
-                if warning := training.look_at(figures):
+                if warning := training.watch.observe(figures):
                     report.warning(step, warning)
-            if logged or due or wish != NOTHING:  # before a checkpoint, which goes on behind them
+            if logged or due or action != NOTHING:  # before a checkpoint, which goes on after them
                 _report_bad_images(training, report)
-            if logged or due or wish != NOTHING or training.looks_at_every_loss:
+            if logged or due or action != NOTHING or training.looks_at_every_loss:
                 _report_non_finite(training, report)
-            if not last and (due or wish != NOTHING):
+            if not last and (due or action != NOTHING):
                 save()
                 meter.pause()
-            if not last and wish == STOP:
+            if not last and action == STOP:
                 return False
 
         _report_bad_images(training, report)
@@ -251,7 +253,8 @@ def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: Sto
         if not done:
             return False
         report.epoch(epoch, training.step, time.monotonic() - epoch_began, val)
-        if warning := training.missed(val):
+        ds_relative = None if val is None else val.ds_relative
+        if training.ended and (warning := training.alpha.missed(ds_relative)):
             report.warning(training.step, warning)
         ranks.on_main(report.check)
         if loader.exhausted:  # --max-steps may have ended it earlier, and may go on from there
@@ -259,7 +262,7 @@ def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: Sto
         training.validated(val)
         save()
         meter.pause()
-        if ranks.agree(wish=STOP if stop else NOTHING) and not training.finished:
+        if ranks.agree(action=STOP if stop else NOTHING) and not training.finished:
             return False
     return True
 
@@ -311,19 +314,19 @@ def _report_non_finite(training: Training, report: Report) -> None:
     Raises:
         UserError: NonFiniteError on the main rank.
     """
-    if (found := training.losses.look()) is None:
+    if (step := training.losses.look()) is None:
         return
     _report_bad_images(training, report)  # their substitutes may have been in it
     action, spe = training.config.run.on_nan, training.steps_per_epoch
-    epoch, batch = divmod(found.step - 1, spe)
+    epoch, batch = divmod(step.number - 1, spe)
     report.event(
-        "nonfinite", step=found.step, epoch=epoch, batch=batch, action=action, index=found.index
+        "nonfinite", step=step.number, epoch=epoch, batch=batch, action=action, index=step.index
     )
     if action == "stop":
-        raise training.losses.stop(found, skipping=False)
-    report.say(f"warning: step {found.step} was left out, its loss is not finite")
+        raise training.losses.stop(step.number, skipping=False)
+    report.say(f"warning: step {step.number} was left out, its loss is not finite")
     if training.losses.count_skipped():
-        raise training.losses.stop(found, skipping=True)
+        raise training.losses.stop(step.number, skipping=True)
 
 
 def _signal_name(ranks: Ranks, stop: StopSignal) -> str:
@@ -332,5 +335,5 @@ def _signal_name(ranks: Ranks, stop: StopSignal) -> str:
 
 
 def _say(ranks: Ranks, line: str) -> None:
-    if ranks.main:
+    if ranks.is_main:
         write_line(line)

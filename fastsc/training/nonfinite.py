@@ -22,7 +22,7 @@ MOST_SKIPPED = 100  # in a row: then it is the weights, not the images
 class NonFinite:
     """A step whose loss was not finite on some rank."""
 
-    step: int
+    number: int
     index: list[list[int]] | None
     """Dataset indices, by rank, as that rank had them; on the main rank alone."""
 
@@ -40,7 +40,7 @@ class LossWatch:
         self._unseen.append((step, loss, index))
 
     def look(self) -> NonFinite | None:
-        """The first step since the last look that was not finite; all ranks must look together."""
+        """The first step since the last look that was not finite; all ranks must look at once."""
         if not self._unseen:
             return None
         unseen, self._unseen = self._unseen, []
@@ -53,17 +53,17 @@ class LossWatch:
         step, _, index = unseen[bad[0]]
         return NonFinite(step, self._ranks.gather_values(index.tolist()))
 
-    def stop(self, found: NonFinite, *, skipping: bool) -> UserError:
+    def stop(self, step: int, *, skipping: bool) -> UserError:
         """What ends the run on this rank."""
-        if not self._ranks.main:
-            return PeerError(f"the loss of step {found.step} is not finite")
+        if not self._ranks.is_main:
+            return PeerError(f"the loss of step {step} is not finite")
         if skipping:
             return NonFiniteError(
-                f"the losses of {MOST_SKIPPED} steps in a row, to step {found.step}, are not "
+                f"the losses of {MOST_SKIPPED} steps in a row, to step {step}, are not "
                 "finite: it is the weights and not the images; begin again with a smaller --lr"
             )
         return NonFiniteError(
-            f"the loss of step {found.step} is not finite: python -m fastsc.replay shows its "
+            f"the loss of step {step} is not finite: python -m fastsc.replay shows its "
             "images; go on from before it with --resume --on-nan skip, or begin again with a "
             "smaller --lr"
         )

@@ -13,9 +13,9 @@ from torch.nn.parallel import DistributedDataParallel
 from fastsc.config import TrainConfig
 from fastsc.distributed.devices import Precision, autocast
 from fastsc.distributed.ranks import Ranks
-from fastsc.errors import UserError, first_line
+from fastsc.errors import UserError, one_line
 from fastsc.kernels import ds
-from fastsc.models.build import build_model
+from fastsc.models.build import build_net
 from fastsc.models.features import FeatureModel, untouched
 from fastsc.models.noise import SharedDraws, share_masks
 from fastsc.models.norms import convert
@@ -34,43 +34,37 @@ PROBED = 4  # images, each as two equal views
 NOISY = 0.01  # view_noise above which training warns
 
 
+def prepare(
+    config: TrainConfig, n_classes: int, device: torch.device, precision: Precision, ranks: Ranks
+) -> Represented:
+    """What trains: the network of `build`, the same on every rank, that knows its `view_noise`."""
+    torch.manual_seed(config.run.seed)
+    model = build(config, n_classes, device, ranks)
+    side = resolutions(config.data, config.optim.epochs)[0]
+    model.view_noise = view_noise(model, side, precision, compiled=config.run.compile)
+    return model
+
+
 def build(config: TrainConfig, n_classes: int, device: torch.device, ranks: Ranks) -> Represented:
     """The network of a configuration with fresh weights, on its device, in the run's layout.
 
     Raises:
         UserError: There is none of that name, or it does not run at one of the run's resolutions.
     """
-    views = Views()
     name, data, method = config.model.model, config.data, config.method
-
-    def adapt(net: nn.Module) -> None:
-        split, sync = method.bn == "split", method.sync_bn and not ranks.alone
-        on_gpu = device.type == "cuda"
-        convert(net, name, views, split=split, sync=sync, on_gpu=on_gpu)
-        share_masks(net, views)
-
-    model = build_model(
-        name,
-        n_classes,
-        config.model.stem,
-        data.resolution,
-        blurpool=config.model.blurpool,
-        adapt=adapt,
-    )
+    stem, blurpool = config.model.stem, config.model.blurpool
+    net, views = build_net(name, n_classes, stem, data.resolution, blurpool=blurpool), Views()
+    split, sync = method.bn == "split", method.sync_bn and not ranks.single_process
+    convert(net, name, views, split=split, sync=sync, on_gpu=device.type == "cuda")
+    share_masks(net, views)
+    model = FeatureModel(net, name, n_classes, data.resolution)
     represented = Represented(model, method.ds_at, views, _pool(model, config, device, ranks))
-    sizes = {data.val_resolution or data.resolution, *resolutions(data, config.optim.epochs)}
+    sides = resolutions(data, config.optim.epochs)
     represented.eval()
-    for side in sorted(sizes):
-        try:
-            with torch.no_grad():
-                represented(torch.zeros(1, 3, side, side))
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(
-                f"model {name} does not run at {side} pixels: {first_line(error)}"
-            ) from None
-    _check_batch_norm(represented, resolutions(data, config.optim.epochs)[0], config, ranks)
+    for side in sorted({data.val_resolution or data.resolution, *sides}):
+        with torch.no_grad(), one_line(f"model {name} does not run at {side} pixels"):
+            represented(torch.zeros(1, 3, side, side))
+    _check_batch_norm(represented, sides[0], config, ranks)
     return represented.to(device).to(memory_format=layout_of(config))
 
 
@@ -95,14 +89,8 @@ def view_noise(model: Represented, side: int, precision: Precision, *, compiled:
     both = torch.cat([images, images]).to(device)
     with untouched(model, device), autocast(device, precision), ExitStack() as modes:
         draws = None if compiled else modes.enter_context(SharedDraws(PROBED))
-        try:
-            f, g = model.train()(both, PROBED)[2].float().chunk(2)
-        except (RuntimeError, ValueError, AssertionError) as error:
-            if isinstance(error, UserError):
-                raise
-            raise UserError(
-                f"model {model.model.name} does not train at {side} pixels: {first_line(error)}"
-            ) from None
+        with one_line(f"model {model.model.name} does not train at {side} pixels"):
+            f, g = model.train()(both, PROBED).representation.float().chunk(2)
     model.train(was_training)
     model.shares_draws = draws is not None and draws.n_shared > 0
     return 0.0 if torch.equal(f, g) else float(ds(f, g, "relative"))
@@ -114,7 +102,7 @@ def wrap(model: nn.Module, config: TrainConfig, device: torch.device, ranks: Ran
     Under several ranks torch's generator is each rank's own from here on.
     """
     forward = model
-    if not ranks.alone:
+    if not ranks.single_process:
         forward = DistributedDataParallel(
             model,
             device_ids=[device] if device.type == "cuda" else None,
@@ -126,11 +114,6 @@ def wrap(model: nn.Module, config: TrainConfig, device: torch.device, ranks: Ran
         # From here on dropout differs between ranks, as between images.
         torch.manual_seed((config.run.seed * ranks.world_size + ranks.rank) % 2**63)
     if config.run.compile:
-        # A graph a resolution, beside those of earlier runs in this process; past its limit torch
-        # would go on without compiling.
-        limits: Any = torch._dynamo.config
-        n_sizes = len(resolutions(config.data, config.optim.epochs))
-        limits.recompile_limit += n_sizes
         # mypy knows no callable that is also a module.
         forward = torch.compile(  # type: ignore[assignment]
             forward, dynamic=False, mode=config.run.compile_mode
@@ -160,7 +143,7 @@ def _pool(
         reason = "--alpha 0 with --ce-views clean trains without DS"
     elif method.ds_at != "features":
         reason = f"DS is taken at {method.ds_at}, not at the pooled features"
-    elif method.ds == "relative" and not ranks.alone:
+    elif method.ds == "relative" and not ranks.single_process:
         reason = "--ds relative compares the images of all processes"
     elif not ends_in_average_pooling(model, config.data.resolution):
         reason = f"model {model.name} does not end in global average pooling"
@@ -182,7 +165,7 @@ def _check_batch_norm(
     n, m = size // parts, n_paired(size, method.paired_fraction) // parts
     # Plain training looks at both views too, for the log.
     rows = min(n, m) if method.bn == "split" else n if method.plain else n + m
-    if rows > 1 or (method.sync_bn and not ranks.alone):
+    if rows > 1 or (method.sync_bn and not ranks.single_process):
         return
     with untouched(represented, torch.device("cpu")), torch.no_grad():
         try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from fastsc.datasets.folders import Data
 from fastsc.distributed.devices import DTYPES, Precision, set_determinism
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
-from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage, PairBatch
 from fastsc.pipelines.plan import n_paired
 from fastsc.pipelines.reading import blamed
 from fastsc.run import checkpoint
@@ -21,14 +20,13 @@ from fastsc.run.environment import environment
 from fastsc.run.reporter import Report
 from fastsc.run.resume import check_unchanged, plain_options
 from fastsc.run.validation import Validation
-from fastsc.training.alpha import EVERY
-from fastsc.training.collapse import CollapseWatch, Spread
-from fastsc.training.figures import Figures
+from fastsc.training.alpha import alpha_of
+from fastsc.training.collapse import CollapseWatch, Figures
 from fastsc.training.loaders import build_loaders
 from fastsc.training.nonfinite import LossWatch
-from fastsc.training.optimizer import peak_lr
+from fastsc.training.optimizer import lr_at, peak_lr
 from fastsc.training.schedules import resolution_at, resolutions
-from fastsc.training.setup import NOISY
+from fastsc.training.setup import NOISY, prepare
 from fastsc.training.step import Step
 
 
@@ -54,14 +52,16 @@ class Training:
             raise UserError(f"--num-classes {asked}: {data.train.root} has {n_classes}")
         _check_shares(config, ranks)
         n_outputs = config.model.num_classes or max(n_classes, 2)
-        self.core = Step(config, n_outputs, device, precision, ranks)
+        model = prepare(config, n_outputs, device, precision, ranks)
+        self.core = Step(config, model, device, precision, ranks)
         self._bad_images: list[BadImage] = []
         self.loader, self.val_loader = build_loaders(
             config, data, device, DTYPES[precision], self._bad_images.append, ranks
         )
-        self.steps_per_epoch = self.core.steps_per_epoch = len(self.loader)
+        self.steps_per_epoch = len(self.loader)
         self.total_steps = config.optim.epochs * self.steps_per_epoch
         self.total_steps = min(self.total_steps, config.optim.max_steps or self.total_steps)
+        self.alpha = alpha_of(config.method, self.steps_per_epoch, config.optim.epochs)
 
     @property
     def step(self) -> int:
@@ -69,46 +69,27 @@ class Training:
         return self.core.step
 
     @property
+    def ended(self) -> bool:
+        """Whether all steps are done."""
+        return self.step >= self.total_steps
+
+    @property
     def finished(self) -> bool:
         """Whether all steps are done and the last epoch is validated."""
-        return self.step >= self.total_steps and self.validated_step == self.step
+        return self.ended and self.validated_step == self.step
 
     def begin_epoch(self) -> int:
         """Sets the loader to the present epoch's resolution; returns the epoch."""
         self.loader.set_resolution(resolution_at(self.loader.epoch, self.config.data))
         return self.loader.epoch
 
-    def look_at(self, figures: Figures) -> str | None:
-        """What a logged step gives reason to warn of."""
-        if not math.isfinite(figures["loss"]):
-            return None  # `losses` sees to that
-        nan = float("nan")
-        spread = Spread(figures.get("between", nan), figures.get("effective_rank", nan))
-        return self.watch.look(spread)
-
-    @property
-    def steers(self) -> bool:
-        """Whether alpha is to be updated by the next step's figures, logged or not."""
-        return self.core.multiplier is not None and (self.step + 1) % EVERY == 0
-
-    def steer(self, figures: Figures) -> str | None:
-        """Updates alpha by the step's figures; what there is to warn of. All ranks together."""
-        assert self.core.multiplier is not None
-        # One rank's for all: machines of two kinds round differently, and alpha must not part.
-        figures = self.ranks.broadcast(figures)
-        between, rank = figures["between"], figures["effective_rank"]
-        return self.core.multiplier.update(figures["ds_relative"], Spread(between, rank))
-
-    @property
-    def gap(self) -> Figures:
-        """How far ds_relative is from --ds-target, for the log."""
-        return {} if self.core.multiplier is None else {"ds_target_gap": self.core.multiplier.gap}
-
-    def missed(self, val: Validation | None) -> str | None:
-        """Behind the last step: whether --ds-target was missed, and why."""
-        if self.core.multiplier is None or self.step < self.total_steps:
-            return None
-        return self.core.multiplier.missed(None if val is None else val.ds_relative)
+    def train_step(self, batch: PairBatch, *, measured: bool) -> Figures:
+        """The next step; its figures if they are `measured`, with its learning rate and alpha."""
+        lr = lr_at(self.step, self.config.optim, self.steps_per_epoch)
+        alpha = self.alpha.alpha(self.step)
+        figures = self.core.train_step(batch, lr=lr, alpha=alpha, measured=measured)
+        self.losses.note(self.step, self.core.last_loss, batch.index)
+        return figures | {"lr": lr, "alpha": alpha}
 
     @property
     def looks_at_every_loss(self) -> bool:
@@ -116,7 +97,7 @@ class Training:
         return self.core.device.type == "cpu" or self.config.run.on_nan == "skip"
 
     def validates(self, epoch: int) -> bool:
-        """Whether there is a validation behind this epoch."""
+        """Whether there is a validation after this epoch."""
         wanted = (epoch + 1) % self.config.data.val_every == 0 or self.step == self.total_steps
         return self.val_loader is not None and wanted
 
@@ -144,7 +125,7 @@ class Training:
         """
         core = self.core
         local: dict[str, Any] = {"rng": checkpoint.rng_state(), "buffers": None}
-        if not self.ranks.alone:
+        if not self.ranks.single_process:
             nets = [core.model.net, *([core.ema.net] if core.ema else [])]
             local["buffers"] = [[b.cpu().clone() for b in net.buffers()] for net in nets]
         return {
@@ -157,7 +138,7 @@ class Training:
             "scaler": core.scaler.state_dict(),
             "pipeline": self.loader.state_dict(),
             "watch": self.watch.state_dict(),
-            "multiplier": None if core.multiplier is None else core.multiplier.state_dict(),
+            "multiplier": self.alpha.state_dict(),
             "ranks": self.ranks.gather_values(local),
             "config": plain_options(self.config),
             "world_size": self.ranks.world_size,
@@ -176,8 +157,7 @@ class Training:
             core.optimizer.load_state_dict(state["optimizer"])
             core.scaler.load_state_dict(state["scaler"])
             self.watch.load_state_dict(state["watch"])
-            if core.multiplier is not None:
-                core.multiplier.load_state_dict(state["multiplier"])
+            self.alpha.load_state_dict(state.get("multiplier"))
             core.step, self.validated_step = int(state["step"]), int(state["validated_step"])
             top1, step = state.get("best", self.best)
             self.best = float(top1), None if step is None else int(step)
@@ -227,7 +207,7 @@ class Training:
             **config.flat(),
             "decoder": self.loader.decoder,
             "device": str(self.core.device),
-            "view_noise": self.core.view_noise,
+            "view_noise": self.core.model.view_noise,
             "features": self.core.model.model.features_from,
             "pooling": "separate" if self.core.model.pool is None else "fused",
             "world_size": self.ranks.world_size,
@@ -280,14 +260,14 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
         return
     header, data = training.header(), training.data
     report.event("header", **header)
-    ranks = f" × {header['world_size']} processes" if not training.ranks.alone else ""
+    ranks = f" × {header['world_size']} processes" if not training.ranks.single_process else ""
     report.say(
         f"{config.model.model} on {header['images']} images of {header['classes']} classes, "
         f"{training.core.device}{ranks}, {config.run.precision}; pipeline {config.data.pipeline} "
         f"({header['decoder']}); {header['total_steps']} steps; peak lr {header['peak_lr']:g} "
         f"= {config.optim.lr:g} × {config.optim.batch_size} / 256"
     )
-    if (noise := training.core.view_noise) > NOISY:
+    if (noise := training.core.model.view_noise) > NOISY:
         report.warning(
             training.step,
             f"two equal views of an image lie {noise:.2g} of the distance between images apart: "

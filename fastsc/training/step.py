@@ -16,48 +16,45 @@ from fastsc.distributed.devices import Precision, autocast
 from fastsc.distributed.ranks import Ranks
 from fastsc.loss import ContinuityLoss
 from fastsc.models.features import Buffers
-from fastsc.models.representation import Represented
+from fastsc.models.representation import Outputs, Represented
 from fastsc.pipelines import PairBatch
-from fastsc.training.alpha import Multiplier
-from fastsc.training.figures import Figures, Pair, figures_of, probe
-from fastsc.training.optimizer import lr_at, make_optimizer, set_lr
-from fastsc.training.schedules import alpha_at, resolutions
-from fastsc.training.setup import build, layout_of, view_noise, wrap
+from fastsc.training.collapse import Figures
+from fastsc.training.figures import Pair, figures_of, probe
+from fastsc.training.optimizer import make_optimizer, set_lr
+from fastsc.training.setup import layout_of, wrap
 
 
 class Step:
     """Model, loss, optimizer, gradient scaler, average of the weights; `step` counts updates.
 
     Attributes:
-        model: Gives (features, logits, representation); its own forward, without DDP or compiler.
-        ema: The same with averaged weights, or None.
+        model: Its own forward, without DDP or compiler.
         last_loss: Of this rank in the last step, on its device; NaN where the step was left out.
-        view_noise: See `setup.view_noise`.
-        multiplier: What gives alpha under --ds-target, updated by the owner; else None.
+
+    Args:
+        config: Of the run.
+        model: What trains, on `device` (`setup.prepare`).
+        device: Of the run.
+        precision: Of the forward passes.
+        ranks: The processes of the run.
     """
 
     def __init__(
         self,
         config: TrainConfig,
-        n_classes: int,
+        model: Represented,
         device: torch.device,
         precision: Precision,
         ranks: Ranks,
     ) -> None:
         self.config, self.device, self.precision, self.ranks = config, device, precision, ranks
         self.step = 0
-        self.steps_per_epoch = 1  # set by the owner, who knows the data
         method, optim = config.method, config.optim
         # Plain training: the perturbed view would cost a forward pass and change nothing but the
-        # batch-norm statistics, so it is looked at for the log only.
+        # batch-norm statistics, so it is measured for the log only.
         self.plain = method.plain
         self.last_loss = torch.tensor(0.0)
-        self.multiplier = Multiplier.of(method)
-        torch.manual_seed(config.run.seed)  # the same weights on every rank
-        self.model = build(config, n_classes, device, ranks)
-        side = resolutions(config.data, optim.epochs)[0]
-        compiled = config.run.compile
-        self.view_noise = view_noise(self.model, side, precision, compiled=compiled)
+        self.model = model
         self.loss_of = ContinuityLoss(
             method.alpha,
             method.ds,
@@ -66,9 +63,9 @@ class Step:
             stop_gradient=method.stop_gradient,
             detach_scale=method.detach_scale,
             label_smoothing=optim.label_smoothing,
-            gather=None if ranks.alone else ranks.gather,
+            gather=None if ranks.single_process else ranks.gather,
         )
-        self.optimizer = make_optimizer(self.model, optim, fused=config.run.fused_optimizer)
+        self.optimizer = make_optimizer(model, optim, fused=config.run.fused_optimizer)
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._ema: Any = None
         if optim.ema is not None:
@@ -76,12 +73,12 @@ class Step:
             from timm.utils import ModelEmaV3  # timm takes seconds to import
 
             # Of the model, hooks and all, so that it can be validated.
-            self._ema = ModelEmaV3(self.model, decay=optim.ema, use_warmup=True)
-        self.forward = wrap(self.model, config, device, ranks)
+            self._ema = ModelEmaV3(model, decay=optim.ema, use_warmup=True)
+        self.forward = wrap(model, config, device, ranks)
 
     @property
     def ema(self) -> Represented | None:
-        """The average of the weights, as a model."""
+        """The model with averaged weights, or None."""
         return None if self._ema is None else self._ema.module
 
     @property
@@ -89,32 +86,38 @@ class Step:
         """What is validated and exported: the average where there is one."""
         return self.model if self.ema is None else self.ema
 
-    def train_step(self, batch: PairBatch, *, measured: bool) -> tuple[float, float, Figures]:
+    def train_step(self, batch: PairBatch, *, lr: float, alpha: float, measured: bool) -> Figures:
         """One update from this rank's share of a batch.
 
+        Args:
+            batch: The share.
+            lr: Learning rate.
+            alpha: Weight of DS.
+            measured: Whether the figures are wanted.
+
         Returns:
-            Learning rate and alpha of the step; and, if `measured`, the global batch's figures:
-            loss, ce, ds, ds_relative, between, effective_rank, grad_norm.
+            If `measured`, the global batch's figures: loss, ce, ds, ds_relative, between,
+            effective_rank, grad_norm.
         """
-        optim, method = self.config.optim, self.config.method
-        lr = lr_at(self.step, optim, self.steps_per_epoch)
+        n_parts = self.config.optim.accumulate
         set_lr(self.optimizer, lr)
-        alpha = alpha_at(self.step, method, self.steps_per_epoch, optim.epochs)
-        self.loss_of.alpha = alpha = self.multiplier.alpha if self.multiplier else alpha
         self.model.train()
         batch = _laid_out(batch, layout_of(self.config))
         before = Buffers(self.model) if self.config.run.on_nan == "skip" else None
         seen = self._probe(batch) if self.plain and measured else None
         losses, pairs = list[Tensor](), list[Pair]()
-        for i in range(optim.accumulate):
-            part = batch.part(i, optim.accumulate)
+        for i in range(n_parts):
+            part = batch.part(i, n_parts)
             if self.config.run.compile:
                 torch.compiler.cudagraph_mark_step_begin()  # its outputs' memory may be used again
-            with self._unsynced(i + 1 < optim.accumulate):
-                loss, figures, pair = self._plain_loss(part) if self.plain else self._loss(part)
-                self.scaler.scale(loss / optim.accumulate).backward()
+            with self._unsynced(i + 1 < n_parts):
+                if self.plain:
+                    loss, figures = self._plain_loss(part)
+                else:
+                    loss, figures, pair = self._loss(part, alpha)
+                    pairs.append(pair)
+                self.scaler.scale(loss / n_parts).backward()
             losses.append(figures)
-            pairs += [] if pair is None else [pair]
         self.scaler.unscale_(self.optimizer)
         norm = self._clip(measured or before is not None)
         within = torch.stack(losses).mean(0)
@@ -131,10 +134,10 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         self.last_loss = loss
         if not measured:
-            return lr, alpha, {}
+            return {}
         if seen is not None:
             within[2], pairs = seen[0], [seen[1]]
-        return lr, alpha, figures_of(within, pairs, self.ranks) | {"grad_norm": norm}
+        return figures_of(within, pairs, self.ranks) | {"grad_norm": norm}
 
     def _finite(self, loss: Tensor, norm: float) -> bool:
         """Whether every rank's loss is finite, and the gradient, which is the same on all.
@@ -144,24 +147,32 @@ class Step:
         by_gradient = self.precision == "fp16" or math.isfinite(norm)
         return by_gradient and bool(self.ranks.mean(loss.clone()).isfinite())
 
-    def _loss(self, part: PairBatch) -> tuple[Tensor, Tensor, Pair]:
+    def _loss(self, part: PairBatch, alpha: float) -> tuple[Tensor, Tensor, Pair]:
         """The loss, its figures (loss, ce, ds), and the pooled features of both views."""
         assert part.perturbed is not None
         n = len(part.target)
         with autocast(self.device, self.precision):
-            outputs = self.forward(torch.cat([part.clean, part.perturbed]), n)
-        (f, g), (a, b), (r, s) = ((output[:n], output[n:]) for output in outputs[:3])
-        distance = outputs[3] if len(outputs) > 3 else None
-        parts = self.loss_of(a, b, part.target, r, s, measured=False, ds=distance)
+            outputs: Outputs = self.forward(torch.cat([part.clean, part.perturbed]), n)
+        clean, perturbed = outputs.views(n)
+        parts = self.loss_of(
+            clean.logits,
+            perturbed.logits,
+            part.target,
+            clean.representation,
+            perturbed.representation,
+            measured=False,
+            ds=outputs.ds,
+            alpha=alpha,
+        )
         figures = torch.stack([parts.loss.detach(), parts.ce, parts.ds])
-        return parts.loss, figures, (f.detach(), g.detach())
+        return parts.loss, figures, (clean.features.detach(), perturbed.features.detach())
 
-    def _plain_loss(self, part: PairBatch) -> tuple[Tensor, Tensor, None]:
+    def _plain_loss(self, part: PairBatch) -> tuple[Tensor, Tensor]:
         with autocast(self.device, self.precision):
-            _, logits, _ = self.forward(part.clean)
+            logits = self.forward(part.clean).logits
         smoothing = self.loss_of.label_smoothing
         ce = functional.cross_entropy(logits.float(), part.target, label_smoothing=smoothing)
-        return ce, torch.stack([ce.detach(), ce.detach(), torch.full_like(ce, float("nan"))]), None
+        return ce, torch.stack([ce.detach(), ce.detach(), torch.full_like(ce, float("nan"))])
 
     def _probe(self, batch: PairBatch) -> tuple[Tensor, Pair] | None:
         """DS and both views' features, where the loss does without."""
@@ -181,7 +192,7 @@ class Step:
 
     def _unsynced(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are summed over the ranks with a batch's last part alone."""
-        if wanted and not self.ranks.alone:
+        if wanted and not self.ranks.single_process:
             unsynced: contextlib.AbstractContextManager[Any] = self.forward.no_sync()  # type: ignore[operator]
             return unsynced
         return contextlib.nullcontext()

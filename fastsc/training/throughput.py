@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator
+from contextlib import closing
 
 from fastsc.pipelines import PairBatch, Pipeline
 
@@ -25,8 +26,7 @@ class Meter:
 
     def batches(self, loader: Pipeline) -> Generator[PairBatch, None, None]:
         """One epoch of the loader, with the time that its batches were waited for."""
-        batches = iter(loader)
-        try:
+        with closing(iter(loader)) as batches:  # ends what works ahead
             while True:
                 asked = time.perf_counter()
                 batch = next(batches, None)
@@ -35,8 +35,6 @@ class Meter:
                     return
                 self._images += len(batch.target)
                 yield batch
-        finally:
-            batches.close()  # type: ignore[attr-defined]  # it is a generator: ends what works ahead
 
     def read(self) -> tuple[float, float]:
         """Unique images a second over all ranks, and this rank's

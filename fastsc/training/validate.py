@@ -27,8 +27,8 @@ def validate(
 ) -> Validation | None:
     """Every image of the split once, in float32, with perturbations of a fixed key.
 
-    `model` gives (features, logits, representation), as `Represented` does; `ds` is of the given
-    kind on the latter. `ds_relative` = mean ‖f_i - f'_i‖₂ / mean ‖f_i - f_j‖₂ over the clean pooled
+    `model` gives `Outputs`, as `Represented` does; `ds` is of the given kind on its representation.
+    `ds_relative` = mean ‖f_i - f'_i‖₂ / mean ‖f_i - f_j‖₂ over the clean pooled
     features f, j from a fixed keyed derangement of the split; it has no scale that training could
     shrink. Both views go through the model in one forward, as in training. With `flip` the logits
     of the mirrored images are added for top1, top5 and top1_perturbed.
@@ -43,18 +43,18 @@ def validate(
     indices: list[Tensor] = []
     kept: list[list[Tensor]] = []
     n_batches = -(-len(loader.index.usable) // loader.settings.batch_size)
-    batches = (batch for batch in loader)
-    for batch, wish in ranks.batches(batches, lambda: STOP if stop() else NOTHING, n_batches):
-        if wish == STOP:
+    batches = ranks.batches(iter(loader), lambda: STOP if stop() else NOTHING, n_batches)
+    for batch, action in batches:
+        if action == STOP:
             model.train(was_training)
             return None
         if batch is None:
             continue
         assert batch.perturbed is not None, "validation needs both views"
         both = torch.cat([batch.clean, batch.perturbed])
-        features, logits, representation = model(both)
+        features, logits, representation, _ = model(both)
         if flip:
-            logits = logits + model(both.flip(3))[1]
+            logits = logits + model(both.flip(3)).logits
         clean, perturbed = (_hits(scores, batch.target) for scores in logits.chunk(2))
         hits += torch.stack([clean[:, 0].sum(), clean.sum(), perturbed[:, 0].sum()]).cpu()
         both_of = [features] if representation is features else [features, representation]
@@ -81,8 +81,8 @@ def _whole(
     assert len(index.unique()) == n, "an image was validated twice"
     cycle = torch.from_numpy(keyed.cycle(index.numpy().astype(np.int64), n_files))
     columns = zip(*(parts for _, _, parts in shares if parts is not None), strict=True)
-    found = [torch.cat(column)[cycle] for column in columns]
-    (f, g), (r, s) = found[:2], found[-2:]
+    representations = [torch.cat(column)[cycle] for column in columns]
+    (f, g), (r, s) = representations[:2], representations[-2:]
     top1, top5, top1_perturbed = sum(hits for hits, _, _ in shares).tolist()  # type: ignore[union-attr]
     return Validation(
         top1 / n,

@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from fastsc.errors import UserError, first_line
+from fastsc.errors import UserError, one_line
 from fastsc.evaluation.models.passes import Passes
 from fastsc.models.features import FeatureModel
 from fastsc.models.outputs import logits_of, plain
@@ -224,15 +224,9 @@ class Classifier(nn.Module):
     def _check_alone(self) -> None:
         """Raises UserError where it takes no single image, as the last batch or a pass may be."""
         side = self.preprocessing.resolution
-        try:
+        what = f"takes {PROBES} images at once and not one alone, which a batch may have"
+        with one_line(f"model {self.name} {what}", (Exception,)):
             self(torch.zeros(1, 3, side, side, device=device_of(self)))
-        except UserError:
-            raise
-        except Exception as error:  # noqa: BLE001, a model's forward can raise anything
-            raise UserError(
-                f"model {self.name} takes {PROBES} images at once and not one alone, which a batch "
-                f"may have: {first_line(error)}"
-            ) from None
 
     def _answers(self) -> str:
         features, logits = self._probed()

@@ -7,6 +7,7 @@ python rank_worker.py DUMP pieces          the ranks' own operations, each again
 from __future__ import annotations
 
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +32,8 @@ def train(dump: Path, words: list[str]) -> int:
 
     def observed_step(self: Step, batch: Any, **options: Any) -> Any:
         seen["index"].append(batch.index.clone())
-        result = step(self, batch, **options)
-        seen["alpha"].append(result[1])
-        return result
+        seen["alpha"].append(options["alpha"])
+        return step(self, batch, **options)
 
     def observed_close(self: Training) -> None:
         model = self.core.model
@@ -60,11 +60,10 @@ def pieces() -> None:
         check_batch_norm(ranks, generator)
         assert ranks.mean(torch.tensor([float(r)])).item() == (w - 1) / 2
         assert ranks.max(float(r)) == w - 1
-        assert ranks.agree(wish=2 if r == 1 else 0) == 2
+        assert ranks.agree(action=2 if r == 1 else 0) == 2
         assert ranks.broadcast(r) == 0
-        assert ranks.gather_values(r) == (list(range(w)) if ranks.main else None)
-        order: list[int] = []
-        assert ranks.first_here(lambda: order.append(r) or r) == r  # type: ignore[func-returns-value]
+        assert ranks.gather_values(r) == (list(range(w)) if ranks.is_main else None)
+        check_local_first(ranks)
         check_errors(ranks)
 
 
@@ -109,6 +108,17 @@ def check_batch_norm(ranks: Ranks, generator: torch.Generator) -> None:
     assert own.running_mean.eq((w - 1) / 2).all()  # type: ignore[union-attr]
 
 
+def check_local_first(ranks: Ranks) -> None:
+    """One rank of the machine has left the context before another enters it."""
+    with ranks.local_first():
+        entered = time.monotonic()
+        time.sleep(0.05)
+        left = time.monotonic()
+    times = ranks.gather_values((entered, left))
+    if times is not None:
+        assert all(times[0][1] < entered for entered, _ in times[1:])
+
+
 def check_errors(ranks: Ranks) -> None:
     """One rank's mistake ends all; of several the first rank's speaks."""
 
@@ -118,7 +128,8 @@ def check_errors(ranks: Ranks) -> None:
 
     for guilty in ({1}, {0, 1}):
         try:
-            ranks.together(lambda guilty=guilty: wrong(guilty))
+            with ranks.all_or_none():
+                wrong(guilty)
         except PeerError:
             said = "another's"
         except UserError as error:

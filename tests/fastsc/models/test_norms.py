@@ -146,15 +146,18 @@ def test_representation_is_features_logits_or_a_pooled_stage() -> None:
     net: Any = model.net
     with torch.no_grad():
         stage = net.layer2(net.layer1(net.relu(net.bn1(net.conv1(x)))))
-        features, logits, at_stage = Represented(model, "layer2")(x)
+        features, logits, at_stage, _ = Represented(model, "layer2")(x)
         assert torch.equal(at_stage, stage.mean((2, 3)))
-        assert Represented(model, "features")(x)[2].equal(features)
-        assert Represented(model, "logits")(x)[2].equal(logits)
+        assert Represented(model, "features")(x).representation.equal(features)
+        assert Represented(model, "logits")(x).representation.equal(logits)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert Represented(model, "layer2")(x)[2].dtype == torch.float32
+            assert Represented(model, "layer2")(x).representation.dtype == torch.float32
     tokens = build_model("timm:test_vit", 5, "imagenet", 160).eval()
     with torch.no_grad():
-        assert Represented(tokens, "blocks.1")(torch.rand(2, 3, 160, 160))[2].shape == (2, 64)
+        assert Represented(tokens, "blocks.1")(torch.rand(2, 3, 160, 160)).representation.shape == (
+            2,
+            64,
+        )
 
 
 def test_a_stage_with_channels_last_in_its_shape_is_averaged_over_positions() -> None:
@@ -165,14 +168,14 @@ def test_a_stage_with_channels_last_in_its_shape_is_averaged_over_positions() ->
     with torch.no_grad():
         stage = net.features[:4](x)
         assert stage.shape == (2, 8, 8, 192)
-        found = Represented(model, "features.3")(x)[2]
+        found = Represented(model, "features.3")(x).representation
     assert torch.equal(found, stage.mean((1, 2)))
 
 
 def test_a_vector_is_kept_before_what_works_in_place_on_it() -> None:
     model = build_model("vgg11", 5, "imagenet", 32).eval()
     with torch.no_grad():
-        found = Represented(model, "classifier.0")(torch.rand(2, 3, 32, 32))[2]
+        found = Represented(model, "classifier.0")(torch.rand(2, 3, 32, 32)).representation
     assert found.min() < 0  # an in-place ReLU comes behind it
 
 
@@ -198,6 +201,6 @@ def test_a_copy_keeps_its_own_stage() -> None:
     with torch.no_grad():
         for p in two.parameters():
             p.mul_(2)
-        first, second = one(x)[2], two(x)[2]
+        first, second = one(x).representation, two(x).representation
         assert not first.equal(second)
-        assert one(x)[2].equal(first)
+        assert one(x).representation.equal(first)

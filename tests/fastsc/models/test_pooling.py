@@ -14,6 +14,9 @@ from fastsc.distributed.ranks import Ranks
 from fastsc.models.build import build_model
 from fastsc.models.pooling import ends_in_average_pooling
 from fastsc.pipelines import PairBatch
+from fastsc.training.optimizer import lr_at
+from fastsc.training.schedules import alpha_at
+from fastsc.training.setup import prepare
 from fastsc.training.step import Step
 from tests.fastsc.training.test_train_options import events, run
 
@@ -27,9 +30,15 @@ def make(pooling: str, **changes: Any) -> Step:
         "lr": 0.5, "warmup_epochs": 0.0, "precision": "fp32",
     }  # fmt: skip
     config = TrainConfig().replace(**{**base, "pooling": pooling, **changes})
-    step = Step(config, 5, CPU, config.run.precision, Ranks())  # type: ignore[arg-type]
-    step.steps_per_epoch = 100
-    return step
+    model = prepare(config, 5, CPU, config.run.precision, Ranks())  # type: ignore[arg-type]
+    return Step(config, model, CPU, config.run.precision, Ranks())  # type: ignore[arg-type]
+
+
+def train(step: Step, batch: PairBatch) -> tuple[float, dict[str, float]]:
+    """A step of 100 in an epoch: its alpha and its figures."""
+    optim, method = step.config.optim, step.config.method
+    lr, alpha = lr_at(step.step, optim, 100), alpha_at(step.step, method, 100, optim.epochs)
+    return alpha, step.train_step(batch, lr=lr, alpha=alpha, measured=True)
 
 
 def batch(m: int = N, seed: int = 0) -> PairBatch:
@@ -64,9 +73,7 @@ def test_fused_and_separate_train_alike(m: int, changes: dict[str, Any]) -> None
     assert separate.model.pool is None
     low = changes.get("precision") == "bf16"
     for seed in range(3):
-        (_, alpha, one), (_, _, other) = (
-            step.train_step(batch(m, seed), measured=True) for step in (fused, separate)
-        )
+        (alpha, one), (_, other) = (train(step, batch(m, seed)) for step in (fused, separate))
         assert one.keys() == other.keys()
         for name in one:
             expected = pytest.approx(other[name], rel=2e-2 if low else 1e-4, abs=1e-6)
@@ -98,8 +105,8 @@ def test_the_operators_of_a_gpu_train_alike(m: int, changes: dict[str, Any]) -> 
     low = changes.get("precision") == "bf16"
     for seed in range(2):
         with interpreted(distance_triton, distance_ops, pooling_triton):
-            _, _, one = fused.train_step(batch(m, seed), measured=True)
-        _, _, other = plain.train_step(batch(m, seed), measured=True)
+            _, one = train(fused, batch(m, seed))
+        _, other = train(plain, batch(m, seed))
         for name in one:
             expected = pytest.approx(other[name], rel=2e-2 if low else 1e-4, abs=1e-6)
             assert one[name] == expected, name

@@ -36,12 +36,12 @@ def test_what_is_written_is_the_state_of_the_call(
     """Training goes on in the meantime, in place, in every tensor that there is."""
     trained = training(image_folder, "--ema", "0.9", "--lr", "0.1")
     batches = iter(trained.loader)
-    trained.core.train_step(next(batches), measured=False)
+    trained.train_step(next(batches), measured=False)
     checkpoint_now = tmp_path / "now.pt"
     torch.save(trained.state_dict(), checkpoint_now)
     writer = CheckpointWriter(tmp_path / "checkpoints", keep=2)
     writer.save(trained.state_dict(), trained.step)
-    trained.core.train_step(next(batches), measured=False)
+    trained.train_step(next(batches), measured=False)
     gate.set()
     writer.wait()
     found = checkpoint.load_newest(tmp_path / "checkpoints")

@@ -27,7 +27,7 @@ def test_the_rule_by_hand() -> None:
     for off in (0.1, 0.2, 0.0):
         assert it.update(0.2 * math.exp(off), WELL) is None
         gaps.append(it.gap)
-        logs.append(math.log(it.alpha))
+        logs.append(math.log(it.value))
     assert gaps == pytest.approx([0.1, 0.9 * 0.1 + 0.1 * 0.2, 0.9 * 0.11])
     moves = [0.4 * 0.1, 0.4 * 0.11 + 8 * 0.01, 0.4 * 0.099 - 8 * 0.011]
     assert logs == pytest.approx([moves[0], moves[0] + moves[1], sum(moves)])
@@ -37,14 +37,14 @@ def test_a_move_and_alpha_have_limits() -> None:
     it = Multiplier(1.0, 0.1)
     it.update(5.0, WELL)
     assert it.gap == 1.0, "one batch says no more than far off"
-    assert it.alpha == pytest.approx(math.exp(0.2))
+    assert it.value == pytest.approx(math.exp(0.2))
     for _ in range(100):
         it.update(5.0, WELL)
-    assert it.alpha == pytest.approx(HIGHEST)
+    assert it.value == pytest.approx(HIGHEST)
     for _ in range(200):
         it.update(0.0, WELL)
     assert it.gap == pytest.approx(-1.0)
-    assert it.alpha == pytest.approx(LOWEST)
+    assert it.value == pytest.approx(LOWEST)
 
 
 def simulated(
@@ -58,9 +58,9 @@ def simulated(
     log_ds, found = math.log(0.6), []
     for k in range(200):
         a = math.log(0.25) + math.log(0.6 / 0.25) * math.exp(-k / 30)
-        log_ds += (a - slope * math.log1p(it.alpha) - log_ds) / lag
+        log_ds += (a - slope * math.log1p(it.value) - log_ds) / lag
         it.update(math.exp(log_ds + noise.gauss(0, 0.07)), WELL)
-        found.append((it.alpha, math.exp(log_ds)))
+        found.append((it.value, math.exp(log_ds)))
     return found
 
 
@@ -85,21 +85,21 @@ def test_a_figure_that_is_not_finite_changes_nothing() -> None:
 def test_the_guard_backs_off_and_says_so_once() -> None:
     it = Multiplier(8.0, 0.01)
     it.update(0.02, WELL)
-    high = it.alpha
+    high = it.value
     said = it.update(0.02, Spread(2.4, 30.0))
     assert said is not None
     assert f"0.24 of its best; --ds-target backs off from alpha {high:.3g}" in said
-    assert it.alpha == pytest.approx(high / 2)
+    assert it.value == pytest.approx(high / 2)
     assert it.update(0.02, Spread(3.4, 30.0)) is None, "not recovered, and said already"
-    assert it.alpha == pytest.approx(high / 4)
+    assert it.value == pytest.approx(high / 4)
     assert it.update(0.02, Spread(10.0, 10.6)) is None
-    assert high / 4 < it.alpha < high / 3
+    assert high / 4 < it.value < high / 3
     for _ in range(20):  # up to its ceiling, which stays while the features are not whole
         assert it.update(0.02, Spread(4.9, 30.0)) is None
-    assert it.alpha == pytest.approx(high / 2)
+    assert it.value == pytest.approx(high / 2)
     for _ in range(10):
         it.update(0.02, WELL)
-    assert it.alpha == pytest.approx(high / 2 * 1.02**10)
+    assert it.value == pytest.approx(high / 2 * 1.02**10)
     assert it.update(0.02, Spread(10.0, 7.0)) is not None, "another episode"
     missed = it.missed(None)
     assert missed is not None
@@ -112,10 +112,10 @@ def test_the_scale_of_fresh_weights_is_forgotten() -> None:
     it.update(0.3, Spread(1000.0, 30.0))
     for _ in range(FRESH - 2):
         it.update(0.3, WELL)
-    assert it.alpha == LOWEST, "they are held for collapsed"
+    assert it.value == LOWEST, "they are held for collapsed"
     for _ in range(2):
         it.update(0.3, WELL)
-    assert it.alpha > LOWEST
+    assert it.value > LOWEST
     assert it.update(0.3, Spread(3.0, 30.0)) is None
     assert it.update(0.3, Spread(2.0, 30.0)) is not None
 
@@ -124,10 +124,10 @@ def test_features_that_collapse_as_the_first_maximum_is_forgotten_stay_collapsed
     it = Multiplier(1.0, 0.2)
     for _ in range(FRESH - 3):
         it.update(0.3, WELL)
-    began = it.alpha
+    began = it.value
     for _ in range(20):
         it.update(0.3, Spread(*(x / 20 for x in WELL)))
-    assert it.alpha < began / 1000
+    assert it.value < began / 1000
 
 
 def test_what_is_said_at_the_end() -> None:
@@ -157,7 +157,7 @@ def test_the_state_comes_back_exactly(tmp_path: Path) -> None:
     for _ in range(100):
         now = figures()
         assert it.update(*now) == other.update(*now)
-        assert (it.alpha, it.gap) == (other.alpha, other.gap)
+        assert (it.value, it.gap) == (other.value, other.gap)
 
 
 # --- trainings: 4 steps an epoch ------------------------------------------------------------------
@@ -168,7 +168,7 @@ TARGET = ["--ds-target", "0.05", "--epochs", "4", "--lr", "0.05"]
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """An update every third step."""
-    monkeypatch.setattr("fastsc.training.state.EVERY", 3)
+    monkeypatch.setattr("fastsc.training.alpha.EVERY", 3)
 
 
 def steps(out: Path) -> dict[int, dict[str, Any]]:
@@ -237,7 +237,7 @@ def test_two_ranks_have_one_alpha(image_folder: Path, tmp_path: Path) -> None:
 def test_the_guard_speaks_in_the_log(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastsc.training.state.EVERY", 1)
+    monkeypatch.setattr("fastsc.training.alpha.EVERY", 1)
     more = ["--ds", "l2", "--alpha", "300", "--epochs", "12", "--val", "none", "--lr", "3"]
     more += ["--warmup-epochs", "0", "--ds-target", "0.001", "--log-every", "10"]
     assert run(image_folder, tmp_path / "run", *more) == 0

@@ -22,6 +22,9 @@ from fastsc import ContinuityLoss
 from fastsc.config.options import parse
 from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines import PairBatch
+from fastsc.training.optimizer import lr_at
+from fastsc.training.schedules import alpha_at
+from fastsc.training.setup import prepare
 from fastsc.training.step import Step
 
 N, C, ALPHA = 6, 10, 12.0
@@ -164,22 +167,23 @@ def pairing(alpha: float, clean: Tensor, perturbed: Tensor, target: Tensor) -> T
 def test_a_training_step(options: list[str], expected: Any) -> None:
     """From the command line to a step: loss and gradient are the other's on the same logits."""
     config = parse(["cifar100", "--data", "DIR", *options]).replace(**SMALL)
-    step = Step(config, C, torch.device("cpu"), "fp32", Ranks())
-    step.steps_per_epoch = 100
+    cpu, ranks, method = torch.device("cpu"), Ranks(), config.method
+    step = Step(config, prepare(config, C, cpu, "fp32", ranks), cpu, "fp32", ranks)
+    lr = lr_at(0, config.optim, 100)
+    alpha = alpha_at(0, method, 100, config.optim.epochs)
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(N, 3, 32, 32, generator=generator)
     perturbed = clean + 0.3 * torch.randn(clean.shape, generator=generator)
     target = torch.randint(C, (N,), generator=generator)
 
     twin = copy.deepcopy(step.model).train()
-    both = twin(torch.cat([clean, perturbed]))[1]
+    both = twin(torch.cat([clean, perturbed])).logits
     loss = expected(both[:N], both[N:], target)
     loss.backward()
     norm = torch.nn.utils.get_total_norm([p.grad for p in twin.parameters() if p.grad is not None])
 
-    lr, _, figures = step.train_step(
-        PairBatch(clean, perturbed, target, torch.arange(N)), measured=True
-    )
+    batch = PairBatch(clean, perturbed, target, torch.arange(N))
+    figures = step.train_step(batch, lr=lr, alpha=alpha, measured=True)
     assert figures["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert figures["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
     for one, other in zip(step.model.parameters(), twin.parameters(), strict=True):

@@ -104,7 +104,7 @@ def replayed(data: Path, out: Path, more: list[str], without: set[int]) -> dict[
             self.step += 1
             nan = float("nan")
             names = ("loss", "ce", "ds", "ds_relative", "between", "effective_rank", "grad_norm")
-            result: Any = (0.0, 0.0, dict.fromkeys(names, nan))
+            result: Any = dict.fromkeys(names, nan)
             self.last_loss = torch.zeros(())
         else:
             result = original(self, batch, **options)
@@ -207,7 +207,7 @@ def test_the_watch_names_the_first_of_several() -> None:
     assert watch.look() is None
     for step, loss in enumerate([1.0, float("inf"), float("nan"), 1.0], start=1):
         watch.note(step, torch.tensor(loss), torch.arange(step))
-    found = watch.look()
-    assert found is not None
-    assert (found.step, found.index) == (2, [[0, 1]])
+    step_ = watch.look()
+    assert step_ is not None
+    assert (step_.number, step_.index) == (2, [[0, 1]])
     assert watch.look() is None

@@ -16,6 +16,9 @@ from fastsc.distributed.devices import set_determinism
 from fastsc.distributed.ranks import Ranks
 from fastsc.kernels import pair_view
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, PairBatch
+from fastsc.training.optimizer import lr_at
+from fastsc.training.schedules import alpha_at
+from fastsc.training.setup import prepare
 from fastsc.training.step import Step
 
 ON_GPU = torch.cuda.is_available()
@@ -35,9 +38,8 @@ def make(**changes: Any) -> Step:
         "lr": 0.5, "warmup_epochs": 0.0, "precision": "fp32",
     }  # fmt: skip
     config = TrainConfig().replace(**{**base, **changes})
-    step = Step(config, 5, DEVICE, config.run.precision, Ranks())  # type: ignore[arg-type]
-    step.steps_per_epoch = 100
-    return step
+    model = prepare(config, 5, DEVICE, config.run.precision, Ranks())  # type: ignore[arg-type]
+    return Step(config, model, DEVICE, config.run.precision, Ranks())  # type: ignore[arg-type]
 
 
 def batch(seed: int = 0, dtype: torch.dtype = torch.float32) -> PairBatch:
@@ -52,7 +54,9 @@ def batch(seed: int = 0, dtype: torch.dtype = torch.float32) -> PairBatch:
 def losses(step: Step, n_steps: int = 3, dtype: torch.dtype = torch.float32) -> list[float]:
     found = []
     for seed in range(n_steps):
-        _, _, figures = step.train_step(batch(seed, dtype), measured=True)
+        optim, method = step.config.optim, step.config.method
+        lr, alpha = lr_at(step.step, optim, 100), alpha_at(step.step, method, 100, optim.epochs)
+        figures = step.train_step(batch(seed, dtype), lr=lr, alpha=alpha, measured=True)
         found.append(figures["loss"])
     return found
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fastsc.config import DataConfig, MethodConfig
-from fastsc.training.collapse import CollapseWatch, Spread, effective_rank, spread
+from fastsc.training.collapse import CollapseWatch, effective_rank, spread
 from fastsc.training.schedules import alpha_at, resolution_at, resolutions
 
 
@@ -74,18 +74,23 @@ def test_spread_of_what_cannot_be_measured() -> None:
 
 def test_collapse_is_warned_of_once_under_a_tenth_of_the_maximum() -> None:
     watch = CollapseWatch()
-    nan = Spread(math.nan, math.nan)
-    assert watch.look(Spread(2.0, 30.0)) is None
-    assert watch.look(nan) is None
-    assert watch.look(Spread(10.0, 20.0)) is None
-    assert watch.look(Spread(1.01, 3.01)) is None
-    warning = watch.look(Spread(0.99, 5.0))
+
+    def figures(between: float, effective_rank: float, loss: float = 1.0) -> dict[str, float]:
+        return {"loss": loss, "between": between, "effective_rank": effective_rank}
+
+    assert watch.observe(figures(2.0, 30.0)) is None
+    assert watch.observe(figures(math.nan, math.nan)) is None
+    assert watch.observe({"loss": 1.0}) is None
+    assert watch.observe(figures(1e-3, 1.0, loss=math.inf)) is None, "of another watch"
+    assert watch.observe(figures(10.0, 20.0)) is None
+    assert watch.observe(figures(1.01, 3.01)) is None
+    warning = watch.observe(figures(0.99, 5.0))
     assert warning is not None
     assert "distance between images is 0.99, 10 at its best" in warning
     assert "rank" not in warning
-    assert watch.look(Spread(0.5, 2.0)) is None, "said already"
+    assert watch.observe(figures(0.5, 2.0)) is None, "said already"
     again = CollapseWatch()
     again.load_state_dict(watch.state_dict())
-    assert again.look(Spread(0.5, 2.0)) is None
-    assert again.look(Spread(5.0, 20.0)) is None
-    assert again.look(Spread(5.0, 2.9)) is not None, "it had recovered"
+    assert again.observe(figures(0.5, 2.0)) is None
+    assert again.observe(figures(5.0, 20.0)) is None
+    assert again.observe(figures(5.0, 2.9)) is not None, "it had recovered"

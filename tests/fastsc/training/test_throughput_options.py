@@ -66,7 +66,7 @@ def test_memory_format_of_weights_and_views(
             lambda _, args, seen=seen: seen.append(args[0])
         )
         batch = next(iter(trained.loader))
-        trained.core.train_step(batch, measured=False)
+        trained.train_step(batch, measured=False)
         weight = trained.core.model.net.conv1.weight  # type: ignore[union-attr]
         assert weight.is_contiguous(memory_format=wanted)  # type: ignore[union-attr, operator]
         assert seen[-1].is_contiguous(memory_format=wanted)

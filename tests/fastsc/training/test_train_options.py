@@ -42,9 +42,10 @@ def training(data: Path, *more: str) -> Training:
     return Training(config, open_data(config.data), torch.device("cpu"), "fp32", Ranks())
 
 
-def gradients(step: Step, batch: PairBatch) -> list[Tensor]:
+def gradients(trained: Training, batch: PairBatch) -> list[Tensor]:
     """What one update's gradient is, read at the optimizer."""
     found: list[Tensor] = []
+    step = trained.core
     take = step.optimizer.step
 
     def keep(*args: Any, **options: Any) -> Any:
@@ -52,7 +53,7 @@ def gradients(step: Step, batch: PairBatch) -> list[Tensor]:
         return take(*args, **options)
 
     step.optimizer.step = keep  # type: ignore[method-assign]
-    step.train_step(batch, measured=False)
+    trained.train_step(batch, measured=False)
     return found
 
 
@@ -93,7 +94,7 @@ def test_the_gradient_is_that_of_the_loss_written_out(
         else:  # the mean over all views that there are
             ce = functional.cross_entropy(torch.cat([a, b]), torch.cat([target, target[:m]]))
         (ce + 0.7 * cosine(f[:m], g)).backward()
-        for found, p in zip(gradients(it.core, batch), net.parameters(), strict=True):
+        for found, p in zip(gradients(it, batch), net.parameters(), strict=True):
             torch.testing.assert_close(found, p.grad, rtol=1e-3, atol=1e-6)
     finally:
         it.close()
@@ -188,7 +189,7 @@ def test_accumulation_equals_the_whole_batch(image_folder: Path, tmp_path: Path)
 def test_gradient_is_clipped_to_its_norm(image_folder: Path) -> None:
     free, clipped = training(image_folder), training(image_folder, "--clip-grad", "0.01")
     batch = next(iter(free.loader))
-    a, b = gradients(free.core, batch), gradients(clipped.core, batch)
+    a, b = gradients(free, batch), gradients(clipped, batch)
     norm = torch.cat([g.flatten() for g in a]).norm()
     assert norm > 0.01
     for g, h in zip(a, b, strict=True):
@@ -304,7 +305,7 @@ def test_accumulation_looks_at_both_views_in_parts(image_folder: Path) -> None:
 
     parts.core.model.forward = counted  # type: ignore[method-assign]
     batch = next(iter(whole.loader))
-    a, b = (it.core.train_step(batch, measured=True)[2] for it in (whole, parts))
+    a, b = (it.train_step(batch, measured=True) for it in (whole, parts))
     assert rows == [4] * 4 + [2] * 4
     for name in ("loss", "ds", "ds_relative", "between", "effective_rank", "grad_norm"):
         assert b[name] == pytest.approx(a[name], rel=1e-4), name
