@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastsc.kernels import ds as ds_of
+from fastsc.kernels.distance import wide
 
 Kind = Literal["l2", "relative", "cosine", "js", "mse"]
 
@@ -129,10 +130,10 @@ class ContinuityLoss(nn.Module):
         if self.at == "features" and (features_clean is None or features_perturbed is None):
             raise ValueError('at="features" needs features_clean and features_perturbed')
         with torch.autocast(logits_clean.device.type, enabled=False):
-            logits = _wide(logits_clean), _wide(logits_perturbed)
+            logits = wide(logits_clean), wide(logits_perturbed)
             features = logits
             if features_clean is not None and features_perturbed is not None:
-                features = _wide(features_clean), _wide(features_perturbed)
+                features = wide(features_clean), wide(features_perturbed)
             ce = self._ce(*logits, target)
             if ds is None:
                 ds = self._ds(*(features if self.at == "features" else logits), alpha)
@@ -170,7 +171,3 @@ class ContinuityLoss(nn.Module):
 
     def extra_repr(self) -> str:
         return f"alpha={self.alpha}, ds={self.kind}, at={self.at}, ce_views={self.ce_views}"
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x if x.dtype == torch.float64 else x.float()

@@ -33,7 +33,7 @@ def between_distance(f: Tensor) -> Tensor:
     """
     if f.shape[0] < 2:
         raise ValueError("a between-image distance needs at least two images in the batch")
-    f = _upcast(f)
+    f = wide(f)
     return _norm(f - f.roll(-1, 0)).mean()
 
 
@@ -235,11 +235,12 @@ def ds(
             return _triton(f, g, kind, detach_scale, others)
     distance = _TABLE[kind] if impl == "reference" else _compiled(kind)
     if kind == "relative":
-        wide = None if others is None else _upcast(others, double)
-        distance = functools.partial(distance, detach_scale=detach_scale, others=wide)
+        others = None if others is None else wide(others, double)
+        distance = functools.partial(distance, detach_scale=detach_scale, others=others)
     with torch.autocast(f.device.type, enabled=False):
-        return distance(_upcast(f, double), _upcast(g, double))
+        return distance(wide(f, double), wide(g, double))
 
 
-def _upcast(x: Tensor, double: bool = False) -> Tensor:
+def wide(x: Tensor, double: bool = False) -> Tensor:
+    """In float32 at least, or in float64."""
     return x.to(torch.float64 if double or x.dtype == torch.float64 else torch.float32)

@@ -13,7 +13,7 @@ import os
 import threading
 from collections.abc import Callable
 from functools import cache
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import PIL
@@ -121,38 +121,39 @@ def _nvimgcodec() -> Decoder:
     return decode
 
 
-def _simplejpeg() -> Decoder:
-    """simplejpeg: libjpeg-turbo with its strictest errors; whole JPEGs only."""
-    import simplejpeg
+def _whole_jpegs(decode_jpeg: Callable[[bytes], RGB8], failure: type[Exception]) -> Decoder:
+    """A decoder of whole JPEGs only; all else is Pillow's. failure: what it raises."""
 
     def decode(encoded: bytes, top: int, left: int, height: int, width: int) -> RGB8:
         if not _is_jpeg(encoded):
             return decode_pil(encoded, top, left, height, width)
         try:
-            image: Any = simplejpeg.decode_jpeg(encoded, "RGB")
-        except ValueError as error:
-            raise DecodeError(str(error)) from None
-        return image[top : top + height, left : left + width]
-
-    return decode
-
-
-def _torchvision() -> Decoder:
-    """torchvision.io: whole JPEGs only."""
-    import torch
-    from torchvision.io import ImageReadMode, decode_jpeg
-
-    def decode(encoded: bytes, top: int, left: int, height: int, width: int) -> RGB8:
-        if not _is_jpeg(encoded):
-            return decode_pil(encoded, top, left, height, width)
-        try:
-            data = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
-            image = decode_jpeg(data, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
-        except RuntimeError as error:
+            image = decode_jpeg(encoded)
+        except failure as error:
             raise DecodeError(first_line(error)) from None
         return image[top : top + height, left : left + width]
 
     return decode
+
+
+def _simplejpeg() -> Decoder:
+    """simplejpeg: libjpeg-turbo with its strictest errors."""
+    import simplejpeg
+
+    return _whole_jpegs(lambda encoded: simplejpeg.decode_jpeg(encoded, "RGB"), ValueError)
+
+
+def _torchvision() -> Decoder:
+    """torchvision.io."""
+    import torch
+    from torchvision.io import ImageReadMode, decode_jpeg
+
+    def decode(encoded: bytes) -> RGB8:
+        data = torch.frombuffer(bytearray(encoded), dtype=torch.uint8)
+        pixels: RGB8 = decode_jpeg(data, mode=ImageReadMode.RGB).permute(1, 2, 0).numpy()
+        return pixels
+
+    return _whole_jpegs(decode, RuntimeError)
 
 
 # Fastest first; module that must be there, and the maker.

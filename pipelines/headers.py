@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import takewhile
 from typing import BinaryIO, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
@@ -157,22 +158,24 @@ def _has_many_scans(file: BinaryIO, scan: int, n_components: int) -> bool:
     scans = file.read()
     if scans.count(b"\xff\xda") <= MAX_SCANS:
         return False
-    at, n = 0, 0
-    while (found := _MARKER.search(scans, at)) and scans[found.start() + 1] != _END_OF_IMAGE:
-        at = found.start()
-        n += scans[at + 1] == _START_OF_SCAN
-        at += 2 + int.from_bytes(scans[at + 2 : at + 4], "big")
-    return n > MAX_SCANS
+    markers = takewhile(lambda marker: marker != _END_OF_IMAGE, _markers(scans))
+    return sum(marker == _START_OF_SCAN for marker in markers) > MAX_SCANS
 
 
 def _scans_reason(scans: bytes) -> str | None:
     """Walks from the first scan's marker to the end of the image; what follows is ignored."""
-    at = 0
-    while found := _MARKER.search(scans, at):
-        at, marker = found.start(), scans[found.start() + 1]
+    for marker in _markers(scans):
         if marker == _END_OF_IMAGE:
             return None
         if marker not in _BETWEEN_SCANS:
             return "corrupt JPEG: an illegal marker in its compressed data"
-        at += 2 + int.from_bytes(scans[at + 2 : at + 4], "big")
     return "truncated JPEG: no end marker"
+
+
+def _markers(scans: bytes) -> Iterator[int]:
+    """The markers from the first scan's on, each segment's data passed over."""
+    at = 0
+    while match := _MARKER.search(scans, at):
+        at = match.start()
+        yield scans[at + 1]
+        at += 2 + int.from_bytes(scans[at + 2 : at + 4], "big")

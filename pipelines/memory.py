@@ -15,7 +15,7 @@ from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.resample import gather
-from fastsc.pipelines.sweep import sweep
+from fastsc.pipelines.sweep import decoding, failures
 
 MAX_BYTES = 8 * 2**30  # of decoded pixels; ImageNet is 700 GB
 
@@ -89,12 +89,7 @@ def _load(
     def keep(i: int, image: RGB8) -> None:
         pixels[offsets[i] : offsets[i + 1]] = image.reshape(-1)
 
-    broken = sweep(
-        index,
-        pick()[1],
-        keep,
-        workers=settings.workers,
-        timeout=settings.timeout,
-        title="Decoding",
-    )
+    one = decoding(index, pick()[1], keep)
+    workers, timeout = settings.workers, settings.timeout
+    broken = failures(index, one, workers=workers, timeout=timeout, title="Decoding")
     return pixels, offsets, broken

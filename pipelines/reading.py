@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -144,17 +145,28 @@ def parse_line(line: str | bytes) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
+def finite(value: Any) -> Any:
+    """A value for JSON, which has neither NaN nor infinity: they are null in it."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return value
+
+
 def _no_number(word: str) -> float:
     raise ValueError(f"{word} is no number")
 
 
 def _unlike(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    values = dict(pairs)
+    if len(values) < len(pairs):
         keys = [key for key, _ in pairs]
         twice = next(key for key in keys if keys.count(key) > 1)
         raise ValueError(f"{twice!r} is given twice")
-    return found
+    return values
 
 
 def _check_depth(text: str | bytes, value: Any) -> None:

@@ -16,57 +16,28 @@ from fastsc.pipelines.threads import default_workers, in_order
 TIMEOUT = 120.0
 
 
-def sweep(
+def failures(
     index: Index,
-    decode: Decoder,
-    use: Callable[[int, RGB8], None],
+    one: Callable[[int], str | None],
     *,
     workers: int | None = None,
     only: NDArray[np.int64] | None = None,
     timeout: float = TIMEOUT,
     title: str,
 ) -> dict[int, str]:
-    """Decodes every usable image whole and hands it to `use(dataset index, pixels)`.
+    """Asks threads about each image: dataset index -> why it is of no use, where it is of none.
 
     Args:
-        index: What to decode; files already left out are not read.
-        decode: One of `fastsc.pipelines.decode`, for JPEGs and PNGs.
-        use: Called from several threads, each index once.
+        index: What to go through; files already left out are not read.
+        one: Called with a dataset index, in any thread; the reason, or None.
         workers: Threads. Default: the cores that this process may use, at most 16.
-        only: The dataset indices to decode. Default: all that are usable.
+        only: The dataset indices to ask about. Default: all that are usable.
         timeout: Seconds for one image, before it is said to hang.
         title: Of the progress bar.
-
-    Returns:
-        Dataset index -> reason, of the images that do not decode.
 
     Raises:
         StalledError: One took longer than `timeout`.
     """
-
-    def one(i: int) -> str | None:
-        height, width = int(index.heights[i]), int(index.widths[i])
-        try:
-            encoded = read_file(index.path(i), int(index.n_bytes[i]))
-            image = decoded(encoded, (0, 0, height, width), decode, by_pillow=i in index.by_pillow)
-        except DecodeError as error:
-            return str(error)
-        use(i, image)
-        return None
-
-    return failures(index, one, workers=workers, only=only, timeout=timeout, title=title)
-
-
-def failures(
-    index: Index,
-    one: Callable[[int], str | None],
-    *,
-    workers: int | None,
-    only: NDArray[np.int64] | None,
-    timeout: float,
-    title: str,
-) -> dict[int, str]:
-    """Dataset index -> what `one` says of it, where it says anything; `sweep` has the arguments."""
     wanted = (index.usable if only is None else only).tolist()
     reasons: Iterable[str | None] = in_order(
         one,
@@ -81,6 +52,28 @@ def failures(
     return {i: why for i, why in zip(wanted, reasons, strict=True) if why is not None}
 
 
+def decoding(
+    index: Index, decode: Decoder, use: Callable[[int, RGB8], None] | None = None
+) -> Callable[[int], str | None]:
+    """For `failures`: decodes an image whole, and hands its pixels to `use`.
+
+    decode: One of `fastsc.pipelines.decode`, for JPEGs and PNGs.
+    """
+
+    def one(i: int) -> str | None:
+        height, width = int(index.heights[i]), int(index.widths[i])
+        try:
+            encoded = read_file(index.path(i), int(index.n_bytes[i]))
+            image = decoded(encoded, (0, 0, height, width), decode, by_pillow=i in index.by_pillow)
+        except DecodeError as error:
+            return str(error)
+        if use is not None:
+            use(i, image)
+        return None
+
+    return one
+
+
 def verify(
     index: Index,
     workers: int | None = None,
@@ -90,19 +83,9 @@ def verify(
 ) -> dict[int, str]:
     """The files whose body does not decode, as `Index.without` takes them: what `--verify` does.
 
-    Decodes with the decoder that will run, which may be stricter or laxer than another. Whole
-    images: of a truncated JPEG the region above the cut may decode.
-
-    Args:
-        index, workers, only, timeout: As `sweep` has them.
-        decode: The decoder that will run. Default: the one that `pick` takes.
+    Whole images are decoded: of a truncated JPEG the region above the cut may decode. With the
+    decoder that will run (default: the one that `pick` takes), which may be stricter or laxer than
+    another. The other arguments are those of `failures`.
     """
-    return sweep(
-        index,
-        decode or pick()[1],
-        lambda _i, _image: None,
-        workers=workers,
-        only=only,
-        timeout=timeout,
-        title="Verifying",
-    )
+    one, title = decoding(index, decode or pick()[1]), "Verifying"
+    return failures(index, one, workers=workers, only=only, timeout=timeout, title=title)

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-from fastsc.errors import UserError
+from fastsc.errors import UserError, first_line
 from fastsc.run import environment
 
 if TYPE_CHECKING:
@@ -326,10 +326,9 @@ def _multiply(ones: Any) -> None:
 
 def _reason(error: BaseException) -> str:
     """The first line of an error, in front of it its type unless the text is ours."""
-    first = next(iter(str(error).strip().splitlines()), "")[:300]
-    if first and isinstance(error, (ProbeError, UserError, ModuleNotFoundError)):
-        return first
-    return f"{type(error).__name__}: {first}" if first else type(error).__name__
+    line, kind = first_line(error), type(error).__name__
+    ours = isinstance(error, (ProbeError, UserError, ModuleNotFoundError))
+    return line if ours or line == kind else f"{kind}: {line}"
 
 
 def main(argv: list[str]) -> int:

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from fastsc.errors import UserError
+from fastsc.kernels.distance import wide
 from fastsc.models.dropouts import Dropouts
 from fastsc.models.heads import features_in, input_of
 from fastsc.models.outputs import logits_of, plain
-from fastsc.models.probe import Head, Probe, probe
+from fastsc.models.probe import Head, Probe, device_of, modes_kept, probe
 
 
 class FeatureModel(nn.Module):
@@ -128,7 +129,7 @@ class FeatureModel(nn.Module):
             features = self._dropouts.undone(features)
         if features.is_quantized:
             features = features.dequantize()
-        self._inputs.append(features if features.dtype == torch.float64 else features.float())
+        self._inputs.append(wide(features))
 
     def _leave_map(self, module: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
         del module, args
@@ -153,11 +154,6 @@ def _in_words(names: list[str], n_inputs: int, *, mean: bool) -> str:
     return f"mean of the inputs of {listed}" if mean else f"inputs of {listed}, concatenated"
 
 
-def wide(x: Tensor) -> Tensor:
-    """In float32, where it is of less."""
-    return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
-
-
 class Buffers:
     """What a forward pass in training mode leaves behind in a module: statistics of batch norm."""
 
@@ -172,11 +168,11 @@ class Buffers:
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module, device: torch.device) -> Iterator[None]:
-    """Puts a model's buffers (batch norm's statistics) and the generators back behind it."""
-    buffers = Buffers(model)
+def untouched(model: nn.Module) -> Iterator[None]:
+    """Puts a model's buffers (batch norm's statistics), its modes and the generators back."""
+    buffers, device = Buffers(model), device_of(model)
     try:
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        with modes_kept(model), torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
         buffers.put_back()

@@ -65,7 +65,8 @@ class Call:
     @property
     def n_outputs(self) -> int:
         """Of the layer."""
-        return int(getattr(self.module, "out_features", getattr(self.module, "out_channels", 0)))
+        module: Any = self.module
+        return int(module.out_channels if isinstance(module, nn.Conv2d) else module.out_features)
 
 
 def is_linear(module: nn.Module) -> bool:

@@ -36,7 +36,13 @@ _PATCHES = {
 }
 
 _RATES = ("p", "drop_prob", "prob")  # what the libraries call it
-_paused = threading.local()  # while a module that shares its mask itself draws it
+
+
+class _Sharing(threading.local):
+    paused = False  # while a module that shares its mask itself draws it
+
+
+_sharing = _Sharing()
 
 # Operators that fill a tensor with random numbers, whatever is in their other tensors.
 _DRAWS = frozenset(
@@ -62,11 +68,11 @@ def share_masks(net: nn.Module, views: Views) -> int:
 
     Parameters, buffers, hooks and names stay. Returns the number of such modules.
     """
-    found = 0
+    n = 0
     for module in net.modules():
         if isinstance(module, _Shared):  # done before, perhaps for other views
             module.views = views
-            found += 1
+            n += 1
             continue
         kind = type(module)
         place = (kind.__module__, kind.__name__)
@@ -80,8 +86,8 @@ def share_masks(net: nn.Module, views: Views) -> int:
             module.__class__ = _shared(kind, mixin)  # type: ignore[arg-type]  # no hash, to mypy
             module.views = views  # type: ignore[assignment]
             module.rate = next(name for name in _RATES if hasattr(module, name))  # type: ignore[assignment]
-            found += 1
-    return found
+            n += 1
+    return n
 
 
 class SharedDraws(TorchDispatchMode):
@@ -116,7 +122,7 @@ class SharedDraws(TorchDispatchMode):
     ) -> Any:
         del types
         result = func(*args, **(kwargs or {}))
-        if getattr(_paused, "now", False):
+        if _sharing.paused:
             return result
         if func is torch.ops.aten.native_dropout.default:  # the fused one, of GPUs
             output, mask = result
@@ -163,11 +169,11 @@ class _Shared(nn.Module):
         """The library's answer to clean rows, whose draws are no other rows' at once."""
         if torch.compiler.is_compiling():
             return super().forward(x)
-        before, _paused.now = getattr(_paused, "now", False), True
+        before, _sharing.paused = _sharing.paused, True
         try:
             return super().forward(x)
         finally:
-            _paused.now = before
+            _sharing.paused = before
 
 
 class _SharedMask(_Shared):

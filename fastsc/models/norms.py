@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from fastsc.errors import UserError
+from fastsc.kernels.distance import wide
 from fastsc.models.views import Views
 
 
@@ -50,11 +51,11 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
         if not (self.training and self.sync and dist.is_initialized()):
             return super().forward(x)
         self._check_input_dim(x)
-        wide = x if x.dtype == torch.float64 else x.float()
-        n = torch.tensor(float(x.numel() // x.shape[1]), dtype=wide.dtype, device=x.device)
+        exact = wide(x)
+        n = torch.tensor(float(x.numel() // x.shape[1]), dtype=exact.dtype, device=x.device)
         dist.all_reduce(n)
-        mean = _Sum.apply(wide.sum((0, 2, 3))) / n
-        centred = wide - mean.view(1, -1, 1, 1)
+        mean = _Sum.apply(exact.sum((0, 2, 3))) / n
+        centred = exact - mean.view(1, -1, 1, 1)
         # From the centred values: the difference of two large sums would lose the digits.
         variance = _Sum.apply(centred.square().sum((0, 2, 3))) / n
         self._track(mean.detach(), variance.detach(), n)
@@ -106,17 +107,17 @@ def convert(
     if not split and not sync:
         return
     option = "--bn split" if split else "--sync-bn"
-    found = [
+    norms = [
         (module, child_name, child)
         for module in net.modules()
         for child_name, child in module.named_children()
         if isinstance(child, nn.modules.batchnorm._BatchNorm)
     ]
-    if not found:
+    if not norms:
         raise UserError(f"{option}: model {name} has no batch norm; leave the option out")
     by_torch = on_gpu and not split
     known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) if by_torch else (nn.BatchNorm2d,)
-    for _, _, child in found:
+    for _, _, child in norms:
         # timm's has the activation in it, which a replacement would lose without a word.
         if type(child) not in known:
             raise UserError(
@@ -126,6 +127,6 @@ def convert(
         nn.SyncBatchNorm.convert_sync_batchnorm(net)
         return
     own = views if split else Views()
-    for module, child_name, child in found:
+    for module, child_name, child in norms:
         assert isinstance(child, nn.BatchNorm2d)
         setattr(module, child_name, ViewBatchNorm2d.of(child, own, sync))

@@ -6,13 +6,13 @@ and its gradient is written once (`fastsc.kernels.pool_ds`).
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastsc.kernels import pool_ds
-from fastsc.models.features import FeatureModel, untouched, wide
+from fastsc.kernels.distance import wide
+from fastsc.models.features import FeatureModel, untouched
+from fastsc.models.probe import recorded
 
 
 class PoolDS:
@@ -57,38 +57,25 @@ class PoolDS:
         return ds
 
     def forget(self) -> None:
-        """Behind a forward pass, whole or not: the map goes on as it is."""
+        """After a forward pass, whole or not: the map goes on as it is."""
         self.n_clean = self._ds = None
 
 
 @torch.no_grad()
 def ends_in_average_pooling(model: FeatureModel, resolution: int) -> bool:
-    """Whether the features are the plain mean of the last map, as a look at random images tells.
+    """Whether the features are the plain mean of the last map, as a pass of random images tells.
 
     Not so where something comes between: a ReLU (torchvision's densenet), a norm (ConvNeXt),
-    dropout, tokens (ViT); or where the map has but one position. The look is in training mode,
+    dropout, tokens (ViT); or where the map has but one position. The pass is in training mode,
     where dropout drops and batch norm, new as it is, does something. Nothing of it stays.
     """
     if model.feature_map is None:
         return False
-    kept: list[Tensor] = []
-
-    def keep(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> None:
-        kept.append(output.clone())  # what comes next may work in place
-
-    handle = model.feature_map.register_forward_hook(keep)
-    modes = [(module, module.training) for module in model.modules()]
-    parameter = next(model.parameters())
-    try:
-        with untouched(model, parameter.device):
-            seed = torch.Generator().manual_seed(0)
-            x = torch.randn(3, 3, resolution, resolution, generator=seed).to(parameter)
-            features, _ = model.train()(x)
-    finally:
-        handle.remove()
-        for module, training in modes:
-            module.training = training
-    if len(kept) != 1 or kept[0].ndim != 4 or kept[0].shape[:2] != features.shape:
+    x = torch.randn(3, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
+    with untouched(model), recorded(model.feature_map) as calls:
+        features, _ = model.train()(x.to(next(model.parameters())))
+    maps = [output for _, output in calls]
+    if len(maps) != 1 or maps[0].ndim != 4 or maps[0].shape[:2] != features.shape:
         return False
-    means = kept[0].to(features.dtype).mean((2, 3))
+    means = maps[0].to(features.dtype).mean((2, 3))
     return torch.allclose(features, means, rtol=1e-4, atol=1e-5 * float(means.abs().max()))

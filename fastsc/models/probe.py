@@ -140,7 +140,8 @@ def probe(net: nn.Module, name: str, resolution: int) -> Probe:
     x = torch.randn(PROBES, 3, resolution, resolution, generator=torch.Generator().manual_seed(0))
     x = x.to(device_of(net))
     trace = _Trace()
-    with _eval_mode(net):
+    with modes_kept(net):
+        net.eval()
         try:
             with _graph(net), _hooks(net, trace), trace.functions:
                 output = net(x.requires_grad_().clone())  # a copy can be changed in place
@@ -214,20 +215,15 @@ def _head(net: nn.Module, x: Tensor, call: Call, logits: Tensor, direct: bool) -
         return Head(call, "map", shape[1])
     if not direct:
         return Head(call, "mean", shape[-1])
-    inputs: list[Tensor] = []
-    handle = module.register_forward_pre_hook(
-        lambda _, args, kwargs: inputs.append(input_of(args, kwargs).clone()), with_kwargs=True
-    )
-    with torch.no_grad(), contextlib.suppress(Exception):
+    with recorded(module) as calls, torch.no_grad(), contextlib.suppress(Exception):
         net(x)
-    handle.remove()
     chosen: Positions = "mean"
     kinds: tuple[Positions, ...] = ("mean", "first", "last")
     for kind in kinds:
         part = logits
         # A subclass may take nothing but tokens.
         with torch.no_grad(), contextlib.suppress(Exception):
-            part = module(features_in(inputs[-1], kind))
+            part = module(features_in(calls[-1][0], kind))
         if part.shape == logits.shape:
             pair = torch.stack([part.flatten(), logits.flatten()]).double()
             if float(torch.corrcoef(pair)[0, 1]) > SAME:
@@ -250,10 +246,26 @@ def _hooks(net: nn.Module, trace: _Trace) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _eval_mode(net: nn.Module) -> Iterator[None]:
+def recorded(module: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
+    """Within the context, copies of what a module gets and gives at each of its calls."""
+    calls: list[tuple[Any, Any]] = []
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
+        pair = input_of(args, kwargs), output  # what comes next may work in place
+        calls.append(tuple(x.clone() if isinstance(x, Tensor) else x for x in pair))  # type: ignore[arg-type]
+
+    handle = module.register_forward_hook(keep, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        handle.remove()
+
+
+@contextlib.contextmanager
+def modes_kept(net: nn.Module) -> Iterator[None]:
+    """Puts the modes of a net's modules, training or evaluation, back."""
     # A frozen TorchScript module has no mode.
     modes = [(module, module.training) for module in net.modules() if hasattr(module, "training")]
-    net.eval()
     try:
         yield
     finally:

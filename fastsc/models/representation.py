@@ -8,7 +8,8 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from fastsc.errors import UserError
-from fastsc.models.features import FeatureModel, wide
+from fastsc.kernels.distance import wide
+from fastsc.models.features import FeatureModel
 from fastsc.models.noise import SharedDraws
 from fastsc.models.pooling import PoolDS
 from fastsc.models.views import Views
@@ -25,11 +26,8 @@ class Outputs(NamedTuple):
 
     def views(self, n_clean: int) -> tuple[Outputs, Outputs]:
         """The rows of the clean views, and those of the perturbed ones."""
-        clean, perturbed = slice(None, n_clean), slice(n_clean, None)
-        return self._rows(clean), self._rows(perturbed)
-
-    def _rows(self, rows: slice) -> Outputs:
-        return Outputs(self.features[rows], self.logits[rows], self.representation[rows])
+        rows = self.features, self.logits, self.representation
+        return Outputs(*(x[:n_clean] for x in rows)), Outputs(*(x[n_clean:] for x in rows))
 
 
 class Represented(nn.Module):

@@ -86,10 +86,10 @@ def small_model(name: str, num_classes: int) -> SmallResNet:
     Raises:
         ValueError: No such name.
     """
-    found = NAME.fullmatch(name)
-    if found is None or int(found[1]) not in DEPTHS or not 1 <= int(found[2]) <= 1024:
+    match = NAME.fullmatch(name)
+    if match is None or int(match[1]) not in DEPTHS or not 1 <= int(match[2]) <= 1024:
         raise ValueError(
             "fastsc: has resnetDEPTHwWIDTH, depth 8, 11, 14, … 50 and width 1 to 1024, as "
             f"fastsc:{EXAMPLE}"
         )
-    return SmallResNet(int(found[2]), num_classes, int(found[1]))
+    return SmallResNet(int(match[2]), num_classes, int(match[1]))

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from fastsc.errors import UserError
 from fastsc.pipelines.disk import doing
-from fastsc.pipelines.reading import blamed, open_file, parse_line, require_file_or_nothing
+from fastsc.pipelines.reading import (
+    blamed,
+    finite,
+    open_file,
+    parse_line,
+    require_file_or_nothing,
+)
 from fastsc.run.events import checked
 
 
@@ -29,7 +34,7 @@ class RunLog:
         require_file_or_nothing(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self.dropped = _drop_torn_line(self.path)
+            self.dropped = cut_torn_end(self.path, lambda line: parse_line(line) is not None)
             self._file = open(self.path, "ab", buffering=0)  # noqa: SIM115, closed in close()
         except OSError as error:
             raise UserError(f"{path} cannot be written: {error.strerror}") from None
@@ -42,7 +47,7 @@ class RunLog:
         """
         line = json.dumps({"event": event} | fields, default=_plain, allow_nan=True)
         if "NaN" in line or "Infinity" in line:  # rare, or a path that is called so
-            line = json.dumps(_finite(json.loads(line)), allow_nan=False)
+            line = json.dumps(finite(json.loads(line)), allow_nan=False)
         data = (line + "\n").encode("utf-8")
         try:
             with doing(f"writing {self.path}"):
@@ -105,26 +110,16 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{type(value).__name__} cannot be logged")
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _drop_torn_line(path: Path) -> int:
-    """Cut the file behind its last whole line, if anything lies there."""
+def cut_torn_end(path: Path, is_whole: Callable[[bytes], bool] = bool) -> int:
+    """Cuts off what a crash left after a file's last whole line; how many bytes it was."""
     if not path.exists():
         return 0
     data = path.read_bytes()
     end = data.rfind(b"\n") + 1
-    # A machine that lost power may leave zeros, and a newline behind them.
+    # A machine that lost power may leave zeros, and a newline after them.
     while end:
         start = data.rfind(b"\n", 0, end - 1) + 1
-        if parse_line(data[start:end]) is not None:
+        if is_whole(data[start:end]):
             break
         end = start
     if end < len(data):

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from fastsc.config import TrainConfig
 from fastsc.errors import UserError, first_line
 from fastsc.pipelines.reading import read_text, require_file_or_nothing
+from fastsc.run.log import cut_torn_end
 
 # Columns of a step's line, in order, so that a file that is appended to keeps its head.
 STEP = (
@@ -68,8 +69,8 @@ class CsvSink:
         self._paths = {"step": root / "steps.csv", "epoch": root / "epochs.csv"}
         self._step = step
         for path, columns in zip(self._paths.values(), (step, EPOCH), strict=True):
-            if path.exists():
-                _cut_torn_row(path)
+            require_file_or_nothing(path)
+            cut_torn_end(path)
             if not path.exists() or not path.stat().st_size:
                 self._write(path, columns)
 
@@ -154,14 +155,6 @@ class WandbSink:
 
     def close(self) -> None:
         self._run.finish()
-
-
-def _cut_torn_row(path: Path) -> None:
-    """Cuts off what a crash left behind the last whole row of a CSV file."""
-    require_file_or_nothing(path)
-    data = path.read_bytes()
-    if (end := data.rfind(b"\n") + 1) < len(data):
-        os.truncate(path, end)
 
 
 def _numbers(figures: dict[str, Any]) -> dict[str, float]:

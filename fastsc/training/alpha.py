@@ -28,7 +28,6 @@ from typing import Any
 
 from fastsc.config import STEERED_ALPHA, MethodConfig
 from fastsc.training.collapse import Figures, Spread
-from fastsc.training.schedules import alpha_at
 
 EVERY = 10  # steps from one update to the next
 LOWEST, HIGHEST = STEERED_ALPHA
@@ -50,33 +49,21 @@ LONG = 50  # updates in a row at a limit
 TOLERANCE = 0.1  # of the target, at the end
 
 
-def alpha_of(method: MethodConfig, steps_per_epoch: int, epochs: int) -> Alpha:
-    """What decides alpha in a run; the arguments are those of `Alpha`."""
-    if method.ds_target is not None:
-        return Multiplier(method.alpha, method.ds_target)
-    return Alpha(method, steps_per_epoch, epochs)
-
-
 def near(ds_relative: float, target: float) -> bool:
     """Whether a ds_relative is within a tenth of its target."""
     return abs(math.log(max(ds_relative, 1e-12) / target)) <= math.log1p(TOLERANCE)
 
 
 class Alpha:
-    """The weight of DS in each step: constant, or rising, as a function of the step.
+    """The weight of DS in each step: constant, or rising over the first part of the run."""
 
-    Args:
-        method: Of the run.
-        steps_per_epoch: Of the run's data.
-        epochs: Of the run.
-    """
-
-    def __init__(self, method: MethodConfig, steps_per_epoch: int, epochs: int) -> None:
-        self._schedule = method, steps_per_epoch, epochs
+    def __init__(self, config: MethodConfig, steps_per_epoch: int, epochs: int) -> None:
+        self._whole, warmup = config.alpha, config.alpha_warmup_epochs
+        self._warmup = round((epochs if warmup is None else warmup) * steps_per_epoch)
 
     def alpha(self, step: int) -> float:
-        """That of step 0, 1, …"""
-        return alpha_at(step, *self._schedule)
+        """That of step 0, 1, …; whole with the last step of the warm-up, by default the run's."""
+        return self._whole * min(1.0, (step + 1) / self._warmup) if self._warmup else self._whole
 
     @property
     def figures(self) -> Figures:

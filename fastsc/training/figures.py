@@ -59,7 +59,7 @@ def probe(
         assert part.perturbed is not None
         n = len(part.perturbed)
         both = torch.cat([part.clean[:n], part.perturbed])
-        with untouched(model, device), autocast(device, precision):
+        with untouched(model), autocast(device, precision):
             clean, perturbed = model(both, n).views(n)
         parts.append(
             (clean.features, perturbed.features, clean.representation, perturbed.representation)

@@ -1,20 +1,10 @@
-"""What changes over a run besides the learning rate: pure functions of the step or the epoch."""
+"""The resolution of the training images over a run: a pure function of the epoch."""
 
 from __future__ import annotations
 
-from fastsc.config import DataConfig, MethodConfig
+from fastsc.config import DataConfig
 
 MULTIPLE = 32  # pixels; a network that halves five times sees whole positions
-
-
-def alpha_at(step: int, config: MethodConfig, steps_per_epoch: int, epochs: int) -> float:
-    """Weight of DS at step 0, 1, …: rises linearly, and is whole with the warm-up's last step.
-
-    epochs: of the run, over which it rises where the configuration names no warm-up.
-    """
-    whole = config.alpha_warmup_epochs is None
-    warmup = round((epochs if whole else config.alpha_warmup_epochs or 0) * steps_per_epoch)
-    return config.alpha * min(1.0, (step + 1) / warmup) if warmup else config.alpha
 
 
 def resolution_at(epoch: int, config: DataConfig) -> int:

@@ -84,14 +84,13 @@ def view_noise(model: Represented, side: int, precision: Precision, *, compiled:
     """
     if compiled:
         model.model.drops_by_function = False
-    device, was_training = next(model.parameters()).device, model.training
+    device = next(model.parameters()).device
     images = torch.randn(PROBED, 3, side, side, generator=torch.Generator().manual_seed(0))
     both = torch.cat([images, images]).to(device)
-    with untouched(model, device), autocast(device, precision), ExitStack() as modes:
+    with untouched(model), autocast(device, precision), ExitStack() as modes:
         draws = None if compiled else modes.enter_context(SharedDraws(PROBED))
         with one_line(f"model {model.model.name} does not train at {side} pixels"):
             f, g = model.train()(both, PROBED).representation.float().chunk(2)
-    model.train(was_training)
     model.shares_draws = draws is not None and draws.n_shared > 0
     return 0.0 if torch.equal(f, g) else float(ds(f, g, "relative"))
 
@@ -167,7 +166,7 @@ def _check_batch_norm(
     rows = min(n, m) if method.bn == "split" else n if method.plain else n + m
     if rows > 1 or (method.sync_bn and not ranks.single_process):
         return
-    with untouched(represented, torch.device("cpu")), torch.no_grad():
+    with untouched(represented), torch.no_grad():
         try:
             represented.train()(torch.zeros(1, 3, side, side))
         except ValueError:  # torch's, which speaks of shapes

@@ -20,7 +20,7 @@ from fastsc.run.environment import environment
 from fastsc.run.reporter import Report
 from fastsc.run.resume import check_unchanged, plain_options
 from fastsc.run.validation import Validation
-from fastsc.training.alpha import alpha_of
+from fastsc.training.alpha import Alpha, Multiplier
 from fastsc.training.collapse import CollapseWatch, Figures
 from fastsc.training.loaders import build_loaders
 from fastsc.training.nonfinite import LossWatch
@@ -61,7 +61,12 @@ class Training:
         self.steps_per_epoch = len(self.loader)
         self.total_steps = config.optim.epochs * self.steps_per_epoch
         self.total_steps = min(self.total_steps, config.optim.max_steps or self.total_steps)
-        self.alpha = alpha_of(config.method, self.steps_per_epoch, config.optim.epochs)
+        method = config.method
+        self.alpha = (
+            Alpha(method, self.steps_per_epoch, config.optim.epochs)
+            if method.ds_target is None
+            else Multiplier(method.alpha, method.ds_target)
+        )
 
     @property
     def step(self) -> int:

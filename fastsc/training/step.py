@@ -30,13 +30,6 @@ class Step:
     Attributes:
         model: Its own forward, without DDP or compiler.
         last_loss: Of this rank in the last step, on its device; NaN where the step was left out.
-
-    Args:
-        config: Of the run.
-        model: What trains, on `device` (`setup.prepare`).
-        device: Of the run.
-        precision: Of the forward passes.
-        ranks: The processes of the run.
     """
 
     def __init__(
@@ -87,13 +80,7 @@ class Step:
         return self.model if self.ema is None else self.ema
 
     def train_step(self, batch: PairBatch, *, lr: float, alpha: float, measured: bool) -> Figures:
-        """One update from this rank's share of a batch.
-
-        Args:
-            batch: The share.
-            lr: Learning rate.
-            alpha: Weight of DS.
-            measured: Whether the figures are wanted.
+        """One update from this rank's share of a batch, with alpha as the weight of DS.
 
         Returns:
             If `measured`, the global batch's figures: loss, ce, ds, ds_relative, between,

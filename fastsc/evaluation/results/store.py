@@ -19,7 +19,7 @@ from fastsc.errors import UserError
 from fastsc.evaluation.results.answers import Answer, Arrays, Keep
 from fastsc.evaluation.results.evaluated import Evaluation
 from fastsc.evaluation.results.statistics import Difference, Estimate
-from fastsc.pipelines.reading import load_arrays
+from fastsc.pipelines.reading import finite, load_arrays
 from fastsc.run.checkpoint import write_atomically
 
 MAX_PART = 2**34  # bytes of a part's arrays
@@ -102,7 +102,7 @@ def results(evaluation: Evaluation, folders: Iterable[str]) -> dict[str, Any]:
     """The content of results.json: figures, comparisons, and how each is made of which rows."""
     rows = dict(zip((model.name for model in evaluation.models), folders, strict=True))
     return {
-        "metadata": _finite(dict(evaluation.metadata)),
+        "metadata": finite(dict(evaluation.metadata)),
         "results": [
             {
                 "model": model.name,
@@ -146,20 +146,10 @@ def _left_out(
 
 def _plain(figure: Estimate | Difference) -> dict[str, Any]:
     """Its fields; null where a value is undefined, or lies beyond the range that was searched."""
-    values: dict[str, Any] = _finite(vars(figure))
+    values: dict[str, Any] = finite(vars(figure))
     if any(isinstance(v, float) and math.isinf(v) for v in vars(figure).values()):
         values["note"] = "null: beyond the range that was searched"
     return values
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
 
 
 def _key(parts: Mapping[str, object]) -> str:

@@ -14,8 +14,8 @@ from fastsc.distributed.ranks import Ranks
 from fastsc.models.build import build_model
 from fastsc.models.pooling import ends_in_average_pooling
 from fastsc.pipelines import PairBatch
+from fastsc.training.alpha import Alpha
 from fastsc.training.optimizer import lr_at
-from fastsc.training.schedules import alpha_at
 from fastsc.training.setup import prepare
 from fastsc.training.step import Step
 from tests.fastsc.training.test_train_options import events, run
@@ -37,7 +37,8 @@ def make(pooling: str, **changes: Any) -> Step:
 def train(step: Step, batch: PairBatch) -> tuple[float, dict[str, float]]:
     """A step of 100 in an epoch: its alpha and its figures."""
     optim, method = step.config.optim, step.config.method
-    lr, alpha = lr_at(step.step, optim, 100), alpha_at(step.step, method, 100, optim.epochs)
+    lr = lr_at(step.step, optim, 100)
+    alpha = Alpha(method, 100, optim.epochs).alpha(step.step)
     return alpha, step.train_step(batch, lr=lr, alpha=alpha, measured=True)
 
 

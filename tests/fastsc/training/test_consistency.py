@@ -22,8 +22,8 @@ from fastsc import ContinuityLoss
 from fastsc.config.options import parse
 from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines import PairBatch
+from fastsc.training.alpha import Alpha
 from fastsc.training.optimizer import lr_at
-from fastsc.training.schedules import alpha_at
 from fastsc.training.setup import prepare
 from fastsc.training.step import Step
 
@@ -170,7 +170,7 @@ def test_a_training_step(options: list[str], expected: Any) -> None:
     cpu, ranks, method = torch.device("cpu"), Ranks(), config.method
     step = Step(config, prepare(config, C, cpu, "fp32", ranks), cpu, "fp32", ranks)
     lr = lr_at(0, config.optim, 100)
-    alpha = alpha_at(0, method, 100, config.optim.epochs)
+    alpha = Alpha(method, 100, config.optim.epochs).alpha(0)
     generator = torch.Generator().manual_seed(0)
     clean = torch.randn(N, 3, 32, 32, generator=generator)
     perturbed = clean + 0.3 * torch.randn(clean.shape, generator=generator)

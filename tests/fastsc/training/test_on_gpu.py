@@ -16,8 +16,8 @@ from fastsc.distributed.devices import set_determinism
 from fastsc.distributed.ranks import Ranks
 from fastsc.kernels import pair_view
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, PairBatch
+from fastsc.training.alpha import Alpha
 from fastsc.training.optimizer import lr_at
-from fastsc.training.schedules import alpha_at
 from fastsc.training.setup import prepare
 from fastsc.training.step import Step
 
@@ -55,7 +55,8 @@ def losses(step: Step, n_steps: int = 3, dtype: torch.dtype = torch.float32) -> 
     found = []
     for seed in range(n_steps):
         optim, method = step.config.optim, step.config.method
-        lr, alpha = lr_at(step.step, optim, 100), alpha_at(step.step, method, 100, optim.epochs)
+        lr = lr_at(step.step, optim, 100)
+        alpha = Alpha(method, 100, optim.epochs).alpha(step.step)
         figures = step.train_step(batch(seed, dtype), lr=lr, alpha=alpha, measured=True)
         found.append(figures["loss"])
     return found

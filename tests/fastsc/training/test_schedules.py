@@ -9,24 +9,25 @@ import pytest
 import torch
 
 from fastsc.config import DataConfig, MethodConfig
+from fastsc.training.alpha import Alpha
 from fastsc.training.collapse import CollapseWatch, effective_rank, spread
-from fastsc.training.schedules import alpha_at, resolution_at, resolutions
+from fastsc.training.schedules import resolution_at, resolutions
 
 
 def test_alpha_rises_over_its_warmup() -> None:
     config = MethodConfig(alpha=3.0, alpha_warmup_epochs=2.0)
-    assert [alpha_at(s, config, 5, 4) for s in range(12)] == pytest.approx(
+    assert [Alpha(config, 5, 4).alpha(s) for s in range(12)] == pytest.approx(
         [0.3, 0.6, 0.9, 1.2, 1.5, 1.8, 2.1, 2.4, 2.7, 3.0, 3.0, 3.0]
     )
-    assert alpha_at(0, MethodConfig(alpha=3.0, alpha_warmup_epochs=0), 5, 4) == 3.0
+    assert Alpha(MethodConfig(alpha=3.0, alpha_warmup_epochs=0), 5, 4).alpha(0) == 3.0
 
 
 def test_alpha_rises_over_the_whole_run_unless_told_otherwise() -> None:
     config = MethodConfig(alpha=3.0)
-    assert [alpha_at(s, config, 5, 4) for s in range(20)] == pytest.approx(
+    assert [Alpha(config, 5, 4).alpha(s) for s in range(20)] == pytest.approx(
         [3.0 * (s + 1) / 20 for s in range(20)]
     )
-    assert alpha_at(19, config, 5, 4) == 3.0
+    assert Alpha(config, 5, 4).alpha(19) == 3.0
 
 
 @pytest.mark.parametrize(("first", "last", "epochs"), [(11, 13, 16), (65, 76, 88), (0, 8, 10)])
