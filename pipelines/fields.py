@@ -37,8 +37,8 @@ class Fields:
 
     def wrong(self, key: str, wanted: str) -> NoReturn:
         """Raises UserError: the value is not what is wanted."""
-        found = f"not {shown(self.values[key])}" if key in self.values else "and is missing"
-        raise UserError(f"{self.place}: {key} must be {wanted}, {found}")
+        instead = f"not {shown(self.values[key])}" if key in self.values else "and is missing"
+        raise UserError(f"{self.place}: {key} must be {wanted}, {instead}")
 
     def text(self, key: str, known: Collection[str] | None = None) -> str:
         """A string; one of the known ones, if any are given."""

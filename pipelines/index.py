@@ -151,26 +151,17 @@ def scan(
             an image, or one that is not among `classes`.
     """
     root = Path(root)
-    found, listing, passed_over = _list_files(root)
-    names = tuple(classes) if classes is not None else found
-    require_known(root, found, names)
+    own, listing, passed_over = _list_files(root)
+    names = tuple(classes) if classes is not None else own
+    require_known(root, own, names)
     position = {name: i for i, name in enumerate(names)}
-    targets = np.repeat(np.array([position[name] for name in found], np.int64), listing.counts)
+    targets = np.repeat(np.array([position[name] for name in own], np.int64), listing.counts)
     index = _indexed(root, names, listing, targets, use_cache=use_cache, progress=progress)
     return replace(index, passed_over=(*passed_over, *sorted(listing.hidden)))
 
 
-def scan_flat(
-    folder: str | os.PathLike[str], *, use_cache: bool = True, progress: bool = True
-) -> Index:
-    """Indexes a folder of images without classes, reading headers only.
-
-    Args:
-        folder: The folder; images at any depth below it belong to it.
-        use_cache, progress: As in `scan`.
-
-    Returns:
-        An index of one class without a name.
+def scan_flat(folder: str | os.PathLike[str]) -> Index:
+    """Indexes all images in a folder as one class without a name, reading headers only.
 
     Raises:
         UserError: The folder is missing or holds no images.
@@ -185,14 +176,7 @@ def scan_flat(
     targets = np.zeros(len(listing.names), np.int64)
     inside = len(folder.name) + len(os.sep)  # of names that begin with the folder's
     listing.names = [name[inside:] for name in listing.names]
-    index = _indexed(
-        folder,
-        ("",),
-        listing,
-        targets,
-        use_cache=use_cache,
-        progress=progress,
-    )
+    index = _indexed(folder, ("",), listing, targets)
     return replace(index, passed_over=tuple(sorted(name[inside:] for name in listing.hidden)))
 
 
@@ -202,8 +186,8 @@ def _indexed(
     listing: Listing,
     targets: NDArray[np.int64],
     *,
-    use_cache: bool,
-    progress: bool,
+    use_cache: bool = True,
+    progress: bool = True,
 ) -> Index:
     """The index of listed files, whose headers come from the cache or are read."""
     paths, n_bytes = tuple(listing.names), np.array(listing.sizes, np.int64)
@@ -237,9 +221,9 @@ def _fingerprint(decoder: str, files: Listing) -> str:
     return digest.hexdigest()
 
 
-def require_known(root: Path, found: Sequence[str], names: Sequence[str]) -> None:
+def require_known(root: Path, own: Sequence[str], names: Sequence[str]) -> None:
     """Raises UserError where a class of a validation set is not one of training's."""
-    if unknown := sorted(set(found) - set(names)):
+    if unknown := sorted(set(own) - set(names)):
         raise UserError(
             f"{root}: class {unknown[0]} is not among the training classes; rename or remove it"
         )

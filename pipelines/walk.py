@@ -82,21 +82,21 @@ def list_files(
         OSError: A folder cannot be read.
         RuntimeError: Another process died while it read folders.
     """
-    found, tree = Listing(), _Tree(classes)
+    listing, tree = Listing(), _Tree(classes)
     for folder in folders:
-        if len(found.names) >= FILES_ALONE:
+        if len(listing.names) >= FILES_ALONE:
             break
         with watch(f"listing {folder}"):
-            found.add(folder, tree)
-    ahead = folders[len(found.counts) :]
+            listing.add(folder, tree)
+    ahead = folders[len(listing.counts) :]
     n_processes = min(len(ahead), len(os.sched_getaffinity(0)), MAX_PROCESSES)
     if n_processes > 1:
-        _add_apart(found, ahead, n_processes)
+        _add_apart(listing, ahead, n_processes)
     else:
         for folder in ahead:
             with watch(f"listing {folder}"):
-                found.add(folder, tree)
-    return found
+                listing.add(folder, tree)
+    return listing
 
 
 def is_system(name: str) -> bool:
@@ -165,21 +165,21 @@ class _Tree:
 
     def above(self, folder: str) -> set[tuple[int, int]]:
         """Every folder that a folder lies in, by its name and by where its links lead."""
-        found = self._chain(os.path.dirname(folder))
+        places = self._chain(os.path.dirname(folder))
         if os.path.islink(folder):
-            found = found | self._chain(os.path.dirname(os.path.realpath(folder)))
-        return found
+            places = places | self._chain(os.path.dirname(os.path.realpath(folder)))
+        return places
 
     def _chain(self, folder: str) -> set[tuple[int, int]]:
         if folder not in self._chains:
-            found: set[tuple[int, int]] = set()
+            places: set[tuple[int, int]] = set()
             # Not abspath, which would take `link/..` for the folder that the link lies in.
             for path in (os.path.join(os.getcwd(), folder), os.path.realpath(folder)):
                 while True:
-                    found.add(_place(os.stat(path)))
+                    places.add(_place(os.stat(path)))
                     if path == (path := os.path.dirname(path)):
                         break
-            self._chains[folder] = found
+            self._chains[folder] = places
         return self._chains[folder]
 
     def folders_in(self, folder: str) -> set[tuple[int, int]]:
@@ -192,7 +192,7 @@ class _Tree:
         return self._folders[folder]
 
 
-def _add_apart(found: Listing, folders: Sequence[str], n_processes: int) -> None:
+def _add_apart(listing: Listing, folders: Sequence[str], n_processes: int) -> None:
     """Adds the folders in order; each process walks a run of them."""
     processes: list[subprocess.Popen[bytes]] = []
     try:
@@ -202,7 +202,7 @@ def _add_apart(found: Listing, folders: Sequence[str], n_processes: int) -> None
             _send(processes[-1], list(folders[share]))
         # One after the other: each holds its answer back until all of its folders are walked.
         for process in processes:
-            found.extend(_answer(process))
+            listing.extend(_answer(process))
     finally:
         for process in processes:
             with process:  # closes the pipes and waits
@@ -241,13 +241,13 @@ def _answer(process: subprocess.Popen[bytes]) -> bytes:
 
 
 def _main() -> None:
-    found, tree, failure = Listing(), _Tree(), None
+    listing, tree, failure = Listing(), _Tree(), None
     try:
         for folder in marshal.loads(sys.stdin.buffer.read()):
-            found.add(folder, tree)
+            listing.add(folder, tree)
     except OSError as error:
         failure = (error.errno, error.strerror, error.filename)
-    sys.stdout.buffer.write(marshal.dumps((failure, found.packed())))
+    sys.stdout.buffer.write(marshal.dumps((failure, listing.packed())))
 
 
 if __name__ == "__main__":

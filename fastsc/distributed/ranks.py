@@ -191,12 +191,6 @@ class Ranks:
             values /= self.world_size
         return values
 
-    def sum(self, values: Tensor) -> Tensor:
-        """Elementwise sum over the ranks, in place."""
-        if not self.single_process:
-            dist.all_reduce(values)
-        return values
-
     def max(self, value: float) -> float:
         """The largest of the ranks' numbers."""
         if self.single_process:

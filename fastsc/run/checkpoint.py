@@ -47,9 +47,9 @@ def save(
     path = folder / f"step-{step:08d}.pt"
     write_atomically(path, lambda temporary: _torch_save(state, temporary))
     # A later one than this was broken when the run resumed behind it: it must not count as kept.
-    found = _checkpoints(folder)
-    later = [other for other in found if _step(other) > step]
-    old = [other for other in found[len(later) + keep :] if _step(other) != best]
+    saved = _checkpoints(folder)
+    later = [other for other in saved if _step(other) > step]
+    old = [other for other in saved[len(later) + keep :] if _step(other) != best]
     for useless in [*later, *old, *folder.glob(".step-*.part")]:
         useless.unlink(missing_ok=True)
     return path
@@ -118,13 +118,13 @@ def check_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str |
         and isinstance(state.get(key), Tensor)
         and state[key].shape != own[key].shape
     ]
-    found = [*shapes[:2]]
+    faults = [*shapes[:2]]
     if missing:
-        found.append(f"{len(missing)} tensors are missing there, {missing[0]} first")
+        faults.append(f"{len(missing)} tensors are missing there, {missing[0]} first")
     if extra:
-        found.append(f"{len(extra)} are unknown here, {extra[0]} first")
-    if found:
-        raise UserError(f"{source} holds another model: {'; '.join(found)}")
+        faults.append(f"{len(extra)} are unknown here, {extra[0]} first")
+    if faults:
+        raise UserError(f"{source} holds another model: {'; '.join(faults)}")
 
 
 def rng_state() -> State:
@@ -206,8 +206,8 @@ def _checkpoints(folder: Path) -> list[Path]:
     """Newest first, by step."""
     if not folder.is_dir():
         return []
-    found = [p for p in folder.iterdir() if CHECKPOINT.fullmatch(p.name) and is_file(p)]
-    return sorted(found, key=_step, reverse=True)
+    files = [p for p in folder.iterdir() if CHECKPOINT.fullmatch(p.name) and is_file(p)]
+    return sorted(files, key=_step, reverse=True)
 
 
 def _step(path: Path) -> int:

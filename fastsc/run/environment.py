@@ -28,17 +28,17 @@ def environment() -> dict[str, Any]:
 
 def versions() -> dict[str, str | None]:
     """Version by package, null where one is not installed; DALI under `nvidia-dali`."""
-    found: dict[str, str | None] = {"python": platform.python_version()}
+    versions: dict[str, str | None] = {"python": platform.python_version()}
     for name in _PACKAGES:
-        found[name] = version_of(name)
+        versions[name] = version_of(name)
     # DALI's distribution is called by its CUDA version.
     dali = (version_of(f"nvidia-dali-cuda{cuda}") for cuda in ("130", "120", "110"))
-    found["nvidia-dali"] = next(filter(None, dali), None)
-    if found["fastsc"] is None:  # run from a checkout
+    versions["nvidia-dali"] = next(filter(None, dali), None)
+    if versions["fastsc"] is None:  # run from a checkout
         import fastsc
 
-        found["fastsc"] = fastsc.__version__
-    return found
+        versions["fastsc"] = fastsc.__version__
+    return versions
 
 
 def hardware() -> dict[str, Any]:

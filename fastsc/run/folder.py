@@ -52,8 +52,8 @@ class RunFolder:
         """The steps of the checkpoints that lie there, in no order."""
         if not self.checkpoints.is_dir():
             return []
-        found = [CHECKPOINT.fullmatch(path.name) for path in self.checkpoints.iterdir()]
-        return [int(match[1]) for match in found if match is not None]
+        matches = [CHECKPOINT.fullmatch(path.name) for path in self.checkpoints.iterdir()]
+        return [int(match[1]) for match in matches if match is not None]
 
     @property
     def weights(self) -> Path:

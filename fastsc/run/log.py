@@ -93,8 +93,8 @@ def read_log(path: Path | str) -> list[dict[str, Any]]:
     """
     with blamed(str(path)), open_file(path) as file:
         lines = file.read().split(b"\n")
-    found = [(n, event) for n, line in enumerate(lines, 1) if (event := parse_line(line))]
-    return [checked(event, f"{path}, line {n}") for n, event in found]
+    events = [(n, event) for n, line in enumerate(lines, 1) if (event := parse_line(line))]
+    return [checked(event, f"{path}, line {n}") for n, event in events]
 
 
 def _plain(value: Any) -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from fastsc.config import TrainConfig
 from fastsc.datasets.folders import Data
@@ -120,8 +121,12 @@ class Training:
 
     def synchronize(self) -> None:
         """Gives every rank the same running statistics, before they are used."""
-        for model in filter(None, (self.core.model, self.core.ema)):
-            self.ranks.average_buffers(model.net)
+        for net in self._nets:
+            self.ranks.average_buffers(net)
+
+    @property
+    def _nets(self) -> list[nn.Module]:
+        return [model.net for model in (self.core.model, self.core.ema) if model is not None]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on as if it had not stopped; on the main rank.
@@ -131,8 +136,7 @@ class Training:
         core = self.core
         local: dict[str, Any] = {"rng": checkpoint.rng_state(), "buffers": None}
         if not self.ranks.single_process:
-            nets = [core.model.net, *([core.ema.net] if core.ema else [])]
-            local["buffers"] = [[b.cpu().clone() for b in net.buffers()] for net in nets]
+            local["buffers"] = [[b.cpu().clone() for b in net.buffers()] for net in self._nets]
         return {
             "step": self.step,
             "validated_step": self.validated_step,
@@ -171,15 +175,13 @@ class Training:
 
     def _load_ranks(self, shares: list[dict[str, Any]]) -> None:
         """What differed between the ranks: its own again, or fresh ones for another number."""
-        core = self.core
         if len(shares) == self.ranks.world_size:
             checkpoint.set_rng_state(shares[self.ranks.rank]["rng"])
         else:
             torch.manual_seed(hash((self.config.run.seed, self.step, self.ranks.rank)) % 2**63)
         if shares[0]["buffers"] is None:
             return
-        nets = [core.model.net, *([core.ema.net] if core.ema else [])]
-        for i, net in enumerate(nets):
+        for i, net in enumerate(self._nets):
             for k, buffer in enumerate(net.buffers()):
                 if len(shares) == self.ranks.world_size:
                     buffer.copy_(shares[self.ranks.rank]["buffers"][i][k])
