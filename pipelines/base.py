@@ -57,7 +57,7 @@ class Pipeline(ABC):
         self.epoch = 0
         self._reported: set[str] = set()
         self._start = 0  # where the next iter() begins: not 0 only after load_state_dict
-        self._position = 0  # global batches handed over in this epoch
+        self.position = 0  # global batches handed over in this epoch
         on_gpu = self.device.type == "cuda"
         self._side = SideStream(self.device) if on_gpu else None
         # What threads fill: on the way to a GPU in pinned memory, which it reads by itself.
@@ -74,7 +74,7 @@ class Pipeline(ABC):
     def set_epoch(self, epoch: int) -> None:
         """Chooses the epoch of the next `iter()`. Choosing the present one changes nothing."""
         if epoch != self.epoch:
-            self.epoch, self._start, self._position = epoch, 0, 0
+            self.epoch, self._start, self.position = epoch, 0, 0
 
     def set_resolution(self, resolution: int) -> None:
         """Side of the images of the next `iter()`, in pixels: progressive resolution."""
@@ -85,7 +85,7 @@ class Pipeline(ABC):
         return {
             "version": STATE_VERSION,
             "epoch": self.epoch,
-            "batch": self._position,
+            "batch": self.position,
             "seed": self.settings.seed,
             "global_batch": self.settings.batch_size,
             "index_hash": self.index.hash,
@@ -110,17 +110,12 @@ class Pipeline(ABC):
                     "resume with what the run began with, or start a new one"
                 )
         self.epoch = int(state["epoch"])
-        self._start = self._position = int(state["batch"])
-
-    @property
-    def position(self) -> int:
-        """Batches of the present epoch that have been handed over."""
-        return self._position
+        self._start = self.position = int(state["batch"])
 
     @property
     def exhausted(self) -> bool:
         """Whether the present epoch's last batch has been handed over."""
-        return self._position >= len(self)
+        return self.position >= len(self)
 
     def plan(self, epoch: int | None = None) -> Plan:
         """The tables of an epoch (default: the present one): crops, flips, factors, order."""
@@ -128,11 +123,11 @@ class Pipeline(ABC):
 
     def __iter__(self) -> Generator[PairBatch, None, None]:
         plan, start = self.plan(), self._start
-        self._start, self._position = 0, start
+        self._start, self.position = 0, start
         with closing(self._handed(plan, local_batches(plan, self.settings, start))) as handed:
             for bad, batch in handed:
                 self._tell(bad)
-                self._position += 1
+                self.position += 1
                 if batch is not None:  # every image of a validation batch may have been left out
                     yield batch
 

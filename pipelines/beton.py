@@ -221,13 +221,7 @@ def _indexed(path: Path, labels: _INT64, stored: Samples, block: dict[str, Any])
         widths=block["widths"],
         n_bytes=block["n_bytes"],
         left_out=left_out,
-        samples=Samples(
-            spread(stored.heights),
-            spread(stored.widths),
-            spread(stored.offsets),
-            spread(stored.n_bytes),
-            spread(stored.is_jpeg),
-        ),
+        samples=Samples(*map(spread, stored.columns)),
     )
 
 

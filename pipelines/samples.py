@@ -34,19 +34,9 @@ _pread: Any = types.ExternalFunction(
 _imdecode: Any = types.ExternalFunction(
     "fastsc_ffcv_imdecode",
     types.int32(
-        types.uintp,
-        types.uint64,
-        types.uint32,
-        types.uint32,
-        types.uintp,
-        types.uint32,
-        types.uint32,
-        types.uint32,
-        types.uint32,
-        types.uint32,
-        types.uint32,
-        types.boolean,
-        types.boolean,
+        *(types.uintp, types.uint64, types.uint32, types.uint32),  # the JPEG, and its size
+        *(types.uintp, types.uint32, types.uint32),  # the pixels, and theirs
+        *([types.uint32] * 4 + [types.boolean] * 2),
     ),
 )
 _resize: Any = types.ExternalFunction("fastsc_ffcv_resize", types.void(*[types.int64] * 11))

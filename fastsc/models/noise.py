@@ -18,23 +18,6 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fastsc.models.views import Views
 
-# By module and name, so that neither library has to be imported for it. The output of a mask is
-# the input times something that depends on the input's shape alone.
-_MASKS = {
-    ("torch.nn.modules.dropout", "Dropout"),
-    ("torch.nn.modules.dropout", "Dropout1d"),
-    ("torch.nn.modules.dropout", "Dropout2d"),
-    ("torch.nn.modules.dropout", "Dropout3d"),
-}
-_ROWS = {  # a mask of one number a row
-    ("timm.layers.drop", "DropPath"),
-    ("torchvision.ops.stochastic_depth", "StochasticDepth"),
-}
-_PATCHES = {
-    ("timm.layers.patch_dropout", "PatchDropout"),
-    ("timm.layers.patch_dropout", "PatchDropoutWithIndices"),
-}
-
 _RATES = ("p", "drop_prob", "prob")  # what the libraries call it
 
 
@@ -75,14 +58,7 @@ def share_masks(net: nn.Module, views: Views) -> int:
             n += 1
             continue
         kind = type(module)
-        place = (kind.__module__, kind.__name__)
-        mixin = (
-            _SharedMask if place in _MASKS
-            else _SharedRows if place in _ROWS
-            else _SharedPatches if place in _PATCHES
-            else None
-        )  # fmt: skip
-        if mixin is not None:
+        if (mixin := _MIXINS.get((kind.__module__, kind.__name__))) is not None:
             module.__class__ = _shared(kind, mixin)  # type: ignore[arg-type]  # no hash, to mypy
             module.views = views  # type: ignore[assignment]
             module.rate = next(name for name in _RATES if hasattr(module, name))  # type: ignore[assignment]
@@ -177,7 +153,7 @@ class _Shared(nn.Module):
 
 
 class _SharedMask(_Shared):
-    """In front of a class of `_MASKS`."""
+    """In front of a class whose output is the input times a mask that hangs on its shape alone."""
 
     def forward(self, x: Tensor) -> Tensor:
         if (rows := self._rows_of(x)) is None:
@@ -192,7 +168,7 @@ class _SharedMask(_Shared):
 
 
 class _SharedRows(_SharedMask):
-    """In front of a class of `_ROWS`."""
+    """In front of a class whose mask is of one number per row."""
 
     def _ones(self, x: Tensor, n: int) -> Tensor:
         return x.new_ones((n, *(1 for _ in x.shape[1:])))
@@ -213,6 +189,19 @@ class _SharedPatches(_Shared):
         if not isinstance(drawn, tuple):
             return out
         return out, None if indices is None else torch.cat([indices, indices[:m]])
+
+
+# By module and name, so that neither library has to be imported for it.
+_MIXINS: dict[tuple[str, str], type[_Shared]] = {
+    ("torch.nn.modules.dropout", "Dropout"): _SharedMask,
+    ("torch.nn.modules.dropout", "Dropout1d"): _SharedMask,
+    ("torch.nn.modules.dropout", "Dropout2d"): _SharedMask,
+    ("torch.nn.modules.dropout", "Dropout3d"): _SharedMask,
+    ("timm.layers.drop", "DropPath"): _SharedRows,
+    ("torchvision.ops.stochastic_depth", "StochasticDepth"): _SharedRows,
+    ("timm.layers.patch_dropout", "PatchDropout"): _SharedPatches,
+    ("timm.layers.patch_dropout", "PatchDropoutWithIndices"): _SharedPatches,
+}
 
 
 @cache

@@ -240,7 +240,7 @@ def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: Sto
                 _report_non_finite(training, report)
             if not last and (due or action != NOTHING):
                 save()
-                meter.pause()
+                meter.restart()
             if not last and action == STOP:
                 return False
 
@@ -261,7 +261,7 @@ def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: Sto
             loader.set_epoch(epoch + 1)
         training.validated(val)
         save()
-        meter.pause()
+        meter.restart()
         if ranks.agree(action=STOP if stop else NOTHING) and not training.finished:
             return False
     return True

@@ -17,9 +17,10 @@ class Meter:
 
     def __init__(self, world_size: int = 1) -> None:
         self._world_size = world_size  # each rank has an equal share of every batch
-        self._reset()
+        self.restart()
 
-    def _reset(self) -> None:
+    def restart(self) -> None:
+        """Forgets the time since the last reading: validation and checkpoints are not training."""
         self._began = time.perf_counter()
         self._waited = 0.0
         self._images = 0
@@ -41,9 +42,5 @@ class Meter:
         waiting share in [0, 1], since the last reading."""
         elapsed = max(time.perf_counter() - self._began, 1e-9)
         result = self._images * self._world_size / elapsed, min(self._waited / elapsed, 1.0)
-        self._reset()
+        self.restart()
         return result
-
-    def pause(self) -> None:
-        """Forgets the time since the last reading: validation and checkpoints are not training."""
-        self._reset()

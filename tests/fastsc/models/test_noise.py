@@ -308,9 +308,9 @@ def test_features_are_taken_before_a_final_dropout(name: str) -> None:
         module.p = 0.0
     x = torch.randn(4, 3, side, side)
     with torch.no_grad():
-        (f, first, _), (g, second, _) = model(x), model(x)
-    assert torch.equal(f, g)
-    assert not torch.equal(first, second), "there is no dropout in front of the classifier"
+        one, two = model(x), model(x)
+    assert torch.equal(one.features, two.features)
+    assert not torch.equal(one.logits, two.logits), "there is no dropout in front of the classifier"
 
 
 # --- runs -----------------------------------------------------------------------------------------

@@ -31,6 +31,7 @@ from fastsc.evaluation.models.libraries import (
 )
 from fastsc.evaluation.models.sources import ModelOptions, Source, load_classifier, load_source
 from fastsc.models.build import build_net
+from fastsc.models.representation import Outputs
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, Pipeline, build
 from fastsc.run.checkpoint import export_safetensors, load_safetensors
 from fastsc.run.log import read_log
@@ -77,9 +78,9 @@ class AsTrained(nn.Module):
         super().__init__()
         self.model = source.classifier
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, x: Tensor) -> Outputs:
         features, logits = self.model(x)
-        return features, logits, features
+        return Outputs(features, logits, features)
 
 
 def copied(run: Path, to: Path) -> Path:
