@@ -30,15 +30,11 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
 
     @classmethod
     def of(cls, norm: nn.BatchNorm2d, views: Views, sync: bool) -> ViewBatchNorm2d:
-        """The same norm, its parameters and buffers included."""
-        new = cls(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-        for name, parameter in norm.named_parameters(recurse=False):
-            setattr(new, name, parameter)
-        for name, buffer in norm.named_buffers(recurse=False):
-            setattr(new, name, buffer)
-        new.train(norm.training)
-        new.views, new.sync = views, sync
-        return new
+        """Makes a norm one of these, in place."""
+        norm.__class__ = cls
+        assert isinstance(norm, cls)
+        norm.views, norm.sync = views, sync
+        return norm
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) -> the same shape and dtype."""
@@ -107,26 +103,21 @@ def convert(
     if not split and not sync:
         return
     option = "--bn split" if split else "--sync-bn"
-    norms = [
-        (module, child_name, child)
-        for module in net.modules()
-        for child_name, child in module.named_children()
-        if isinstance(child, nn.modules.batchnorm._BatchNorm)
-    ]
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if not norms:
         raise UserError(f"{option}: model {name} has no batch norm; leave the option out")
     by_torch = on_gpu and not split
     known = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d) if by_torch else (nn.BatchNorm2d,)
-    for _, _, child in norms:
+    for norm in norms:
         # timm's has the activation in it, which a replacement would lose without a word.
-        if type(child) not in known:
+        if type(norm) not in known:
             raise UserError(
-                f"{option} knows nn.BatchNorm2d, and model {name} has {type(child).__name__}"
+                f"{option} knows nn.BatchNorm2d, and model {name} has {type(norm).__name__}"
             )
     if by_torch:
         nn.SyncBatchNorm.convert_sync_batchnorm(net)
         return
     own = views if split else Views()
-    for module, child_name, child in norms:
-        assert isinstance(child, nn.BatchNorm2d)
-        setattr(module, child_name, ViewBatchNorm2d.of(child, own, sync))
+    for norm in norms:
+        assert isinstance(norm, nn.BatchNorm2d)
+        ViewBatchNorm2d.of(norm, own, sync)
