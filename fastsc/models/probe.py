@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.dropout import _DropoutNd
 
-from fastsc.errors import UserError, first_line
+from fastsc.errors import SPEAKING, UserError, first_line
 from fastsc.models.dropouts import KEPT, Dropouts, Memory
 from fastsc.models.heads import (
     Call,
@@ -112,8 +112,10 @@ class _Trace:
             )
         )
 
-    def after(self, module: nn.Module, args: tuple[Any, ...], output: object) -> None:
-        del args
+    def after(
+        self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object
+    ) -> None:
+        del args, kwargs
         if not isinstance(output, Tensor):
             return
         # The outermost module ends last: `layer4` rather than the ReLU in it that runs twice.
@@ -143,7 +145,7 @@ def probe(net: nn.Module, name: str, resolution: int) -> Probe:
     with modes_kept(net):
         net.eval()
         try:
-            with _graph(net), _hooks(net, trace), trace.functions:
+            with _graph(net), hooked(net.modules(), trace.after, trace.before), trace.functions:
                 output = net(x.requires_grad_().clone())  # a copy can be changed in place
         except Exception:  # noqa: BLE001, what does without gradients needs none
             x, trace = x.detach(), _Trace()
@@ -177,11 +179,11 @@ def device_of(module: nn.Module) -> torch.device:
 def _forward(net: nn.Module, name: str, x: Tensor, trace: _Trace) -> object:
     """A forward pass without gradients, whose failure is the user's to hear of."""
     try:
-        with torch.no_grad(), _hooks(net, trace), trace.functions:
+        with torch.no_grad(), hooked(net.modules(), trace.after, trace.before), trace.functions:
             return net(x)
     except UserError:
         raise
-    except (RuntimeError, ValueError, AssertionError, NotImplementedError) as error:
+    except SPEAKING as error:
         raise UserError(not_run(net, name, x, error)) from None
 
 
@@ -233,11 +235,17 @@ def _head(net: nn.Module, x: Tensor, call: Call, logits: Tensor, direct: bool) -
 
 
 @contextlib.contextmanager
-def _hooks(net: nn.Module, trace: _Trace) -> Iterator[None]:
+def hooked(
+    modules: Iterable[nn.Module],
+    after: Callable[..., Any],
+    before: Callable[..., Any] | None = None,
+) -> Iterator[None]:
+    """Within the context modules have these hooks, which get keyword arguments, too."""
     # TorchScript takes no hooks.
-    modules = [m for m in net.modules() if not isinstance(m, torch.jit.ScriptModule)]
-    hooks = [module.register_forward_pre_hook(trace.before, with_kwargs=True) for module in modules]
-    hooks += [module.register_forward_hook(trace.after) for module in modules]
+    modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
+    hooks = [module.register_forward_hook(after, with_kwargs=True) for module in modules]
+    if before is not None:
+        hooks += [module.register_forward_pre_hook(before, with_kwargs=True) for module in modules]
     try:
         yield
     finally:
@@ -254,11 +262,8 @@ def recorded(module: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
         pair = input_of(args, kwargs), output  # what comes next may work in place
         calls.append(tuple(x.clone() if isinstance(x, Tensor) else x for x in pair))  # type: ignore[arg-type]
 
-    handle = module.register_forward_hook(keep, with_kwargs=True)
-    try:
+    with hooked([module], keep):
         yield calls
-    finally:
-        handle.remove()
 
 
 @contextlib.contextmanager

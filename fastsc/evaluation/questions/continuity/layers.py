@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays
 from fastsc.evaluation.views import Indices, Viewer, following
-from fastsc.models.probe import probe
+from fastsc.models.probe import hooked, probe
 from fastsc.models.representation import average_positions
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
@@ -107,24 +107,15 @@ def _size(module: nn.Module) -> int:
 @contextmanager
 def _watched(model: Classifier) -> Iterator[dict[str, Tensor]]:
     """Within the context a forward pass writes each stage's output, averaged, into the dict."""
-    found: dict[str, Tensor] = {}
-    hooks = []
+    names = {model.net.get_submodule(name): name for name in find_stages(model)}
+    stages: dict[str, Tensor] = {}
 
-    def watch(name: str, module: nn.Module) -> None:
-        def keep(module: nn.Module, args: tuple[object, ...], output: object) -> None:
-            del module, args
-            try:
-                found[name] = average_positions(output)
-            except ValueError:  # a list of maps, tokens in a dict: no stage that can be compared
-                found.pop(name, None)
+    def keep(module: nn.Module, args: object, kwargs: object, output: object) -> None:
+        del args, kwargs
+        try:
+            stages[names[module]] = average_positions(output)
+        except ValueError:  # a list of maps, tokens in a dict: no stage that can be compared
+            stages.pop(names[module], None)
 
-        hooks.append(module.register_forward_hook(keep))
-
-    modules = dict(model.net.named_modules())
-    for name in find_stages(model):
-        watch(name, modules[name])
-    try:
-        yield found
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(names, keep):
+        yield stages
