@@ -32,7 +32,8 @@ from fastsc.cli.children import Children
 from fastsc.cli.console import write_line, write_table
 from fastsc.cli.entry import say
 from fastsc.cli.lock import locked
-from fastsc.cli.parser import Parser, folder_name
+from fastsc.cli.parser import Parser, folder_name, whole
+from fastsc.config.checks import MAX_EPOCHS
 from fastsc.datasets.colormnist import CORRELATION, prepared
 from fastsc.datasets.digits import PACKAGED
 from fastsc.datasets.photographs import free_name
@@ -43,6 +44,7 @@ from fastsc.run.environment import environment
 
 RECIPE = "colormnist"
 SPLITS = ("val", "aligned", "random", "reversed")
+MAX_SEEDS = 100
 MAX_AT_ONCE = 4  # trainings, each on a core of its own
 
 
@@ -91,8 +93,14 @@ def run(words: list[str]) -> int:
     )
     add = parser.add_argument
     add("--out", type=folder_name, default=Path("runs/colormnist"), help="default: %(default)s")
-    add("--seeds", type=int, default=1, metavar="N", help="trainings of each kind (default: 1)")
-    add("--epochs", type=int, metavar="N", help="default: the recipe's")
+    add(
+        "--seeds",
+        type=whole(1, MAX_SEEDS),
+        default=1,
+        metavar="N",
+        help="trainings of each kind (default: 1)",
+    )
+    add("--epochs", type=whole(1, MAX_EPOCHS), metavar="N", help="default: the recipe's")
     add("--correlation", type=float, default=CORRELATION, metavar="P", help="default: %(default)s")
     add("--digits", type=Path, metavar="PATH", help=f"default: {PACKAGED}'s 5,000")
     args = parser.parse_args(words)
@@ -104,8 +112,6 @@ def demo(
     out: Path, n_seeds: int, epochs: int | None, correlation: float, digits: Path | None
 ) -> int:
     """Data, trainings, table, picture, results.json; all written below `out`."""
-    if n_seeds < 1 or (epochs is not None and epochs < 1):
-        raise UserError("--seeds and --epochs must be at least 1")
     if find_spec("matplotlib") is None:
         raise UserError("the picture needs matplotlib: pip install 'fastsc[eval]'")
     began = time.monotonic()

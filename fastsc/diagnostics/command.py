@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +15,7 @@ from fastsc.diagnostics.catalog import PROBES, Result
 from fastsc.diagnostics.examine import examine
 from fastsc.diagnostics.table import advice, show, to_json
 from fastsc.errors import UserError
+from fastsc.pipelines.reading import without_waiting
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,16 +29,15 @@ def run(words: list[str]) -> int:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results here, too")
     path: Path | None = parser.parse_args(words).json
-    if path is not None:
-        _check_writable(path)
-    console, began = open_console(), time.monotonic()
-    results = _examine_all(console)
-    show(results, console)
-    write_line("\n".join(["", *advice(results)]))
-    if path is None:
-        require_output()
-    else:
-        _write(path, to_json(results, time.monotonic() - began))
+    with nullcontext() if path is None else _writable(path):
+        console, began = open_console(), time.monotonic()
+        results = _examine_all(console)
+        show(results, console)
+        write_line("\n".join(["", *advice(results)]))
+        if path is None:
+            require_output()
+        else:
+            _write(path, to_json(results, time.monotonic() - began))
     return int(any(r.probe.needed and not r.works for r in results))
 
 
@@ -49,20 +51,23 @@ def _examine_all(console: Console | None) -> list[Result]:
         return examine(PROBES, lambda _: bar.advance(task))
 
 
-def _check_writable(path: Path) -> None:
-    """Raises UserError now rather than when all has been tried."""
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Raises UserError now rather than when all has been tried; keeps a pipe's reader."""
     new = not os.path.lexists(path)
     try:
-        with open(path, "ab"):
-            pass
+        file = open(path, "ab", opener=without_waiting)  # noqa: SIM115, closed below
         if new:
             path.unlink()
     except OSError as error:
         raise UserError(f"--json {path} cannot be written: {error.strerror}") from None
+    with file:
+        yield
 
 
 def _write(path: Path, text: str) -> None:
     try:
-        path.write_text(text, "utf-8")
+        with open(path, "w", encoding="utf-8", opener=without_waiting) as file:
+            file.write(text)
     except OSError as error:
         raise UserError(f"--json {path} cannot be written: {error.strerror}") from None

@@ -54,7 +54,7 @@ def open_sinks(config: TrainConfig, root: Path) -> Iterator[list[Sink]]:
                     sinks.append(make())
                 except OSError as error:
                     raise UserError(f"--out {root}: cannot be written ({error})") from None
-                except UnicodeEncodeError:  # TensorBoard's files
+                except UnicodeEncodeError:  # of TensorBoard's files, and of Weights & Biases'
                     raise UserError(f"--out {root}: is no UTF-8; name another folder") from None
                 stack.callback(sinks[-1].close)
         yield sinks
@@ -122,6 +122,7 @@ class WandbSink:
     def __init__(self, config: TrainConfig, root: Path) -> None:
         import wandb
 
+        str(root).encode()  # its service is told the folder as text
         kept = root / "wandb-id.txt"  # so that a resumed run goes on as the same one there
         name = os.environ.get("WANDB_RUN_ID")
         if kept.exists():

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -127,11 +129,17 @@ def test_ffcv_datasets(data: Path, tmp_path: Path) -> None:
     assert metadata["classes"] == [NAME, "plain"]
 
 
-def test_tensorboard_is_refused_before_the_first_step(
-    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("sink", ["tensorboard", "wandb"])
+def test_what_takes_text_alone_is_refused_before_the_first_step(
+    sink: str,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", types.ModuleType("wandb"))
     out = tmp_path / NAME
-    words = ["cifar100", *SMALL, "--data", str(data), "--out", str(out), "--tensorboard"]
+    words = ["cifar100", *SMALL, "--data", str(data), "--out", str(out), f"--{sink}"]
     assert train.main(words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "UTF-8" in line

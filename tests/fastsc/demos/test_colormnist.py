@@ -136,11 +136,12 @@ def test_picture_has_every_bar_at_its_height(n_seeds: int, data: Path, tmp_path:
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path), "--seeds", "0"]) == 2
+    assert main(["--out", str(tmp_path), "--seeds", "101"]) == 2
     assert main(["--out", str(tmp_path), "--epochs", "0"]) == 2
     assert main(["--out", str(tmp_path), "--digits", str(tmp_path / "none")]) == 2
     assert main(["--bogus"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 4
+    assert len(lines) == 5
     assert all(line.startswith("fastsc.colormnist_demo: ") for line in lines)
     assert os.listdir(tmp_path) == []
 

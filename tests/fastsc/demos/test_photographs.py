@@ -127,10 +127,11 @@ def test_picture_is_a_png_that_shows_every_pair(tmp_path: Path, n: int) -> None:
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--out", str(tmp_path), "--steps", "0"]) == 2
+    assert main(["--out", str(tmp_path), "--steps", "100001"]) == 2
     (tmp_path / "file").touch()
     assert main(["--out", str(tmp_path / "file")]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
+    assert len(lines) == 3
     assert all(line.startswith("fastsc.demo: ") for line in lines)
 
 

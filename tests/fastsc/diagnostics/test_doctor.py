@@ -305,13 +305,25 @@ def test_json_mistakes_are_one_line_before_anything_is_tried(
         raise AssertionError("tried before the mistake was found")
 
     monkeypatch.setattr(command, "examine", untimely)
-    for path in (tmp_path, tmp_path / "none" / "out.json"):
+    os.mkfifo(pipe := tmp_path / "pipe")  # that nobody reads
+    for path in (tmp_path, tmp_path / "none" / "out.json", pipe):
         assert doctor.main(["--json", str(path)]) == 2
         printed = capsys.readouterr()
         assert printed.out == ""
         (line,) = printed.err.splitlines()
         assert line.startswith(f"fastsc.doctor: --json {path} cannot be written: ")
-    assert not list(tmp_path.iterdir())
+    assert list(tmp_path.iterdir()) == [pipe]
+
+
+def test_json_into_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "examine", lambda *_: [])
+    monkeypatch.setattr(command, "advice", lambda _: [])
+    os.mkfifo(pipe := tmp_path / "pipe")
+    reader = subprocess.Popen(["cat", pipe], stdout=subprocess.PIPE, text=True)
+    while doctor.main(["--json", str(pipe)]) == 2:  # it has not opened it yet
+        time.sleep(0.05)
+    text, _ = reader.communicate(timeout=10)
+    assert json.loads(text)
 
 
 @pytest.mark.parametrize("words", [[], ["--help"]])
