@@ -23,15 +23,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from fastsc import prepare, train
 from fastsc.config.recipes import load_recipe
 from fastsc.errors import UserError
 from fastsc.evaluation.models.labels import _read_map
 from fastsc.evaluation.models.sources import load_source
 from fastsc.evaluation.results.store import Store
 from fastsc.models.build import build_net
-from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, cache
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BetonIndex, cache, open_beton
 from fastsc.pipelines.beton import _read_block
 from fastsc.replaying.history import History
+from fastsc.replaying.rebuild import Wishes, rebuild
 from fastsc.reproduction.records import read_record
 from fastsc.reproduction.study import load_study
 from fastsc.run.log import read_log
@@ -165,6 +167,34 @@ def test_a_log(events: list[Any], step: int | None, tmp_path: Path) -> None:
     reads(replayed)
 
 
+@pytest.fixture(scope="module")
+def trained(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two steps whose images are there."""
+    out = tmp_path_factory.mktemp("trained") / "run"
+    words = "cifar100 --model fastsc:resnet8w1 --resolution 16 --batch-size 8 --max-steps 2"
+    words += f" --pipeline cpu --workers 1 --device cpu --log-every 1 --out {out}"
+    assert train.main([*words.split(), "--data", str(image_folder)]) == 0
+    return out
+
+
+@pytest.mark.slow
+@settings(fuzzed, max_examples=200)
+@given(data=st.data(), rank=st.sampled_from([None, None, 0, 1, -1]))
+def test_a_replayed_step(data: st.DataObject, rank: int | None, trained: Path) -> None:
+    log, events = trained / "log.jsonl", read_log(trained / "log.jsonl")
+    with tempfile.TemporaryDirectory() as home:
+        run = Path(home)
+        shutil.copy(trained / "config.yaml", run)
+        events = data.draw(changed([events[0], *events[1:][-4:]]))
+        (run / log.name).write_bytes(b"\n".join(map(text_of, events)) + b"\n")
+
+        def replayed() -> None:
+            history = History.read(run)
+            rebuild(history, history.at(2), Wishes(rank, None, None, "cpu"))
+
+        reads(replayed)
+
+
 @pytest.mark.slow
 @fuzzed
 @given(content=damaged((OLD / "run" / "log.jsonl").read_bytes()))
@@ -270,3 +300,57 @@ def test_a_block_of_an_ffcv_dataset(data: st.DataObject) -> None:
             raise UserError(str(error)) from None
 
     reads(block)
+
+
+@pytest.fixture(scope="module")
+def beton(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("ffcv")
+    out = tmp_path_factory.mktemp("fuzzed") / "betons"
+    words = ["beton", "--data", str(image_folder), "--out", str(out), "--val", "none"]
+    assert prepare.main([*words, "--resolution", "64", "--jpeg-share", "0.5"]) == 0
+    return out / "train.beton"
+
+
+ODD_NUMBERS = st.sampled_from([0, 1, 2, 7, 2**31 - 1, 2**31, 2**32, 2**63 - 1, 2**63, 2**64 - 1])
+
+
+@pytest.mark.slow
+@fuzzed
+@given(data=st.data())
+def test_the_tables_of_an_ffcv_dataset(data: st.DataObject, beton: Path) -> None:
+    """Its header, its fields, its metadata and the table of its places, in place in the file."""
+    from ffcv.types import FieldDescType, HeaderType
+
+    size = beton.stat().st_size
+    with open(beton, "r+b") as file:
+        header = np.frombuffer(file.read(HeaderType.itemsize), HeaderType)[0]
+        table = int(header["alloc_table_ptr"])
+        fields = HeaderType.itemsize + 2 * FieldDescType.itemsize
+        part = data.draw(st.sampled_from([
+            (0, HeaderType.itemsize), (HeaderType.itemsize, fields), (fields, fields + 32 * 20),
+            (table, size),
+        ]))  # fmt: skip
+        whole: list[tuple[int, bytes]] = []
+        for _ in range(data.draw(st.integers(1, 3))):
+            at = data.draw(st.integers(part[0], part[1] - 1))
+            number = data.draw(ODD_NUMBERS).to_bytes(8, "little")
+            change = data.draw(st.sampled_from([number, number[:4], number[:1], b"\xff", b"\x80"]))
+            file.seek(at)
+            whole.append((at, file.read(min(len(change), size - at))))
+            file.seek(at)
+            file.write(change[: size - at])
+        file.flush()
+
+        def opened() -> None:
+            index = open_beton(beton)
+            assert isinstance(index, BetonIndex)
+            samples = index.samples
+            assert ((samples.offsets >= 0) & (samples.offsets + samples.n_bytes <= size)).all()
+
+        try:
+            reads(opened)
+        finally:
+            for at, content in reversed(whole):
+                file.seek(at)
+                file.write(content)
+    open_beton(beton)  # it is whole again
