@@ -15,6 +15,7 @@ from fastsc.errors import EXIT_RESUMABLE as EXIT_RESUMABLE
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 STOPPING = frozenset(_SIGNALS)
+_PASSED_ON = 1.0  # seconds within which a job's processes send the same signal to each other
 _RETRY = 0.02  # seconds until a signal that came at a bad moment is sent once more
 
 
@@ -31,7 +32,8 @@ class StopSignal:
 
     From `wait_for_loops` on they only raise a flag that loops look at. Only the first signal
     counts, so that a second one does not break off what the first one makes end; but a second
-    SIGINT interrupts at once, for a person who does not want to wait.
+    SIGINT interrupts at once, for a person who does not want to wait, and so does a second SIGTERM
+    where there is nothing to save: not the one that a parent passes on at the same time.
 
     SIGHUP stays ignored where it was (nohup). In another thread than the main one, where Python
     lets nobody handle signals, nothing changes.
@@ -44,6 +46,7 @@ class StopSignal:
         self.number: signal.Signals | None = None
         self._message = message
         self._raises, self._postponed = True, False
+        self._came = 0.0
         self._before: dict[signal.Signals, Any] = {}
         self._entered: FrameType | None = None
 
@@ -74,19 +77,28 @@ class StopSignal:
         self._before, self._entered = {}, None
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self and number != signal.SIGINT:
+        if self and number != signal.SIGINT and not self._insists(number):
             return
         if not self._raises:
             if self:
                 raise Interrupted
-            self.number = signal.Signals(number)
+            self._first(number)
         elif self._swallows(frame):
             if not self._postponed:
                 self._postponed = True
                 _thread.start_new_thread(self._send_again, (number,))
         else:
-            self.number = signal.Signals(number)
-            raise Interrupted(self._message.format(self.number.name))
+            raise Interrupted(self._message.format(self._first(number).name))
+
+    def _first(self, number: int) -> signal.Signals:
+        """Remembers a signal, and when it came."""
+        self.number, self._came = signal.Signals(number), time.monotonic()
+        return self.number
+
+    def _insists(self, number: int) -> bool:
+        """Whether a second signal is a second order, and there is nothing to save."""
+        later = time.monotonic() - self._came > _PASSED_ON
+        return self._raises and number == signal.SIGTERM and later
 
     def _swallows(self, frame: FrameType | None) -> bool:
         """Whether what is at work turns an exception into another one, or drops it.
