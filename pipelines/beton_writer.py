@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fastsc.pipelines import keyed
 from fastsc.pipelines.beton import block_of, open_beton, require_ffcv
 from fastsc.pipelines.decode import DecodeError, decoded, pick
+from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import StalledError, UserError
 from fastsc.pipelines.ffcv import verify
 from fastsc.pipelines.files import read_file
@@ -222,10 +223,13 @@ def write_beton(
                     index.without(broken).require(on_bad_image)
                 else:
                     kept.append(i)
-                    layout.add(sample, int(index.targets[i]))
-            layout.finish(block_of(index.without(broken), np.array(kept, np.int64)))
-            file.flush()
-            os.fsync(file.fileno())
+                    with doing(f"writing {path}"):
+                        layout.add(sample, int(index.targets[i]))
+            with doing(f"writing {path}"):
+                layout.finish(block_of(index.without(broken), np.array(kept, np.int64)))
+                file.flush()
+            with doing(f"writing {path}"):
+                os.fsync(file.fileno())
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror})") from None
     except StalledError as stalled:

@@ -58,6 +58,7 @@ class Watch:
         if self._before is not None:
             signal.set_wakeup_fd(self._before)
         self._closed.set()
+        os.write(self._writer, b"\0")  # no signal's number: it need not look to the end
         self._thread.join()
         os.close(self._reader)
         os.close(self._writer)
@@ -110,6 +111,8 @@ _watch: Watch | None = None
 def watched(timeout: float, program: str, signals: frozenset[int]) -> Iterator[None]:
     """Within the context, `doing` has a deadline, and this process ends where that passes.
 
+    In a context of this kind only the timeout is another one.
+
     Args:
         timeout: Seconds that the disk has for one call.
         program: In front of the last words.
@@ -117,7 +120,11 @@ def watched(timeout: float, program: str, signals: frozenset[int]) -> Iterator[N
     """
     global _watch
     if _watch is not None:
-        yield
+        outer, _watch.timeout = _watch.timeout, timeout
+        try:
+            yield
+        finally:
+            _watch.timeout = outer
         return
     _watch = Watch(timeout, program, signals)
     _watch.start()

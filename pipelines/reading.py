@@ -20,6 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import UserError, first_line
 
 MAX_TEXT = 2**20  # bytes of a file that a person writes: a recipe, a study, a class map
@@ -104,7 +105,7 @@ def read_bytes(path: Path, place: str, most: int = MAX_TEXT) -> bytes:
     Raises:
         UserError: It cannot be read, is no regular file, or is larger.
     """
-    with blamed(place), open_file(path) as file:
+    with blamed(place), doing(f"reading {path}"), open_file(path) as file:
         content = file.read(most + 1)
     if len(content) > most:
         raise UserError(f"{place}: more than {most / 2**20:g} MB, which no such file has")
@@ -201,7 +202,7 @@ def load_arrays(
     Raises:
         UserError: It is no such archive, or its arrays are larger.
     """
-    with blamed(place):
+    with blamed(place), doing(f"reading {place}"):
         opened = open_file(file) if isinstance(file, (str, os.PathLike)) else file
         with opened, zipfile.ZipFile(opened) as archive:
             claimed = sum(entry.file_size for entry in archive.infolist())

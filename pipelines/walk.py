@@ -14,12 +14,16 @@ import sys
 from array import array
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import pairwise
 
 # torchvision's ImageFolder takes the same.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 SYSTEM_FOLDERS = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information")
 FILES_ALONE = 20_000  # after so many, 0.1 s, starting processes is worth while
+_WALKED, _FAILED = b".", b"!"  # what another process says of each folder, before its answer
 MAX_PROCESSES = 8  # more than a disk or a file server answers at once
+
+Watch = Callable[[str], AbstractContextManager[object]]
 
 
 class Listing:
@@ -68,7 +72,7 @@ def list_files(
     folders: Sequence[str],
     *,
     classes: bool = True,
-    watch: Callable[[str], AbstractContextManager[object]] = nullcontext,
+    watch: Watch = nullcontext,
 ) -> Listing:
     """The image files at any depth below the class folders.
 
@@ -76,7 +80,7 @@ def list_files(
         folders: The class folders.
         classes: Whether the folders beside them are other classes, which no link in a class adds to
             it.
-        watch: Around each folder that this process walks, as `disk.doing`.
+        watch: Around the wait for each folder, as `disk.doing`.
 
     Raises:
         OSError: A folder cannot be read.
@@ -91,7 +95,7 @@ def list_files(
     ahead = folders[len(listing.counts) :]
     n_processes = min(len(ahead), len(os.sched_getaffinity(0)), MAX_PROCESSES)
     if n_processes > 1:
-        _add_apart(listing, ahead, n_processes)
+        _add_apart(listing, ahead, n_processes, watch)
     else:
         for folder in ahead:
             with watch(f"listing {folder}"):
@@ -192,21 +196,23 @@ class _Tree:
         return self._folders[folder]
 
 
-def _add_apart(listing: Listing, folders: Sequence[str], n_processes: int) -> None:
+def _add_apart(listing: Listing, folders: Sequence[str], n_processes: int, watch: Watch) -> None:
     """Adds the folders in order; each process walks a run of them."""
     processes: list[subprocess.Popen[bytes]] = []
+    ends = [len(folders) * i // n_processes for i in range(n_processes + 1)]
+    shares = [list(folders[low:high]) for low, high in pairwise(ends)]
     try:
-        for i in range(n_processes):
+        for share in shares:
             processes.append(_start())
-            share = slice(len(folders) * i // n_processes, len(folders) * (i + 1) // n_processes)
-            _send(processes[-1], list(folders[share]))
+            _send(processes[-1], share)
         # One after the other: each holds its answer back until all of its folders are walked.
-        for process in processes:
-            listing.extend(_answer(process))
+        for process, share in zip(processes, shares):
+            listing.extend(_answer(process, share, watch))
     finally:
-        for process in processes:
-            with process:  # closes the pipes and waits
-                process.kill()
+        with watch("ending processes that list images"):
+            for process in processes:
+                with process:  # closes the pipes and waits
+                    process.kill()
 
 
 def _start() -> subprocess.Popen[bytes]:
@@ -229,10 +235,16 @@ def _send(process: subprocess.Popen[bytes], folders: list[str]) -> None:
         pipe.write(marshal.dumps(folders))
 
 
-def _answer(process: subprocess.Popen[bytes]) -> bytes:
+def _answer(process: subprocess.Popen[bytes], folders: Sequence[str], watch: Watch) -> bytes:
     assert process.stdout is not None
-    answer = process.stdout.read()
-    if status := process.wait():
+    for folder in folders:
+        with watch(f"listing {folder}"):
+            if process.stdout.read(1) != _WALKED:
+                break  # it failed there, or died
+    with watch(f"listing {folders[-1]}"):
+        answer = process.stdout.read()
+        status = process.wait()
+    if status:
         raise RuntimeError(f"a process that listed image files ended with status {status}")
     failure, packed = marshal.loads(answer)
     if failure is not None:
@@ -245,8 +257,10 @@ def _main() -> None:
     try:
         for folder in marshal.loads(sys.stdin.buffer.read()):
             listing.add(folder, tree)
+            os.write(sys.stdout.fileno(), _WALKED)
     except OSError as error:
         failure = (error.errno, error.strerror, error.filename)
+        os.write(sys.stdout.fileno(), _FAILED)
     sys.stdout.buffer.write(marshal.dumps((failure, listing.packed())))
 
 

@@ -7,10 +7,12 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from fastsc.cli.console import require_output, tolerant_streams
-from fastsc.distributed.signals import StopSignal, ignore_signals
+from fastsc.distributed.signals import STOPPING, StopSignal, ignore_signals
 from fastsc.errors import PeerError, UserError
+from fastsc.pipelines.disk import watched
 
 MISTAKE, INTERRUPTED = 2, 130
+DISK_TIMEOUT = 120.0  # seconds that a disk has for one call; of a training --disk-timeout
 LONGEST = 8000  # letters of a line; a path has 4096 at most
 
 
@@ -35,7 +37,8 @@ def run_command(
         stop: What handles signals; None: a new one, which interrupts.
 
     Returns:
-        The exit status: what `work` returned; 2 for a UserError, which is one line on stderr.
+        The exit status: what `work` returned; 2 for a UserError, which is one line on stderr. Where
+        a disk hangs, the process ends by 75.
 
     Raises:
         SystemExit: Of --help and the like. Their output is all that was asked for, so that where it
@@ -43,7 +46,7 @@ def run_command(
     """
     words = sys.argv[1:] if argv is None else argv
     stop = StopSignal() if stop is None else stop
-    with tolerant_streams(), stop:
+    with tolerant_streams(), stop, watched(DISK_TIMEOUT, name, STOPPING):
         try:
             try:
                 return _finished(work, words)

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from fastsc.errors import UserError
+from fastsc.pipelines.disk import doing
 from fastsc.pipelines.reading import require_file_or_nothing
 
 NAME = ".lock"
@@ -45,7 +46,8 @@ def _made(folder: Path) -> Iterator[None]:
     missing = [one for one in (folder, *folder.parents) if not os.path.exists(one)]
     try:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            with doing(f"making {folder}"):
+                folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(f"--out {folder}: cannot be written ({error.strerror})") from None
         yield
@@ -77,7 +79,8 @@ def _locked(folder: Path, patience: float) -> Iterator[None]:
 def _taken(path: Path) -> int | None:
     """The lock's file with the lock on it; None where another holds that."""
     try:
-        file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
+        with doing(f"writing {path}"):
+            file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NONBLOCK, 0o644)
     except OSError as error:
         raise UserError(f"{path} cannot be written: {error.strerror}") from None
     try:

@@ -84,6 +84,71 @@ def test_what_returns_in_time_is_left_alone() -> None:
         raise OSError("no room")
 
 
+def ends_by_its_deadline(code: str, *words: str | Path) -> str:
+    """The line that a process says whose disk hangs in one of the two calls that the code names."""
+    begin = (
+        "import sys, threading\n"
+        "from fastsc.cli import entry\n"
+        "entry.DISK_TIMEOUT = 0.5\n"
+        "hang = lambda *_, **__: threading.Event().wait()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", begin + code, *words], capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 75, done.stderr
+    [line] = done.stderr.splitlines()
+    return line
+
+
+def test_every_command_has_a_deadline_and_a_training_its_own() -> None:
+    line = ends_by_its_deadline(
+        "from fastsc.pipelines.disk import doing, watched\n"
+        "import time\n"
+        "def work(words):\n"
+        "    with watched(2, 'fastsc.other', frozenset()), doing('writing x'):\n"
+        "        time.sleep(1)\n"
+        "    with doing('writing y'):\n"
+        "        hang()\n"
+        "entry.run_command('fastsc.test', work, [])\n"
+    )
+    assert line.startswith("fastsc.test: writing y: the disk has not answered for ")
+
+
+def test_a_configuration_that_cannot_be_read(tmp_path: Path) -> None:
+    """By a training that resumes, before it knows its --disk-timeout."""
+    line = ends_by_its_deadline(
+        "from fastsc import train\n"
+        "from fastsc.pipelines import reading\n"
+        "reading.open_file = hang\n"
+        "train.main([sys.argv[1], '--resume'])\n",
+        tmp_path / "config.yaml",
+    )
+    assert line.startswith(f"fastsc.train: reading {tmp_path / 'config.yaml'}: the disk has not")
+
+
+def test_folders_that_other_processes_list(image_folder: Path, tmp_path: Path) -> None:
+    """The deadline is of a folder, not of all that a process lists."""
+    (tmp_path / "hangs.py").write_text(
+        "import os, time\n"
+        "for _ in range(2):\n"
+        "    time.sleep(0.4)\n"
+        "    os.write(1, b'.')\n"
+        "time.sleep(9)\n"
+    )
+    line = ends_by_its_deadline(
+        "from pathlib import Path\n"
+        "import os\n"
+        "from fastsc.pipelines import scan, walk\n"
+        "walk.FILES_ALONE, walk.__file__ = 0, sys.argv[2]\n"
+        "os.sched_getaffinity = lambda _: {0, 1}\n"
+        "entry.run_command('fastsc.test', lambda words: scan(Path(words[0])), [sys.argv[1]])\n",
+        image_folder / "train",
+        tmp_path / "hangs.py",
+    )
+    assert line.startswith("fastsc.test: ")
+    assert ": the disk has not answered for " in line
+
+
 SHIM = """
 #include <unistd.h>
 #include <stdlib.h>

@@ -14,6 +14,7 @@ from fastsc.evaluation.report.parts import Section
 from fastsc.evaluation.report.sections import left_out, sections
 from fastsc.evaluation.report.words import listed
 from fastsc.evaluation.results.evaluated import Evaluation
+from fastsc.pipelines.disk import doing
 from fastsc.plotting.inline import swatch, unique_ids
 from fastsc.run.checkpoint import write_atomically
 
@@ -39,7 +40,8 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
     text = render(evaluation)
 
     def write(part: str) -> None:
-        Path(part).write_bytes(text.encode("utf-8", "backslashreplace"))
+        with doing(f"writing {path}"):
+            Path(part).write_bytes(text.encode("utf-8", "backslashreplace"))
 
     write_atomically(path, write)
 

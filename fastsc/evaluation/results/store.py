@@ -19,6 +19,7 @@ from fastsc.errors import UserError
 from fastsc.evaluation.results.answers import Answer, Arrays, Keep
 from fastsc.evaluation.results.evaluated import Evaluation
 from fastsc.evaluation.results.statistics import Difference, Estimate
+from fastsc.pipelines.disk import doing
 from fastsc.pipelines.reading import finite, load_arrays
 from fastsc.run.checkpoint import write_atomically
 
@@ -165,7 +166,8 @@ def write_text(path: Path, text: str) -> None:
     """
 
     def write(part: str) -> None:
-        Path(part).write_text(text, "utf-8", "backslashreplace")
+        with doing(f"writing {path}"):
+            Path(part).write_text(text, "utf-8", "backslashreplace")
 
     write_atomically(path, write)
 
@@ -178,7 +180,7 @@ def write_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """
 
     def write(part: str) -> None:
-        with open(part, "wb") as file:
+        with doing(f"writing {path}"), open(part, "wb") as file:
             np.savez_compressed(file, **arrays)
 
     write_atomically(path, write)

@@ -92,3 +92,22 @@ def test_a_signal_of_the_commands_own(capsys: pytest.CaptureFixture[str]) -> Non
 
     assert run_command("fastsc.x", work, [], status=75, stop=stop) == 75
     assert capsys.readouterr().err == "fastsc.x: stopped by SIGTERM before the first step\n"
+
+
+@pytest.mark.parametrize("pause", [0.0, 1.2])
+def test_a_second_sigterm_ends_the_tidying_and_one_passed_on_does_not(pause: float) -> None:
+    ended = []
+
+    def work(words: list[str]) -> int:
+        try:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(10)
+        finally:
+            time.sleep(pause)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.1)
+            ended.append("tidying")
+        return 0
+
+    assert run_command("fastsc.x", work, []) == 130
+    assert ended == ([] if pause else ["tidying"])
