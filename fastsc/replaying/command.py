@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import nullcontext
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastsc.cli.console import write_line
+from fastsc.cli.leftovers import in_use, remove_stale
 from fastsc.cli.parser import Parser, folder_name, whole
 from fastsc.errors import UserError
+from fastsc.pipelines.disk import doing
 
 if TYPE_CHECKING:
     from fastsc.replaying.rebuild import Rebuilt
@@ -131,13 +135,18 @@ def _write(out: Path, rebuilt: Rebuilt, run: Path) -> list[str]:
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
     made = [folder for folder in place.parents if not folder.exists()]
     try:
+        for suffix in ("part", "old"):
+            remove_stale(place.parent.glob(f".{escape(place.name)}.*.{suffix}"))
         part.mkdir(parents=True)
-        np.savez(part / "batch.npz", **arrays(rebuilt))
-        sheets = draw_sheets(pairs(rebuilt), *titles(rebuilt, run))
-        for i, sheet in enumerate(sheets, 1):
-            sheet.save(part / (f"sheet-{i}.png" if len(sheets) > 1 else "sheet.png"))
-        names = sorted((path.name for path in part.iterdir()), key=lambda n: (len(n), n))
-        _put(part, place)
+        with in_use(part):
+            with doing(f"writing {out / 'batch.npz'}"):
+                np.savez(part / "batch.npz", **arrays(rebuilt))
+            sheets = draw_sheets(pairs(rebuilt), *titles(rebuilt, run))
+            for i, sheet in enumerate(sheets, 1):
+                with doing(f"writing {out / 'sheet.png'}"):
+                    sheet.save(part / (f"sheet-{i}.png" if len(sheets) > 1 else "sheet.png"))
+            names = sorted((path.name for path in part.iterdir()), key=lambda n: (len(n), n))
+            _put(part, place)
     except BaseException as error:
         shutil.rmtree(part, ignore_errors=True)
         for folder in made:
@@ -154,12 +163,13 @@ def _put(part: Path, out: Path) -> None:
     """Renames a folder to `out`; an earlier replay there is gone afterwards."""
     old = out.with_name(f".{out.name}.{os.getpid()}.old")
     replaces = out.is_dir()
-    if replaces:
-        out.rename(old)
-    try:
-        part.rename(out)
-    except OSError:
+    with in_use(out) if replaces else nullcontext():
         if replaces:
-            old.rename(out)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
+            out.rename(old)
+        try:
+            part.rename(out)
+        except OSError:
+            if replaces:
+                old.rename(out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)

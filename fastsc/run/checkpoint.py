@@ -7,12 +7,14 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from fastsc.cli.leftovers import in_use, remove_stale
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError, first_line
 from fastsc.pipelines.disk import doing
@@ -252,6 +254,8 @@ def _torch_save(state: State, path: str) -> None:
 def write_atomically(path: Path, write: Callable[[str], None]) -> None:
     """Temporary file beside it, fsync, rename, fsync of the folder: no reader sees half a file.
 
+    Temporary files of the same name that killed processes left are removed.
+
     Args:
         path: The file; its folder is made.
         write: Writes the file of the name that it is given.
@@ -261,14 +265,18 @@ def write_atomically(path: Path, write: Callable[[str], None]) -> None:
     """
     temporary = path.parent / f".{path.name}.{os.getpid()}.part"
     try:
-        with doing(f"writing {path}"):
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write(str(temporary))
-        with doing(f"writing {path}"):
-            _fsync(temporary)
-        with doing(f"writing {path}"):
-            os.replace(temporary, path)
-            _fsync(path.parent)
+        with contextlib.ExitStack() as held:
+            with doing(f"writing {path}"):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                remove_stale(path.parent.glob(f".{escape(path.name)}.*.part"))
+                temporary.touch()
+                held.enter_context(in_use(temporary))
+            write(str(temporary))
+            with doing(f"writing {path}"):
+                _fsync(temporary)
+            with doing(f"writing {path}"):
+                os.replace(temporary, path)
+                _fsync(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
