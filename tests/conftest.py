@@ -35,15 +35,15 @@ def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 class FaultTable:
-    """What faults did to training runs: a row each, printed when all tests are over."""
+    """What faults did to commands: a row each, printed when all tests are over."""
 
-    HEADINGS = ("fault", "when", "exit", "went on from", "weights")
+    HEADINGS = ("fault", "when", "exit", "went on from", "result")
 
     def __init__(self) -> None:
         self.rows: list[tuple[str, ...]] = []
 
     def add(self, fault: str, when: str, status: object, resumed: str, equal: bool) -> None:
-        """status: the struck run's exit. equal: its last weights, with the unstruck run's."""
+        """status: the struck process's exit. equal: its last results, with the unstruck one's."""
         same = "equal, bit for bit" if equal else "DIFFER"
         self.rows.append((fault, when, str(status), resumed, same))
 
@@ -61,7 +61,7 @@ def pytest_terminal_summary(
         return
     lines = [FaultTable.HEADINGS, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    terminalreporter.section(f"{len(rows)} runs that a fault struck")
+    terminalreporter.section(f"{len(rows)} processes that a fault struck")
     for line in lines:
         cells = (cell.ljust(width) for cell, width in zip(line, widths, strict=True))
         terminalreporter.write_line("  ".join(cells).rstrip())
