@@ -314,7 +314,7 @@ def test_no_process_outlives_an_interrupt(
     (tmp_path / "hangs.py").write_text("import time\ntime.sleep(100)")
     monkeypatch.setattr(walk, "__file__", str(tmp_path / "hangs.py"))
 
-    def interrupted(process: subprocess.Popen[bytes]) -> bytes:
+    def interrupted(*_: object) -> bytes:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(walk, "_answer", interrupted)
