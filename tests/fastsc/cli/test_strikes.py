@@ -48,7 +48,7 @@ class Command(NamedTuple):
 def evaluated(out: Path) -> Any:
     """results.json without what is of the call, and that the page is whole."""
     results = json.loads((out / "results.json").read_text())
-    for of_the_call in ("command", "date"):
+    for of_the_call in ("command", "date", "commit"):
         del results["metadata"][of_the_call]
     assert (out / "report.html").read_text().rstrip().endswith("</html>")
     return results
