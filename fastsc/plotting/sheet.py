@@ -1,4 +1,4 @@
-"""A sheet: a figure of the page as a standalone SVG, with its title in words and its key.
+"""A sheet: a figure of the page as a standalone SVG, under its title in words and its key.
 
 GitHub shows it as an image on a light or a dark page, so it brings a white panel of its own. Text
 stays text, in Verdana or DejaVu Sans, which are as wide as each other, and every text says how long
@@ -9,9 +9,9 @@ an image. The same figure gives the same bytes.
 
 from __future__ import annotations
 
-import math
 import re
-from collections.abc import Callable, Sequence
+import textwrap
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -20,151 +20,106 @@ from xml.sax.saxutils import quoteattr, unescape
 from fastsc.cli.packages import needed
 from fastsc.plotting.svg import text_of, theme, with_ids
 
-WIDTH = 720.0
-PAD = 20.0  # of the panel
+WIDTH, PAD = 720.0, 20.0
 FONT, TITLE = 13.0, 15.5
-LINE = 18.0  # from one line of text to the next
-SPACING = 1.25  # the same, of a label, in sizes of its font
+ROW = 19.5  # of the key
 FAMILY = "Verdana, &apos;DejaVu Sans&apos;, Geneva, sans-serif"
 INK, MUTED, GRID = "#1f2328", "#59636e", "#e3e6ea"
 SHADE = "#f3f5f7"  # of fields that group what stands on them
 
-Colour = Literal["grey", "blue", "orange", "green", "purple", "ochre"]
-Marker = Literal["circle", "square", "triangle", "diamond", "star", "cross", "down"]
+Color = Literal["grey", "blue", "orange", "green", "purple", "ochre"]
 # Dark enough for words on white (4.8 : 1 or more), and at least 20 apart in CIELAB to red-blind and
 # green-blind readers too.
-COLOURS: dict[Colour, str] = {
+COLORS: dict[Color, str] = {
     "grey": "#454c56", "blue": "#0072b2", "orange": "#c64a00", "green": "#00805e",
     "purple": "#4b1a6e", "ochre": "#553300",
 }  # fmt: skip
-MARKERS: dict[Marker, str] = {
-    "circle": "o", "square": "s", "triangle": "^", "diamond": "D", "star": "*", "cross": "X",
-    "down": "v",
-}  # fmt: skip
-_SIZES: dict[Marker, float] = {
-    "circle": 9, "square": 8, "triangle": 10, "diamond": 8, "star": 15, "cross": 10, "down": 10,
-}  # fmt: skip
+_SIZES = {"o": 9, "s": 8, "^": 10, "D": 8, "*": 15, "X": 10, "v": 10}
 
 _STYLE: dict[str, Any] = {
     **theme(INK, MUTED, GRID, FONT, line=1),
     "lines.linewidth": 2,
-    "lines.markersize": 8,
+    "axes.titlelocation": "left",
+    "axes.titlepad": 10,
+    "legend.frameon": False,
+    "legend.borderpad": 0,
+    "legend.borderaxespad": 1,
+    "legend.handlelength": 1.6,
 }
 
 
 @dataclass(frozen=True)
 class Mark:
-    """How one thing is told from the others: by colour, by shape, and by being filled or hollow."""
+    """How one thing is told from the others: by color, by shape, and by being filled or hollow."""
 
-    colour: Colour = "blue"
-    marker: Marker = "circle"
+    color: Color = "blue"
+    marker: str = "o"
     filled: bool = True
 
     @property
     def hex(self) -> str:
-        return COLOURS[self.colour]
+        return COLORS[self.color]
 
     def style(self, scale: float = 1.0) -> dict[str, Any]:
-        """Matplotlib's, of a marker alone."""
+        """Matplotlib's, of a line with this marker."""
         return {
-            "marker": MARKERS[self.marker],
+            "color": self.hex,
+            "marker": self.marker,
             "markersize": _SIZES[self.marker] * scale,
             "markerfacecolor": self.hex if self.filled else "white",
             "markeredgecolor": "white" if self.filled else self.hex,
             "markeredgewidth": 0.8 if self.filled else 2,
-            "linestyle": "none",
         }
 
 
-@dataclass(frozen=True)
-class Key:
-    """An entry of the key: a word beside a marker, a line, a dashed line, a bar or a tick."""
-
-    label: str
-    mark: Mark
-    kind: Literal["marker", "line", "dashed", "bar", "tick"] = "marker"
-
-
-@dataclass(frozen=True)
-class Sheet:
-    """What a figure is painted on; places are pixels from the top left corner.
-
-    Attributes:
-        figure: Matplotlib's; one unit of its display is one pixel.
-        height: Of the whole.
-        top: Where title and key end.
-    """
-
-    figure: Any
-    height: float
-    top: float
-
-    def axes(self, left: float, top: float, right: float, bottom: float) -> Any:
-        """An axis whose frame has these sides."""
-        size = (right - left) / WIDTH, (bottom - top) / self.height
-        return self.figure.add_axes((left / WIDTH, 1 - bottom / self.height, *size))
-
-    def write(self, x: float, y: float, words: str, **style: Any) -> None:
-        """Text at a place, whose `y` is the middle of it, in as many lines as it has."""
-        from matplotlib.transforms import IdentityTransform
-
-        points = style.get("fontsize", FONT)
-        lines = words.split("\n")
-        for at, line in enumerate(lines):
-            # The middle of a line of small letters and capitals is about here over its foot.
-            foot = y + (at - (len(lines) - 1) / 2) * points * SPACING + 0.36 * points
-            self.figure.text(x, self.height - foot, line, transform=IdentityTransform(), **style)
-
-    def stroke(self, x: Sequence[float], y: Sequence[float], **style: Any) -> None:
-        """A line through places, or markers at them."""
-        from matplotlib.lines import Line2D
-        from matplotlib.transforms import IdentityTransform
-
-        up = [self.height - at for at in y]
-        self.figure.add_artist(Line2D(x, up, transform=IdentityTransform(), **style))
-
-    def shade(self, left: float, top: float, right: float, bottom: float) -> None:
-        """A pale field over the axes and under the words."""
-        from matplotlib.patches import Rectangle
-        from matplotlib.transforms import IdentityTransform
-
-        corner = (left, self.height - bottom)
-        pale = Rectangle(corner, right - left, bottom - top, facecolor=SHADE, linewidth=0)
-        pale.set_transform(IdentityTransform())
-        self.figure.add_artist(pale)
-
-
 def draw(
-    title: str, paint: Callable[[Sheet], None], *, height: float, keys: Sequence[Key] = ()
+    title: str,
+    paint: Callable[[Any], object],
+    *,
+    height: float,
+    keys: Mapping[str, Mapping[str, Any]] | None = None,
+    finish: Callable[[Any], object] | None = None,
 ) -> str:
     """The text of an SVG file.
 
     Args:
         title: The finding in words; broken into lines.
-        paint: Fills the sheet under the title and the key.
-        height: What it needs there.
-        keys: In order, from left to right.
+        paint: Gets matplotlib's figure; what it labels is in the key.
+        height: What the axes need, in pixels.
+        keys: What else is in the key: words and the style of a line.
+        finish: Adds words to the figure when everything else has its place, in pixels.
     """
     needed("matplotlib", "the page's figures")
     from matplotlib import style
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
     # Over the defaults, not over the settings of whoever draws.
     with style.context(["default", _STYLE]):
-        lines = wrap(title, WIDTH - 2 * PAD, fontsize=TITLE, weight="bold")
-        rows = _rows(keys)
-        top = PAD + len(lines) * (LINE + 3) + len(rows) * (LINE + 4) + (6 if rows else 0)
-        whole = math.ceil(top + height)
-        figure = Figure(figsize=(WIDTH / 72, whole / 72), dpi=72)
-        sheet = Sheet(figure, whole, top)
-        for at, line in enumerate(lines):
-            y = PAD + 8 + at * (LINE + 3)
-            sheet.write(PAD, y, line, fontsize=TITLE, weight="bold")
-        for at, row in enumerate(rows):
-            y = PAD + len(lines) * (LINE + 3) + 12 + at * (LINE + 4)
-            for x, key in row:
-                _entry(sheet, x, y, key)
-        paint(sheet)
+        figure: Any = Figure(dpi=72, layout="constrained")
+        FigureCanvasSVG(figure)  # it measures words as the file has them
+        figure.get_layout_engine().set(w_pad=PAD / 72, h_pad=8 / 72, hspace=0)
+        paint(figure)
+        named: dict[str, Any] = {}
+        for axis in figure.axes:
+            handles, labels = axis.get_legend_handles_labels()
+            named = {**dict(zip(labels, handles)), **named}
+        named |= {key: Line2D([], [], **line) for key, line in (keys or {}).items()}
+        widest = max((size(label)[0] for label in named), default=WIDTH)
+        columns = max(1, int((WIDTH - 2 * PAD) / (widest + 52)))
+        heading = wrap(title, 76)
+        rows = 1.2 * (heading.count("\n") + 1) - (-len(named) // columns)
+        whole = round(height + rows * ROW + 2 * PAD)
+        figure.set_size_inches(WIDTH / 72, whole / 72)
+        figure.legend(
+            named.values(), named.keys(), loc="outside upper left", ncols=columns, title=heading,
+            title_fontproperties={"size": TITLE, "weight": "bold"}, alignment="left",
+        )  # fmt: skip
+        if finish is not None:
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")
+            finish(figure)
         return _standalone(text_of(figure), title, whole)
 
 
@@ -172,83 +127,27 @@ def draw(
 def size(
     words: str, fontsize: float = FONT, weight: str | int = "normal", style: Any = "normal"
 ) -> tuple[float, float]:
-    """Width and height of a text, by its outlines: they know of no pixels of a screen."""
+    """Width and height of a line, by its outlines: they know of no pixels of a screen."""
     from matplotlib.font_manager import FontProperties
     from matplotlib.textpath import text_to_path
 
     font = FontProperties(family="DejaVu Sans", size=fontsize, weight=weight, style=style)
-    lines = words.split("\n")
-    measured = (text_to_path.get_text_width_height_descent(line, font, False) for line in lines)
-    return max(float(found[0]) for found in measured), len(lines) * fontsize * SPACING
+    return float(text_to_path.get_text_width_height_descent(words, font, False)[0]), 1.25 * fontsize
 
 
-def widest(words: Sequence[str], **style: Any) -> float:
-    """The width of the widest of some texts; 0 for none."""
-    return max((size(text, **style)[0] for text in words), default=0.0)
+def wrap(words: str, n: int) -> str:
+    """Lines of about the same length, of n characters at most.
+
+    None begins or ends with a sign between a name and its number.
+    """
+    glued = re.sub(r"(?<=[=<>≤≥±]) | (?=[=<>≤≥±%×])", "\xa0", words)
+    texts = (textwrap.fill(glued, at, break_on_hyphens=False) for at in range(n // 2, n + 1))
+    return min(texts, key=lambda text: text.count("\n")).replace("\xa0", " ")
 
 
-def wrap(words: str, width: float, **style: Any) -> list[str]:
-    """Lines no wider than `width`, of about the same length: a lone last word reads badly."""
-    # No line begins or ends with a sign between a name and its number.
-    parts = re.split(r"(?<![=<>≤≥±]) (?![=<>≤≥±%])", words)
-
-    def broken(limit: float) -> list[str]:
-        lines: list[str] = []
-        for part in parts:
-            longer = f"{lines[-1]} {part}" if lines else part
-            if lines and size(longer, **style)[0] <= limit:
-                lines[-1] = longer
-            else:
-                lines.append(part)
-        return lines
-
-    lines = broken(width)
-    for share in (0.55, 0.65, 0.75, 0.85):
-        even = broken(width * share)
-        if len(even) == len(lines) and widest(even, **style) <= width:
-            return even
-    return lines
-
-
-def _rows(keys: Sequence[Key]) -> list[list[tuple[float, Key]]]:
-    """The key's entries with their left ends, in one row or in as many columns as fit."""
-    widths = [26 + size(key.label)[0] + 20 for key in keys]
-    if sum(widths) <= WIDTH - 2 * PAD + 20:
-        starts = [PAD + sum(widths[:at]) for at in range(len(keys))]
-        return [list(zip(starts, keys))] if keys else []
-    for columns in range(len(keys) - 1, 0, -1):
-        rows = math.ceil(len(keys) / columns)
-        # Neighbours are often a pair, so that it stands in a column of two, or else in a row.
-        of = [at // 2 if rows == 2 else at % columns for at in range(len(keys))]
-        wide = [max(w for w, c in zip(widths, of) if c == column) for column in sorted(set(of))]
-        if sum(wide) <= WIDTH - 2 * PAD + 20 or columns == 1:
-            found: list[list[tuple[float, Key]]] = [[] for _ in range(rows)]
-            for at, key in enumerate(keys):
-                row = at % 2 if rows == 2 else at // columns
-                found[row].append((PAD + sum(wide[: of[at]]), key))
-            return found
-    raise AssertionError("one column always fits")
-
-
-def _entry(sheet: Sheet, x: float, y: float, key: Key) -> None:
-    mark = key.mark
-    if key.kind == "bar":
-        edge = {"markeredgecolor": mark.hex, "markeredgewidth": 1.5, "marker": "s"}
-        fill = mark.hex if mark.filled else tint(mark.hex)
-        sheet.stroke([x + 9], [y], **{**mark.style(), **edge, "markersize": 12}, mfc=fill)
-    elif key.kind == "tick":
-        sheet.stroke([x + 9, x + 9], [y - 7, y + 7], color=mark.hex, linewidth=2)
-    elif key.kind == "marker":
-        sheet.stroke([x + 9], [y], **mark.style())
-    else:
-        dashes: Any = "-" if key.kind == "line" else (0, (3, 2))
-        sheet.stroke([x, x + 20], [y, y], color=mark.hex, linewidth=2, linestyle=dashes)
-    sheet.write(x + 26, y, key.label)
-
-
-def tint(colour: str, share: float = 0.3) -> str:
-    """A colour thinned with white."""
-    parts = (int(colour[at : at + 2], 16) for at in (1, 3, 5))
+def tint(color: str, share: float = 0.3) -> str:
+    """A color thinned with white."""
+    parts = (int(color[at : at + 2], 16) for at in (1, 3, 5))
     return "#" + "".join(f"{round(255 - share * (255 - part)):02x}" for part in parts)
 
 

@@ -5,22 +5,13 @@ says what a figure finds (its title), what its axes show, and how many seeds sta
 label; nothing here knows of records or studies.
 """
 
-from fastsc.plotting.sheet import Colour, Mark, Marker
-from fastsc.reproduction.figures.effects import Effect, Section, effects
+from fastsc.plotting.sheet import Mark
+from fastsc.reproduction.figures.effects import Row, effects
 from fastsc.reproduction.figures.groups import Series, bars, by_perturbation
-from fastsc.reproduction.figures.lines import (
-    At,
-    Level,
-    Line,
-    Panel,
-    Sweep,
-    over_alpha,
-    trajectories,
-)
+from fastsc.reproduction.figures.lines import Line, Panel, over_alpha, trajectories
 from fastsc.reproduction.figures.plane import Goal, Point, Role, plane
 
 __all__ = [
-    "At", "Colour", "Effect", "Goal", "Level", "Line", "Mark", "Marker", "Panel", "Point", "Role",
-    "Section", "Series", "Sweep", "bars", "by_perturbation", "effects", "over_alpha", "plane",
-    "trajectories",
+    "Goal", "Line", "Mark", "Panel", "Point", "Role", "Row", "Series", "bars", "by_perturbation",
+    "effects", "over_alpha", "plane", "trajectories",
 ]  # fmt: skip

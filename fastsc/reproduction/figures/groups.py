@@ -2,66 +2,47 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fastsc.plotting.sheet import (
-    INK,
-    PAD,
-    SHADE,
-    WIDTH,
-    Key,
-    Mark,
-    Sheet,
-    draw,
-    size,
-    tint,
-)
-from fastsc.reproduction.figures.axes import interval, ticks
+import numpy as np
+
+from fastsc.plotting.sheet import INK, SHADE, Mark, draw, tint
+from fastsc.reproduction.figures.axes import reach, ticks, values
 from fastsc.reproduction.seeds import Over
 
-_HEIGHT, _LEFT = 330.0, 62.0
-_VALUE = 12.0  # font size of the values over bars
+_HEIGHT = 310.0
 
 
 @dataclass(frozen=True)
 class Series:
-    """A model or an arm: what was found of it in each group, None where nothing was."""
+    """A model or an arm: an estimate of each group; NaN is left out."""
 
     label: str
-    found: Sequence[Over | None]
+    estimates: Sequence[Over]
     mark: Mark = field(default_factory=Mark)
 
 
-def by_perturbation(
-    series: Sequence[Series], groups: Sequence[str], title: str, *, y: str, low: float | None = 0
-) -> str:
-    """Dots with intervals, side by side over the name of each perturbation.
+def by_perturbation(series: Sequence[Series], groups: Sequence[str], title: str, *, y: str) -> str:
+    """Dots with intervals, side by side over the name of each perturbation, over an axis from 0.
 
     Args:
-        series: In the order of the key; marks should give the depth by shape, the constraint by
-            colour.
+        series: In the order of the key.
         groups: Perturbations.
         title: The finding.
         y: What the axis shows, with its unit and which way is better.
-        low: Where the axis begins; None where the values do.
     """
 
-    def paint(sheet: Sheet) -> None:
-        axis = _grouped(sheet, groups, y)
-        step = 0.72 / max(len(series), 1)
-        for place, one in enumerate(series):
-            for group, found in _known(one):
-                at = group + (place - (len(series) - 1) / 2) * step
-                interval(axis, at, found, one.mark, width=3)
-                axis.plot([at], [found.value], zorder=4, **one.mark.style(0.85))
-        if low is not None:
-            axis.set_ylim(low, None)
+    def paint(figure: Any) -> None:
+        axis = _grouped(figure, groups, y)
+        for at, one, _ in _side_by_side(series, len(groups), 0.72):
+            style = {**one.mark.style(0.85), "linestyle": "none", "label": one.label}
+            axis.errorbar(at, values(one.estimates), yerr=reach(one.estimates), **style)
+        axis.set_ylim(0, None)
         ticks(axis.yaxis)
 
-    return draw(title, paint, height=_HEIGHT, keys=[Key(one.label, one.mark) for one in series])
+    return draw(title, paint, height=_HEIGHT)
 
 
 def bars(
@@ -84,60 +65,42 @@ def bars(
         write: A value over its bar.
     """
 
-    def paint(sheet: Sheet) -> None:
-        right = PAD if chance is None else size("chance")[0] + PAD + 6
-        axis = _grouped(sheet, groups, y, right=right)
-        axis.grid(visible=False, axis="x")
-        step = 0.8 / max(len(series), 1)
-        highest = chance or 0.0
-        for place, one in enumerate(series):
-            style = {
-                "color": one.mark.hex if one.mark.filled else tint(one.mark.hex),
-                "edgecolor": one.mark.hex,
-                "linewidth": 1.5,
-            }
-            for group, found in _known(one):
-                at = group + (place - (len(series) - 1) / 2) * step
-                axis.bar(at, found.value, step * 0.8, zorder=2, **style)
-                top = found.value
-                if math.isfinite(found.low) and math.isfinite(found.high):
-                    ends = [found.low, found.high]
-                    axis.plot([at, at], ends, color=INK, linewidth=1.5, zorder=3)
-                    top = max(top, found.high)
-                _over(axis, at, top, write(found.value))
-                highest = max(highest, top)
-        axis.set_ylim(0, highest * 1.1 or 1)  # with room for the values over the bars
+    def paint(figure: Any) -> None:
+        axis = _grouped(figure, groups, y)
+        for at, one, step in _side_by_side(series, len(groups), 0.8):
+            color = one.mark.hex if one.mark.filled else tint(one.mark.hex)
+            drawn = axis.bar(
+                at, values(one.estimates), step * 0.8, yerr=reach(one.estimates), zorder=2,
+                color=color, edgecolor=one.mark.hex, linewidth=1.5, ecolor=INK,
+                error_kw={"linewidth": 1.5}, label=one.label,
+            )  # fmt: skip
+            axis.bar_label(drawn, fmt=write, fontsize=12, padding=2)
+        axis.margins(y=0.1)  # with room for the values over the bars
         ticks(axis.yaxis)
         if chance is not None:
-            axis.axhline(chance, color=INK, linewidth=1.2, linestyle=(0, (3, 2)), zorder=3)
-            _, height = axis.transData.transform((0, chance))
-            sheet.write(WIDTH - right + 6, sheet.height - height, "chance")
+            line = {"color": INK, "linewidth": 1.2, "linestyle": (0, (3, 2)), "zorder": 3}
+            axis.axhline(chance, label="chance", **line)
 
-    keys = [Key(one.label, one.mark, "bar") for one in series]
-    return draw(title, paint, height=_HEIGHT, keys=keys)
+    return draw(title, paint, height=_HEIGHT)
 
 
-def _known(one: Series) -> list[tuple[int, Over]]:
-    return [
-        (group, found)
-        for group, found in enumerate(one.found)
-        if found is not None and math.isfinite(found.value)
-    ]
+def _side_by_side(
+    series: Sequence[Series], n_groups: int, width: float
+) -> Iterator[tuple[Any, Series, float]]:
+    """Each series with its places, one in each group, and the room of one."""
+    step = width / max(len(series), 1)
+    for place, one in enumerate(series):
+        yield np.arange(n_groups) + (place - (len(series) - 1) / 2) * step, one, step
 
 
-def _grouped(sheet: Sheet, groups: Sequence[str], y: str, *, right: float = PAD) -> Any:
+def _grouped(figure: Any, groups: Sequence[str], y: str) -> Any:
     """An axis with a name under each group, and every other group on a shade."""
-    axis = sheet.axes(_LEFT, sheet.top + 34, WIDTH - right, sheet.height - 44)
-    sheet.write(PAD, sheet.top + 18, y)
+    axis = figure.subplots()
+    axis.set_title(y)
     axis.set_xticks(range(len(groups)), groups)
     axis.set_xlim(-0.5, len(groups) - 0.5)
     axis.tick_params(axis="x", length=0, pad=8)
     axis.grid(visible=False, axis="x")
     for group in range(0, len(groups), 2):
-        axis.axvspan(group - 0.5, group + 0.5, color=SHADE, linewidth=0, zorder=0)
+        axis.axvspan(group - 0.5, group + 0.5, color=SHADE, zorder=0)
     return axis
-
-
-def _over(axis: Any, at: float, top: float, words: str) -> None:
-    style = {"ha": "center", "va": "bottom", "fontsize": _VALUE, "zorder": 5}
-    axis.annotate(words, (at, top), (0, 3), textcoords="offset points", **style)

@@ -33,9 +33,9 @@ ALONE = "The default beside {base}, in a single seed, which shows nothing"
 TOP1_AXIS = "top-1 on unchanged images, % (higher is better)"
 DS_AXIS = "ds_relative (lower is better)"
 OTHERWISE = {"model", "strengths", "ds_target"}  # arms with such options compare with their like
-_MARKS: tuple[tuple[fig.Colour, fig.Marker], ...] = (
-    ("blue", "circle"), ("orange", "square"), ("green", "triangle"), ("purple", "diamond"),
-    ("ochre", "down"), ("grey", "cross"),
+MARKS = (
+    fig.Mark("blue", "o"), fig.Mark("orange", "s"), fig.Mark("green", "^"), fig.Mark("purple", "D"),
+    fig.Mark("ochre", "v"), fig.Mark("grey", "X"),
 )  # fmt: skip
 
 
@@ -60,9 +60,9 @@ def plane(study: Study, runs: Records) -> Picture | None:
         top1, relative = over(runs, name, "val/top1"), over(runs, name, "val/ds_relative")
         role: fig.Role = "constraint"
         if name == study.default:
-            role = "default"
+            role = "constraint, as recommended"
         elif study.config_alpha(name) == 0:
-            role = "baseline"
+            role = "no constraint"
         # Names of the many, which the table beside it explains: labels in words would not fit.
         named = _label(study, name, top1.n) if name in headline else f"{name} (n = {top1.n})"
         points.append(fig.Point(named, relative, times(top1, 100), role))
@@ -83,29 +83,27 @@ def plane(study: Study, runs: Records) -> Picture | None:
 
 def over_alpha(study: Study, runs: Records, names: Sequence[str]) -> Picture | None:
     """Figure 5: the arms with alpha above 0 over alpha, those without as levels."""
-    points, levels = [], []
+    sweep, levels = dict[float, fig.Point](), list[fig.Point]()
     for name in names:
-        top1, relative = (
-            times(over(runs, name, "val/top1"), 100),
-            over(runs, name, "val/ds_relative"),
-        )
+        top1, relative = over(runs, name, "val/top1"), over(runs, name, "val/ds_relative")
+        point = fig.Point(_label(study, name, top1.n), relative, times(top1, 100))
         alpha = study.config_alpha(name)
         if alpha > 0:
-            points.append(fig.At(alpha, top1, relative))
+            sweep[alpha] = point
         else:
-            levels.append(fig.Level(_label(study, name, top1.n), top1, relative))
-    if len(points) < 2:
+            levels.append(point)
+    if len(sweep) < 2:
         return None
-    points.sort(key=lambda at: at.alpha)
-    first, last = points[0], points[-1]
+    lowest, highest = min(sweep), max(sweep)
+    first, last = sweep[lowest], sweep[highest]
     title = (
-        f"From alpha {first.alpha:g} to {last.alpha:g} ds_relative goes from {first.ds.value:.3f} "
-        f"to {last.ds.value:.3f}, top-1 from {first.top1.value:.1f} to {last.top1.value:.1f} %"
+        f"From alpha {lowest:g} to {highest:g} ds_relative goes from {first.x.value:.3f} "
+        f"to {last.x.value:.3f}, top-1 from {first.y.value:.1f} to {last.y.value:.1f} %"
     )
-    n = sorted({at.top1.n for at in points})
+    n = sorted({point.y.n for point in sweep.values()})
     seeds = count(n[0], "seed") if len(n) == 1 else f"{n[0]} to {n[-1]} seeds"
-    sweep = fig.Sweep(f"constraint, {seeds}", points)
-    return Picture(title, fig.over_alpha([sweep], levels, title, top1=TOP1_AXIS, ds=DS_AXIS))
+    svg = fig.over_alpha(f"constraint, {seeds}", sweep, levels, title, top1=TOP1_AXIS, ds=DS_AXIS)
+    return Picture(title, svg)
 
 
 def by_question(study: Study, runs: Records, question: str) -> Picture | None:
@@ -125,9 +123,8 @@ def _by_kind(study: Study, runs: Records) -> Picture | None:
         found = [over(runs, name, key_of_kind(kind)) for kind in KINDS]
         if all(math.isnan(one.value) for one in found):
             continue
-        colour, marker = _MARKS[place % len(_MARKS)]
         label = _label(study, name, max(one.n for one in found))
-        series.append(fig.Series(label, found, fig.Mark(colour, marker)))
+        series.append(fig.Series(label, found, MARKS[place % len(MARKS)]))
     if len(series) < 2:
         return None
     kinds = [m for m in CLAIMS["continuity"] if m.key.startswith("continuity/ds_relative/")]
@@ -157,8 +154,7 @@ def _colours(study: Study, runs: Records) -> Picture | None:
         found = [times(over(runs, name, f"bias/accuracy/{folder}"), 100) for folder in folders]
         if any(math.isnan(one.value) for one in found):
             continue
-        colour, marker = _MARKS[place % len(_MARKS)]
-        mark = fig.Mark(colour, marker, filled=place < len(_MARKS))
+        mark = replace(MARKS[place % len(MARKS)], filled=place < len(MARKS))
         series.append(fig.Series(_label(study, name, found[0].n), found, mark))
     if len(series) < 2:
         return None
@@ -179,7 +175,7 @@ def _colours(study: Study, runs: Records) -> Picture | None:
 
 def effects(study: Study, runs: Records, against: str, *, ratios: bool) -> Picture | None:
     """Every claim beside one baseline, as ratios or as differences in points."""
-    sections, n_all, n_holds = [], 0, 0
+    sections, n_all, n_holds = dict[str, list[fig.Row]](), 0, 0
     for question, measures in CLAIMS.items():
         of = [m for m in measures if (m.effect == "ratio") == ratios]
         rows = []
@@ -191,14 +187,14 @@ def effects(study: Study, runs: Records, against: str, *, ratios: bool) -> Pictu
                 change = replace(change, low=change.lower, high=change.upper)
             bound = -100 * MARGIN if found.measure.effect == "not worse" else None
             label = f"{found.measure.directed}{'' if bound is None else ' (interval: 90 %)'}"
-            rows.append(fig.Effect(label, change, found.verdict, bound))
+            rows.append(fig.Row(label, change, found.verdict, bound))
             n_all, n_holds = n_all + 1, n_holds + (found.verdict == "holds")
         if rows:
-            sections.append(fig.Section(question, rows))
+            sections[question] = rows
     if n_all < 2:
         return None
     base = study.arms[against].label
-    one = all(math.isnan(row.found.low) for section in sections for row in section.rows)
+    one = all(math.isnan(row.estimate.low) for rows in sections.values() for row in rows)
     if ratios:
         title = f"Of {n_all} measures that should fall, {n_holds} are shown to, beside {base}"
         title = ALONE.format(base=base) if one else title
@@ -224,15 +220,12 @@ def targets(runs: Records, names: Sequence[str]) -> Picture | None:
         return None
     goals = sorted({float(record.options["ds_target"]) for _, record in chosen})
     starts = sorted({float(record.options["alpha"]) for _, record in chosen})
-    ds_lines, alpha_lines, n_near, told = [], [], 0, set[float]()
+    ds_lines, alpha_lines, n_near = [], [], 0
     for _, record in chosen:
         target, start = float(record.options["ds_target"]), float(record.options["alpha"])
-        colour = _MARKS[goals.index(target) % len(_MARKS)][0]
-        mark = fig.Mark(colour, _MARKS[starts.index(start) % len(_MARKS)][1])
-        label = "" if target in told else f"target {target:g}"
-        told.add(target)
-        ds_lines.append(_line(record, "ds_relative", label, mark, target))
-        alpha_lines.append(_line(record, "alpha", label, mark))
+        mark = replace(MARKS[goals.index(target)], marker=MARKS[starts.index(start)].marker)
+        ds_lines.append(_line(record, "ds_relative", "", mark, target))
+        alpha_lines.append(_line(record, "alpha", "", mark))
         n_near += near(number_of(record, RELATIVE.key), target)
     title = f"{n_near} of {len(chosen)} runs end within {100 * TOLERANCE:.0f} % of the ds_relative "
     title += "that was asked for"
@@ -240,10 +233,9 @@ def targets(runs: Records, names: Sequence[str]) -> Picture | None:
         fig.Panel("ds_relative of training batches", ds_lines, log=True),
         fig.Panel("alpha", alpha_lines, log=True),
     ]
-    named = [
-        (f"from alpha {start:g}", fig.Mark("grey", marker))
-        for start, (_, marker) in zip(starts, _MARKS)
-    ]
+    named = {f"target {goal:g}": {"color": mark.hex} for goal, mark in zip(goals, MARKS)}
+    for start, mark in zip(starts, MARKS):
+        named[f"from alpha {start:g}"] = {"marker": mark.marker, "color": "grey", "ls": "none"}
     return Picture(title, fig.trajectories(panels, title, named=named))
 
 
@@ -255,7 +247,7 @@ def collapse(study: Study, runs: Records, names: Sequence[str]) -> Picture | Non
         record = runs[name, min(seed for arm, seed in runs if arm == name)]
         label = study.arms[name].label
         for column, lines in panels.items():
-            lines.append(_line(record, column, label, fig.Mark(*_MARKS[place % len(_MARKS)])))
+            lines.append(_line(record, column, label, MARKS[place % len(MARKS)]))
         fallen += [label] if record.collapsed else []
     title = "No arm’s features collapse"
     if fallen:
