@@ -30,7 +30,7 @@ demo: $(STAMP) ## train on photographs that packages ship, and draw what changed
 demo-colormnist: $(STAMP) ## colour bias on real digits, without and with the constraint (runs/colormnist)
 	@$(PY) -m fastsc.colormnist_demo $(ARGS)
 
-reproduction: $(STAMP) ## docs/reproduction.md and its figures anew, from the runs' committed records
+reproduction: $(STAMP) ## docs/reproduction.md, its commands and figures anew, from the runs' committed records
 	@$(PY) -m fastsc.reproduce page $(ARGS)
 
 docs: $(STAMP) ## the documentation as a site (site/index.html); a dead link fails

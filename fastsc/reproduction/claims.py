@@ -37,12 +37,14 @@ class Measure:
         better: Which way is better.
         effect: "ratio" to the baseline's, "difference" from it, or "not worse": a difference of at
             least -MARGIN, one-sided.
+        kind: Of the perturbation, where it is of one alone.
     """
 
     key: str
     label: str
     better: Literal["lower", "higher"]
     effect: Literal["ratio", "difference", "not worse"]
+    kind: str = ""
 
     @property
     def directed(self) -> str:
@@ -61,7 +63,7 @@ CLAIMS: dict[str, tuple[Measure, ...]] = {
         RELATIVE,
         *(
             Measure(f"continuity/ds_relative/{kind}/{at:g}", f"ds_relative, {kind}", "lower",
-                    "ratio")
+                    "ratio", kind)
             for kind, at in STRENGTHS.items()
         ),
         Measure("continuity/flips", "predictions that flip", "lower", "ratio"),

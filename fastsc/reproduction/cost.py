@@ -31,39 +31,40 @@ class Speed:
     by_core: bool = False
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Of some runs of one network.
-
-    Attributes:
-        model: The network.
-        singles, pairs: Unique images, each time that one is seen: with one view and with two.
-    """
-
-    model: str
-    singles: int
-    pairs: int
-
-    def hours(self, speed: Speed, cores: int = 1) -> float | None:
-        """Of training, on so many cores or GPUs; None where the speed is another network's."""
-        if speed.model != self.model:
-            return None
-        return (self.singles / speed.single + self.pairs / speed.pair) / cores / 3600
-
-
-def cost_of(task: Task, n_images: int) -> Cost:
-    """Of a run on n training images: whole batches, each epoch."""
-    optim, model = task.config.optim, task.config.model.model
+def images_of(task: Task, n_images: int) -> int:
+    """How often a run on n training images sees one: whole batches, each epoch."""
+    optim = task.config.optim
     steps = optim.epochs * (n_images // optim.batch_size)
-    seen = min(steps, optim.max_steps or steps) * optim.batch_size
-    return Cost(model, seen, 0) if task.config.method.plain else Cost(model, 0, seen)
+    return min(steps, optim.max_steps or steps) * optim.batch_size
 
 
-def hours_of(costs: Iterable[Cost], speed: Speed, cores: int = 1) -> tuple[float, bool]:
-    """The sum over those whose network the speed is of; and whether that is all of them."""
-    found = [cost.hours(speed, cores) for cost in costs]
-    known = [spent for spent in found if spent is not None]
-    return sum(known), len(known) == len(found)
+def cells_of(
+    tasks: Sequence[Task],
+    n_images: int,
+    speeds: Sequence[Speed],
+    cores: int = 1,
+    *,
+    zero: str = "0",
+    unknown: str = "?",
+) -> list[str]:
+    """Images seen with one view and with two, and hours of training at each speed.
+
+    Args:
+        tasks: Runs, each on `n_images` training images.
+        speeds: Those of a core are multiplied by `cores`.
+        zero: In place of no images.
+        unknown: Where the speed is of none of the networks; of some of them +.
+    """
+    seen = [(task.config.method.plain, images_of(task, n_images)) for task in tasks]
+    cells = [f"{sum(n for plain, n in seen if plain is one):,}" for one in (True, False)]
+    cells = [zero if cell == "0" else cell for cell in cells]
+    for speed in speeds:
+        known = [task.config.model.model == speed.model for task in tasks]
+        rates = [speed.single if plain else speed.pair for plain, _ in seen]
+        spent = sum(n / rate for (_, n), rate, same in zip(seen, rates, known) if same) / 3600
+        text = hours(spent / (cores if speed.by_core else 1))
+        cells.append(text if all(known) else f"{text} +" if spent else unknown)
+    return cells
 
 
 def measured_speed(records: Iterable[Record], model: str, resolution: int) -> Speed | None:
@@ -121,14 +122,9 @@ def cost_table(
 
     def row(name: str, of: Sequence[Task]) -> list[str]:
         left = [task for task in of if task.record is None]
-        costs = [cost_of(task, n_images) for task in left]
-        words = [name, *(str(n) for n in (len(of), sum(t.done for t in of)))]
-        words.append(str(sum(bool(t.questions) and not t.done for t in of)))
-        words += [f"{sum(c.singles for c in costs):,}", f"{sum(c.pairs for c in costs):,}"]
-        for speed in speeds:
-            spent, whole = hours_of(costs, speed, cores if speed.by_core else 1)
-            words.append(hours(spent) if whole else f"{hours(spent)} +" if spent else "?")
-        return words
+        ask = sum(bool(task.questions) and not task.done for task in of)
+        counts = map(str, (len(of), sum(task.done for task in of), ask))
+        return [name, *counts, *cells_of(left, n_images, speeds, cores)]
 
     for arm in dict.fromkeys(task.arm.name for task in tasks):
         table.add_row(*row(arm, [task for task in tasks if task.arm.name == arm]))

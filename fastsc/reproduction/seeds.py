@@ -38,6 +38,12 @@ class Over:
     lower: float = NAN
     upper: float = NAN
 
+    def times(self, factor: float) -> Over:
+        """The same in another unit."""
+        ends = (self.value, self.low, self.high, self.lower, self.upper)
+        value, low, high, lower, upper = (factor * end for end in ends)
+        return Over(value, low, high, self.n, lower, upper)
+
 
 def mean_over(values: Sequence[float]) -> Over:
     """The mean of a value a seed; NaN where there is none or one of them is NaN."""

@@ -2,89 +2,50 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from importlib import resources
+from inspect import isfunction
 from pathlib import Path
-from typing import Any
 
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError
 from fastsc.evaluation.results.store import write_text
 from fastsc.reproduction import STUDIES
-from fastsc.reproduction.claims import Records, goals_of
-from fastsc.reproduction.page.account import commands_of, failures_of, machines_of, not_run
-from fastsc.reproduction.page.parts import parts_of
-from fastsc.reproduction.page.tables import (
-    arms_table,
-    goals_table,
-    method_of,
-    replication_table,
-    setting_of,
-)
-from fastsc.reproduction.page.words import Part, count, listed
+from fastsc.reproduction.claims import CLAIMS, Records
+from fastsc.reproduction.page import words
+from fastsc.reproduction.page.drawn import PICTURES, headline
+from fastsc.reproduction.page.results import Results
 from fastsc.reproduction.records import Record, read_records
 from fastsc.reproduction.study import Study, load_study
 
-PAGE = "reproduction.md"
+PAGE, COMMANDS = "reproduction.md", "reproduction-commands.md"
 AGAIN = "replications"
 
 
-@dataclass(frozen=True)
-class Written:
-    """A study as the page shows it; Markdown throughout.
-
-    Attributes:
-        study: Which.
-        setting: What its runs have in common, in sentences.
-        arms, goals, replication, replication_goals: Tables; empty where there is nothing to say.
-        goals_words, replication_words: What they are.
-        parts: The claims, with figures.
-        commands: How to run it again.
-    """
-
-    study: Study
-    setting: str
-    arms: str
-    goals: str
-    goals_words: str
-    replication: str
-    replication_goals: str
-    replication_words: str
-    parts: tuple[Part, ...]
-    commands: str
-
-
 def write_docs(records: Path, docs: Path) -> Path:
-    """DOCS/reproduction.md and its figures, from the records in RECORDS/STUDY/*.json.
+    """DOCS/reproduction.md, its commands and its figures, from RECORDS/STUDY/*.json.
 
     Those of a replication lie in AGAIN beside RECORDS, where no sweep takes them for done.
 
     Raises:
         UserError: There are no records, or the disk does not take the page.
     """
-    found = {name: _results(read_records([records / name])) for name in STUDIES}
-    studies = [(load_study(name), runs) for name, runs in found.items() if runs]
-    if not studies:
+    studies = []
+    for study in map(load_study, STUDIES):
+        runs = _results(read_records([records / study.name]))
+        again = _results(read_records([records.parent / AGAIN / study.name]))
+        further = {
+            (arm, seed): record
+            for (arm, seed), record in again.items()
+            if arm in study.quick and seed in study.quick_seeds
+        }
+        studies.append(Results(study, runs, further, runs))
+    if not any(s.runs for s in studies):
         raise UserError(f"{records}: there are no records in it")
-    missing = [load_study(name) for name, runs in found.items() if not runs]
-    again = {
-        study.name: (_again(study, records.parent / AGAIN / study.name), runs)
-        for study, runs in studies
-    }
-    return _write(docs, studies, missing, {"docs": True, "command": "", "trial": False}, again)
-
-
-def _again(study: Study, folder: Path) -> Records:
-    """A replication's records: of the study's quick arms, with the seeds of the replication."""
-    found = _results(read_records([folder]))
-    return {
-        (arm, seed): record
-        for (arm, seed), record in found.items()
-        if arm in study.quick and seed in study.quick_seeds
-    }
+    # Those that have no records yet come last.
+    return _write(docs, sorted(studies, key=lambda s: not s.runs), docs=True)
 
 
 def _results(records: Records) -> Records:
@@ -105,80 +66,44 @@ def write_page(
     known: records to compare these with, which are of other seeds.
     """
     runs = {(record.arm, record.seed): record for record in records}
-    words = ["python", "-m", "fastsc.reproduce", *sys.argv[1:]]
-    more = {"docs": False, "command": shlex.join(words), "trial": trial}
-    return _write(out, [(study, runs)], [], more, {study.name: (runs, known)})
+    command = shlex.join(["python", "-m", "fastsc.reproduce", *sys.argv[1:]])
+    return _write(out, [Results(study, runs, runs, known)], command=command, trial=trial)
 
 
-def _write(
-    folder: Path,
-    studies: Sequence[tuple[Study, Records]],
-    missing: Sequence[Study],
-    more: Mapping[str, Any],
-    compared: Mapping[str, tuple[Records, Records]],
-) -> Path:
-    """compared: by study, runs with other seeds and those that they repeat."""
+def _write(folder: Path, studies: Sequence[Results], **more: object) -> Path:
+    """The page, its commands and its figures."""
     needed("jinja2", "the page")
     import jinja2
 
     figures: dict[str, str] = {}
-    written = [
-        _written(study, runs, compared[study.name], figures) for study, runs in studies if runs
-    ]
-    of_docs = [(study, compared[study.name][0]) for study, _ in studies] if more["docs"] else []
-    text = (
-        jinja2.Environment(
-            undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
-        )  # Markdown, of our own records
-        .from_string(
-            (resources.files("fastsc.reproduction.page") / "page.md.j2").read_text("utf-8")
-        )
-        .render(
-            studies=written,
-            failures=failures_of(studies),
-            not_run=not_run(studies, missing) if more["docs"] else "",
-            machines=machines_of([*studies, *of_docs]),
-            **more,
-        )
-    )
-    for study, _ in studies:  # of an earlier page, with other parts
-        for path in (folder / "reproduction").glob(f"{study.name}-*.svg"):
+
+    def picture(s: Results, name: str) -> str:
+        """A figure in Markdown; its SVG goes into `figures`."""
+        drawn = PICTURES[name](s) if name in PICTURES else None
+        if drawn is None:
+            return ""
+        figures[f"{s.study.name}-{name}.svg"] = drawn.svg
+        return f"![{drawn.title}](reproduction/{s.study.name}-{name}.svg)"
+
+    loader = jinja2.PackageLoader("fastsc.reproduction", "page")
+    templates = jinja2.Environment(
+        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True,
+        autoescape=False, loader=loader,
+    )  # Markdown, of our own records  # fmt: skip
+    templates.filters.update({name: f for name, f in vars(words).items() if isfunction(f)})
+    templates.globals.update(
+        claims=CLAIMS, picture=picture, headline=headline, all=studies,
+        studies=[s for s in studies if s.runs], **{"docs": False, "trial": False, **more},
+    )  # fmt: skip
+    for name in (PAGE, COMMANDS):
+        text = templates.get_template(f"{name}.j2").render()
+        write_text(folder / name, re.sub(r"\n{3,}|\n+(?=##)", "\n\n", text).strip() + "\n")
+    for s in studies:  # of an earlier page, with other parts
+        for path in (folder / "reproduction").glob(f"{s.study.name}-*.svg"):
             if path.name not in figures:
                 path.unlink()
     for name, svg in figures.items():
         path = folder / "reproduction" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, svg)
-    write_text(folder / PAGE, text)
     return folder / PAGE
-
-
-def _written(
-    study: Study, runs: Records, compared: tuple[Records, Records], figures: dict[str, str]
-) -> Written:
-    """One study's part of the page; its figures' texts go into `figures` by their file names."""
-    goals = goals_of(study, runs)
-    n = sorted({goal.found.n for goal in goals})
-    return Written(
-        study=study,
-        setting=setting_of(study, runs),
-        arms=arms_table(study, runs),
-        goals=goals_table(goals),
-        goals_words=(
-            f"This project's goals for `{study.default}`, with what was found over "
-            f"{listed([str(k) for k in n[:-1]] + [count(n[-1], 'seed')])}. `{study.default}` is "
-            f"{method_of(study, study.default)}. {study.chosen}".rstrip()
-            if goals
-            else ""
-        ),
-        replication=replication_table(study, *compared),
-        replication_words=(
-            "The quick setting: a few arms once more, with other seeds than the committed ones. A "
-            "figure fits if the mean lies in the interval where the mean of so many further seeds "
-            "falls 95 times of 100, each figure by itself."
-        ),
-        # On the page of a replication alone they are the goals themselves.
-        replication_goals="" if compared[0] is runs else goals_table(goals_of(study, compared[0])),
-        parts=tuple(parts_of(study, runs, figures)),
-        commands=commands_of(study, runs),
-    )

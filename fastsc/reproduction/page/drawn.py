@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from fastsc.reproduction import figures as fig
@@ -15,21 +15,14 @@ from fastsc.reproduction.claims import (
     TO_BASELINE,
     TOP1,
     Measure,
-    Records,
-    effect_of,
     effects_of,
     number_of,
-    over,
 )
-from fastsc.reproduction.page.tables import present
-from fastsc.reproduction.page.words import count, effect, signed
+from fastsc.reproduction.page.results import Results
+from fastsc.reproduction.page.words import effect, seeds, signed
 from fastsc.reproduction.records import Record
-from fastsc.reproduction.seeds import Over
-from fastsc.reproduction.study import Study
 from fastsc.training.alpha import TOLERANCE, near
 
-KINDS = tuple(STRENGTHS)
-ALONE = "The default beside {base}, in a single seed, which shows nothing"
 TOP1_AXIS = "top-1 on unchanged images, % (higher is better)"
 DS_AXIS = "ds_relative (lower is better)"
 OTHERWISE = {"model", "strengths", "ds_target"}  # arms with such options compare with their like
@@ -47,51 +40,54 @@ class Picture:
     svg: str
 
 
-def plane(study: Study, runs: Records) -> Picture | None:
+def headline(s: Results) -> str:
+    """What the default reaches beside plain training and the better baseline; empty if unknown."""
+    found = s.effect(RELATIVE, s.study.default, s.study.reference)
+    if found is None or found.found.n < 2:
+        return ""
+    cost = "an unknown cost"
+    top1 = effects_of(s.runs, [TOP1], s.study.default, s.study.baselines)
+    if top1:
+        best = max(top1, key=lambda one: one.theirs.value)
+        cost = f"{signed(100 * best.found.value, 1)} points"
+    return (
+        f"The default leaves {100 * found.found.value:.0f} % of plain training’s movement, at "
+        f"{cost} of top-1 beside the better baseline"
+    )
+
+
+def _plane(s: Results) -> Picture | None:
     """Accuracy against continuity, an arm a point; only arms that train as the study's do."""
     names = [
-        name for name in present(study, runs)
-        if (study.arms[name].times == 1 or name in study.baselines)
-        and not OTHERWISE & study.arms[name].options.keys()
+        name for name in s.present()
+        if (s.study.arms[name].times == 1 or name in s.study.baselines)
+        and not OTHERWISE & s.study.arms[name].options.keys()
     ]  # fmt: skip
-    headline = {study.default, study.reference, *study.baselines}
-    points, found = [], effect_of(runs, RELATIVE, study.default, study.reference)
+    in_words = {s.study.default, s.study.reference, *s.study.baselines}
+    points = []
     for name in names:
-        top1, relative = over(runs, name, "val/top1"), over(runs, name, "val/ds_relative")
-        role: fig.Role = "constraint"
-        if name == study.default:
-            role = "constraint, as recommended"
-        elif study.config_alpha(name) == 0:
-            role = "no constraint"
+        point = _point(s, name)
+        if name == s.study.default:
+            point = replace(point, role="constraint, as recommended")
+        elif s.study.config_alpha(name) == 0:
+            point = replace(point, role="no constraint")
         # Names of the many, which the table beside it explains: labels in words would not fit.
-        named = _label(study, name, top1.n) if name in headline else f"{name} (n = {top1.n})"
-        points.append(fig.Point(named, relative, times(top1, 100), role))
+        if name not in in_words:
+            point = replace(point, label=f"{name} (n = {point.y.n})")
+        points.append(point)
     goal = None
-    best = [over(runs, name, "val/top1").value for name in study.baselines if name in names]
-    if best and study.augmentation in names:
-        limit = TO_BASELINE * over(runs, study.augmentation, "val/ds_relative").value
+    best = [s.over(name, TOP1.key).value for name in s.study.baselines if name in names]
+    if best and s.study.augmentation in names:
+        limit = TO_BASELINE * s.over(s.study.augmentation, RELATIVE.key).value
         goal = fig.Goal("the goal", x=limit, y=100 * (max(best) - MARGIN))
-    title = "Accuracy beside continuity"
-    if found is not None and found.found.n > 1:
-        title = (
-            f"The default leaves {100 * found.found.value:.0f} % of plain training’s movement, at "
-            f"{_points(runs, study)} of top-1 beside the better baseline"
-        )
-    svg = fig.plane(points, title, x=DS_AXIS, y=TOP1_AXIS, goal=goal)
-    return Picture(title, svg)
+    title = headline(s) or "Accuracy beside continuity"
+    return Picture(title, fig.plane(points, title, x=DS_AXIS, y=TOP1_AXIS, goal=goal))
 
 
-def over_alpha(study: Study, runs: Records, names: Sequence[str]) -> Picture | None:
+def _alpha(s: Results) -> Picture | None:
     """Figure 5: the arms with alpha above 0 over alpha, those without as levels."""
-    sweep, levels = dict[float, fig.Point](), list[fig.Point]()
-    for name in names:
-        top1, relative = over(runs, name, "val/top1"), over(runs, name, "val/ds_relative")
-        point = fig.Point(_label(study, name, top1.n), relative, times(top1, 100))
-        alpha = study.config_alpha(name)
-        if alpha > 0:
-            sweep[alpha] = point
-        else:
-            levels.append(point)
+    points = [(s.study.config_alpha(name), _point(s, name)) for name in s.group("alpha")]
+    sweep = {alpha: point for alpha, point in points if alpha > 0}
     if len(sweep) < 2:
         return None
     lowest, highest = min(sweep), max(sweep)
@@ -100,192 +96,160 @@ def over_alpha(study: Study, runs: Records, names: Sequence[str]) -> Picture | N
         f"From alpha {lowest:g} to {highest:g} ds_relative goes from {first.x.value:.3f} "
         f"to {last.x.value:.3f}, top-1 from {first.y.value:.1f} to {last.y.value:.1f} %"
     )
-    n = sorted({point.y.n for point in sweep.values()})
-    seeds = count(n[0], "seed") if len(n) == 1 else f"{n[0]} to {n[-1]} seeds"
-    svg = fig.over_alpha(f"constraint, {seeds}", sweep, levels, title, top1=TOP1_AXIS, ds=DS_AXIS)
+    label = f"constraint, {seeds(point.y for point in sweep.values())}"
+    levels = [point for alpha, point in points if alpha == 0]
+    svg = fig.over_alpha(label, sweep, levels, title, top1=TOP1_AXIS, ds=DS_AXIS)
     return Picture(title, svg)
 
 
-def by_question(study: Study, runs: Records, question: str) -> Picture | None:
-    """The picture that belongs to a question, beside its table."""
-    if question == "continuity":
-        return _by_kind(study, runs)
-    if question == "bias" and "colours" in study.groups:
-        return _colours(study, runs)
-    return None
-
-
-def _by_kind(study: Study, runs: Records) -> Picture | None:
+def _by_kind(s: Results) -> Picture | None:
     """Figure 4: ds_relative under each perturbation alone."""
-    wanted = study.groups.get("depth") or (study.reference, *study.baselines, study.default)
+    kinds = [measure for measure in CLAIMS["continuity"] if measure.kind]
+    wanted = s.study.groups.get("depth") or (s.study.reference, *s.study.baselines, s.study.default)
     series = []
-    for place, name in enumerate(present(study, runs, wanted)):
-        found = [over(runs, name, key_of_kind(kind)) for kind in KINDS]
-        if all(math.isnan(one.value) for one in found):
-            continue
-        label = _label(study, name, max(one.n for one in found))
-        series.append(fig.Series(label, found, MARKS[place % len(MARKS)]))
+    for mark, name in zip(MARKS, s.present(wanted)):
+        estimates = [s.over(name, measure.key) for measure in kinds]
+        n = max(estimate.n for estimate in estimates)
+        if n:
+            series.append(fig.Series(_label(s, name, n), estimates, mark))
     if len(series) < 2:
         return None
-    kinds = [m for m in CLAIMS["continuity"] if m.key.startswith("continuity/ds_relative/")]
-    shown = effects_of(runs, kinds, study.default, [study.reference])
-    falls = sum(one.verdict == "holds" for one in shown)
+    effects = effects_of(s.runs, kinds, s.study.default, [s.study.reference])
     title = "ds_relative under each perturbation alone"
-    if shown and shown[0].found.n > 1:
+    if effects and effects[0].found.n > 1:
+        falls = sum(one.verdict == "holds" for one in effects)
         title = "ds_relative is smaller with the default than with plain training: shown for "
-        title += f"{falls} of {len(shown)} perturbations"
-    return Picture(title, fig.by_perturbation(series, KINDS, title, y=DS_AXIS))
+        title += f"{falls} of {len(effects)} perturbations"
+    return Picture(title, fig.by_perturbation(series, tuple(STRENGTHS), title, y=DS_AXIS))
 
 
-def key_of_kind(kind: str) -> str:
-    """The figure's name of ds_relative under one kind at its full strength."""
-    for measure in CLAIMS["continuity"]:
-        if measure.key.startswith(f"continuity/ds_relative/{kind}"):
-            return measure.key
-    raise AssertionError(kind)
-
-
-def _colours(study: Study, runs: Records) -> Picture | None:
-    """Color MNIST: who reads digits right whose colour lies?"""
-    names = present(study, runs, study.groups["colours"])
+def _colors(s: Results) -> Picture | None:
+    """Color MNIST: who reads digits right whose color lies?"""
     folders = ("aligned", "random", "reversed")
     series = []
-    for place, name in enumerate(names):
-        found = [times(over(runs, name, f"bias/accuracy/{folder}"), 100) for folder in folders]
-        if any(math.isnan(one.value) for one in found):
-            continue
+    for place, name in enumerate(s.present(s.study.groups.get("colours", ()))):
+        estimates = [s.over(name, f"bias/accuracy/{folder}").times(100) for folder in folders]
         mark = replace(MARKS[place % len(MARKS)], filled=place < len(MARKS))
-        series.append(fig.Series(_label(study, name, found[0].n), found, mark))
+        if all(math.isfinite(estimate.value) for estimate in estimates):
+            series.append(fig.Series(_label(s, name, estimates[0].n), estimates, mark))
     if len(series) < 2:
         return None
     measure = Measure("bias/accuracy/random", "", "higher", "difference")
-    change = effect_of(runs, measure, study.default, study.augmentation)
+    change = s.effect(measure, s.study.default, s.study.augmentation)
     title = "Right answers by the colour of the digits"
     if change is not None and change.found.n > 1 and change.found.value > 0:
-        title = (
-            f"In random colours the default reads {effect(measure, change.found)} points of the "
-            "digits more than augmentation alone"
-        )
-    digits = 1 if len(series) < 5 else 0  # more bars are too thin for tenths
-    svg = fig.bars(
-        folders, series, title, "right answers, %", chance=10.0, write=f"{{:.{digits}f}}".format
+        title = f"In random colours the default reads {effect(change)} points of the digits more "
+        title += "than augmentation alone"
+    write = "{:.1f}" if len(series) < 5 else "{:.0f}"  # more bars are too thin for tenths
+    y = "right answers, %"
+    return Picture(title, fig.bars(folders, series, title, y, chance=10.0, write=write.format))
+
+
+def _effects(s: Results, *, ratios: bool) -> Picture | None:
+    """Every claim beside the baseline that augments, as ratios or as differences in points."""
+    sections: dict[str, list[fig.Row]] = {}
+    for question in CLAIMS:
+        for one in s.effects(question, beside=[s.study.augmentation]):
+            if (one.measure.effect == "ratio") != ratios or not math.isfinite(one.found.value):
+                continue
+            row = fig.Row(one.measure.directed, one.found.times(1 if ratios else 100), one.verdict)
+            if one.measure.effect == "not worse":  # its test is one-sided
+                change = replace(row.estimate, low=row.estimate.lower, high=row.estimate.upper)
+                label = f"{row.label} (interval: 90 %)"
+                row = replace(row, label=label, estimate=change, bound=-100 * MARGIN)
+            sections.setdefault(question, []).append(row)
+    rows = [row for of in sections.values() for row in of]
+    if len(rows) < 2:
+        return None
+    base, n_holds = s.label(s.study.augmentation), sum(row.verdict == "holds" for row in rows)
+    title = f"Of {len(rows)} differences from {base}, {n_holds} are shown to be as claimed"
+    if ratios:
+        title = f"Of {len(rows)} measures that should fall, {n_holds} are shown to, beside {base}"
+    if all(math.isnan(row.estimate.low) for row in rows):
+        title = f"The default beside {base}, in a single seed, which shows nothing"
+    svg = fig.effects(
+        sections,
+        title,
+        f"default over {base}" if ratios else f"default less {base}, points",
+        ratios=ratios,
+        directions=("default better", "default worse") if ratios else ("smaller", "larger"),
+        write="{:.2f}".format if ratios else lambda value: signed(value, 1),
     )
     return Picture(title, svg)
 
 
-def effects(study: Study, runs: Records, against: str, *, ratios: bool) -> Picture | None:
-    """Every claim beside one baseline, as ratios or as differences in points."""
-    sections, n_all, n_holds = dict[str, list[fig.Row]](), 0, 0
-    for question, measures in CLAIMS.items():
-        of = [m for m in measures if (m.effect == "ratio") == ratios]
-        rows = []
-        for found in effects_of(runs, of, study.default, [against]):
-            if not math.isfinite(found.found.value):
-                continue
-            change = found.found if ratios else times(found.found, 100)
-            if found.measure.effect == "not worse":  # its test is one-sided
-                change = replace(change, low=change.lower, high=change.upper)
-            bound = -100 * MARGIN if found.measure.effect == "not worse" else None
-            label = f"{found.measure.directed}{'' if bound is None else ' (interval: 90 %)'}"
-            rows.append(fig.Row(label, change, found.verdict, bound))
-            n_all, n_holds = n_all + 1, n_holds + (found.verdict == "holds")
-        if rows:
-            sections[question] = rows
-    if n_all < 2:
-        return None
-    base = study.arms[against].label
-    one = all(math.isnan(row.estimate.low) for rows in sections.values() for row in rows)
-    if ratios:
-        title = f"Of {n_all} measures that should fall, {n_holds} are shown to, beside {base}"
-        title = ALONE.format(base=base) if one else title
-        svg = fig.effects(
-            sections, title, f"default over {base}", ratios=True,
-            directions=("default better", "default worse"),
-        )  # fmt: skip
-    else:
-        title = f"Of {n_all} differences from {base}, {n_holds} are shown to be as claimed"
-        title = ALONE.format(base=base) if one else title
-        svg = fig.effects(
-            sections, title, f"default less {base}, points", ratios=False,
-            directions=("smaller", "larger"), write=lambda value: signed(value, 1),
-        )  # fmt: skip
-    return Picture(title, svg)
-
-
-def targets(runs: Records, names: Sequence[str]) -> Picture | None:
+def _targets(s: Results) -> Picture | None:
     """--ds-target: ds_relative of the training batches and alpha, over the steps."""
-    first = dict(sorted(runs, reverse=True))
-    chosen = [(arm, runs[arm, first[arm]]) for arm in names if arm in first]
-    if not chosen:
+    records = [s.of(name)[0] for name in s.group("target", 1)]
+    if not records:
         return None
-    goals = sorted({float(record.options["ds_target"]) for _, record in chosen})
-    starts = sorted({float(record.options["alpha"]) for _, record in chosen})
-    ds_lines, alpha_lines, n_near = [], [], 0
-    for _, record in chosen:
-        target, start = float(record.options["ds_target"]), float(record.options["alpha"])
-        mark = replace(MARKS[goals.index(target)], marker=MARKS[starts.index(start)].marker)
-        ds_lines.append(_line(record, "ds_relative", "", mark, target))
-        alpha_lines.append(_line(record, "alpha", "", mark))
-        n_near += near(number_of(record, RELATIVE.key), target)
-    title = f"{n_near} of {len(chosen)} runs end within {100 * TOLERANCE:.0f} % of the ds_relative "
-    title += "that was asked for"
-    panels = [
-        fig.Panel("ds_relative of training batches", ds_lines, log=True),
-        fig.Panel("alpha", alpha_lines, log=True),
+    of = [
+        (float(record.options["ds_target"]), float(record.options["alpha"])) for record in records
     ]
-    named = {f"target {goal:g}": {"color": mark.hex} for goal, mark in zip(goals, MARKS)}
-    for start, mark in zip(starts, MARKS):
+    by_target = dict(zip(sorted({target for target, _ in of}), MARKS))
+    by_start = dict(zip(sorted({start for _, start in of}), MARKS))
+    marks = [replace(by_target[target], marker=by_start[start].marker) for target, start in of]
+    ds = [_line(record, "ds_relative", mark, target=target)
+          for record, mark, (target, _) in zip(records, marks, of)]  # fmt: skip
+    alphas = [_line(record, "alpha", mark) for record, mark in zip(records, marks)]
+    n_near = sum(
+        near(number_of(record, RELATIVE.key), target) for record, (target, _) in zip(records, of)
+    )
+    title = f"{n_near} of {len(records)} runs end within {100 * TOLERANCE:.0f} % of the "
+    title += "ds_relative that was asked for"
+    panels = [
+        fig.Panel("ds_relative of training batches", ds, log=True),
+        fig.Panel("alpha", alphas, log=True),
+    ]
+    named = {f"target {target:g}": {"color": mark.hex} for target, mark in by_target.items()}
+    for start, mark in by_start.items():
         named[f"from alpha {start:g}"] = {"marker": mark.marker, "color": "grey", "ls": "none"}
     return Picture(title, fig.trajectories(panels, title, named=named))
 
 
-def collapse(study: Study, runs: Records, names: Sequence[str]) -> Picture | None:
+def _collapse(s: Results) -> Picture | None:
     """Distance between different images over the steps, and how many directions they take."""
-    panels: dict[str, list[fig.Line]] = {"between": [], "effective_rank": []}
-    fallen = []
-    for place, name in enumerate(names):
-        record = runs[name, min(seed for arm, seed in runs if arm == name)]
-        label = study.arms[name].label
-        for column, lines in panels.items():
-            lines.append(_line(record, column, label, MARKS[place % len(MARKS)]))
-        fallen += [label] if record.collapsed else []
-    title = "No arm’s features collapse"
-    if fallen:
-        title = f"Features collapse with {'; '.join(fallen)}"
-    shown = [
-        fig.Panel("distance between different images", panels["between"]),
-        fig.Panel("effective rank of the features", panels["effective_rank"], log=True),
+    records = [s.of(name)[0] for name in s.group("collapse", 2)]
+    if not records:
+        return None
+    fallen = [s.label(record.arm) for record in records if record.collapsed]
+    title = (
+        f"Features collapse with {'; '.join(fallen)}" if fallen else "No arm’s features collapse"
+    )
+    between, rank = (
+        [_line(record, column, mark, s.label(record.arm)) for record, mark in zip(records, MARKS)]
+        for column in ("between", "effective_rank")
+    )
+    panels = [
+        fig.Panel("distance between different images", between),
+        fig.Panel("effective rank of the features", rank, log=True),
     ]
-    return Picture(title, fig.trajectories(shown, title))
+    return Picture(title, fig.trajectories(panels, title))
+
+
+PICTURES: Mapping[str, Callable[[Results], Picture | None]] = {
+    "plane": _plane,
+    "effects-ratios": lambda s: _effects(s, ratios=True),
+    "effects-points": lambda s: _effects(s, ratios=False),
+    "alpha": _alpha,
+    "continuity": _by_kind,
+    "bias": _colors,
+    "target": _targets,
+    "collapse": _collapse,
+}
+
+
+def _point(s: Results, name: str) -> fig.Point:
+    top1, relative = s.over(name, TOP1.key), s.over(name, RELATIVE.key)
+    return fig.Point(_label(s, name, top1.n), relative, top1.times(100))
 
 
 def _line(
-    record: Record, column: str, label: str, mark: fig.Mark, target: float | None = None
+    record: Record, column: str, mark: fig.Mark, label: str = "", target: float | None = None
 ) -> fig.Line:
-    steps = [step for step in record.curve["step"] if step is not None]
+    steps: Sequence[float] = [step for step in record.curve["step"] if step is not None]
     return fig.Line(label, steps, record.curve[column], mark, target)
 
 
-def _points(runs: Records, study: Study) -> str:
-    """Top-1 of the default less that of the better baseline, in points."""
-    found = effects_of(runs, [TOP1], study.default, study.baselines)
-    if not found:
-        return "an unknown cost"
-    best = max(found, key=lambda one: one.theirs.value)
-    return f"{signed(100 * best.found.value, 1)} points"
-
-
-def _label(study: Study, name: str, n: int) -> str:
-    return f"{study.arms[name].label} (n = {n})"
-
-
-def times(found: Over, factor: float) -> Over:
-    """The same in another unit."""
-    return replace(
-        found,
-        value=found.value * factor,
-        low=found.low * factor,
-        high=found.high * factor,
-        lower=found.lower * factor,
-        upper=found.upper * factor,
-    )
+def _label(s: Results, name: str, n: int) -> str:
+    return f"{s.label(name)} (n = {n})"

@@ -27,7 +27,8 @@ IMAGES = {"colormnist": ("fcdb267bdbb69fe7", "e4fa6c1c51e1f9a9")}
 
 def test_the_committed_page_is_what_the_committed_records_make(tmp_path: Path) -> None:
     write_docs(RECORDS, tmp_path)
-    for path in [tmp_path / "reproduction.md", *tmp_path.glob("reproduction/*.svg")]:
+    pages = [tmp_path / "reproduction.md", tmp_path / "reproduction-commands.md"]
+    for path in [*pages, *tmp_path.glob("reproduction/*.svg")]:
         committed = DOCS / path.relative_to(tmp_path)
         message = f"{committed} is not of these records: run `make reproduction`"
         if path.suffix == ".md":

@@ -48,16 +48,22 @@ def texts(svg: str) -> list[str]:
             if node.tag.endswith(("text", "title"))]  # fmt: skip
 
 
+def whole(page: Path) -> str:
+    """The page with its commands."""
+    return page.read_text() + page.with_name(document.COMMANDS).read_text()
+
+
 def page(folder: Path, found=FOUND, known=None) -> str:
-    return write_page(STUDY, list(found.values()), folder, known or {}).read_text()
+    return whole(write_page(STUDY, list(found.values()), folder, known or {}))
 
 
 def test_no_result_is_typed_into_the_prose() -> None:
     """Decimal fractions in the template and in the code's words are none but names of papers."""
-    strings = [(SOURCES / "page.md.j2").read_text()]
+    strings = [path.read_text() for path in SOURCES.glob("*.j2")]
+    assert strings
     strings += [text for study in map(load_study, STUDIES) for text in (study.reason, study.chosen)]
-    for name in ("document", "parts", "settings", "account", "tables", "words", "drawn"):
-        tree = ast.parse((SOURCES / f"{name}.py").read_text())
+    for path in SOURCES.glob("*.py"):
+        tree = ast.parse(path.read_text())
         docs = {
             ast.get_docstring(node, clean=False)
             for node in ast.walk(tree)
@@ -121,7 +127,7 @@ def test_what_was_not_run_is_listed_with_its_cost(tmp_path: Path) -> None:
         for seed in range(study.arms[arm].seeds - (arm == "ce-2e")):
             write_record(tmp_path / "runs" / "colormnist", made(study, arm, seed))
     write_docs(tmp_path / "runs", tmp_path / "docs")
-    text = (tmp_path / "docs" / "reproduction.md").read_text()
+    text = whole(tmp_path / "docs" / "reproduction.md")
     left = text.partition("## What was not run")[2].partition("CIFAR-100, trainings")[0]
     n = 16 * (3600 // 64) * 64  # 2E epochs of whole batches
     assert f"| `ce-2e` | 1 | {n:,} | – | {n / 640 / 60:.0f} min |" in left
@@ -222,7 +228,7 @@ def test_a_committed_replication_is_shown_and_is_no_seed_more(tmp_path: Path) ->
             for seed in seeds:
                 write_record(tmp_path / folder / "colormnist", made(study, arm, seed))
         write_docs(tmp_path / "runs", tmp_path / "docs")
-        before, text = text, (tmp_path / "docs" / "reproduction.md").read_text()
+        before, text = text, whole(tmp_path / "docs" / "reproduction.md")
     assert "### A replication" not in before
     section = text.partition("### A replication")[2].partition("###")[0]
     rows = [
@@ -237,7 +243,7 @@ def test_a_committed_replication_is_shown_and_is_no_seed_more(tmp_path: Path) ->
 def test_another_scale_has_its_cost_by_a_published_rate(tmp_path: Path) -> None:
     write_record(tmp_path / "runs" / "cifar100", made(load_study("cifar100"), "default", 0))
     write_docs(tmp_path / "runs", tmp_path / "docs")
-    text = (tmp_path / "docs" / "reproduction.md").read_text()
+    text = whole(tmp_path / "docs" / "reproduction.md")
     section = text.partition("with `--scale gpu`")[2].partition("##")[0]
     pairs = 25 * (50_000 // 128) * 128
     assert f"| `both` | 1 | – | {pairs:,} | {2 * pairs / 4565 / 60:.0f} min |" in section
@@ -258,6 +264,6 @@ def test_the_command_makes_the_page(
     monkeypatch.setattr(command, "RECORDS", tmp_path / "runs")
     assert reproduce.main(["page", "--out", str(tmp_path / "docs")]) == 0
     assert "reproduction.md" in capsys.readouterr().out
-    text = (tmp_path / "docs" / "reproduction.md").read_text()
+    text = whole(tmp_path / "docs" / "reproduction.md")
     assert "## Color MNIST" in text
     assert "CIFAR-100, trainings that are left" in text  # of which there is no record

@@ -1,0 +1,385 @@
+"""A study's records as the page's templates and figures ask for them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fastsc.reproduction.claims import (
+    CLAIMS,
+    RELATIVE,
+    TOP1,
+    Effect,
+    Goal,
+    Measure,
+    Records,
+    effect_of,
+    effects_of,
+    goals_of,
+    number_of,
+    over,
+    values_of,
+)
+from fastsc.reproduction.cost import cells_of, speeds_of
+from fastsc.reproduction.page.words import (
+    EQUAL,
+    NONE,
+    count,
+    effect,
+    figure,
+    judged,
+    number,
+    percent,
+    signed,
+    table,
+)
+from fastsc.reproduction.records import Record
+from fastsc.reproduction.runner import Task, words
+from fastsc.reproduction.seeds import LEVEL, Over, mean_over, prediction
+from fastsc.reproduction.study import Study
+from fastsc.training.alpha import near
+
+Row = Sequence[object]
+CHANGE = Measure("val/top1", "top-1", "higher", "difference")  # two-sided, unlike the claim
+CHANCE = (1 - LEVEL) / 2  # that an interval lies on one side without an effect
+# What `fastsc.evaluate` calls the number of images of a question.
+SIZES = {question: question for question in CLAIMS} | {
+    "continuity": "curves", "explanations": "explained",
+}  # fmt: skip
+
+SIDES = {  # by whether an arm is more continuous and more accurate
+    (True, True): "better in both",
+    (True, False): "more continuous, not more accurate",
+    (False, True): "more accurate, not more continuous",
+    (False, False): "better in neither",
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """A study and what is known of it.
+
+    Attributes:
+        study, runs: Which study, and the records of its runs.
+        further, known: Runs with other seeds, and those that they repeat.
+    """
+
+    study: Study
+    runs: Records
+    further: Records = field(default_factory=dict)
+    known: Records = field(default_factory=dict)
+
+    def present(self, names: Iterable[str] | None = None) -> list[str]:
+        """The arms of which there is a run, in the study's or the given order."""
+        have = {arm for arm, _ in self.runs}
+        return [name for name in (self.study.arms if names is None else names) if name in have]
+
+    def group(self, name: str, least: int = 3) -> list[str]:
+        """The arms of a group; none of so few, or without its base, beside which all stand."""
+        group = self.study.groups.get(name, ())
+        names = self.present(group)
+        based = name == "target" or names[:1] == list(group[:1])
+        return names if based and len(names) >= least else []
+
+    def label(self, name: str) -> str:
+        """What a reader sees of an arm."""
+        return self.study.arms[name].label
+
+    def of(self, name: str) -> list[Record]:
+        """The records of an arm by seed."""
+        return [record for (arm, _), record in sorted(self.runs.items()) if arm == name]
+
+    def over(self, name: str, key: str) -> Over:
+        """A figure of an arm over its seeds."""
+        return over(self.runs, name, key)
+
+    def effect(self, measure: Measure, name: str, against: str) -> Effect | None:
+        """Of an arm beside another; None where there is no common seed."""
+        return effect_of(self.runs, measure, name, against)
+
+    def effects(
+        self, *questions: str, arm: str | None = None, beside: Sequence[str] | None = None
+    ) -> list[Effect]:
+        """The claims of these questions, or of all; of the default beside each baseline."""
+        measures = [measure for question in questions or CLAIMS for measure in CLAIMS[question]]
+        baselines = self.study.beside if beside is None else beside
+        return effects_of(self.runs, measures, arm or self.study.default, baselines)
+
+    def goals(self, *, further: bool = False) -> list[Goal]:
+        """What the default is meant to reach, by these runs or by the further ones."""
+        return goals_of(self.study, self.further if further else self.runs)
+
+    def goal_rows(self, goals: Sequence[Goal]) -> Iterator[Row]:
+        """A row a goal, with what was reached."""
+        verdicts = {"holds": "reached", "does not hold": "missed", "not shown": "undecided"}
+        for goal in goals:
+            yield [goal.label, effect(goal), verdicts[goal.verdict]]
+
+    def longer(self) -> list[str]:
+        """Baselines that train for more epochs than the others."""
+        return [f"`{arm}`" for arm in self.study.baselines if self.study.arms[arm].times > 1]
+
+    @property
+    def setting(self) -> Record:
+        """A run of plain training, or of another arm: its options are those of most."""
+        return self.of((self.present([self.study.reference]) or self.present())[0])[0]
+
+    def method(self, name: str) -> str:
+        """An arm's constraint, as the options that make it."""
+        method = self.study.config(self.study.arms[name], Path("DIR"), 0).method
+        ds = {"ds": method.ds, "ds_at": method.ds_at, "alpha": method.alpha}
+        rest: dict[str, Any] = {
+            "ce_views": method.ce_views, "stop_gradient": method.stop_gradient, "bn": method.bn,
+        }  # fmt: skip
+        own = self.study.arms[name].options
+        rest |= {k: v for k, v in own.items() if k not in {*ds, *rest, "alpha_warmup_epochs"}}
+        rise = method.alpha_warmup_epochs
+        if rise is None:
+            how = "which rises in a straight line from 0 over the whole run"
+        else:
+            how = f"which rises over the first {rise:g} epochs" if rise else "constant"
+        return f"`{' '.join(words(ds))}`, {how}; `{' '.join(words(rest))}`"
+
+    def relative(self, records: Sequence[Record]) -> str:
+        """An arm's ds_relative; collapsed features have none."""
+        runs = {(record.arm, record.seed): record for record in records}
+        estimate = over(runs, records[0].arm, RELATIVE.key)
+        if estimate.n == len(records):
+            return number(estimate)
+        if estimate.n:
+            return f"{number(estimate)} (n = {estimate.n})"
+        return "collapsed" if any(record.collapsed for record in records) else NONE
+
+    def arms(self) -> Iterator[Row]:
+        """A row an arm: mean ± half the 95 % interval over its seeds."""
+        for name in self.present():
+            records = self.of(name)
+            top1 = self.over(name, TOP1.key)
+            yield [
+                f"{self.label(name)} (`{name}`)", records[0].options["epochs"], _views(records[0]),
+                top1.n, percent(top1), percent(self.over(name, "val/top1_perturbed")),
+                self.relative(records),
+            ]  # fmt: skip
+
+    def beside(self, names: Sequence[str]) -> Iterator[Row]:
+        """A row an arm: figures, and effects beside the first one over common seeds."""
+        base = names[0]
+        for name in names:
+            top1, records = self.over(name, TOP1.key), self.of(name)
+            left = min(record.left for record in records)
+            cells = [f"{self.label(name)} (`{name}`)", str(top1.n), percent(top1)]
+            cells += [self.relative(records), f"{100 * left:.0f} %"]
+            for measure in (CHANGE, RELATIVE):
+                change = None if name == base else self.effect(measure, name, base)
+                cells.append(NONE if change is None else effect(change))
+                most = max(top1.n, self.over(base, TOP1.key).n)
+                if change is not None and change.found.n < most:
+                    cells[-1] += f" in {count(change.found.n, 'common seed')}"
+            yield cells
+
+    def claims(self, effects: Sequence[Effect]) -> str:
+        """A row a measure: the arm's figure, and effect and verdict beside each baseline."""
+        headings = ["measure", self.label(effects[0].arm)]
+        against = list(dict.fromkeys(one.against for one in effects))
+        for name in against:
+            headings += [self.label(name), "beside it"]
+        rows = []
+        for measure in dict.fromkeys(one.measure for one in effects):
+            by_name = {one.against: one for one in effects if one.measure == measure}
+            most = max(by_name.values(), key=lambda one: one.found.n)
+            row = [measure.directed, figure(measure, most.own)]
+            for one in map(by_name.get, against):
+                if one is None:
+                    row += [NONE, NONE]
+                    continue
+                fewer = f", n = {one.found.n}" if one.found.n < most.found.n else ""
+                row += [figure(measure, one.theirs), judged(one) + fewer]
+            rows.append(row)
+        return table(rows, *headings)
+
+    def replication(self) -> Iterator[Row]:
+        """Means of further seeds beside where those of the known runs say they should lie."""
+        for name in Results(self.study, self.further).present():
+            for key, scale, digits in (("val/top1", 100, 1), ("val/ds_relative", 1, 3)):
+                old, new = (list(values_of(runs, name, key).values())
+                            for runs in (self.known, self.further))  # fmt: skip
+                if len(old) < 2 or not new:
+                    continue
+                low, high = prediction(old, len(new))
+                mean = mean_over(new)
+                yield [
+                    f"{self.label(name)}, {key.removeprefix('val/')}",
+                    number(mean_over(old), digits, scale),
+                    f"{scale * low:.{digits}f} to {scale * high:.{digits}f}",
+                    number(mean, digits, scale),
+                    "fits" if low <= mean.value <= high else "does not fit",
+                ]
+
+    def asked(self, question: str) -> list[int]:
+        """On how many images networks were asked."""
+        records = [record for name in (self.study.default, *self.study.beside)
+                   for record in self.of(name)
+                   if any(key.startswith(f"{question}/") for key in record.figures)]  # fmt: skip
+        sizes = [record.asked.get("sizes", {}).get(SIZES[question]) for record in records]
+        return sorted({size for size in sizes if size is not None})
+
+    def sides(self) -> dict[str, list[str]]:
+        """The grid's other settings by what they are better in than the default."""
+        sides: dict[str, list[str]] = {side: [] for side in SIDES.values()}
+        groups = [self.study.groups.get(name, ()) for name in ("alpha", "kinds", "study")]
+        names = dict.fromkeys(name for group in groups for name in group)
+        for name in self.present(name for name in names if name != self.study.default):
+            top1, relative = (
+                self.effect(measure, name, self.study.default) for measure in (CHANGE, RELATIVE)
+            )
+            if top1 is None:
+                continue
+            if relative is None:
+                sides.setdefault("collapsed", []).append(f"`{name}`")
+                continue
+            points, ratio = top1.found.value, relative.found.value
+            text = f"{signed(100 * points, 1)}, ×{ratio:.2f}, n = {top1.found.n}"
+            sides[SIDES[ratio < 1, points > 0]].append(f"`{name}` ({text})")
+        return sides if any(sides.values()) else {}
+
+    def start_costs(self, names: Sequence[str]) -> list[float]:
+        """Points by which top-1 of runs to the same target differs with their first alpha."""
+        by_target: dict[float, list[float]] = {}
+        for record in (record for name in names for record in self.of(name)):
+            top1 = by_target.setdefault(float(record.options["ds_target"]), [])
+            top1.append(100 * number_of(record, TOP1.key))
+        return sorted(max(top1) - min(top1) for top1 in by_target.values() if len(top1) > 1)
+
+    def targets(self, names: Sequence[str]) -> Iterator[Row]:
+        """A row a run: what was asked for, where alpha began, went and ended, what was reached."""
+        for record in (record for name in names for record in self.of(name)):
+            target = float(record.options["ds_target"])
+            alphas = [x for x in record.curve["alpha"] if x is not None]
+            reached = number_of(record, RELATIVE.key)
+            off = NONE if math.isnan(reached) else f"{signed(100 * (reached / target - 1), 0)} %"
+            yield [
+                f"`{record.arm}`, seed {record.seed}", f"{target:g}",
+                f"{float(record.options['alpha']):g}",
+                f"{min(alphas):.2g} to {max(alphas):.4g}", f"{alphas[-1]:.3g}",
+                self.relative([record]), off, f"{100 * number_of(record, TOP1.key):.1f}",
+            ]  # fmt: skip
+
+    @property
+    def tested(self) -> list[Effect]:
+        """Every claim on the default, beside every arm that it is compared with."""
+        return [one for one in self.effects() if math.isfinite(one.found.value)]
+
+    def failures(self) -> dict[str, list[str]]:
+        """What was missed, came out contrary, collapsed, and what so few seeds leave open."""
+        missed, contrary, collapsed, undecided = (list[str]() for _ in range(4))
+        goals = self.goals()
+        for goal in goals:
+            line = f"{goal.label}: {effect(goal)}"
+            if goal.verdict == "does not hold":
+                missed.append(f"{line}.")
+            elif goal.verdict == "not shown":
+                undecided.append(f"{line}, the goal.")
+        for (arm, seed), record in sorted(self.runs.items()):
+            target, label = record.options["ds_target"], f"{self.label(arm)}, seed {seed}"
+            if target is not None and not near(number_of(record, RELATIVE.key), target):
+                missed.append(f"{label}, ends at {self.relative([record])}.")
+            if record.collapsed:
+                collapsed.append(f"{label}: top-1 {100 * number_of(record, TOP1.key):.1f} %.")
+        aims = {(goal.measure, goal.against) for goal in goals}
+        others = [one for one in self.tested if (one.measure, one.against) not in aims]
+        for one in others:
+            line = f"{one.measure.directed}, beside {self.label(one.against)}: {effect(one)}."
+            if one.verdict == "does not hold":
+                contrary.append(line)
+            elif one.verdict == "not shown" and one.found.n > 1 and effect(one) != EQUAL:
+                undecided.append(line)
+        single = sum(one.found.n == 1 for one in others)
+        if single:
+            line = f"{count(single, 'comparison')} in a single seed, which shows nothing."
+            undecided.append(line)
+        return {"missed": missed, "contrary": contrary, "collapsed": collapsed, "open": undecided}
+
+    def counted(self) -> Iterator[Row]:
+        """A row a baseline: how many claims hold, do not, and are not shown."""
+        tested = [one for one in self.tested if one.found.n > 1]
+        for against in dict.fromkeys(one.against for one in tested):
+            of = [one.verdict for one in tested if one.against == against]
+            counts = [of.count(verdict) for verdict in ("holds", "does not hold", "not shown")]
+            yield [f"{self.study.title}, beside {self.label(against)}", len(of), *counts]
+
+    @property
+    def by_chance(self) -> float:
+        """How many claims would seem to hold if there were no effect at all."""
+        return CHANCE * sum(
+            one.found.n > 1 and one.measure.effect != "not worse" for one in self.tested
+        )
+
+    @property
+    def left(self) -> str:
+        """The runs that the grid holds and no record does, arm by arm, with their cost."""
+        left = {
+            arm.name: tasks
+            for arm in self.study.arms.values()
+            if (tasks := [
+                _task(self.study, arm.name, seed) for seed in range(arm.seeds)
+                if (arm.name, seed) not in self.runs
+            ])
+        }  # fmt: skip
+        every = [task for tasks in left.values() for task in tasks]
+        return _costs(self.study, {**left, "all": every}, self.runs.values()) if left else ""
+
+    def scaled(self, name: str) -> tuple[Study, str, str]:
+        """The study on another machine, its network, and what its quick arms cost there."""
+        scaled = self.study.scaled(name)
+        tasks = {arm: [_task(scaled, arm, 0)] for arm in scaled.quick}
+        model = tasks[scaled.quick[0]][0].config.model.model
+        return scaled, model, _costs(scaled, tasks, ())
+
+    @property
+    def machines(self) -> list[Row]:
+        """A row a kind of machine and set of versions, with the runs that it made."""
+        rows: dict[tuple[str, ...], list[str]] = {}
+        for record in {**self.further, **self.runs}.values():
+            made, hardware = record.made, record.made["hardware"]
+            gpus = hardware["gpus"] if str(made["device"]).startswith("cuda") else []
+            commit, _, changed = str(made["commit"] or "unknown").partition("-")
+            versions = made["versions"]
+            machine = (
+                f"{gpus[0] if gpus else hardware['cpu']}, {count(hardware['cores'], 'core')}, "
+                f"{hardware['memory_gib']:.0f} GiB",
+                f"{made['threads']} a run, {made['precision']}",
+                f"Python {versions['python']}, torch {versions['torch']}, "
+                f"torchvision {versions['torchvision']}",
+                f"`{commit[:10]}`" + (", with changes" if changed else ""),
+            )
+            rows.setdefault(machine, []).append(made["date"])
+        return [
+            [self.study.title, *machine, " to ".join(sorted({min(dates), max(dates)})), len(dates)]
+            for machine, dates in sorted(rows.items())
+        ]
+
+
+def _task(study: Study, arm: str, seed: int) -> Task:
+    config = study.config(study.arms[arm], Path("DIR"), seed)
+    return Task(study.arms[arm], seed, config, "", study.values(study.arms[arm], seed))
+
+
+def _costs(study: Study, by_arm: dict[str, list[Task]], records: Iterable[Record]) -> str:
+    """A row an arm, with hours on machines whose rate is known."""
+    every = [task for tasks in by_arm.values() for task in tasks]
+    speeds = speeds_of(study, records, every)
+    rows = [
+        [name if name == "all" else f"`{name}`", len(tasks),
+         *cells_of(tasks, study.images, speeds, zero=NONE, unknown=NONE)]
+        for name, tasks in by_arm.items()
+    ]  # fmt: skip
+    return table(rows, "arm", "runs", "images", "pairs", *(speed.where for speed in speeds))
+
+
+def _views(record: Record) -> str:
+    """Images that went through the network in a training, each view of one by itself."""
+    share = 0.0 if record.plain else float(record.options["paired_fraction"])
+    return f"{record.steps * int(record.options['batch_size']) * (1 + share):,.0f}"
