@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib import resources
 from itertools import chain
 from pathlib import Path
@@ -27,6 +27,7 @@ from fastsc.reproduction import STUDIES
 Options = Mapping[str, Any]
 NAME = re.compile(r"[\w.-]+")
 MAX_SEEDS = 10_000  # of an arm
+LISTS = ("baselines", "quick", "quick_seeds")
 GROUPS = ("alpha", "depth", "kinds", "target", "study", "collapse", "longer", "colours")
 
 
@@ -44,8 +45,8 @@ class Arm:
 
     name: str
     label: str
-    options: Options
     seeds: int
+    options: Options = field(default_factory=dict)
     times: float = 1.0
 
 
@@ -103,6 +104,7 @@ class Study:
         reason: Why the default is what it is; no results, which the page takes from the records.
         chosen: How it was chosen, which a reader of its verdicts has to know.
         arms: By name, in the order in which they are run.
+        seeds: Of an arm that does not say how many.
         groups: Sections of the page -> names of arms in order.
         evaluate: What the networks are asked.
         quick: Arms of the short replication.
@@ -122,6 +124,7 @@ class Study:
     baselines: tuple[str, ...]
     augmentation: str
     arms: Mapping[str, Arm]
+    seeds: int = 1
     claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reason: str = ""
     chosen: str = ""
@@ -177,8 +180,7 @@ def load_study(name: str) -> Study:
         UserError: No such study, or its YAML does not say what a study must.
     """
     if name in STUDIES:
-        text = (resources.files("fastsc.reproduction") / "studies" / f"{name}.yaml").read_text()
-        return parse_study(text, name)
+        return parse_study(_shipped(name), name)
     path = Path(name)
     if path.suffix not in (".yaml", ".yml"):
         raise UserError(
@@ -205,42 +207,40 @@ def parse_study(text: str, name: str) -> Study:
     for key in values:
         if key not in known:
             wrong(f"unknown key {shown(key)}{did_you_mean(str(key), known)}")
-    for key in (
-        "title",
-        "about",
-        "recipe",
-        "images",
-        "epochs",
-        "default",
-        "reference",
-        "baselines",
-        "augmentation",
-        "arms",
-    ):
-        if key not in values:
+    for key in (f.name for f in fields(Study) if f.default is f.default_factory is MISSING):
+        if key not in values and key != "name":
             wrong(f"has no {key}")
     with blamed(f"study {name}"):
         study = Study(
             name=name,
             **{
                 **values,
-                "epochs": int(values["epochs"]),
-                "images": int(values["images"]),
-                "baselines": tuple(values["baselines"]),
-                "arms": {
-                    str(key): Arm(name=str(key), **arm) for key, arm in values["arms"].items()
-                },
+                **{key: int(values[key]) for key in ("epochs", "images")},
+                **{key: tuple(values[key]) for key in LISTS if key in values},
+                "arms": _arms(values["arms"], values.get("seeds", 1)),
                 "groups": _lists(values.get("groups", {})),
                 "claimed": _lists(values.get("claimed", {})),
                 "evaluate": _evaluated(values.get("evaluate", {})),
-                "quick": tuple(values.get("quick", ())),
-                "quick_seeds": tuple(values.get("quick_seeds", ())),
                 "rates": tuple(Rate(**rate) for rate in values.get("rates", ())),
             },
         )
         _check_values(study)
         _check(study, wrong)
     return study
+
+
+def _arms(values: Mapping[str, Mapping[str, Any]], seeds: int) -> dict[str, Arm]:
+    """Those without a label are the common ones, whatever else they say."""
+    common = parse_yaml(_shipped("common"), "common arms")
+    arms = {
+        str(name): arm if "label" in arm else {**common.get(name, {}), **arm}
+        for name, arm in values.items()
+    }
+    return {name: Arm(**{"name": name, "seeds": seeds, **arm}) for name, arm in arms.items()}
+
+
+def _shipped(name: str) -> str:
+    return (resources.files("fastsc.reproduction") / "studies" / f"{name}.yaml").read_text()
 
 
 def _evaluated(values: Mapping[str, Any]) -> Evaluated:
@@ -255,16 +255,9 @@ def _lists(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 def _check_values(study: Study) -> None:
     """Raises UserError for a value of another type than its field's, or beyond any study."""
     place = f"study {study.name}"
-    fields_of = Fields(vars(study), place)
-    for key in ("title", "about", "recipe", "default", "reference", "augmentation"):
-        fields_of.text(key)
-    for key in ("reason", "chosen"):
-        fields_of.text(key)
-    for key in ("baselines", "quick"):
-        fields_of.texts(key)
-    fields_of.whole("images", high=MAX_IMAGES)
-    fields_of.whole("epochs", high=MAX_EPOCHS)
-    fields_of.inner("options")
+    of_study = _typed(study, place)
+    of_study.whole("images", high=MAX_IMAGES)
+    of_study.whole("epochs", high=MAX_EPOCHS)
     for name in study.scales:
         Fields(study.scales, f"{place}: scales").inner(str(name))
     for name in study.groups:
@@ -272,20 +265,29 @@ def _check_values(study: Study) -> None:
     for seed in study.quick_seeds:
         Fields({"quick_seeds": seed}, place).whole("quick_seeds", high=MAX_SEED)
     for arm in study.arms.values():
-        of_arm = Fields(vars(arm), f"{place}: arm {arm.name}")
-        of_arm.text("label")
-        of_arm.inner("options")
+        of_arm = _typed(arm, f"{place}: arm {arm.name}")
         of_arm.whole("seeds", 1, MAX_SEEDS)
         of_arm.number("times", 0, MAX_EPOCHS)
-    asked = Fields(vars(study.evaluate), f"{place}: evaluate")
+    asked = _typed(study.evaluate, f"{place}: evaluate")
     asked.whole("seeds", high=MAX_SEEDS)
     if asked.has("images"):
         asked.whole("images", 1, MAX_IMAGES)
     for rate in study.rates:
-        of_rate = Fields(vars(rate), f"{place}: rates")
-        for key in ("machine", "model", "source"):
-            of_rate.text(key)
-        of_rate.number("images_per_s", 1e-9, 1e12)
+        _typed(rate, f"{place}: rates").number("images_per_s", 1e-9, 1e12)
+
+
+def _typed(value: Study | Arm | Evaluated | Rate, place: str) -> Fields:
+    """Its fields; those that are texts, lists of texts or options are."""
+    of = Fields(vars(value), place)
+    checks: dict[object, Callable[[str], object]] = {
+        "str": of.text,
+        "tuple[str, ...]": of.texts,
+        "Options": of.inner,
+    }
+    for f in fields(value):
+        if f.type in checks:
+            checks[f.type](f.name)
+    return of
 
 
 def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
@@ -318,8 +320,8 @@ def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
     for arm in study.arms.values():
         if not NAME.fullmatch(arm.name):
             wrong(f"arm {arm.name!r}: a name is letters, digits, - and .")
-        if not isinstance(arm.seeds, int) or arm.seeds < 1 or not arm.times > 0:
-            wrong(f"arm {arm.name}: seeds must be a whole number above 0, times a number above 0")
+        if not arm.times > 0:
+            wrong(f"arm {arm.name}: times must be a number above 0")
         study.config(arm, Path("DIR"), 0)
     for name in study.groups.get("target", ()):
         if study.config(study.arms[name], Path("DIR"), 0).method.ds_target is None:
