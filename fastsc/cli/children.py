@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -42,9 +43,16 @@ class Children:
                 self._running.discard(process)
         return subprocess.CompletedProcess(words, process.returncode, out, said)
 
-    def end(self) -> None:
-        """Sends SIGTERM to all that run."""
+    def end(self, *, grace: float | None = None) -> None:
+        """Sends SIGTERM to all that run; kills those that still do after `grace` seconds."""
         with self._lock:
             self._ended = True
-            for process in self._running:
+            running = list(self._running)
+            for process in running:
                 process.terminate()
+        until = time.monotonic() + (grace or 0)
+        for process in running if grace is not None else ():
+            try:
+                process.wait(max(0.0, until - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()

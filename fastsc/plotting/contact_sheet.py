@@ -45,8 +45,7 @@ def draw_sheets(pairs: Sequence[Pair], title: str, subtitle: str) -> list[Image.
         title: One line over everything; " (2 of 3)" is added where there are several sheets.
         subtitle: A line below, smaller.
     """
-    side, cell_width, cell_height = _sizes(pairs)
-    columns = min(len(pairs), max(1, (MAX_WIDTH - 2 * MARGIN + GAP) // (cell_width + GAP)))
+    side, columns, cell_height = _sizes(pairs)
     rows = max(1, (MAX_HEIGHT - HEAD - 2 * MARGIN + GAP) // (cell_height + GAP))
     n_sheets = math.ceil(len(pairs) / min(MAX_PAIRS, rows * columns))
     most = math.ceil(len(pairs) / n_sheets)
@@ -58,33 +57,31 @@ def draw_sheets(pairs: Sequence[Pair], title: str, subtitle: str) -> list[Image.
 
 
 def _sizes(pairs: Sequence[Pair]) -> tuple[int, int, int]:
-    """Side of a view on the sheet; width and height of a pair with its caption: pixels."""
+    """Pixels of a view's side; pairs in a row; height of a pair with its caption."""
     side = pairs[0].clean.shape[0]
     side = min(side * math.ceil(MIN_SIDE / side), MAX_SIDE)
     n_lines = 1 + max(len(pair.lines) for pair in pairs)
-    return side, 2 * side + INSET, side + 6 + n_lines * LINE
+    columns = (MAX_WIDTH - 2 * MARGIN + GAP) // (2 * side + INSET + GAP)
+    return side, min(len(pairs), max(1, columns)), side + 6 + n_lines * LINE
 
 
 def _sheet(pairs: Sequence[Pair], title: str, subtitle: str, side: int) -> Image.Image:
-    _, cell_width, cell_height = _sizes(pairs)
-    columns = min(len(pairs), max(1, (MAX_WIDTH - 2 * MARGIN + GAP) // (cell_width + GAP)))
+    _, columns, cell_height = _sizes(pairs)
+    cell_width = 2 * side + INSET
+    heads = (title, _font(20, bold=True), MARGIN, INK), (subtitle, _font(13), MARGIN + 29, GREY)
     rows = math.ceil(len(pairs) / columns)
     inner = columns * (cell_width + GAP) - GAP
-    inner = max(inner, *(math.ceil(f.getlength(_plain(t))) for t, f in _heads(title, subtitle)))
+    inner = max(inner, *(math.ceil(font.getlength(_plain(text))) for text, font, *_ in heads))
     size = inner + 2 * MARGIN, HEAD + rows * (cell_height + GAP) - GAP + 2 * MARGIN
     sheet = Image.new("RGB", size, "white")
     draw = ImageDraw.Draw(sheet)
-    for (text, font), y, ink in zip(_heads(title, subtitle), (MARGIN, MARGIN + 29), (INK, GREY)):
+    for text, font, y, ink in heads:
         draw.text((MARGIN, y), _plain(text), ink, font)
     for i, pair in enumerate(pairs):
         x = MARGIN + i % columns * (cell_width + GAP)
         y = MARGIN + HEAD + i // columns * (cell_height + GAP)
         _draw_pair(sheet, draw, pair, x, y, side)
     return sheet
-
-
-def _heads(title: str, subtitle: str) -> list[tuple[str, Any]]:
-    return [(title, _font(20, bold=True)), (subtitle, _font(13))]
 
 
 def _draw_pair(

@@ -100,34 +100,29 @@ def swatch(slot: int) -> Markup:
     points = [" ".join(f"{14 + x:.2f},{6 - y:.2f}" for x, y in polygon) for polygon in polygons]
     lengths = " ".join(f"{2 * x:g}" for x in _DASHES[place - 1]) if place else ""
     dashes = f' stroke-dasharray="{lengths}"' if lengths else ""
-    colour = f"var(--c{place})"
-    stroke = f'<path d="M0 6H28" style="stroke:{colour};stroke-width:2"{dashes}/>'
-    marks = "".join(f'<polygon points="{p}" style="fill:{colour}"/>' for p in points)
-    return Markup(
-        f'<svg viewBox="0 0 28 12" width="28" height="12" aria-hidden="true">{stroke}{marks}</svg>'
-    )
+    color = f"var(--c{place})"
+    stroke = f'<path d="M0 6H28" style="stroke:{color};stroke-width:2"{dashes}/>'
+    marks = "".join(f'<polygon points="{p}" style="fill:{color}"/>' for p in points)
+    return _piece(stroke + marks)
 
 
-def dot(colour: str, radius: float) -> Markup:
-    """The piece of a legend for a kind of point; colour: a CSS variable."""
-    circle = f'<circle cx="14" cy="6" r="{radius:g}" style="fill:{colour}"/>'
-    return Markup(
-        f'<svg viewBox="0 0 28 12" width="28" height="12" aria-hidden="true">{circle}</svg>'
-    )
+def dot(color: str, radius: float) -> Markup:
+    """The piece of a legend for a kind of point; color: a CSS variable."""
+    return _piece(f'<circle cx="14" cy="6" r="{radius:g}" style="fill:{color}"/>')
 
 
 def star() -> Markup:
     """The piece of a legend for the point that is marked."""
-    return Markup(
-        '<svg viewBox="0 0 28 12" width="28" height="12" aria-hidden="true"><path style="fill:'
-        'var(--ink)" d="M14 0l1.5 4.2 4.5.1-3.6 2.7 1.3 4.3L14 8.7l-3.7 2.6 1.3-4.3L8 '
-        '4.3l4.5-.1z"/></svg>'
-    )
+    path = "M14 0l1.5 4.2 4.5.1-3.6 2.7 1.3 4.3L14 8.7l-3.7 2.6 1.3-4.3L8 4.3l4.5-.1z"
+    return _piece(f'<path style="fill:var(--ink)" d="{path}"/>')
 
 
 def dashes() -> Markup:
     """The piece of a legend for a second line of the same model, which is dotted."""
-    return Markup(
-        '<svg viewBox="0 0 28 12" width="28" height="12" aria-hidden="true"><path d="M0 6H28" '
-        'style="stroke:var(--ink);stroke-width:2" stroke-dasharray="2 2"/></svg>'
-    )
+    style = "stroke:var(--ink);stroke-width:2"
+    return _piece(f'<path d="M0 6H28" style="{style}" stroke-dasharray="2 2"/>')
+
+
+def _piece(shapes: str) -> Markup:
+    size = 'viewBox="0 0 28 12" width="28" height="12"'
+    return Markup(f'<svg {size} aria-hidden="true">{shapes}</svg>')

@@ -52,70 +52,65 @@ class Measure:
         return f"{self.label} {'↓' if self.better == 'lower' else '↑'}"
 
 
+def _ratio(key: str, label: str, kind: str = "") -> Measure:
+    """A figure that should fall, over the baseline's."""
+    return Measure(key, label, "lower", "ratio", kind)
+
+
+def _share(key: str, label: str, better: Literal["lower", "higher"] = "higher") -> Measure:
+    """A share, less the baseline's."""
+    return Measure(key, label, better, "difference")
+
+
 TOP1 = Measure("val/top1", "top-1", "higher", "not worse")
-RELATIVE = Measure("val/ds_relative", "ds_relative, all four together", "lower", "ratio")
+RELATIVE = _ratio("val/ds_relative", "ds_relative, all four together")
 CLAIMS: dict[str, tuple[Measure, ...]] = {
-    "accuracy": (
-        TOP1,
-        Measure("val/top1_perturbed", "top-1, second views", "higher", "difference"),
-    ),
+    "accuracy": (TOP1, _share("val/top1_perturbed", "top-1, second views")),
     "continuity": (
         RELATIVE,
         *(
-            Measure(f"continuity/ds_relative/{kind}/{at:g}", f"ds_relative, {kind}", "lower",
-                    "ratio", kind)
+            _ratio(f"continuity/ds_relative/{kind}/{at:g}", f"ds_relative, {kind}", kind)
             for kind, at in STRENGTHS.items()
         ),
-        Measure("continuity/flips", "predictions that flip", "lower", "ratio"),
+        _ratio("continuity/flips", "predictions that flip"),
     ),
     "neighbours": (
-        Measure(
+        _share(
             "neighbours/farther_than_nearest",
             "own perturbed view farther than the nearest other image",
             "lower",
-            "difference",
         ),
-        Measure("embedding/spread", "an image’s views, spread over its class’s", "lower", "ratio"),
+        _ratio("embedding/spread", "an image’s views, spread over its class’s"),
     ),
     "gradients": (
-        Measure("gradients/gradient_norm", "input gradient, norm", "lower", "ratio"),
-        Measure("gradients/gradient_cosine", "gradients of both views, cosine × 100", "higher",
-                "difference"),
-        *(
-            Measure(f"gradients/lipschitz/{kind}", f"slope along {kind}", "lower", "ratio")
-            for kind in STRENGTHS
-        ),
+        _ratio("gradients/gradient_norm", "input gradient, norm"),
+        _share("gradients/gradient_cosine", "gradients of both views, cosine × 100"),
+        *(_ratio(f"gradients/lipschitz/{kind}", f"slope along {kind}") for kind in STRENGTHS),
     ),
     "robustness": (
-        Measure("robustness/photometric/random", "right in random colours", "higher", "difference"),
-        Measure("robustness/photometric/worst", "right in the worst colours", "higher",
-                "difference"),
-        Measure("robustness/accuracy/worst/linf/1", "right under attacks, linf 1/255", "higher",
-                "difference"),
-        Measure("robustness/accuracy/worst/l2/0.5", "right under attacks, RMS 0.5/255", "higher",
-                "difference"),
+        _share("robustness/photometric/random", "right in random colours"),
+        _share("robustness/photometric/worst", "right in the worst colours"),
+        _share("robustness/accuracy/worst/linf/1", "right under attacks, linf 1/255"),
+        _share("robustness/accuracy/worst/l2/0.5", "right under attacks, RMS 0.5/255"),
     ),
-    "explanations": (
-        *(
-            Measure(f"explanations/rank/{method}/kept",
-                    f"{name}, rank correlation of both views × 100", "higher", "difference")
-            for method, name in (
-                ("IG", "integrated gradients"), ("Grad-CAM", "Grad-CAM"), ("LIME", "LIME")
-            )
-        ),
+    "explanations": tuple(
+        _share(f"explanations/rank/{method}/kept", f"{name}, rank correlation of both views × 100")
+        for method, name in (
+            ("IG", "integrated gradients"),
+            ("Grad-CAM", "Grad-CAM"),
+            ("LIME", "LIME"),
+        )
     ),
     "transfer": (
-        Measure("transfer/probe/accuracy", "linear probe, accuracy", "higher", "difference"),
-        Measure("transfer/knn20/accuracy", "20 nearest neighbours, accuracy", "higher",
-                "difference"),
+        _share("transfer/probe/accuracy", "linear probe, accuracy"),
+        _share("transfer/knn20/accuracy", "20 nearest neighbours, accuracy"),
     ),
     "bias": (
-        Measure("bias/accuracy/random", "right in random colours", "higher", "difference"),
-        Measure("bias/accuracy/reversed", "right in another class’s colours", "higher",
-                "difference"),
-        Measure("bias/probe/colour", "colour read from the features", "lower", "difference"),
+        _share("bias/accuracy/random", "right in random colours"),
+        _share("bias/accuracy/reversed", "right in another class’s colours"),
+        _share("bias/probe/colour", "colour read from the features", "lower"),
     ),
-}  # fmt: skip
+}
 
 
 @dataclass(frozen=True)
@@ -214,9 +209,8 @@ def goals_of(study: Study, records: Records) -> list[Goal]:
     for against, limit in ((study.reference, TO_REFERENCE), (study.augmentation, TO_BASELINE)):
         effect = effect_of(records, RELATIVE, default, against)
         if effect is not None:
-            label = f"ds_relative over that of {study.arms[against].label}"
+            label = f"ds_relative over that of {study.arms[against].label}, at most {limit:g}"
             verdict = verdict_below(effect.found, limit)
-            label = f"{label}, at most {limit:g}"
             goals.append(Goal(label, RELATIVE, against, effect.found, verdict))
     for effect in effects_of(records, [TOP1], default, study.baselines):
         label = f"top-1 less that of {study.arms[effect.against].label}"

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from fastsc.reproduction.records import Record
 from fastsc.reproduction.runner import Task
-from fastsc.reproduction.study import Rate, Study
+from fastsc.reproduction.study import Study
 
 
 @dataclass(frozen=True)
@@ -90,19 +90,17 @@ def measured_speed(records: Iterable[Record], model: str, resolution: int) -> Sp
     return Speed(single, pair, f"{where}, measured", model, by_core=not on_gpu)
 
 
-def published_speed(rate: Rate) -> Speed:
-    """A pair is two images to a network that its loader does not hold up."""
-    where = f"one {rate.machine}; {rate.source}"
-    return Speed(rate.images_per_s, rate.images_per_s / 2, where, rate.model)
-
-
 def speeds_of(study: Study, records: Iterable[Record], tasks: Iterable[Task]) -> list[Speed]:
     """Of the tasks' networks: those that records tell, then the published ones."""
     records = list(records)
     models = dict.fromkeys((task.config.model.model, task.config.data.resolution) for task in tasks)
     measured = [measured_speed(records, *model) for model in models]
-    names = {model for model, _ in models}
-    published = [published_speed(rate) for rate in study.rates if rate.model in names]
+    # A pair is two images to a network that its loader does not hold up.
+    published = [
+        Speed(n := rate.images_per_s, n / 2, f"one {rate.machine}; {rate.source}", rate.model)
+        for rate in study.rates
+        if rate.model in {model for model, _ in models}
+    ]
     return [speed for speed in measured if speed is not None] + published
 
 

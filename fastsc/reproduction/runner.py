@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -15,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fastsc.cli.children import Children
 from fastsc.config import TrainConfig
 from fastsc.datasets.folders import Data, open_data
 from fastsc.distributed.signals import EXIT_RESUMABLE
@@ -146,8 +146,7 @@ class Sweep:
             KeyboardInterrupt: All were told to stop, and have.
         """
         left = [task for task in tasks if not task.done]
-        progress = _Progress(len(left), say)
-        workers = _Workers(self, progress)
+        workers = _Workers(self, len(left), say)
         pool = ThreadPoolExecutor(self.jobs)
         try:
             futures = [pool.submit(workers.do, task) for task in left]
@@ -156,7 +155,8 @@ class Sweep:
             if failed:
                 raise failed[0]
         except KeyboardInterrupt:
-            workers.stop()
+            workers.stopping = True
+            workers.children.end(grace=_GRACE)  # as a scheduler would
             pool.shutdown(cancel_futures=True)
             raise
 
@@ -165,35 +165,13 @@ class Sweep:
         return self.out / "runs" / f"{task.name}-{task.key[:6]}"
 
 
-class _Progress:
-    def __init__(self, total: int, say: Say) -> None:
-        self.total, self.say, self.began, self.n = total, say, time.monotonic(), 0
-        self._lock = threading.Lock()
-
-    def done(self, task: Task, record: Record) -> None:
-        with self._lock:
-            self.n += 1
-            spent = time.monotonic() - self.began
-            left = (self.total - self.n) * spent / self.n / 60
-            val = record.val
-            self.say(
-                f"[{self.n}/{self.total}] {task.name}: top-1 {_number(val['top1'], 100, 1)} %, "
-                f"ds_relative {_number(val['ds_relative'], 1, 3)}; about {left:.0f} min to go"
-            )
-
-
-def _number(value: float | None, scale: float, digits: int) -> str:
-    return "undefined" if value is None else f"{scale * value:.{digits}f}"
-
-
 class _Workers:
-    """The commands of one sweep, each a process of its own."""
+    """The commands of one sweep, each a process of its own, and how far they are."""
 
-    def __init__(self, sweep: Sweep, progress: _Progress) -> None:
-        self.sweep, self.progress = sweep, progress
-        self.stopping = False
-        self._running: set[subprocess.Popen[str]] = set()
-        self._lock = threading.Lock()
+    def __init__(self, sweep: Sweep, total: int, say: Say) -> None:
+        self.sweep, self.total, self.say = sweep, total, say
+        self.began, self.n_done, self.lock = time.monotonic(), 0, threading.Lock()
+        self.children, self.stopping = Children(), False
         cores = len(os.sched_getaffinity(0))
         self._environment = {"OMP_NUM_THREADS": str(max(1, cores // sweep.jobs)), **os.environ}
 
@@ -219,7 +197,15 @@ class _Workers:
         if task.questions:
             record = self._evaluated(task, run, record)
             write_record(records, record)
-        self.progress.done(task, record)
+        with self.lock:
+            self.n_done += 1
+            spent = time.monotonic() - self.began
+            left = (self.total - self.n_done) * spent / self.n_done / 60
+            top1, relative = record.val["top1"], record.val["ds_relative"]
+            self.say(
+                f"[{self.n_done}/{self.total}] {task.name}: top-1 {_number(top1, 100, 1)} %, "
+                f"ds_relative {_number(relative, 1, 3)}; about {left:.0f} min to go"
+            )
 
     def _evaluated(self, task: Task, run: Path, record: Record) -> Record:
         sweep = self.sweep
@@ -257,10 +243,10 @@ class _Workers:
 
     def _call(self, module: str, command: Sequence[str], run: Path) -> None:
         """Raises FailedError with the process's status, its last words said."""
-        with self._lock:
-            if self.stopping:
-                raise FailedError(EXIT_RESUMABLE)
-            process = subprocess.Popen(
+        if self.stopping:
+            raise FailedError(EXIT_RESUMABLE)
+        try:
+            process = self.children.run(
                 [sys.executable, "-m", f"fastsc.{module}", *command],
                 env=self._environment,
                 stdout=subprocess.DEVNULL,  # what it says is in the run's log
@@ -268,32 +254,20 @@ class _Workers:
                 text=True,
                 errors="backslashreplace",  # libraries write a file's name as it is
             )
-            self._running.add(process)
-        _, said = process.communicate()
-        with self._lock:
-            self._running.discard(process)
+        except InterruptedError:
+            raise FailedError(EXIT_RESUMABLE) from None
         if process.returncode == EXIT_RESUMABLE:
             self.stopping = True  # whoever told it to stop means the sweep
         if process.returncode != 0:
             if not self.stopping:
-                lines = said.strip().splitlines() or ["it said nothing"]
-                self.progress.say(f"{run.name}: {lines[-1]}")
+                lines = process.stderr.strip().splitlines() or ["it said nothing"]
+                self.say(f"{run.name}: {lines[-1]}")
             # Killed, by the kernel for want of memory, say: our own fault, as a crash is.
             raise FailedError(max(process.returncode, 1))
 
-    def stop(self) -> None:
-        """Tells all processes to end, as a scheduler would, and waits for their checkpoints."""
-        with self._lock:
-            self.stopping = True
-            running = list(self._running)
-        for process in running:
-            process.send_signal(signal.SIGTERM)
-        until = time.monotonic() + _GRACE
-        for process in running:
-            try:
-                process.wait(max(0.0, until - time.monotonic()))
-            except subprocess.TimeoutExpired:
-                process.kill()
+
+def _number(value: float | None, scale: float, digits: int) -> str:
+    return "undefined" if value is None else f"{scale * value:.{digits}f}"
 
 
 def words(options: Mapping[str, Any]) -> list[str]:

@@ -218,13 +218,13 @@ class Results:
                     "fits" if low <= mean.value <= high else "does not fit",
                 ]
 
-    def asked(self, question: str) -> list[int]:
+    def asked(self, question: str) -> list[str]:
         """On how many images networks were asked."""
         records = [record for name in (self.study.default, *self.study.beside)
                    for record in self.of(name)
                    if any(key.startswith(f"{question}/") for key in record.figures)]  # fmt: skip
         sizes = [record.asked.get("sizes", {}).get(SIZES[question]) for record in records]
-        return sorted({size for size in sizes if size is not None})
+        return [f"{size:,}" for size in sorted({size for size in sizes if size is not None})]
 
     def sides(self) -> dict[str, list[str]]:
         """The grid's other settings by what they are better in than the default."""
