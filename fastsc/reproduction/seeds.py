@@ -54,11 +54,8 @@ def mean_over(values: Sequence[float]) -> Over:
     value = float(x.mean())
     if n == 1:
         return Over(value, NAN, NAN, 1)
-    needed("scipy", "an interval over seeds")
-    from scipy.stats import t
-
     error = float(x.std(ddof=1)) / math.sqrt(n)
-    two, one = (float(t.ppf(q, n - 1)) * error for q in ((1 + LEVEL) / 2, LEVEL))
+    two, one = (_quantile(q, n - 1) * error for q in ((1 + LEVEL) / 2, LEVEL))
     return Over(value, value - two, value + two, n, value - one, value + one)
 
 
@@ -111,9 +108,15 @@ def prediction(values: Sequence[float], m: int) -> tuple[float, float]:
     n = len(values)
     if n < 2:
         return NAN, NAN
+    x = np.asarray(values, np.float64)
+    spread = math.sqrt(1 / n + 1 / m) * float(x.std(ddof=1))
+    reach = _quantile((1 + LEVEL) / 2, n - 1) * spread
+    return float(x.mean()) - reach, float(x.mean()) + reach
+
+
+def _quantile(q: float, freedom: int) -> float:
+    """Of Student's t."""
     needed("scipy", "an interval over seeds")
     from scipy.stats import t
 
-    x = np.asarray(values, np.float64)
-    reach = float(t.ppf((1 + LEVEL) / 2, n - 1)) * math.sqrt(1 / n + 1 / m) * float(x.std(ddof=1))
-    return float(x.mean()) - reach, float(x.mean()) + reach
+    return float(t.ppf(q, freedom))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -98,13 +98,13 @@ class Session:
     def _comparable(self) -> dict[tuple[str, int], Record]:
         """Known records of the same options and images as this session's, and of other seeds."""
         mine = {(task.arm.name, task.seed) for task in self.tasks}
-        options = {task.arm.name: _without_seed(science(task.config)) for task in self.tasks}
+        options = {task.arm.name: {**science(task.config), "seed": None} for task in self.tasks}
         return {
             (record.arm, record.seed): record
             for record in all_records([] if self.known is None else [self.known])
             if (record.arm, record.seed) not in mine
             and not record.trial
-            and _without_seed(record.options) == options.get(record.arm)
+            and {**record.options, "seed": None} == options.get(record.arm)
         }
 
 
@@ -189,10 +189,6 @@ def _larger(study: Study, pipeline: str, data: Path, lines: list[str]) -> bool:
             "committed ones"
         )
     return n > study.images
-
-
-def _without_seed(options: Mapping[str, object]) -> dict[str, object]:
-    return {key: value for key, value in options.items() if key != "seed"}
 
 
 def _options(study: Study, more: Sequence[str]) -> dict[str, object]:

@@ -183,18 +183,16 @@ def _targets(s: Results) -> Picture | None:
     records = [s.of(name)[0] for name in s.group("target", 1)]
     if not records:
         return None
-    of = [
-        (float(record.options["ds_target"]), float(record.options["alpha"])) for record in records
-    ]
-    by_target = dict(zip(sorted({target for target, _ in of}), MARKS))
-    by_start = dict(zip(sorted({start for _, start in of}), MARKS))
-    marks = [replace(by_target[target], marker=by_start[start].marker) for target, start in of]
-    ds = [_line(record, "ds_relative", mark, target=target)
-          for record, mark, (target, _) in zip(records, marks, of)]  # fmt: skip
-    alphas = [_line(record, "alpha", mark) for record, mark in zip(records, marks)]
-    n_near = sum(
-        near(number_of(record, RELATIVE.key), target) for record, (target, _) in zip(records, of)
-    )
+    targets = sorted({float(record.options["ds_target"]) for record in records})
+    starts = sorted({float(record.options["alpha"]) for record in records})
+    by_target, by_start = dict(zip(targets, MARKS)), dict(zip(starts, MARKS))
+    ds, alphas, n_near = [], [], 0
+    for record in records:
+        target, start = float(record.options["ds_target"]), float(record.options["alpha"])
+        mark = replace(by_target[target], marker=by_start[start].marker)
+        ds.append(_line(record, "ds_relative", mark, target=target))
+        alphas.append(_line(record, "alpha", mark))
+        n_near += near(number_of(record, RELATIVE.key), target)
     title = f"{n_near} of {len(records)} runs end within {100 * TOLERANCE:.0f} % of the "
     title += "ds_relative that was asked for"
     panels = [

@@ -8,36 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fastsc.reproduction.claims import (
-    CLAIMS,
-    RELATIVE,
-    TOP1,
-    Effect,
-    Goal,
-    Measure,
-    Records,
-    effect_of,
-    effects_of,
-    goals_of,
-    number_of,
-    over,
-    values_of,
-)
+from fastsc.reproduction import claims
+from fastsc.reproduction.claims import CLAIMS, RELATIVE, TOP1, Effect, Goal, Measure, Records
 from fastsc.reproduction.cost import cells_of, speeds_of
-from fastsc.reproduction.page.words import (
-    EQUAL,
-    NONE,
-    count,
-    effect,
-    figure,
-    judged,
-    number,
-    percent,
-    signed,
-    table,
-)
+from fastsc.reproduction.page import words
+from fastsc.reproduction.page.words import EQUAL, NONE, count, signed, table
 from fastsc.reproduction.records import Record
-from fastsc.reproduction.runner import Task, words
+from fastsc.reproduction.runner import Task
+from fastsc.reproduction.runner import words as typed
 from fastsc.reproduction.seeds import LEVEL, Over, mean_over, prediction
 from fastsc.reproduction.study import Study
 from fastsc.training.alpha import near
@@ -94,11 +72,11 @@ class Results:
 
     def over(self, name: str, key: str) -> Over:
         """A figure of an arm over its seeds."""
-        return over(self.runs, name, key)
+        return claims.over(self.runs, name, key)
 
     def effect(self, measure: Measure, name: str, against: str) -> Effect | None:
         """Of an arm beside another; None where there is no common seed."""
-        return effect_of(self.runs, measure, name, against)
+        return claims.effect_of(self.runs, measure, name, against)
 
     def effects(
         self, *questions: str, arm: str | None = None, beside: Sequence[str] | None = None
@@ -106,17 +84,17 @@ class Results:
         """The claims of these questions, or of all; of the default beside each baseline."""
         measures = [measure for question in questions or CLAIMS for measure in CLAIMS[question]]
         baselines = self.study.beside if beside is None else beside
-        return effects_of(self.runs, measures, arm or self.study.default, baselines)
+        return claims.effects_of(self.runs, measures, arm or self.study.default, baselines)
 
     def goals(self, *, further: bool = False) -> list[Goal]:
         """What the default is meant to reach, by these runs or by the further ones."""
-        return goals_of(self.study, self.further if further else self.runs)
+        return claims.goals_of(self.study, self.further if further else self.runs)
 
     def goal_rows(self, goals: Sequence[Goal]) -> Iterator[Row]:
         """A row a goal, with what was reached."""
         verdicts = {"holds": "reached", "does not hold": "missed", "not shown": "undecided"}
         for goal in goals:
-            yield [goal.label, effect(goal), verdicts[goal.verdict]]
+            yield [goal.label, words.effect(goal), verdicts[goal.verdict]]
 
     def longer(self) -> list[str]:
         """Baselines that train for more epochs than the others."""
@@ -141,16 +119,16 @@ class Results:
             how = "which rises in a straight line from 0 over the whole run"
         else:
             how = f"which rises over the first {rise:g} epochs" if rise else "constant"
-        return f"`{' '.join(words(ds))}`, {how}; `{' '.join(words(rest))}`"
+        return f"`{' '.join(typed(ds))}`, {how}; `{' '.join(typed(rest))}`"
 
     def relative(self, records: Sequence[Record]) -> str:
         """An arm's ds_relative; collapsed features have none."""
         runs = {(record.arm, record.seed): record for record in records}
-        estimate = over(runs, records[0].arm, RELATIVE.key)
+        estimate = claims.over(runs, records[0].arm, RELATIVE.key)
         if estimate.n == len(records):
-            return number(estimate)
+            return words.number(estimate)
         if estimate.n:
-            return f"{number(estimate)} (n = {estimate.n})"
+            return f"{words.number(estimate)} (n = {estimate.n})"
         return "collapsed" if any(record.collapsed for record in records) else NONE
 
     def arms(self) -> Iterator[Row]:
@@ -160,7 +138,7 @@ class Results:
             top1 = self.over(name, TOP1.key)
             yield [
                 f"{self.label(name)} (`{name}`)", records[0].options["epochs"], _views(records[0]),
-                top1.n, percent(top1), percent(self.over(name, "val/top1_perturbed")),
+                top1.n, words.percent(top1), words.percent(self.over(name, "val/top1_perturbed")),
                 self.relative(records),
             ]  # fmt: skip
 
@@ -170,11 +148,11 @@ class Results:
         for name in names:
             top1, records = self.over(name, TOP1.key), self.of(name)
             left = min(record.left for record in records)
-            cells = [f"{self.label(name)} (`{name}`)", str(top1.n), percent(top1)]
+            cells = [f"{self.label(name)} (`{name}`)", str(top1.n), words.percent(top1)]
             cells += [self.relative(records), f"{100 * left:.0f} %"]
             for measure in (CHANGE, RELATIVE):
                 change = None if name == base else self.effect(measure, name, base)
-                cells.append(NONE if change is None else effect(change))
+                cells.append(NONE if change is None else words.effect(change))
                 most = max(top1.n, self.over(base, TOP1.key).n)
                 if change is not None and change.found.n < most:
                     cells[-1] += f" in {count(change.found.n, 'common seed')}"
@@ -190,13 +168,13 @@ class Results:
         for measure in dict.fromkeys(one.measure for one in effects):
             by_name = {one.against: one for one in effects if one.measure == measure}
             most = max(by_name.values(), key=lambda one: one.found.n)
-            row = [measure.directed, figure(measure, most.own)]
+            row = [measure.directed, words.figure(measure, most.own)]
             for one in map(by_name.get, against):
                 if one is None:
                     row += [NONE, NONE]
                     continue
                 fewer = f", n = {one.found.n}" if one.found.n < most.found.n else ""
-                row += [figure(measure, one.theirs), judged(one) + fewer]
+                row += [words.figure(measure, one.theirs), words.judged(one) + fewer]
             rows.append(row)
         return table(rows, *headings)
 
@@ -204,7 +182,7 @@ class Results:
         """Means of further seeds beside where those of the known runs say they should lie."""
         for name in Results(self.study, self.further).present():
             for key, scale, digits in (("val/top1", 100, 1), ("val/ds_relative", 1, 3)):
-                old, new = (list(values_of(runs, name, key).values())
+                old, new = (list(claims.values_of(runs, name, key).values())
                             for runs in (self.known, self.further))  # fmt: skip
                 if len(old) < 2 or not new:
                     continue
@@ -212,9 +190,9 @@ class Results:
                 mean = mean_over(new)
                 yield [
                     f"{self.label(name)}, {key.removeprefix('val/')}",
-                    number(mean_over(old), digits, scale),
+                    words.number(mean_over(old), digits, scale),
                     f"{scale * low:.{digits}f} to {scale * high:.{digits}f}",
-                    number(mean, digits, scale),
+                    words.number(mean, digits, scale),
                     "fits" if low <= mean.value <= high else "does not fit",
                 ]
 
@@ -250,7 +228,7 @@ class Results:
         by_target: dict[float, list[float]] = {}
         for record in (record for name in names for record in self.of(name)):
             top1 = by_target.setdefault(float(record.options["ds_target"]), [])
-            top1.append(100 * number_of(record, TOP1.key))
+            top1.append(100 * claims.number_of(record, TOP1.key))
         return sorted(max(top1) - min(top1) for top1 in by_target.values() if len(top1) > 1)
 
     def targets(self, names: Sequence[str]) -> Iterator[Row]:
@@ -258,13 +236,13 @@ class Results:
         for record in (record for name in names for record in self.of(name)):
             target = float(record.options["ds_target"])
             alphas = [x for x in record.curve["alpha"] if x is not None]
-            reached = number_of(record, RELATIVE.key)
+            reached = claims.number_of(record, RELATIVE.key)
             off = NONE if math.isnan(reached) else f"{signed(100 * (reached / target - 1), 0)} %"
             yield [
                 f"`{record.arm}`, seed {record.seed}", f"{target:g}",
                 f"{float(record.options['alpha']):g}",
                 f"{min(alphas):.2g} to {max(alphas):.4g}", f"{alphas[-1]:.3g}",
-                self.relative([record]), off, f"{100 * number_of(record, TOP1.key):.1f}",
+                self.relative([record]), off, f"{100 * claims.number_of(record, TOP1.key):.1f}",
             ]  # fmt: skip
 
     @property
@@ -277,24 +255,26 @@ class Results:
         missed, contrary, collapsed, undecided = (list[str]() for _ in range(4))
         goals = self.goals()
         for goal in goals:
-            line = f"{goal.label}: {effect(goal)}"
+            line = f"{goal.label}: {words.effect(goal)}"
             if goal.verdict == "does not hold":
                 missed.append(f"{line}.")
             elif goal.verdict == "not shown":
                 undecided.append(f"{line}, the goal.")
         for (arm, seed), record in sorted(self.runs.items()):
             target, label = record.options["ds_target"], f"{self.label(arm)}, seed {seed}"
-            if target is not None and not near(number_of(record, RELATIVE.key), target):
+            if target is not None and not near(claims.number_of(record, RELATIVE.key), target):
                 missed.append(f"{label}, ends at {self.relative([record])}.")
             if record.collapsed:
-                collapsed.append(f"{label}: top-1 {100 * number_of(record, TOP1.key):.1f} %.")
+                collapsed.append(
+                    f"{label}: top-1 {100 * claims.number_of(record, TOP1.key):.1f} %."
+                )
         aims = {(goal.measure, goal.against) for goal in goals}
         others = [one for one in self.tested if (one.measure, one.against) not in aims]
         for one in others:
-            line = f"{one.measure.directed}, beside {self.label(one.against)}: {effect(one)}."
+            line = f"{one.measure.directed}, beside {self.label(one.against)}: {words.effect(one)}."
             if one.verdict == "does not hold":
                 contrary.append(line)
-            elif one.verdict == "not shown" and one.found.n > 1 and effect(one) != EQUAL:
+            elif one.verdict == "not shown" and one.found.n > 1 and words.effect(one) != EQUAL:
                 undecided.append(line)
         single = sum(one.found.n == 1 for one in others)
         if single:
