@@ -145,12 +145,6 @@ def wrap(words: str, n: int) -> str:
     return min(texts, key=lambda text: text.count("\n")).replace("\xa0", " ")
 
 
-def tint(color: str, share: float = 0.3) -> str:
-    """A color thinned with white."""
-    parts = (int(color[at : at + 2], 16) for at in (1, 3, 5))
-    return "#" + "".join(f"{round(255 - share * (255 - part)):02x}" for part in parts)
-
-
 def _standalone(text: str, title: str, height: int) -> str:
     """Matplotlib's file, less what a reader does not see: no header, few digits, short ids."""
     body = with_ids(text[text.index(">") + 1 : text.rindex("</svg>")], "i")

@@ -31,13 +31,6 @@ class Speed:
     by_core: bool = False
 
 
-def images_of(task: Task, n_images: int) -> int:
-    """How often a run on n training images sees one: whole batches, each epoch."""
-    optim = task.config.optim
-    steps = optim.epochs * (n_images // optim.batch_size)
-    return min(steps, optim.max_steps or steps) * optim.batch_size
-
-
 def cells_of(
     tasks: Sequence[Task],
     n_images: int,
@@ -55,7 +48,11 @@ def cells_of(
         zero: In place of no images.
         unknown: Where the speed is of none of the networks; of some of them +.
     """
-    seen = [(task.config.method.plain, images_of(task, n_images)) for task in tasks]
+    seen = []
+    for config in (task.config for task in tasks):
+        steps = config.optim.epochs * (n_images // config.optim.batch_size)  # whole batches
+        steps = min(steps, config.optim.max_steps or steps)
+        seen.append((config.method.plain, steps * config.optim.batch_size))
     cells = [f"{sum(n for plain, n in seen if plain is one):,}" for one in (True, False)]
     cells = [zero if cell == "0" else cell for cell in cells]
     for speed in speeds:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from fastsc.plotting.sheet import INK, SHADE, Mark, draw, tint
+from fastsc.plotting.sheet import INK, SHADE, Mark, draw
 from fastsc.reproduction.figures.axes import reach, ticks, values
 from fastsc.reproduction.seeds import Over
 
@@ -68,7 +68,7 @@ def bars(
     def paint(figure: Any) -> None:
         axis = _grouped(figure, groups, y)
         for at, one, step in _side_by_side(series, len(groups), 0.8):
-            color = one.mark.hex if one.mark.filled else tint(one.mark.hex)
+            color = (one.mark.hex, 1.0 if one.mark.filled else 0.3)
             drawn = axis.bar(
                 at, values(one.estimates), step * 0.8, yerr=reach(one.estimates), zorder=2,
                 color=color, edgecolor=one.mark.hex, linewidth=1.5, ecolor=INK,

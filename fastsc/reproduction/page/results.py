@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from fastsc.reproduction import claims
 from fastsc.reproduction.claims import CLAIMS, RELATIVE, TOP1, Effect, Goal, Measure, Records
@@ -18,10 +17,12 @@ from fastsc.reproduction.runner import Task
 from fastsc.reproduction.runner import words as typed
 from fastsc.reproduction.seeds import LEVEL, Over, mean_over, prediction
 from fastsc.reproduction.study import Study
+from fastsc.run.resume import plain_options
 from fastsc.training.alpha import near
 
 Row = Sequence[object]
 CHANGE = Measure("val/top1", "top-1", "higher", "difference")  # two-sided, unlike the claim
+DS, REST = ("ds", "ds_at", "alpha"), ("ce_views", "stop_gradient", "bn")  # a method's options
 CHANCE = (1 - LEVEL) / 2  # that an interval lies on one side without an effect
 # What `fastsc.evaluate` calls the number of images of a question.
 SIZES = {question: question for question in CLAIMS} | {
@@ -107,14 +108,11 @@ class Results:
 
     def method(self, name: str) -> str:
         """An arm's constraint, as the options that make it."""
-        method = self.study.config(self.study.arms[name], Path("DIR"), 0).method
-        ds = {"ds": method.ds, "ds_at": method.ds_at, "alpha": method.alpha}
-        rest: dict[str, Any] = {
-            "ce_views": method.ce_views, "stop_gradient": method.stop_gradient, "bn": method.bn,
-        }  # fmt: skip
+        options = plain_options(self.study.config(self.study.arms[name], Path("DIR"), 0))
+        ds, rest = ({key: options[key] for key in keys} for keys in (DS, REST))
         own = self.study.arms[name].options
         rest |= {k: v for k, v in own.items() if k not in {*ds, *rest, "alpha_warmup_epochs"}}
-        rise = method.alpha_warmup_epochs
+        rise = options["alpha_warmup_epochs"]
         if rise is None:
             how = "which rises in a straight line from 0 over the whole run"
         else:
