@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -34,3 +35,22 @@ def test_output_and_time_limit() -> None:
     assert (done.returncode, done.stdout) == (0, "said\n")
     with pytest.raises(subprocess.TimeoutExpired):
         children.run(SLEEP, timeout=0.2)
+
+
+def test_what_does_not_end_in_its_grace_is_killed() -> None:
+    deaf = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    deaf += "print('deaf', flush=True); time.sleep(60)"
+    children, found = Children(), list[int]()
+    reader, writer = os.pipe()
+
+    def run() -> None:
+        found.append(children.run([sys.executable, "-c", deaf], stdout=writer).returncode)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    assert os.read(reader, 4) == b"deaf"
+    children.end(grace=0.2)
+    thread.join(30)
+    assert found == [-signal.SIGKILL]
+    os.close(reader)
+    os.close(writer)
