@@ -41,7 +41,8 @@ class Settings:
         val_crop: At validation, side of the central square as a fraction of the shorter side.
         strengths: Brightness, contrast, saturation, hue: factors are U[max(0, 1 - s), 1 + s), hue
             U[-s, s) in turns of the color circle.
-        mean, std: Normalization of R, G, B on [0, 1].
+        mean: Of R, G, B on [0, 1], which the views are normalized by.
+        std: likewise.
         seed: A whole number from 0 to 2**64 - 1.
         paired: False yields the clean view alone (PairBatch.perturbed is None).
         paired_fraction: In training, part of each batch with a perturbed view, in (0, 1]: M =
@@ -53,7 +54,8 @@ class Settings:
         on_bad_image: What to do with a file that cannot be decoded: "raise" a UserError that names
             it; "skip": fill its slot with a keyed substitute in training, leave it out of
             validation.
-        rank, world_size: This process's share of every batch.
+        rank: Which share of every batch is this process's.
+        world_size: Of how many.
         timeout: Seconds to wait for a batch before saying which stage hangs.
         decode: Where "dali" decodes and resizes: "cpu", "gpu", or "auto", the device.
         prefetch: On a GPU: make each batch one ahead, on a stream beside the consumer's.
