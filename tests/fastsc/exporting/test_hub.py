@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -110,3 +112,19 @@ def test_a_card_without_figures(make_run: Run) -> None:
     card = hub.ModelCard.load(exported(make_run()) / "README.md")
     assert card.data.eval_results is None
     assert "Measured" not in card.text
+
+
+def test_the_documentations_commands(
+    make_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "export.md").read_text()
+    commands = re.findall(r"^python -m fastsc.export (.*)$", page, re.M)
+    assert len(commands) == 3
+    run = make_run()
+    monkeypatch.chdir(tmp_path)
+    for command in commands:
+        if ".onnx" in command and importlib.util.find_spec("onnxscript") is None:
+            continue
+        assert main(command.replace("RUN", str(run)).split()) == 0
+    (code,) = re.findall(r"^```py\n(.*?)^```", page, re.M | re.S)
+    exec(compile(code, "export.md", "exec"), {})
