@@ -52,7 +52,12 @@ setup(
     package_data={
         "fastsc": ["py.typed", "recipes/*.yaml"],
         "fastsc.reproduction": ["page/*.j2", "studies/*.yaml"],
-        "fastsc.evaluation": ["report/*.j2", "report/*.css", "report/*.js"],
+        "fastsc.evaluation": [
+            "report/*.j2",
+            "report/*.css",
+            "report/*.js",
+            "report/questions/*.yaml",
+        ],
     },
     python_requires=">=3.11",
     install_requires=[

@@ -25,6 +25,7 @@ KINDS = ("brightness", "contrast", "saturation", "hue")  # columns of the factor
 MAX_HUE = 0.5  # turns: half the colour circle
 Indices = NDArray[np.int64]
 Factors = NDArray[np.float32]  # (n, 4)
+Distances = NDArray[np.float64]
 
 
 class Response(NamedTuple):
@@ -158,6 +159,35 @@ def following(index: Indices, loader: Pipeline) -> Indices:
     rows = np.empty_like(cycle)
     rows[cycle] = np.roll(cycle, -1)
     return rows
+
+
+def between(features: NDArray[np.float32], index: Indices, loader: Pipeline) -> Distances:
+    """(n,) how far the features (n, D) of each image lie from those of the one `following`."""
+    exact = features.astype(np.float64)
+    distances: Distances = np.linalg.norm(exact - exact[following(index, loader)], axis=1)
+    return distances
+
+
+def slices(n: int, size: int) -> list[slice]:
+    """Rows 0 … n - 1 in groups of at most `size`."""
+    return [slice(at, min(at + size, n)) for at in range(0, n, size)]
+
+
+def shares(index: Indices, size: int) -> list[Indices]:
+    """Dataset indices in groups of at most `size`."""
+    return [index[rows] for rows in slices(len(index), size)]
+
+
+def ends(kind: str, strength: float) -> tuple[float, float]:
+    """Where a kind ends at a strength, down and up: factors, for hue turns."""
+    if kind == "hue":
+        return -min(strength, MAX_HUE), min(strength, MAX_HUE)
+    return max(0.0, 1 - strength), 1 + strength
+
+
+def became(before: str, after: str) -> str:
+    """ "cat → dog", "cat → the same"."""
+    return f"{before} → {'the same' if before == after else after}"
 
 
 def one_kind(kind: str, value: float | NDArray[np.float32], n: int) -> Factors:

@@ -19,11 +19,13 @@ from fastsc.cli.packages import installed
 from fastsc.errors import UserError
 from fastsc.evaluation.data import class_images
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
+from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Rows, compute
+from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.views import Factors, Indices, Viewer, choose
 from fastsc.pipelines import Pipeline, keyed
 
 LEAST = 5  # images of a class of which a picture says something
+IMAGES, VIEWS = 200, 24  # of the class, and of the image that is marked
 SPREAD_IMAGES = 64
 SPREAD_VIEWS = 8
 PERPLEXITY = 30.0  # of t-SNE where there are enough points; van der Maaten & Hinton use 5 to 50
@@ -57,8 +59,8 @@ def embedding(
     loader: Pipeline,
     *,
     class_name: str | None = None,
-    n: int | None = 200,
-    views: int = 24,
+    n: int | None = IMAGES,
+    views: int = VIEWS,
     seed: int = 0,
     keep: Keep = compute,
 ) -> Embedding:
@@ -72,34 +74,20 @@ def embedding(
     Each method lays out images and views together. PCA's axes too are those of both: along axes of
     the images alone, views that leave in a direction of their own would seem to stand still.
 
-    Args:
-        model: On the loader's device.
+    Args (and those of all questions):
         loader: A validation pipeline with labels; its strengths are those of the perturbations.
         class_name: A class folder. Default: the one with most images, the first by name of several.
-        n: Images of it. None: all of them.
         views: Perturbed views of the image that is marked.
-        seed: Of the choice of images, the draws, t-SNE, UMAP and the intervals.
-        keep: Caches parts; see `fastsc.evaluation.results.answers`.
 
     Returns:
         Without UMAP where umap-learn is not installed; `left_out` says so.
 
     Raises:
         UserError: There is no such class, it has fewer than 5 images, the model gives all of them
-            the same features, scikit-learn is missing; or an image does not decode.
+            the same features, scikit-learn is missing.
     """
     assert views >= 1
-    if not installed("sklearn"):
-        raise UserError("embedding needs scikit-learn: pip install scikit-learn")
-    name, own = _class(loader, class_name)
-    index = choose(loader, n, seed, own)
-    if class_name is None and len(own) < LEAST:
-        raise UserError(f"embedding: no class has {LEAST} images, which it needs to show one")
-    if len(index) < LEAST:
-        raise UserError(
-            f"embedding: class {name} is shown with {len(index)} of its {len(own)} images, and "
-            f"needs at least {LEAST}; take a larger class"
-        )
+    name, index = images_of(loader, class_name, n, seed)
     (image,) = choose(loader, 1, seed, index)
     some = choose(loader, SPREAD_IMAGES, seed, index)
     at = np.searchsorted(index, some)
@@ -130,7 +118,7 @@ def embedding(
     rows = Rows(some, {"views": spread["views"], "others": _mean_distances(features, at, index)})
     return Embedding(
         tables={"views": rows},
-        measures=(Measure("spread", "ratio", "views", ("views", "others")),),
+        measures=(Measure(Name("spread"), "ratio", "views", ("views", "others")),),
         examples=(_example(features, index, int(image), view_factors),),
         seed=seed,
         left_out=left_out,
@@ -143,18 +131,33 @@ def embedding(
     )
 
 
-def _class(loader: Pipeline, name: str | None) -> tuple[str, Indices]:
-    """The class that is asked for, or the largest, and its usable dataset indices."""
+def images_of(
+    loader: Pipeline, class_name: str | None, n: int | None, seed: int
+) -> tuple[str, Indices]:
+    """The class that is asked for, or the largest, and a choice of its images.
+
+    Raises:
+        UserError: As `embedding` does for want of images or of scikit-learn.
+    """
+    if not installed("sklearn"):
+        raise UserError("embedding needs scikit-learn: pip install scikit-learn")
     names = loader.index.classes
-    found = {names[c]: own for c, own in class_images(loader).items()}
-    if not found:
+    known = {names[c]: own for c, own in class_images(loader).items()}
+    if not known:
         raise UserError("embedding: the images have no labels; take a split with class folders")
-    if name is None:
-        name = min(found, key=lambda name: (-len(found[name]), name))
-    if name not in found:
-        near = difflib.get_close_matches(name, found, n=3) or sorted(found)[:3]
+    name = class_name or min(known, key=lambda name: (-len(known[name]), name))
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=3) or sorted(known)[:3]
         raise UserError(f"embedding: there are no images of class {name}; one as {', '.join(near)}")
-    return name, found[name]
+    index = choose(loader, n, seed, known[name])
+    if class_name is None and len(known[name]) < LEAST:
+        raise UserError(f"embedding: no class has {LEAST} images, which it needs to show one")
+    if len(index) < LEAST:
+        raise UserError(
+            f"embedding: class {name} is shown with {len(index)} of its {len(known[name])} images, "
+            f"and needs at least {LEAST}; take a larger class"
+        )
+    return name, index
 
 
 def _factors(loader: Pipeline, index: Indices, views: int, seed: int) -> NDArray[np.float32]:
@@ -255,7 +258,6 @@ def _example(
     others, views = np.delete(apart[:n], row), apart[n:]
     worst = int(views.argmax())
     nearer = float((others < views[worst]).mean())
-    b, c, s, h = factors[worst].tolist()
     nearest = int(np.delete(index, row)[others.argmin()])
     line = f"{100 * nearer:.0f} % of the class’s other images lie nearer to it than this view of it"
-    return Example(image, (b, c, s, h), (line,), (nearest,))
+    return Example.of(image, factors[worst], line, others=(nearest,))

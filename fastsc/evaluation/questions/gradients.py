@@ -9,7 +9,6 @@ along each perturbation.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -25,12 +24,23 @@ from fastsc.evaluation.results.answers import (
     Arrays,
     Example,
     Keep,
-    Measure,
     Rows,
     compute,
     concatenated,
+    in_parts,
 )
-from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer, choose, following, one_kind
+from fastsc.evaluation.results.measures import Measure, Name
+from fastsc.evaluation.views import (
+    KINDS,
+    Factors,
+    Indices,
+    Viewer,
+    between,
+    choose,
+    ends,
+    one_kind,
+    slices,
+)
 from fastsc.pipelines import Pipeline
 
 AT_ONCE = 16  # images in one backward pass, whose activations are all held
@@ -88,21 +98,12 @@ def gradients(
 
     All is computed in float32, whatever the loader's dtype.
 
-    Args:
-        model: On the loader's device.
-        loader: A validation pipeline; its strengths are those of the perturbations.
-        labels: (len(index),) int64, the right output of each dataset index, -1 where it is not
-            known. Default: none is.
-        n: Images. None: all of them.
-        seed: Of the choice of images and the intervals.
-        keep: Caches parts; see `fastsc.evaluation.results.answers`.
-
     Returns:
         Without the slopes of a kind whose strength is 0, and without any where the features of
         different images are the same; `left_out` says so.
 
     Raises:
-        UserError: The model lets no gradient through; or an image does not decode.
+        UserError: The model lets no gradient through.
     """
     index = choose(loader, n, seed)
     known = np.full(len(index), -1) if labels is None else labels[index].astype(np.int64)
@@ -112,51 +113,50 @@ def gradients(
     settings: dict[str, object] = {
         "n": len(index), "seed": seed, "strengths": loader.settings.strengths,
     }  # fmt: skip
-    derived = concatenated(
-        keep(
-            f"gradients-{part}",
-            {**settings, "labels": known[rows].tolist()},
-            partial(_derive, viewer, index[rows], known[rows]),
-        )
-        for part, rows in enumerate(_shares(len(index), DERIVED))
+    derived = in_parts(
+        keep,
+        "gradients",
+        slices(len(index), DERIVED),
+        settings,
+        lambda rows: _derive(viewer, index[rows], known[rows]),
+        lambda rows: {"labels": known[rows].tolist()},
     )
     features, targets = derived.pop("features"), derived.pop("targets")
     tables = {"gradients": Rows(index, derived)}
     measures = [
-        Measure("gradient_norm", "mean", "gradients", ("norm_clean",)),
-        Measure("gradient_norm_perturbed", "mean", "gradients", ("norm_perturbed",)),
-        Measure("gradient_cosine", "mean", "gradients", ("cosine",)),
+        Measure(Name("gradient_norm"), "mean", "gradients", ("norm_clean",)),
+        Measure(Name("gradient_norm_perturbed"), "mean", "gradients", ("norm_perturbed",)),
+        Measure(Name("gradient_cosine"), "mean", "gradients", ("cosine",)),
     ]
-    between = _between(features, index, loader)
+    scale = float(between(features, index, loader).mean())
     strengths = dict(zip(KINDS, loader.settings.strengths, strict=True))
     kinds = [kind for kind in KINDS if strengths[kind] > 0]
     left_out = [f"lipschitz/{k}: the strength of {k} is 0" for k in KINDS if k not in kinds]
-    if not between > 0:
+    if not scale > 0:
         kinds, left_out = [], ["lipschitz: no two of the images have different features"]
     if still := int(((derived["norm_clean"] == 0) | (derived["norm_perturbed"] == 0)).sum()):
         left_out.append(
             f"cosine: {still} of {len(index)} images have a gradient of 0, and count as 0"
         )
     if kinds:
-        slopes = concatenated(
-            keep(f"slopes-{part}", settings, partial(_slopes, viewer, index[rows], kinds))
-            for part, rows in enumerate(_shares(len(index), WALKED))
+        slopes = in_parts(
+            keep,
+            "slopes",
+            slices(len(index), WALKED),
+            settings,
+            lambda rows: _slopes(viewer, index[rows], kinds),
         )
-        tables["slopes"] = Rows(index, {kind: slopes[kind] / between for kind in kinds})
-        measures += [Measure(f"lipschitz/{kind}", "mean", "slopes", (kind,)) for kind in kinds]
+        tables["slopes"] = Rows(index, {kind: slopes[kind] / scale for kind in kinds})
+        measures += [Measure(Name("lipschitz", kind), "mean", "slopes", (kind,)) for kind in kinds]
     return Gradients(
         tables=tables,
         measures=tuple(measures),
         examples=_examples(model, loader, tables["gradients"], targets),
         seed=seed,
         left_out=tuple(left_out),
-        between=between,
+        between=scale,
         targets=targets,
     )
-
-
-def _shares(n: int, size: int) -> list[slice]:
-    return [slice(at, min(at + size, n)) for at in range(0, n, size)]
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ def _derive(viewer: Viewer, index: Indices, known: NDArray[np.int64]) -> Arrays:
     for images in viewer.images(index, "gradients: at images and at their perturbed views"):
         labels, table = torch.from_numpy(known[images.rows]), factors[images.rows]
         size = min(AT_ONCE, viewer.model.passes.backward or AT_ONCE)
-        for rows in _shares(len(images.pixels), size):
+        for rows in slices(len(images.pixels), size):
             pixels = images.pixels[rows]
             found.append(_derive_some(viewer, pixels, labels[rows], table[rows]))
     return concatenated(found)
@@ -246,7 +246,7 @@ def _slopes(viewer: Viewer, index: Indices, kinds: list[str]) -> Arrays:
 
 def _largest_slope(viewer: Viewer, pixels: Tensor, kind: str) -> NDArray[np.float64]:
     strength = viewer.settings.strengths[KINDS.index(kind)]
-    low, high = (-strength, strength) if kind == "hue" else (max(0.0, 1 - strength), 1 + strength)
+    low, high = ends(kind, strength)
     std = torch.tensor(viewer.settings.std, device=pixels.device)[:, None, None]
     found = np.zeros(len(pixels))
     before: tuple[Tensor, Tensor] | None = None
@@ -265,30 +265,19 @@ def _largest_slope(viewer: Viewer, pixels: Tensor, kind: str) -> NDArray[np.floa
 # --- figures -------------------------------------------------------------------------------------
 
 
-def _between(features: NDArray[np.float32], index: Indices, loader: Pipeline) -> float:
-    """Mean distance of each image's features from those of the next in the keyed derangement."""
-    wide = features.astype(np.float64)
-    return float(np.linalg.norm(wide - wide[following(index, loader)], axis=1).mean())
-
-
 def _examples(
     model: Classifier, loader: Pipeline, table: Rows, targets: NDArray[np.int64]
 ) -> tuple[Example, ...]:
     """The images whose gradient turns most."""
     columns, factors = table.columns, loader.plan().factors
-    found = []
-    for row in np.argsort(columns["cosine"], kind="stable")[:N_EXAMPLES]:
-        b, c, s, h = factors[table.index[row]].tolist()
-        norms = columns["norm_clean"][row], columns["norm_perturbed"][row]
-        found.append(
-            Example(
-                int(table.index[row]),
-                (b, c, s, h),
-                (
-                    f"cosine of the two gradients {columns['cosine'][row]:.2f}, "
-                    f"of {model.class_name(int(targets[row]))}",
-                    f"norm of the gradient {norms[0]:.3g} → {norms[1]:.3g}",
-                ),
-            )
+    return tuple(
+        Example.of(
+            table.index[row],
+            factors[table.index[row]],
+            f"cosine of the two gradients {columns['cosine'][row]:.2f}, of "
+            f"{model.class_name(int(targets[row]))}",
+            f"norm of the gradient {columns['norm_clean'][row]:.3g} → "
+            f"{columns['norm_perturbed'][row]:.3g}",
         )
-    return tuple(found)
+        for row in np.argsort(columns["cosine"], kind="stable")[:N_EXAMPLES]
+    )

@@ -20,8 +20,9 @@ from torch import Tensor
 from fastsc.errors import UserError
 from fastsc.evaluation.data import class_images
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
-from fastsc.evaluation.views import Indices, Viewer, choose
+from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Rows, compute, in_parts
+from fastsc.evaluation.results.measures import Measure, Name
+from fastsc.evaluation.views import Indices, Viewer, choose, shares
 from fastsc.pipelines import Pipeline, keyed
 
 SELVES = 500  # images of a part that looks at both views
@@ -64,27 +65,16 @@ def neighbours(
     the nearest other one. `farther_than_random` and `farther_than_nearest` are 1 where `moved` is
     the larger. Two copies of a file in one class are two images: nearest is then 0.
 
-    Args:
-        model: On the loader's device.
-        loader: A validation pipeline with labels; its strengths are those of the perturbation.
-        n: Images. None: all of them.
+    Args (and those of all questions):
         most: The features of so many images at most are looked at. Where the classes at hand have
             more, each is searched among a keyed choice of its images, equally many a class; the
             nearest of fewer lies further away. None: no bound.
-        seed: Of the choice of images, the random others and the intervals.
-        keep: Caches parts; see `fastsc.evaluation.results.answers`.
 
     Raises:
-        UserError: No image has another one of its class; or one does not decode.
+        UserError: No image has another one of its class.
     """
     folders = class_images(loader)
-    company = [own for own in folders.values() if len(own) > 1]
-    if not company:
-        raise UserError(
-            "neighbours: the data has one image a class, or no labels, and there is no other to "
-            "compare with; take a split with class folders of several images"
-        )
-    index = choose(loader, n, seed, np.sort(np.concatenate(company)))
+    index = choose(loader, n, seed, company(loader))
     targets = loader.index.targets
     pools, limit = _pools(loader, {c: folders[c] for c in np.unique(targets[index])}, most, seed)
     draws = keyed.uniforms(seed, keyed.VALIDATION_EPOCH, keyed.Stream.NEIGHBOUR, len(loader.index))
@@ -95,24 +85,23 @@ def neighbours(
     settings = {
         "n": len(index), "most": most, "seed": seed, "strengths": loader.settings.strengths
     }  # fmt: skip
-    selves = [
-        keep(f"selves-{part}", settings, partial(_selves, viewer, share))
-        for part, share in enumerate(_shares(index, SELVES))
-    ]
-    features = torch.from_numpy(np.concatenate([part["features"] for part in selves])).double()
+    parts = shares(index, SELVES)
+    selves = in_parts(keep, "selves", parts, settings, partial(_selves, viewer))
+    features = torch.from_numpy(selves["features"]).double()
     searches = [
-        keep(f"search-{part}", settings, partial(_search, viewer, share, index, features, random))
-        for part, share in enumerate(_shares(searched, SEARCHED))
+        keep(f"search-{place}", settings, partial(_search, viewer, part, index, features, random))
+        for place, part in enumerate(shares(searched, SEARCHED))
     ]
     apart = np.stack([part["nearest"] for part in searches])  # (parts, n)
     best = apart.argmin(0), np.arange(len(index))
     others = np.stack([random, np.stack([part["at"] for part in searches])[best]], axis=1)
-    moved = np.concatenate([part["moved"] for part in selves])
-    triples = _triples(index, moved, np.min([p["random"] for p in searches], axis=0), apart[best])
+    triples = _triples(
+        index, selves["moved"], np.min([p["random"] for p in searches], axis=0), apart[best]
+    )
     return Neighbours(
         tables={"triples": triples},
         measures=tuple(
-            Measure(name, "share", "triples", (name,))
+            Measure(Name(name), "share", "triples", (name,))
             for name in ("farther_than_random", "farther_than_nearest")
         ),
         examples=_examples(triples, others, loader),
@@ -123,6 +112,17 @@ def neighbours(
         others=others,
         searched=len(searched),
     )
+
+
+def company(loader: Pipeline) -> Indices:
+    """The images that have another one of their class; a UserError where none has."""
+    several = [own for own in class_images(loader).values() if len(own) > 1]
+    if not several:
+        raise UserError(
+            "neighbours: the data has one image a class, or no labels, and there is no other to "
+            "compare with; take a split with class folders of several images"
+        )
+    return np.sort(np.concatenate(several))
 
 
 def _pools(
@@ -145,10 +145,6 @@ def _another(index: int, pool: Indices, draw: float) -> int:
     """One of the pool that is not the image itself, by a number in [0, 1)."""
     others = pool[pool != index]
     return int(others[int(draw * len(others))])
-
-
-def _shares(index: Indices, size: int) -> list[Indices]:
-    return [index[at : at + size] for at in range(0, len(index), size)]
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -235,21 +231,15 @@ def _examples(triples: Rows, others: NDArray[np.int64], loader: Pipeline) -> tup
     rows = np.flatnonzero(nearest > TWIN * random.mean())
     rows = rows[np.argsort(-moved[rows] / nearest[rows], kind="stable")][:N_EXAMPLES]
     factors = loader.plan().factors
-    found = []
-    for row in rows:
-        b, c, s, h = factors[triples.index[row]].tolist()
-        found.append(
-            Example(
-                int(triples.index[row]),
-                (b, c, s, h),
-                (
-                    "its perturbed self lies "
-                    f"{moved[row] / nearest[row]:.2f} times as far from it as the nearest other "
-                    "image of the class",
-                    f"distances: itself {moved[row]:.3g}, a random other {random[row]:.3g}, the "
-                    f"nearest {nearest[row]:.3g}",
-                ),
-                (int(others[row, 0]), int(others[row, 1])),
-            )
+    return tuple(
+        Example.of(
+            triples.index[row],
+            factors[triples.index[row]],
+            f"its perturbed self lies {moved[row] / nearest[row]:.2f} times as far from it as the "
+            "nearest other image of the class",
+            f"distances: itself {moved[row]:.3g}, a random other {random[row]:.3g}, the nearest "
+            f"{nearest[row]:.3g}",
+            others=(int(others[row, 0]), int(others[row, 1])),
         )
-    return tuple(found)
+        for row in rows
+    )

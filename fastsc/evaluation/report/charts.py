@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,14 @@ import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from fastsc.evaluation.report.parts import Key, Question
+from fastsc.evaluation.report.parts import Asked, Chart, Question
+from fastsc.evaluation.report.words import PERCENT, PLAIN, Unit
 from fastsc.evaluation.results.statistics import Estimate
-from fastsc.plotting.inline import FONT_SIZE, INK, MUTED, draw, line_of, series, swatch
+from fastsc.plotting.inline import FONT_SIZE, INK, MUTED, draw, line_of, series
 
 Floats = NDArray[np.float64]
 BAND = 0.18  # opacity
+REFERENCE: Any = {"color": MUTED, "linewidth": 1, "linestyle": (0, (2, 2))}
 ROW = 0.24  # inches that a row of a dot plot takes for each model in it
 
 
@@ -33,73 +35,52 @@ class Curve:
 
 @dataclass(frozen=True)
 class Axes:
-    """What is written at the axes, and how ticks are formatted: a value times `scale`, `suffix`."""
+    """What is written at the axes, and the unit of y."""
 
-    x: str = ""
-    y: str = ""
-    y_scale: float = 1.0
-    y_suffix: str = ""
-
-
-def curve_of(slot: int, points: Sequence[tuple[float, Estimate]], *, origin: bool) -> Curve:
-    """Estimates over x; with `origin`, from 0 at x = 0, where nothing has changed."""
-    x = [at for at, _ in points]
-    columns = [[getattr(found, name) for _, found in points] for name in ("value", "low", "high")]
-    if origin:
-        x, columns = [0.0, *x], [[0.0, *column] for column in columns]
-    value, low, high = (np.array(column, float) for column in columns)
-    return Curve(slot, np.array(x, float), value, low, high)
+    x: str
+    y: str
+    unit: Unit = PLAIN
 
 
-def over_strength(
+def curve_of(slot: int, points: Sequence[tuple[float, Estimate]]) -> Curve:
+    """Estimates over x."""
+    columns = ([x, one.value, one.low, one.high] for x, one in points)
+    return Curve(slot, *np.array(list(columns), float).T)
+
+
+def lines(
     curves: Sequence[Curve],
     axes: Axes,
     finding: str,
     *,
     ticks: Sequence[tuple[float, str]],
-    limits: tuple[float, float] | None,
+    limits: tuple[float, float] | None = (0, 1.02),
+    signed: bool = False,
 ) -> Markup:
-    """Lines with bands over strength; x in the data's unit with labelled ticks."""
+    """Lines with bands; x in the data's unit with labelled ticks.
+
+    Args:
+        signed: x goes both ways from 0, the curves are steps on a fine grid, and the place where
+            half is left is marked.
+    """
 
     def paint(axis: Any) -> None:
+        if signed:
+            axis.axhline(0.5, **REFERENCE)
+            axis.axvline(0, color=MUTED, linewidth=1)
+            axis.margins(x=0.01)
         for curve in curves:
-            style = line_of(curve.slot)
+            style = line_of(curve.slot) | ({"marker": ""} if signed else {})
             axis.fill_between(
                 curve.x, curve.low, curve.high, color=style["color"], alpha=BAND, linewidth=0
             )
             axis.plot(curve.x, curve.value, **style)
         _label(axis, axes)
         axis.set_xticks([x for x, _ in ticks], [text for _, text in ticks])
-        axis.set_xlim(0, None)
+        if not signed:
+            axis.set_xlim(0, None)
         if limits is not None:
             axis.set_ylim(*limits)
-
-    return draw(paint, finding)
-
-
-def survival(
-    curves: Sequence[Curve],
-    axes: Axes,
-    finding: str,
-    *,
-    ticks: Sequence[tuple[float, str]],
-) -> Markup:
-    """Shares of images over a signed change, as steps, with the line at which half are left."""
-
-    def paint(axis: Any) -> None:
-        axis.axhline(0.5, color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
-        axis.axvline(0, color=MUTED, linewidth=1)
-        for curve in curves:
-            style = line_of(curve.slot)
-            axis.fill_between(
-                curve.x, curve.low, curve.high, color=style["color"], alpha=BAND, linewidth=0
-            )
-            style["marker"] = ""
-            axis.plot(curve.x, curve.value, **style)
-        _label(axis, axes)
-        axis.set_xticks([x for x, _ in ticks], [text for _, text in ticks])
-        axis.set_ylim(0, 1.02)
-        axis.margins(x=0.01)
 
     return draw(paint, finding)
 
@@ -109,63 +90,122 @@ class Dots:
     """One model's estimates by row, and what chance would give, if that is known."""
 
     slot: int
-    found: Sequence[Estimate | None]
+    estimates: Sequence[Estimate | None]
     chance: Sequence[Estimate | None] = ()
 
 
 def dots(
     rows: Sequence[str],
     models: Sequence[Dots],
-    axes: Axes,
+    axis: str,
     finding: str,
+    unit: Unit,
     *,
-    limits: tuple[float, float | None] = (0, None),
+    high: float | None = None,
     line: float | None = None,
     joined: bool = False,
-    x_scale: float = 1.0,
-    x_suffix: str = "",
 ) -> Markup:
     """A row a name, a dot with its interval a model; from top to bottom.
 
     Args:
         rows: Names, short enough for half a phone's width.
         models: One a model.
-        axes: Of x alone.
+        axis: What stands under x.
         finding: In words.
-        limits: Of x.
+        unit: Of x, whose axis begins at 0, or at what lies below.
+        high: Where x ends. Default: at the largest.
         line: A reference, drawn from top to bottom.
         joined: A line from row to row: they are in an order.
-        x_scale, x_suffix: Of the ticks of x.
     """
+    drawn = [one for model in models for one in (*model.estimates, *model.chance) if one]
+    ends = [end for one in drawn for end in (one.value, one.low) if math.isfinite(end)]
     spread = 0.5 / max(len(models), 1)
 
-    def paint(axis: Any) -> None:
+    def paint(axes: Any) -> None:
         if line is not None:
-            axis.axvline(line, color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
+            axes.axvline(line, **REFERENCE)
         for place, model in enumerate(models):
             y: Floats = (
                 np.arange(len(rows), dtype=np.float64) + (place - (len(models) - 1) / 2) * spread
             )
-            _dotted(axis, y, model.found, line_of(model.slot), joined=joined)
+            _dotted(axes, y, model.estimates, line_of(model.slot), joined=joined)
             if any(model.chance):
                 style = line_of(model.slot) | {"alpha": 0.4, "markersize": 3}
-                _dotted(axis, y, model.chance, style, joined=joined)
-        axis.set_yticks(range(len(rows)), [_short(row) for row in rows])
-        axis.set_ylim(len(rows) - 0.5, -0.5)
-        axis.grid(visible=False, axis="y")
-        axis.tick_params(axis="y", length=0)
-        axis.set_xlim(*limits)
-        axis.set_xlabel(axes.x)
-        _format(axis.xaxis, x_scale, x_suffix)
+                _dotted(axes, y, model.chance, style, joined=joined)
+        axes.set_yticks(range(len(rows)), [_short(row) for row in rows])
+        axes.set_ylim(len(rows) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.tick_params(axis="y", length=0)
+        axes.set_xlim(1.05 * min([0.0, *ends]), high)
+        axes.set_xlabel(axis)
+        _format(axes.xaxis, unit)
 
     height = 0.65 + len(rows) * max(ROW * len(models), 0.28)
     return draw(paint, finding, height=height)
 
 
+def dot_chart(
+    question: Question,
+    rows: Mapping[str, str],
+    *,
+    title: str,
+    axis: str,
+    caption: str = "",
+    chance: Mapping[str, str] | None = None,
+    asked: Sequence[Asked] = (),
+    line: float | None = None,
+    high: float | None = None,
+) -> Chart | None:
+    """`dots` of figures by their names, less the rows that no model has; None without any.
+
+    Args:
+        question: Whose figures.
+        rows: Name of a figure -> what stands before its row.
+        title, caption: Over and under it.
+        axis, line, high: See `dots`.
+        chance: Name of a figure -> that of what chance would give; the rows are in an order.
+        asked: In place of all models.
+    """
+    models = asked or question.asked
+    shown = {
+        name: row
+        for name, row in rows.items()
+        if any(name in one.answer.estimates for one in models)
+    }
+    if not shown:
+        return None
+    figures = [[one.figure(name) for name in shown] for one in models]
+    unit = next(figure.unit for row in figures for figure in row if figure)
+    said = "; ".join(
+        f"{one.model.name}: "
+        + ", ".join(
+            f"{row} {figure.value}"
+            for row, figure in zip(shown.values(), own, strict=True)
+            if figure
+        )
+        for one, own in zip(models, figures, strict=True)
+    )
+    drawn = [
+        Dots(
+            one.slot,
+            [one.answer.estimates.get(name) for name in shown],
+            [one.answer.estimates.get(chance[name]) for name in shown] if chance else (),
+        )
+        for one in models
+    ]
+    if unit is PERCENT and high is None:
+        high = 1.02
+    svg = dots(
+        list(shown.values()), drawn, axis, f"{title}: {said}", unit,
+        high=high, line=line, joined=chance is not None,
+    )  # fmt: skip
+    return Chart(svg, caption, title)
+
+
 def _dotted(
-    axis: Any, y: Floats, found: Sequence[Estimate | None], style: dict[str, Any], *, joined: bool
+    axis: Any, y: Floats, row: Sequence[Estimate | None], style: dict[str, Any], *, joined: bool
 ) -> None:
-    kept = [(at, one) for at, one in zip(y, found) if one is not None and math.isfinite(one.value)]
+    kept = [(at, one) for at, one in zip(y, row) if one is not None and math.isfinite(one.value)]
     for at, one in kept:
         if math.isfinite(one.low) and math.isfinite(one.high):
             axis.plot(
@@ -198,7 +238,7 @@ def shares(
 
     def paint(axis: Any) -> None:
         if line is not None:
-            axis.axvline(line, color=MUTED, linewidth=1, linestyle=(0, (2, 2)))
+            axis.axvline(line, **REFERENCE)
         for sample in samples:
             style = line_of(sample.slot) | {"marker": ""}
             if sample.second:
@@ -255,17 +295,17 @@ def _label(axis: Any, axes: Axes) -> None:
     axis.set_xlabel(axes.x)
     # Over the axis: a label that is turned takes width, which a phone does not have.
     axis.set_title(axes.y, loc="left", color=MUTED, fontsize=FONT_SIZE)
-    _format(axis.yaxis, axes.y_scale, axes.y_suffix)
+    _format(axis.yaxis, axes.unit)
 
 
-def _format(axis: Any, scale: float, suffix: str) -> None:
+def _format(axis: Any, unit: Unit) -> None:
     from matplotlib.ticker import FuncFormatter, MaxNLocator
 
     if axis.get_scale() != "linear":
         return
     axis.set_major_locator(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(
-        FuncFormatter(lambda x, _: f"{x * scale:.6g}".replace("-", "−") + suffix)
+        FuncFormatter(lambda x, _: f"{x * unit.scale:.6g}".replace("-", "−") + unit.suffix)
     )
 
 
@@ -283,10 +323,3 @@ def _plain_log(axis: Any) -> None:
 def _short(name: str, most: int = 22) -> str:
     """A long name's end, which tells it from its neighbours."""
     return name if len(name) <= most else "…" + name[1 - most :]
-
-
-def legend(question: Question) -> tuple[Key, ...]:
-    """The models' lines and names; nothing where there is one model."""
-    if question.alone:
-        return ()
-    return tuple(Key(swatch(asked.slot), asked.model.name) for asked in question.asked)

@@ -9,16 +9,17 @@ from typing import Any
 from markupsafe import Markup
 
 from fastsc.cli.packages import needed
-from fastsc.evaluation.report.method import INTERVALS, definitions, flattened
+from fastsc.evaluation.report.method import definitions, flattened
 from fastsc.evaluation.report.parts import Section
 from fastsc.evaluation.report.sections import left_out, sections
+from fastsc.evaluation.report.sliders import sliders_section
+from fastsc.evaluation.report.templates import html, own
 from fastsc.evaluation.report.words import listed
 from fastsc.evaluation.results.evaluated import Evaluation
 from fastsc.pipelines.disk import doing
 from fastsc.plotting.inline import swatch, unique_ids
 from fastsc.run.checkpoint import write_atomically
 
-HERE = Path(__file__).parent
 # Nothing is loaded, whatever a name on the page tries.
 POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -49,24 +50,15 @@ def write_report(path: Path, evaluation: Evaluation) -> None:
 def render(evaluation: Evaluation) -> str:
     """The page as text."""
     needed("jinja2", "the page of an evaluation")
-    import jinja2
-
     assert evaluation.models, "an evaluation is of at least one model"
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["numeric"] = _numeric
     shown = sections(evaluation)
     names = [model.name for model in evaluation.models]
-    sliders = _sliders(evaluation)
-    return environment.get_template("page.html.j2").render(
+    sliders = sliders_section(evaluation)
+    return html(
+        "page.html.j2",
         policy=POLICY,
-        css=_own("page.css") + _own("shown.css") + (sliders.css if sliders else ""),
-        js=_own("page.js") + (sliders.js if sliders else ""),
+        css=own("page.css") + own("shown.css") + (sliders.css if sliders else ""),
+        js=own("page.js") + (sliders.js if sliders else ""),
         title=_title(names),
         names=[(name, swatch(slot)) for slot, name in enumerate(names)],
         about=_about(evaluation),
@@ -79,21 +71,9 @@ def render(evaluation: Evaluation) -> str:
             if question not in {section.key for section in shown}
         ],
         definitions=definitions(evaluation),
-        intervals=INTERVALS,
         facts=_facts(evaluation),
         metadata=tuple(flattened(evaluation.metadata)),
     )
-
-
-def _sliders(evaluation: Evaluation) -> Any:
-    from fastsc.evaluation.report.sliders import sliders_section
-
-    return sliders_section(evaluation)
-
-
-def _own(name: str) -> Markup:
-    """A file of this folder, to stand in the page as it is."""
-    return Markup((HERE / name).read_text(encoding="utf-8"))
 
 
 def _title(names: list[str]) -> str:
@@ -148,8 +128,3 @@ def _facts(evaluation: Evaluation) -> tuple[tuple[str, tuple[str, ...]], ...]:
         (name.replace("_", " "), tuple(str(m.facts.get(name, "–")) for m in evaluation.models))
         for name in names
     )
-
-
-def _numeric(value: float | None) -> str:
-    """A sort key that JavaScript's Number reads."""
-    return "" if value is None else repr(float(value))

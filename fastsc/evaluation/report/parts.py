@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from markupsafe import Markup
 
+from fastsc.evaluation.report.words import Figure, Unit, unit_of
 from fastsc.evaluation.results.answers import Answer
 from fastsc.evaluation.results.evaluated import Comparison, Evaluated, Evaluation
+from fastsc.evaluation.results.measures import Measure, Name
+
+A = TypeVar("A", bound=Answer)
 
 
 @dataclass(frozen=True)
@@ -151,6 +156,27 @@ class Asked:
     model: Evaluated
     answer: Answer
 
+    def its(self, kind: type[A]) -> A:
+        """The answer, which is of that class."""
+        assert isinstance(self.answer, kind)
+        return self.answer
+
+    def figure(self, name: str, unit: Unit | None = None) -> Figure | None:
+        """A figure of the answer, if it is one, in its unit or in another."""
+        for measure in self.answer.measures:
+            if measure.name == name:
+                return Figure(self.answer[name], unit or unit_of(measure))
+        return None
+
+    def each(self, labels: Mapping[str, object], pattern: str) -> list[str]:
+        """The pattern with `figure` and `label` filled in, of every figure that is a number."""
+        figures = ((self.figure(name), label) for name, label in labels.items())
+        return [
+            pattern.format(figure=figure, label=label)
+            for figure, label in figures
+            if figure is not None and figure.known
+        ]
+
 
 @dataclass(frozen=True)
 class Question:
@@ -165,6 +191,24 @@ class Question:
         """Whether the evaluation is of one model, whose name need not be repeated."""
         return len(self.evaluation.models) == 1
 
+    def called(self, asked: Asked) -> str:
+        """A model's name before what is said of it; nothing where there is one model."""
+        return "" if self.alone else f"{asked.model.name}: "
+
+    def measures(self, family: str | None = None) -> tuple[Measure, ...]:
+        """Of all models, or those of a family, each name once."""
+        every: dict[Name, Measure] = {}
+        for asked in self.asked:
+            for measure in asked.answer.measures:
+                every.setdefault(measure.figure, measure)
+        return tuple(m for name, m in every.items() if family in (None, name.family))
+
+    def of(self, kind: type[A]) -> Iterator[tuple[Asked, A]]:
+        """The models with their answers, which are of that class."""
+        for asked in self.asked:
+            if isinstance(asked.answer, kind):
+                yield asked, asked.answer
+
     def comparisons(self, name: str | None = None) -> Iterator[Comparison]:
         """Those of this question, of all its measures or of one."""
         for comparison in self.evaluation.comparisons:
@@ -172,15 +216,21 @@ class Question:
                 yield comparison
 
 
-Sentences = Callable[[Answer], Iterable[str]]
+@dataclass(frozen=True)
+class Code:
+    """What of a section takes more than a YAML file, by the names that it has there.
 
+    Attributes:
+        words: What its templates call.
+        charts: Of one heading.
+        cards: Of one model's gallery.
+        tables: Beside those of the figures.
+    """
 
-def said_by(question: Question, sentences: Sentences, more: Sentences) -> tuple[Said, ...]:
-    """What each model's answer is in words: for the answers on top, and for the section."""
-    return tuple(
-        Said(one.model.name, one.slot, tuple(sentences(one.answer)), tuple(more(one.answer)))
-        for one in question.asked
-    )
+    words: Mapping[str, object] = field(default_factory=dict)
+    charts: Mapping[str, Callable[[Question], Iterable[Chart]]] = field(default_factory=dict)
+    cards: Mapping[str, Callable[[Question, Asked], Iterable[Card]]] = field(default_factory=dict)
+    tables: Callable[[Question], Iterable[Table]] = lambda _: ()
 
 
 def questions(evaluation: Evaluation) -> tuple[Question, ...]:

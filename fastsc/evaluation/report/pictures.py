@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsc.evaluation.report.parts import Asked, Card, Gallery, Question, Shot
+from fastsc.evaluation.report.parts import Asked, Card, Question, Shot
 from fastsc.evaluation.report.words import factors_text
 from fastsc.evaluation.results.answers import Example
 
@@ -37,6 +37,11 @@ def _uri(kind: str, file: io.BytesIO) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
+def picture(pixels: NDArray[np.uint8], name: str, caption: str) -> Shot:
+    """(R, R, 3) uint8 with a caption; `name` says in words which image it is."""
+    return Shot(data_uri(pixels), f"{name}: {caption}", caption, max(pixels.shape[:2]))
+
+
 def shot(question: Question, asked: Asked, index: int, factors: Factors | None, said: str) -> Shot:
     """An image as a model sees it, unchanged or not; `said` goes under it."""
     pixels = asked.model.picture(index, factors)
@@ -52,33 +57,31 @@ def title_of(question: Question, index: int) -> str:
     return f"{folder} · {shown}" if folder else shown
 
 
-def gallery(
-    question: Question, asked: Asked, title: str, note: str, others: Sequence[str] = ()
-) -> Gallery | None:
-    """The examples of a model's answer; None where it has none.
+def most_cards(question: Question, *, wide: bool = False) -> int:
+    """Cards of one model in a gallery."""
+    return CARDS if question.alone else WIDE_CARDS_EACH if wide else CARDS_EACH
+
+
+def example_cards(question: Question, asked: Asked, others: Sequence[str] = ()) -> Iterator[Card]:
+    """A card for each example of a model's answer.
 
     Args:
         question: Whose examples.
         asked: The model.
-        title, note: Over the cards.
         others: What `Example.others` are, in their order.
     """
-    most = CARDS if question.alone else WIDE_CARDS_EACH if others else CARDS_EACH
-    examples = asked.answer.examples[:most]
-    if not examples:
-        return None
-    if not question.alone:
-        title = f"{title}: {asked.model.name}"
-    return Gallery(title, note, tuple(_card(question, asked, one, others) for one in examples))
+    for example in asked.answer.examples[: most_cards(question, wide=bool(others))]:
+        shots = [
+            shot(question, asked, example.index, None, "unchanged"),
+            shot(question, asked, example.index, example.factors, "in other colours"),
+        ]
+        for place, other in enumerate(example.others):
+            said = others[place] if place < len(others) else "for comparison"
+            shots.append(shot(question, asked, other, None, said))
+        yield example_card(question, example, shots)
 
 
-def _card(question: Question, asked: Asked, example: Example, others: Sequence[str]) -> Card:
-    shots = [
-        shot(question, asked, example.index, None, "unchanged"),
-        shot(question, asked, example.index, example.factors, "in other colours"),
-    ]
-    for place, other in enumerate(example.others):
-        said = others[place] if place < len(others) else "for comparison"
-        shots.append(shot(question, asked, other, None, said))
+def example_card(question: Question, example: Example, shots: Sequence[Shot]) -> Card:
+    """An example's pictures with what is to be said of it."""
     lines = (factors_text(example.factors), *example.lines)
     return Card(tuple(shots), title_of(question, example.index), lines)

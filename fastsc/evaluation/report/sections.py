@@ -1,93 +1,190 @@
-"""Which builder shows which question; one that is not known here is shown by its figures alone."""
+"""The section of a question, out of its YAML file and what takes code; tables of one unknown."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
-from fastsc.evaluation.report import (
-    sections_bias,
-    sections_continuity,
-    sections_embedding,
-    sections_explanations,
-    sections_gradients,
-    sections_neighbours,
-    sections_robustness,
-    sections_shifts,
-    sections_transfer,
+from fastsc.evaluation.report.charts import dot_chart
+from fastsc.evaluation.report.parts import (
+    Chart,
+    Charts,
+    Code,
+    Gallery,
+    Key,
+    Question,
+    Said,
+    Section,
+    questions,
 )
-from fastsc.evaluation.report.parts import Question, Said, Section, questions
-from fastsc.evaluation.report.pictures import gallery
+from fastsc.evaluation.report.pictures import example_cards, title_of
+from fastsc.evaluation.report.questions import (
+    bias,
+    continuity,
+    embedding,
+    explanations,
+    gradients,
+    neighbours,
+    robustness,
+    shifts,
+    transfer,
+)
 from fastsc.evaluation.report.tables import tables, verdicts, words_of
-from fastsc.evaluation.report.words import spoken, unit_of
-from fastsc.evaluation.results.answers import Answer
+from fastsc.evaluation.report.templates import declared, line, paragraphs
 from fastsc.evaluation.results.evaluated import Evaluation
+from fastsc.plotting.inline import dashes, dot, star, swatch
 
-BUILDERS: dict[str, Callable[[Question], Section]] = {
-    "continuity": sections_continuity.section,
-    "neighbours": sections_neighbours.section,
-    "embedding": sections_embedding.section,
-    "gradients": sections_gradients.section,
-    "robustness": sections_robustness.section,
-    "shifts": sections_shifts.section,
-    "explanations": sections_explanations.section,
-    "transfer": sections_transfer.section,
-    "bias": sections_bias.section,
+CODE = {
+    "bias": bias.CODE,
+    "continuity": continuity.CODE,
+    "embedding": embedding.CODE,
+    "explanations": explanations.CODE,
+    "gradients": gradients.CODE,
+    "neighbours": neighbours.CODE,
+    "robustness": robustness.CODE,
+    "shifts": shifts.CODE,
+    "transfer": transfer.CODE,
 }
-MAIN = 3  # figures of an unknown question that its sentence names
+MAIN = 3  # figures of an unknown question that its sentences name
+SWATCHES = {
+    "image": dot("var(--muted)", 3),
+    "view": dot("var(--c0)", 4.5),
+    "star": star(),
+    "dashes": dashes(),
+}
+Values = dict[str, Any]
 
 
 def sections(evaluation: Evaluation) -> tuple[Section, ...]:
     """A section for every question that some model answered."""
-    return tuple(
-        BUILDERS.get(question.name, generic)(question) for question in questions(evaluation)
-    )
+    return tuple(section(question) for question in questions(evaluation))
 
 
-def generic(question: Question) -> Section:
-    """The section of a question without a builder of its own."""
-    names = dict.fromkeys(m.name for asked in question.asked for m in asked.answer.measures)
-    main = [name for name in names if "/" not in name][:MAIN] or list(names)[:MAIN]
-    title = question.name.replace("_", " ").capitalize()
+def section(question: Question) -> Section:
+    """All that the page says and shows of a question."""
+    own = declared(question.name) or _unknown(question)
+    code = CODE.get(question.name, Code())
+    names = {measure.name for measure in question.measures()}
+    values = {
+        "question": question, "title_of": title_of, "has": names.__contains__, **code.words,
+    }  # fmt: skip
+
+    said = []
+    for asked in question.asked:
+        its = {
+            **values, "asked": asked, "answer": asked.answer,
+            "f": asked.figure, "each": asked.each,
+        }  # fmt: skip
+        said.append(
+            Said(
+                asked.model.name,
+                asked.slot,
+                paragraphs(own.get("sentences", ""), its),
+                paragraphs(own.get("more", ""), its),
+            )
+        )
+    compared = (one for one in own["verdicts"] if names & set(one))
     return Section(
         question.name,
-        title,
-        "",
-        tuple(
-            Said(one.model.name, one.slot, tuple(_figures(one.answer, main)))
-            for one in question.asked
-        ),
-        "",
-        verdicts(question, {name: words_of(name).capitalize() for name in main}),
-        tuple(
-            found
-            for asked in question.asked
-            if (found := gallery(question, asked, "Images worth a look", ""))
-        ),
-        tables=tables(question),
+        own["title"],
+        own.get("asks", ""),
+        tuple(said),
+        line(own.get("beside", ""), values),
+        verdicts(question, next(compared, {})),
+        tuple(_galleries(question, own.get("galleries", ()), values)),
+        tuple(_charts(question, own.get("charts", ()), values)),
+        (*tables(question), *code.tables(question)),
     )
 
 
-def _figures(answer: Answer, names: list[str]) -> Iterator[str]:
-    for measure in answer.measures:
-        if measure.name in names:
-            found = spoken(answer[measure.name], unit_of(measure))
-            yield f"{words_of(measure.name).capitalize()}: {found}."
+def _unknown(question: Question) -> dict[str, Any]:
+    """What to say of a question without a YAML file."""
+    figures = [measure.figure for measure in question.measures()]
+    main = ([one for one in figures if not one.kind] or figures)[:MAIN]
+    words = {str(one): words_of(question.name, one).capitalize() for one in main}
+    sentence = "{{% if f({0!r}) %}}{1}: {{{{ f({0!r}) }}}}.{{% endif %}}"
+    return {
+        "title": question.name.replace("_", " ").capitalize(),
+        "sentences": "\n\n".join(sentence.format(*item) for item in words.items()),
+        "verdicts": [words],
+        "galleries": [{"title": "Images worth a look", "note": ""}],
+    }
+
+
+def _galleries(
+    question: Question, parts: Sequence[Mapping[str, Any]], values: Values
+) -> Iterator[Gallery]:
+    """One of each model, or of the first `once`; of its examples, or what code makes."""
+    code = CODE.get(question.name, Code())
+    for part in parts:
+        once = part.get("once", False)
+        for asked in question.asked[:1] if once else question.asked:
+            if "code" in part:
+                cards = tuple(code.cards[part["code"]](question, asked))
+            else:
+                cards = tuple(example_cards(question, asked, part.get("others", ())))
+            if cards:
+                whose = "" if once or question.alone else f": {asked.model.name}"
+                yield Gallery(part["title"] + whose, line(part["note"], values), cards)
+
+
+def _charts(
+    question: Question, parts: Sequence[Mapping[str, Any]], values: Values
+) -> Iterator[Charts]:
+    """What code draws and the dots, in their order, under one heading; nothing without data."""
+    code = CODE.get(question.name, Code())
+    models = [Key(swatch(asked.slot), asked.model.name) for asked in question.asked]
+    for part in parts:
+        drawn: list[Chart] = []
+        for key in part:
+            if key == "code":
+                drawn += code.charts[part["code"]](question)
+            elif key == "dots":
+                drawn += (chart for dots in part["dots"] for chart in _dots(question, dots, values))
+        if drawn:
+            named = [Key(SWATCHES[name], text) for name, text in part.get("keys", {}).items()]
+            yield Charts(
+                part["title"],
+                line(part["note"], {**values, **part}),
+                tuple(drawn),
+                (*([] if question.alone else models), *named),
+                wide=part.get("wide", False),
+            )
+
+
+def _dots(question: Question, dots: Mapping[str, Any], values: Values) -> Iterator[Chart]:
+    """A chart of dots, or one for `each` set of words that its texts take up."""
+    for own in dots.get("each", ({},)):
+        text = {
+            name: line(str(dots.get(name, "")), {**values, **own})
+            for name in ("title", "caption", "axis", "line")
+        }
+        chart = dot_chart(
+            question,
+            {line(name, own): row for name, row in dots["rows"].items()},
+            title=text["title"],
+            caption=text["caption"],
+            axis=text["axis"],
+            line=float(text["line"]) if text["line"] else None,
+            high=dots.get("high"),
+        )
+        if chart is not None:
+            yield chart
 
 
 def left_out(evaluation: Evaluation) -> tuple[tuple[str, str, str], ...]:
     """(what, of which models, why): questions, and parts of questions, that were not answered."""
-    found: dict[tuple[str, str], list[str]] = {}
+    models: dict[tuple[str, str], list[str]] = {}
     for model in evaluation.models:
         for question, why in model.left_out.items():
-            found.setdefault((question, why), []).append(model.name)
+            models.setdefault((question, why), []).append(model.name)
         for question, answer in model.answers.items():
-            for line in answer.left_out:
-                what, colon, why = line.partition(": ")
-                part = f"{question}, {what}" if colon else question
-                found.setdefault((part, why if colon else line), []).append(model.name)
-    rows = []
+            for reason in answer.left_out:
+                what, colon, why = reason.partition(": ")
+                part = (f"{question}, {what}", why) if colon else (question, reason)
+                models.setdefault(part, []).append(model.name)
     every = len(evaluation.models)
-    for (what, why), models in found.items():
-        of = "" if every == 1 else "all models" if len(models) == every else ", ".join(models)
-        rows.append((what, of, why))
-    return tuple(rows)
+    return tuple(
+        (what, "" if every == 1 else "all models" if len(of) == every else ", ".join(of), why)
+        for (what, why), of in models.items()
+    )

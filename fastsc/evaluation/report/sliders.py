@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from markupsafe import Markup
 from numpy.typing import NDArray
 
-from fastsc.cli.packages import needed
+from fastsc.evaluation.report.templates import html, own
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.sliders import Grid, Positions
 from fastsc.evaluation.views import KINDS
 from fastsc.kernels.colour import IDENTITY
 from fastsc.plotting.inline import swatch
-
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -42,9 +39,6 @@ def sliders_section(evaluation: Evaluation) -> SlidersPart | None:
     Raises:
         UserError: A package of the extra `eval` is missing.
     """
-    needed("jinja2", "the page of an evaluation")
-    import jinja2
-
     slots = [slot for slot, model in enumerate(evaluation.models) if model.grids]
     if not slots:
         return None
@@ -57,14 +51,8 @@ def sliders_section(evaluation: Evaluation) -> SlidersPart | None:
     positions = grids[0][0].positions
     assert all(grid.positions == positions for row in grids for grid in row), "models differ"
     captions = [_caption(evaluation, index) for index in shared]
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(HERE),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    html = environment.get_template("sliders.html.j2").render(
+    markup = html(
+        "sliders.html.j2",
         captions=captions,
         combinations=len(grids[0][0].top),
         models=[
@@ -75,7 +63,7 @@ def sliders_section(evaluation: Evaluation) -> SlidersPart | None:
         sliders=_sliders(positions),
         data=_data(asked, grids, captions),
     )
-    return SlidersPart(Markup(html), _text("sliders.css"), _script())
+    return SlidersPart(Markup(markup), own("sliders.css"), _script())
 
 
 def label(kind: str, value: float) -> str:
@@ -141,14 +129,9 @@ def _caption(evaluation: Evaluation, index: int) -> str:
     return name if not folder or name.startswith(f"{folder}/") else f"{folder}: {name}"
 
 
-def _text(name: str) -> Markup:
-    """A file of this folder, to stand in the page as it is."""
-    return Markup((HERE / name).read_text(encoding="utf-8"))
-
-
 def _script() -> Markup:
     """Both scripts in a scope of their own."""
     script = Markup('(() => {\n"use strict";\n')
-    script += _text("recolour.js") + _text("sliders.js") + Markup("})();\n")
+    script += own("recolour.js") + own("sliders.js") + Markup("})();\n")
     assert "</script" not in script, "it would end the page's script"
     return script

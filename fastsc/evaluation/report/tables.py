@@ -5,68 +5,61 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+from fastsc.evaluation.questions.continuity.question import Continuity
 from fastsc.evaluation.report.parts import Cell, Question, Table, Verdict
+from fastsc.evaluation.report.templates import declared, line
 from fastsc.evaluation.report.words import (
     SPACE,
     Unit,
     change_text,
-    family,
     interval_of,
     is_real,
     least_text,
     p_text,
     smallest_text,
-    strength_text,
     unit_of,
     unit_of_difference,
     value_of,
 )
-from fastsc.evaluation.results.answers import Answer, Measure
+from fastsc.evaluation.results.answers import Answer
 from fastsc.evaluation.results.evaluated import Comparison
+from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.results.statistics import Difference
 
 EMPTY = Cell("–")
 
 
-def reach(answer: Answer, name: str) -> str | None:
+def reach(answer: Answer, figure: Name) -> str | None:
     """How far the search for a flip went: "+200 %"; None of other measures."""
-    ranges = getattr(answer, "ranges", None)
-    parts = name.split("/")
-    if parts[0] != "flip_radius" or len(parts) != 3 or not ranges or parts[1] not in ranges:
+    family, kind, way = figure
+    if family != "flip_radius" or not isinstance(answer, Continuity) or kind not in answer.ranges:
         return None
-    kind, way = parts[1:]
-    low, high = ranges[kind]
     unchanged = 0.0 if kind == "hue" else 1.0
-    ends = {"up": high - unchanged, "down": low - unchanged}
-    if way in ends:
-        return change_text(kind, ends[way])
-    return f"{change_text(kind, ends['down'])} to {change_text(kind, ends['up'])}"
+    down, up = (change_text(kind, end - unchanged) for end in answer.ranges[kind])
+    return {"up": up, "down": down}.get(way, f"{down} to {up}")
 
 
-def words_of(name: str) -> str:
-    """What a measure's name says, but for its family: "brightness ±40 %", "contrast, upwards"."""
-    parts = name.split("/")
-    if parts[0] == "flip_radius" and len(parts) == 3:
-        ways = {"up": "upwards", "down": "downwards", "either": "either way"}
-        return f"{parts[1]}, {ways.get(parts[2], parts[2])}"
-    if len(parts) == 3:
-        try:
-            return f"{parts[1]} {strength_text(parts[1], float(parts[2]))}"
-        except ValueError:
-            pass
-    return " ".join(parts[1:]) or parts[0].replace("_", " ")
+def words_of(question: str, figure: Name) -> str:
+    """What a figure is called in a table of its family: "brightness ±40 %", "contrast, upwards"."""
+    own = declared(question)
+    names = own.get("names", {})
+    return line(
+        own.get("row", "{{ [kind, level]|select|join(' ') or named(family) }}"),
+        {**figure._asdict(), "named": lambda part: names.get(part, part.replace("_", " "))},
+    )
 
 
 def tables(question: Question) -> tuple[Table, ...]:
-    """One table of the figures without a slash in their names, and one a family of the others."""
-    measures: dict[str, Measure] = {}
-    for asked in question.asked:
-        for measure in asked.answer.measures:
-            measures.setdefault(measure.name, measure)
+    """One table of the figures that are one of their family, and one a family of the others."""
     groups: dict[str, list[Measure]] = {}
-    for measure in measures.values():
-        groups.setdefault(family(measure.name) if "/" in measure.name else "", []).append(measure)
-    return tuple(_table(question, title, of) for title, of in groups.items())
+    for measure in question.measures():
+        family, kind, _ = measure.figure
+        groups.setdefault(family if kind else "", []).append(measure)
+    names = declared(question.name).get("names", {})
+    return tuple(
+        _table(question, names[title].capitalize() if title in names else title or "Overall", of)
+        for title, of in groups.items()
+    )
 
 
 def _table(question: Question, title: str, measures: list[Measure]) -> Table:
@@ -87,22 +80,22 @@ def _table(question: Question, title: str, measures: list[Measure]) -> Table:
     headings += ["Interval by", "Name in results.json"]
     rows = tuple(tuple(_row(question, measure, list(compared.values()))) for measure in measures)
     seeds = sorted({asked.answer.seed for asked in question.asked})
-    caption = f"{title or 'Overall'}, seed {', '.join(map(str, seeds))}"
-    return Table(caption, tuple(headings), rows, tuple(groups))
+    title += f", seed {', '.join(map(str, seeds))}"
+    return Table(title, tuple(headings), rows, tuple(groups))
 
 
 def _row(
     question: Question, measure: Measure, compared: list[dict[str, Comparison]]
 ) -> Iterator[Cell]:
     unit = unit_of(measure)
-    yield Cell(words_of(measure.name))
+    yield Cell(words_of(question.name, measure.figure))
     methods = []
     for asked in question.asked:
         if measure.name not in asked.answer.estimates:
             yield from (EMPTY, EMPTY, EMPTY)
             continue
         found = asked.answer[measure.name]
-        end = reach(asked.answer, measure.name)
+        end = reach(asked.answer, measure.figure)
         never, beyond = (f"does not flip within {end}", f"beyond {end}") if end else (None, None)
         yield Cell(value_of(found, unit, never), _sortable(found.value))
         yield Cell(interval_of(found, unit, beyond), _sortable(found.low))
@@ -135,7 +128,7 @@ def verdicts(question: Question, names: dict[str, str]) -> tuple[Verdict, ...]:
         question: Of the comparisons.
         names: Measure -> what it is called, with a capital.
     """
-    units = {m.name: unit_of(m) for asked in question.asked for m in asked.answer.measures}
+    units = {measure.name: unit_of(measure) for measure in question.measures()}
     return tuple(
         _verdict(one, what, units.get(name, Unit()))
         for name, what in names.items()

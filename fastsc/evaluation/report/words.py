@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from fastsc.evaluation.results.answers import Measure
+from fastsc.evaluation.results.measures import Measure
 from fastsc.evaluation.results.statistics import Difference, Estimate
 
 SPACE = "\u00a0"  # a number stays on the line of its unit
 MAX_DECIMALS = 6
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 REAL = 0.05  # the p below which a difference is called one
+IN_TEMPLATES = ("box_text", "listed", "number", "strength_text", "the_only", "PERCENT")
 
 
 @dataclass(frozen=True)
@@ -49,17 +51,12 @@ _UNITS = {
 }
 
 
-def family(name: str) -> str:
-    """What is measured: "flips" of "flips/brightness/0.4"."""
-    return name.split("/", 1)[0]
-
-
 def unit_of(measure: Measure) -> Unit:
     """The unit in which a measure is shown."""
-    if family(measure.name) == "flip_radius":
-        return DEGREES if "/hue" in measure.name else PERCENT
-    known = _UNITS.get(family(measure.name))
-    return known or (PERCENT if measure.statistic == "share" else PLAIN)
+    family, kind, _ = measure.figure
+    if family == "flip_radius":
+        return DEGREES if kind == "hue" else PERCENT
+    return _UNITS.get(family) or (PERCENT if measure.statistic == "share" else PLAIN)
 
 
 def unit_of_difference(unit: Unit) -> Unit:
@@ -130,10 +127,42 @@ def interval_of(found: Estimate | Difference, unit: Unit, beyond: str | None = N
     return f"{ends[0]} to {ends[1]}{suffix}"
 
 
-def spoken(found: Estimate, unit: Unit, beyond: str | None = None) -> str:
-    """ "0.28 (0.26 to 0.30, n = 334)"."""
-    within = interval_of(found, unit, beyond)
-    return f"{value_of(found, unit, beyond)} ({within}, n{SPACE}={SPACE}{found.n})"
+@dataclass(frozen=True)
+class Figure:
+    """An estimate in its unit; `str` of it is "0.28 (0.26 to 0.30, n = 334)"."""
+
+    estimate: Estimate
+    unit: Unit = PLAIN
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.within}, n{SPACE}={SPACE}{self.n})"
+
+    @property
+    def known(self) -> bool:
+        """Whether it is a finite number."""
+        return math.isfinite(self.estimate.value)
+
+    @property
+    def value(self) -> str:
+        return value_of(self.estimate, self.unit)
+
+    @property
+    def within(self) -> str:
+        return interval_of(self.estimate, self.unit)
+
+    @property
+    def brief(self) -> str:
+        """Without n."""
+        return f"{self.value} ({self.within})"
+
+    @property
+    def plain(self) -> str:
+        """To two decimals, whatever its interval."""
+        return number(self.estimate.value)
+
+    @property
+    def n(self) -> int:
+        return self.estimate.n
 
 
 def p_text(p: float) -> str:
@@ -203,6 +232,12 @@ def factors_text(factors: Sequence[float]) -> str:
         f"{k} {change_text(k, x)}" for k, x in zip(kinds, changes, strict=True) if abs(x) > 5e-4
     ]
     return ", ".join(said) or "unchanged"
+
+
+def the_only(values: Iterable[Any]) -> Any:
+    """The value that all are, or None."""
+    different = set(values)
+    return different.pop() if len(different) == 1 else None
 
 
 def listed(parts: Sequence[str], last: str = "and") -> str:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
-from typing import Any, ClassVar
+from functools import cached_property, partial
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsc.evaluation.results.statistics import Estimate, Statistic, estimate
+from fastsc.evaluation.results.measures import Measure
+from fastsc.evaluation.results.statistics import Estimate, estimate
 
+P = TypeVar("P")
 Arrays = dict[str, NDArray[Any]]
 Keep = Callable[[str, Mapping[str, object], Callable[[], Arrays]], Arrays]
 """keep(part, settings, compute): the arrays of a part of a question, computed or from a cache.
@@ -29,8 +31,26 @@ def compute(part: str, settings: Mapping[str, object], compute: Callable[[], Arr
 
 def concatenated(parts: Iterable[Arrays]) -> Arrays:
     """Parts of the same columns, one after the other."""
-    found = list(parts)
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    columns = list(parts)
+    return {name: np.concatenate([part[name] for part in columns]) for name in columns[0]}
+
+
+def in_parts(
+    keep: Keep,
+    name: str,
+    parts: Iterable[P],
+    settings: Mapping[str, object],
+    work: Callable[[P], Arrays],
+    own: Callable[[P], Mapping[str, object]] = lambda _: {},
+) -> Arrays:
+    """The columns of all images, of which parts NAME-0, NAME-1, … are kept each by itself.
+
+    Parts are rows or dataset indices; `own` are settings of one part besides those of all.
+    """
+    return concatenated(
+        keep(f"{name}-{place}", {**settings, **own(part)}, partial(work, part))
+        for place, part in enumerate(parts)
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,23 +80,6 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Measure:
-    """A figure as a function of rows.
-
-    Attributes:
-        name: Of the figure: "ds_relative", "flips/brightness/0.4".
-        statistic: What is done with the columns; see `fastsc.evaluation.results.statistics`.
-        table: Key of `Answer.tables`.
-        columns: One, or two for a ratio: mean of the first over mean of the second.
-    """
-
-    name: str
-    statistic: Statistic
-    table: str
-    columns: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Example:
     """An image in other colours, worth a look.
 
@@ -91,6 +94,14 @@ class Example:
     factors: tuple[float, float, float, float]
     lines: tuple[str, ...]
     others: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls, index: int, factors: NDArray[np.float32], *lines: str, others: tuple[int, ...] = ()
+    ) -> Example:
+        """With a row of factors (4,)."""
+        b, c, s, h = factors.tolist()
+        return cls(int(index), (b, c, s, h), lines, others)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

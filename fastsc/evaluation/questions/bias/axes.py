@@ -17,7 +17,16 @@ from fastsc.errors import UserError
 from fastsc.evaluation.data import class_images
 from fastsc.evaluation.results.answers import Arrays, Rows
 from fastsc.evaluation.results.statistics import estimate
-from fastsc.evaluation.views import KINDS, MAX_HUE, Indices, Viewer, changes, choose, one_kind
+from fastsc.evaluation.views import (
+    KINDS,
+    Indices,
+    Viewer,
+    between,
+    changes,
+    choose,
+    ends,
+    one_kind,
+)
 from fastsc.pipelines import Pipeline, keyed
 
 What = Literal["moved", "flipped"]
@@ -101,14 +110,6 @@ def looked_at(loader: Pipeline, n: int | None, seed: int) -> tuple[Indices, tupl
     return np.sort(np.concatenate(chosen)), tuple(left_out)
 
 
-def ends(kind: str, strengths: Sequence[float]) -> tuple[float, float]:
-    """Where a kind is looked at: factors, for hue turns, at the strength in both directions."""
-    strength = strengths[KINDS.index(kind)]
-    if kind == "hue":
-        return -min(strength, MAX_HUE), min(strength, MAX_HUE)
-    return max(0.0, 1 - strength), 1 + strength
-
-
 def respond(viewer: Viewer, index: Indices, kinds: Sequence[str]) -> Arrays:
     """What images (m,) answer unchanged, and with each kind alone in both directions.
 
@@ -116,14 +117,14 @@ def respond(viewer: Viewer, index: Indices, kinds: Sequence[str]) -> Arrays:
         "features" (m, D) float32 and "predicted" (m,) of the clean views; "moved/hue/up" (m,)
         ‖f - f'‖₂ and "predicted/hue/up" (m,), and so on.
     """
-    strengths = viewer.settings.strengths
+    strengths = dict(zip(KINDS, viewer.settings.strengths, strict=True))
     found: dict[str, list[Tensor]] = {}
     for images in viewer.images(index, "bias: each kind alone"):
         clean = viewer.respond(images.pixels)
         found.setdefault("features", []).append(clean.features)
         found.setdefault("predicted", []).append(clean.predicted)
         for kind in kinds:
-            for way, end in zip(WAYS, ends(kind, strengths), strict=True):
+            for way, end in zip(WAYS, ends(kind, strengths[kind]), strict=True):
                 there = viewer.respond(images.pixels, one_kind(kind, end, len(images.pixels)))
                 moved = torch.from_numpy(changes(clean, there)["moved"])
                 found.setdefault(f"moved/{kind}/{way}", []).append(moved)
@@ -140,10 +141,6 @@ def axis_rows(
     another image by a fixed keyed derangement; "class", the position of the class folder; and
     "predicted".
     """
-    cycle = keyed.cycle(index, len(loader.index))
-    wide = answered["features"][cycle].astype(np.float64)
-    between = np.empty(len(index))
-    between[cycle] = np.linalg.norm(wide - np.roll(wide, -1, axis=0), axis=1)
     predicted = answered["predicted"]
     columns: Arrays = {"class": loader.index.targets[index], "predicted": predicted}
     for kind in kinds:
@@ -151,7 +148,7 @@ def axis_rows(
         flipped = [answered[f"predicted/{kind}/{way}"] != predicted for way in WAYS]
         columns[f"moved/{kind}"] = np.stack(moved).mean(axis=0)
         columns[f"flipped/{kind}"] = np.stack(flipped).mean(axis=0)
-    return Rows(index, {"between": between, **columns})
+    return Rows(index, {"between": between(answered["features"], index, loader), **columns})
 
 
 # --- class by class ------------------------------------------------------------------------------

@@ -21,8 +21,8 @@ from fastsc.cli.packages import installed
 from fastsc.datasets.colormnist import FOLDERS, METADATA
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.results.answers import Arrays, Keep, Rows
-from fastsc.evaluation.views import Indices, Viewer, choose
+from fastsc.evaluation.results.answers import Arrays, Keep, Rows, in_parts
+from fastsc.evaluation.views import Indices, Viewer, choose, shares
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.pipelines.reading import read_json
 
@@ -136,19 +136,14 @@ def outputs_of(
 
 def predictions(model: Classifier, digits: Digits, keep: Keep) -> dict[str, Arrays]:
     """Folder -> "predicted" (n,); of `random` also "features", "pixels" and "mean"."""
-    found: dict[str, Arrays] = {}
-    for folder in FOLDERS:
-        viewer = Viewer(model, digits.splits[folder])
-        parts = [
-            keep(
-                f"digits-{folder}-{part}",
-                digits.settings(),
-                partial(_look, viewer, digits.index[at : at + SHARE], folder),
-            )
-            for part, at in enumerate(range(0, len(digits.index), SHARE))
-        ]
-        found[folder] = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    return found
+    parts, settings = shares(digits.index, SHARE), digits.settings()
+    views = {folder: Viewer(model, digits.splits[folder]) for folder in FOLDERS}
+    return {
+        folder: in_parts(
+            keep, f"digits-{folder}", parts, settings, partial(_look, viewer, folder=folder)
+        )
+        for folder, viewer in views.items()
+    }
 
 
 def _look(viewer: Viewer, index: Indices, folder: str) -> Arrays:

@@ -39,8 +39,9 @@ from fastsc.evaluation.questions.bias.colour_bias import (
     probe_rows,
     shown,
 )
-from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
-from fastsc.evaluation.views import KINDS, Indices, Viewer, one_kind
+from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Rows, compute, in_parts
+from fastsc.evaluation.results.measures import Measure, Name
+from fastsc.evaluation.views import KINDS, Indices, Viewer, became, one_kind, shares
 from fastsc.pipelines import Pipeline
 
 SHARE = 256  # images of a part: 9 views each
@@ -89,19 +90,14 @@ def bias(
     standardized features of half of the digits in random colours, for the colour and for the
     shape, tested on the other half; and the same of pixels. Chance is 1/10.
 
-    Args:
-        model: On the loader's device.
-        loader: A validation pipeline; its strengths are those of the perturbations.
+    Args (and those of all questions):
         labels: (len(index),) int64, the right output of each dataset index, -1 where it is not
             known. Only the accuracy on digits needs them.
         splits: Of Color MNIST: validation pipelines of its folders aligned, random and reversed.
-        n: Images, and digits. None: all of them.
-        seed: Of the choice of images, the probes' halves, the permutations and the intervals.
-        keep: Caches parts; see `fastsc.evaluation.results.answers`.
 
     Raises:
         UserError: Fewer than two classes have 5 images and there is no Color MNIST, or its folders
-            are damaged; scipy is missing; or an image does not decode.
+            are damaged; scipy is missing.
     """
     needed("scipy", "bias")
     left_out: list[str] = []
@@ -171,12 +167,8 @@ def _answered(
     keep: Keep,
 ) -> Arrays:
     """`respond` of all images, in parts."""
-    viewer, settings = Viewer(model, loader), _settings(loader, index, seed)
-    parts = [
-        keep(f"axes-{part}", settings, partial(respond, viewer, index[at : at + SHARE], kinds))
-        for part, at in enumerate(range(0, len(index), SHARE))
-    ]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    work = partial(respond, Viewer(model, loader), kinds=kinds)
+    return in_parts(keep, "axes", shares(index, SHARE), _settings(loader, index, seed), work)
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -185,16 +177,16 @@ def _answered(
 def _measures(tables: dict[str, Rows], kinds: Sequence[str]) -> Iterator[Measure]:
     if "colours" in tables:
         for folder in FOLDERS:
-            yield Measure(f"accuracy/{folder}", "share", "colours", (folder,))
-        yield Measure("gap", "mean", "colours", ("gap",))
+            yield Measure(Name("accuracy", folder), "share", "colours", (folder,))
+        yield Measure(Name("gap"), "mean", "colours", ("gap",))
     if "probes" in tables:
-        for name in ("probe/colour", "probe/shape", "pixels/colour", "pixels/shape"):
-            yield Measure(name, "share", "probes", (name,))
+        for name in (Name(of, what) for of in ("probe", "pixels") for what in ("colour", "shape")):
+            yield Measure(name, "share", "probes", (str(name),))
     if "axes" in tables:
         for kind in kinds:
-            yield Measure(f"axis/{kind}", "ratio", "axes", (f"moved/{kind}", "between"))
+            yield Measure(Name("axis", kind), "ratio", "axes", (f"moved/{kind}", "between"))
         for kind in kinds:
-            yield Measure(f"axis_flips/{kind}", "mean", "axes", (f"flipped/{kind}",))
+            yield Measure(Name("axis_flips", kind), "mean", "axes", (f"flipped/{kind}",))
 
 
 def _examples(
@@ -217,21 +209,17 @@ def _examples(
         flips = after != before
         worst = np.where(flips | ~flips.any(), moved, -1.0).argmax()
         way, at = divmod(int(worst), len(own))
-        end = ends(kind, loader.settings.strengths)[way]
-        b, c, s, h = one_kind(kind, end, 1)[0].tolist()
+        end = ends(kind, loader.settings.strengths[KINDS.index(kind)])[way]
         first, second = (model.class_name(int(label)) for label in (before[at], after[way, at]))
-        of_both = (class_name, kind)
-        yield Example(
-            int(rows.index[own[at]]),
-            (b, c, s, h),
-            (
-                *(
-                    _said(one, columns)
-                    for one in dependence
-                    if one.stands_out and (one.class_name, one.kind) == of_both
-                ),
-                f"{first} → {'the same' if first == second else second}",
+        yield Example.of(
+            rows.index[own[at]],
+            one_kind(kind, end, 1)[0],
+            *(
+                _said(one, columns)
+                for one in dependence
+                if one.stands_out and (one.class_name, one.kind) == (class_name, kind)
             ),
+            became(first, second),
         )
 
 

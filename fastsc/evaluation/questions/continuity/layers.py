@@ -93,7 +93,10 @@ def _open(module: nn.Module, prefix: str, heads: set[nn.Module]) -> Iterator[str
             yield f"{prefix}{name}"
 
 
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+_NORMS = (
+    nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm, nn.InstanceNorm1d,
+    nn.InstanceNorm2d, nn.InstanceNorm3d, nn.LayerNorm, nn.GroupNorm,
+)  # fmt: skip
 
 
 def _weighty(module: nn.Module) -> list[nn.Module]:

@@ -20,7 +20,9 @@ from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.continuity.flip_radius import HALVINGS, RANGES, STEPS, radii
 from fastsc.evaluation.questions.continuity.layers import profile
-from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
+from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Rows, compute
+from fastsc.evaluation.results.measures import Measure, Name
+from fastsc.evaluation.results.statistics import Statistic
 from fastsc.evaluation.views import (
     KINDS,
     MAX_HUE,
@@ -30,6 +32,7 @@ from fastsc.evaluation.views import (
     Viewer,
     changes,
     choose,
+    ends,
     following,
     one_kind,
 )
@@ -39,6 +42,11 @@ LEVELS = (0.25, 0.5, 1.0, 1.5, 2.0)  # multiples of the strengths
 DRAWS = 2  # of all four kinds together, an image; alone, a kind has two directions
 N_EXAMPLES = 6
 ANSWERED = ("moved", "flipped", "confidence_change")
+CURVES: tuple[tuple[str, Statistic, str, tuple[str, ...]], ...] = (
+    ("ds_relative", "ratio", "moved", ("between",)),
+    ("flips", "rate", "flipped", ()),
+    ("confidence_change", "mean", "confidence_change", ()),
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -77,22 +85,15 @@ def continuity(
     kind alone in both directions and all together in two draws; and the least change that flips the
     prediction. Of n_profile images: ds_relative at every stage of the network.
 
-    Args:
-        model: On the loader's device.
-        loader: A validation pipeline; its strengths are the box of the perturbations.
-        labels: (len(index),) the right output of each dataset index, -1 where there is none.
-            Default: the loader's classes.
+    Args (and those of all questions):
         n, n_profile: Images; None: all of them.
         levels: Of the curves, as multiples of the strengths.
-        seed: Of the choice of images, the draws and the intervals.
-        keep: Caches parts; see `fastsc.evaluation.results.answers`.
 
     Raises:
-        UserError: Fewer than two images; or one does not decode.
+        UserError: Fewer than two images.
     """
+    check_images(loader)
     index = loader.index
-    if len(index.usable) < 2:
-        raise UserError(f"{index.root}: continuity needs two images, and there is {len(index)}")
     labels = index.targets if labels is None else labels
     viewer, some = Viewer(model, loader), choose(loader, n, seed)
     s = loader.settings.strengths
@@ -138,12 +139,17 @@ def continuity(
     )
 
 
+def check_images(loader: Pipeline) -> None:
+    """Raises UserError where there are fewer than two images."""
+    index = loader.index
+    if len(index.usable) < 2:
+        raise UserError(f"{index.root}: continuity needs two images, and there is {len(index)}")
+
+
 def strength_name(kind: str, strengths: Sequence[float], level: float) -> str:
-    """ "brightness/0.4", in the kind's own unit; "together/1", as a multiple of the box."""
-    if kind == "together":
-        return f"{kind}/{level:.4g}"
-    alone = level * strengths[KINDS.index(kind)]
-    return f"{kind}/{min(alone, MAX_HUE) if kind == 'hue' else alone:.4g}"
+    """ "0.4" of brightness, in the kind's own unit; of "together" a multiple of the box."""
+    alone = level if kind == "together" else level * strengths[KINDS.index(kind)]
+    return f"{min(alone, MAX_HUE) if kind == 'hue' else alone:.4g}"
 
 
 def _distinct(kind: str, strengths: Sequence[float], levels: Sequence[float]) -> dict[str, float]:
@@ -183,7 +189,7 @@ def _curves(
 ) -> Arrays:
     """Means over an image's directions or draws, at every level: columns "moved/brightness/0.4"."""
     named = _distinct(kind, viewer.settings.strengths, levels)
-    columns = {f"{what}/{name}": np.zeros(len(index)) for name in named for what in ANSWERED}
+    columns = {f"{what}/{kind}/{name}": np.zeros(len(index)) for name in named for what in ANSWERED}
     draws = {name: _directions(viewer, index, kind, level, seed) for name, level in named.items()}
     for images in viewer.images(index, f"continuity: {kind} over strength"):
         clean = viewer.respond(images.pixels)
@@ -191,7 +197,7 @@ def _curves(
             for factors in views:
                 there = changes(clean, viewer.respond(images.pixels, factors[images.rows]))
                 for what in ANSWERED:
-                    columns[f"{what}/{name}"][images.rows] += there[what] / len(views)
+                    columns[f"{what}/{kind}/{name}"][images.rows] += there[what] / len(views)
     return columns
 
 
@@ -205,12 +211,8 @@ def _directions(
         box = b, c, s, min(h, MAX_HUE)
         n = len(viewer.loader.index)
         return [keyed.factors(seed, draw, n, box)[index] for draw in range(DRAWS)]
-    if kind == "hue":
-        ends = -min(h, MAX_HUE), min(h, MAX_HUE)
-    else:
-        strength = (b, c, s)[KINDS.index(kind)]
-        ends = max(0.0, 1 - strength), 1 + strength
-    return [one_kind(kind, end, len(index)) for end in ends]
+    strength = (b, c, s, h)[KINDS.index(kind)]
+    return [one_kind(kind, end, len(index)) for end in ends(kind, strength)]
 
 
 def joined(responses: list[Response]) -> Response:
@@ -249,32 +251,34 @@ def _measures(
     found = []
     if len(tables["labelled"]):
         found += [
-            Measure("top1", "share", "labelled", ("correct",)),
-            Measure("top1_perturbed", "share", "labelled", ("correct_perturbed",)),
+            Measure(Name("top1"), "share", "labelled", ("correct",)),
+            Measure(Name("top1_perturbed"), "share", "labelled", ("correct_perturbed",)),
         ]
     found += [
-        Measure("ds", "mean", "pairs", ("moved",)),
-        Measure("ds_relative", "ratio", "pairs", ("moved", "between")),
-        Measure("flips", "share", "pairs", ("flipped",)),
-        Measure("confidence_change", "mean", "pairs", ("confidence_change",)),
+        Measure(Name("ds"), "mean", "pairs", ("moved",)),
+        Measure(Name("ds_relative"), "ratio", "pairs", ("moved", "between")),
+        Measure(Name("flips"), "share", "pairs", ("flipped",)),
+        Measure(Name("confidence_change"), "mean", "pairs", ("confidence_change",)),
     ]
     for kind in (*KINDS, "together"):
-        for at in _distinct(kind, strengths, levels):
+        for strength in _distinct(kind, strengths, levels):
+            at = f"{kind}/{strength}"
             found += [
-                Measure(f"ds_relative/{at}", "ratio", "curves", (f"moved/{at}", "between")),
-                Measure(f"flips/{at}", "rate", "curves", (f"flipped/{at}",)),
-                Measure(f"confidence_change/{at}", "mean", "curves", (f"confidence_change/{at}",)),
+                Measure(
+                    Name(family, kind, strength), statistic, "curves", (f"{column}/{at}", *over)
+                )
+                for family, statistic, column, over in CURVES
             ]
     found += [
-        Measure(f"flip_radius/{kind}/{way}", "median", "radius", (f"{kind}/{way}",))
+        Measure(Name("flip_radius", kind, way), "median", "radius", (f"{kind}/{way}",))
         for kind in KINDS
         for way in ("down", "up", "either")
     ]
     for stage in stages:
         between = f"between/{stage}"
         found += [
-            Measure(f"layers/{stage}", "ratio", "profile", (f"moved/{stage}", between)),
-            Measure(f"chance/{stage}", "ratio", "profile", (f"shuffled/{stage}", between)),
+            Measure(Name("layers", stage), "ratio", "profile", (f"moved/{stage}", between)),
+            Measure(Name("chance", stage), "ratio", "profile", (f"shuffled/{stage}", between)),
         ]
     return tuple(found)
 
@@ -285,23 +289,15 @@ def _examples(model: Classifier, loader: Pipeline, pairs: Rows) -> tuple[Example
     scale = columns["between"].mean()
     if not scale > 0:
         return ()  # one representation of all images: nothing moves, in no unit
-    found = []
+    examples = []
     for row in np.argsort(-columns["moved"], kind="stable")[:N_EXAMPLES]:
         before, after = (
-            f"{model.class_name(columns[f'predicted{view}'][row])}" for view in ("", "_perturbed")
+            model.class_name(columns[f"predicted{view}"][row]) for view in ("", "_perturbed")
         )
-        index = int(pairs.index[row])
-        b, c, s, h = factors[index].tolist()
         confidence = columns["confidence"][row], columns["confidence_perturbed"][row]
-        found.append(
-            Example(
-                index,
-                (b, c, s, h),
-                (
-                    f"moved by {columns['moved'][row] / scale:.2f} of the distance between images",
-                    f"{before} ({100 * confidence[0]:.0f} %) → "
-                    + (f"the same ({100 * confidence[1]:.0f} %)" if before == after else after),
-                ),
-            )
+        told = f"{before} ({100 * confidence[0]:.0f} %) → " + (
+            f"the same ({100 * confidence[1]:.0f} %)" if before == after else after
         )
-    return tuple(found)
+        moved = f"moved by {columns['moved'][row] / scale:.2f} of the distance between images"
+        examples.append(Example.of(pairs.index[row], factors[pairs.index[row]], moved, told))
+    return tuple(examples)

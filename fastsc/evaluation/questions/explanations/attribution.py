@@ -7,7 +7,7 @@ black: the baseline of integrated gradients, and what LIME puts in the place of 
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from fastsc.errors import UserError, first_line
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.models.passes import Passes
-from fastsc.evaluation.views import Factors, Response, Viewer
+from fastsc.evaluation.views import Factors, Response, Viewer, slices
 from fastsc.models.probe import device_of
 from fastsc.pipelines import Pipeline
 
@@ -28,7 +28,7 @@ SMOOTH = 1.0  # pixels: noise would tear segments to pieces
 KERNEL_WIDTH = 0.25  # of LIME, on the cosine distance of masks: that of its authors' package
 RIDGE = 1.0  # theirs too
 
-BatchNorm = nn.modules.batchnorm._BatchNorm
+BATCH_NORMS = nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm
 
 
 class Explained(nn.Module):
@@ -82,11 +82,6 @@ class UnitViewer(Viewer):
         return Response(features.float().cpu(), logits.float().cpu())
 
 
-def groups(n: int, size: int) -> list[slice]:
-    """Rows 0 … n - 1 in groups of at most `size`."""
-    return [slice(at, min(at + size, n)) for at in range(0, n, size)]
-
-
 def check_gradient(explained: Explained) -> None:
     """Raises UserError where the outputs do not depend on the image by what can be derived."""
     size, name = explained.resolution, explained.model.name
@@ -133,7 +128,7 @@ def integrated_gradients(
     options: Any = {"dtype": images.dtype, "device": images.device}
     at, weight = torch.tensor((1 + nodes) / 2, **options), torch.tensor(weights / 2, **options)
     total = torch.zeros_like(images, memory_format=torch.contiguous_format)
-    for points in groups(len(images) * steps, at_once):
+    for points in slices(len(images) * steps, at_once):
         flat = torch.arange(points.start, points.stop, device=images.device)
         image, step = flat // steps, flat % steps
         x = images[image] * at[step][:, None, None, None]
@@ -158,6 +153,20 @@ def segments(image: Tensor) -> NDArray[np.int64]:
     pixels = image.permute(1, 2, 0).double().cpu().numpy()
     labels = slic(pixels, n_segments=SEGMENTS, sigma=SMOOTH, start_label=0)
     return np.unique(labels, return_inverse=True)[1].reshape(labels.shape).astype(np.int64)
+
+
+class _Ridge:
+    """The weighted ridge regression that captum fits, and whose slopes it reads."""
+
+    def fit(self, samples: Iterable[Sequence[Tensor]]) -> None:
+        """Of batches of what was kept (b, S), the logit (b,) and the weight (b,)."""
+        from sklearn.linear_model import Ridge
+
+        kept, logit, weight = (torch.cat(column).cpu().numpy() for column in zip(*samples))
+        self.slopes = torch.from_numpy(Ridge(alpha=RIDGE).fit(kept, logit, weight).coef_)
+
+    def representation(self) -> Tensor:
+        return self.slopes
 
 
 def lime(
@@ -188,7 +197,6 @@ def lime(
     Returns:
         (R, R) float32 on the CPU.
     """
-    from captum._utils.models.linear_model import SkLearnRidge
     from captum.attr import Lime
 
     def alike(_: Tensor, __: Tensor, kept: Tensor, **___: object) -> Tensor:
@@ -201,7 +209,7 @@ def lime(
     mask = torch.from_numpy(parts).to(image.device)[None, None]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        slopes = Lime(logits, SkLearnRidge(alpha=RIDGE), alike).attribute(
+        slopes = Lime(logits, _Ridge(), alike).attribute(
             image[None],
             target=target,
             feature_mask=mask,
@@ -241,7 +249,7 @@ def randomized(explained: Explained, images: Tensor, seed: int) -> Explained:
                 if callable(reset):
                     reset()
     drawn = drawn.to(device)
-    norms = [module for module in drawn.modules() if isinstance(module, BatchNorm)]
+    norms = [module for module in drawn.modules() if isinstance(module, BATCH_NORMS)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the plain mean over passes, of which there is one

@@ -15,7 +15,6 @@ from fastsc.evaluation.questions.explanations import agreement
 from fastsc.evaluation.questions.explanations.attribution import (
     Explained,
     UnitViewer,
-    groups,
     integrated_gradients,
     lime,
     randomized,
@@ -23,7 +22,7 @@ from fastsc.evaluation.questions.explanations.attribution import (
 )
 from fastsc.evaluation.questions.explanations.grad_cam import Layer, grad_cam
 from fastsc.evaluation.results.answers import Arrays
-from fastsc.evaluation.views import Indices, following
+from fastsc.evaluation.views import Indices, following, slices
 
 IG, GRAD_CAM, LIME = METHODS = ("IG", "Grad-CAM", "LIME")
 AGREEMENTS = ("rank", "ssim", "overlap")
@@ -161,7 +160,7 @@ def _faithful(explainer: Explainer, images: Tensor, maps: Tensor, targets: Tenso
         def confidence(x: Tensor, target: Tensor = target) -> Tensor:
             chunks = [
                 net(x[rows].contiguous(memory_format=torch.channels_last))[1].softmax(1)[:, target]
-                for rows in groups(len(x), explainer.at_once)
+                for rows in slices(len(x), explainer.at_once)
             ]
             return torch.cat(chunks)
 

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastsc.evaluation.questions.explanations.attribution import Explained, groups
+from fastsc.evaluation.questions.explanations.attribution import Explained
+from fastsc.evaluation.views import slices
 
 Layout = Literal["channels first", "channels last", "tokens"]
 
@@ -143,7 +144,7 @@ def grad_cam(
     hook = explained.net.get_submodule(layer.name).register_forward_hook(cut)
     found = []
     try:
-        for rows in groups(len(images), at_once):
+        for rows in slices(len(images), at_once):
             with torch.enable_grad():
                 logits = explained(images[rows])[1]
                 chosen = logits.gather(1, targets[rows, None]).sum()

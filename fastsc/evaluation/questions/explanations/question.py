@@ -30,14 +30,16 @@ from fastsc.evaluation.questions.explanations.explainer import (
     explain,
 )
 from fastsc.evaluation.questions.explanations.grad_cam import find_layer
-from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Measure, Rows, compute
+from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Rows, compute
+from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.results.statistics import NAN, RESAMPLES, TAIL, Estimate, Floats
-from fastsc.evaluation.views import Indices, choose
+from fastsc.evaluation.views import Indices, became, choose
 from fastsc.pipelines import Pipeline
 
 PACKAGES = {"captum": "captum", "sklearn": "scikit-learn", "skimage": "scikit-image"}
 PART, SMALLEST_PART, LARGEST_PART = 8, 4, 64  # images of a part: at 224 px, at least, at most
 FEW = 4  # of LIME's, which costs more
+SAMPLES = 64  # of LIME
 N_EXAMPLES = 6
 WHICH = ("kept", "changed")  # predictions
 LEAST = 4  # images that a correlation over images has an interval for
@@ -72,7 +74,7 @@ def explanations(
     n: int | None = 24,
     n_lime: int | None = 8,
     steps: int = 16,
-    samples: int = 64,
+    samples: int = SAMPLES,
     seed: int = 0,
     keep: Keep = compute,
 ) -> Explanations:
@@ -93,31 +95,21 @@ def explanations(
     of the class while pixels are inserted, in eighths, into the image blurred by a sixteenth of its
     side, and deleted to the mean colour of the normalization.
 
-    Args:
-        model: On the loader's device.
-        loader: A validation pipeline; its strengths are those of the perturbation.
+    Args (and those of all questions):
         n, n_lime: Images, at least two. None: all of them; n_lime of 0: no LIME.
         steps: Of integrated gradients.
         samples: Of LIME.
-        seed: Of the choice of images, LIME's samples, the random weights and the intervals.
-        keep: Caches parts; see `fastsc.evaluation.results.answers`.
 
     Returns:
         Without Grad-CAM where no module of the network has a grid of positions.
 
     Raises:
         UserError: A package is missing, there are fewer than two images, or the model lets no
-            gradient through; or an image does not decode.
+            gradient through.
     """
-    for module, package in PACKAGES.items():
-        if not installed(module):
-            raise UserError(f"explanations: {package} is missing; pip install {package}")
-    if len(loader.index.usable) < 2:
-        raise UserError("explanations: a map is compared with another image's; give two images")
+    viewer = check_explanations(model, loader)
     index = choose(loader, n and max(n, 2), seed)
     limed = choose(loader, n_lime and max(n_lime, 2), seed, index)
-    viewer = UnitViewer(model, loader)
-    check_gradient(viewer.explained)
     layer = find_layer(viewer.explained)
     explainer = Explainer(viewer, layer, index, steps, samples, seed)
     settings: dict[str, object] = {
@@ -171,6 +163,18 @@ def explanations(
     )
 
 
+def check_explanations(model: Classifier, loader: Pipeline) -> UnitViewer:
+    """What shows the images; raises what `explanations` does, but for images that do not decode."""
+    for module, package in PACKAGES.items():
+        if not installed(module):
+            raise UserError(f"explanations: {package} is missing; pip install {package}")
+    if len(loader.index.usable) < 2:
+        raise UserError("explanations: a map is compared with another image's; give two images")
+    viewer = UnitViewer(model, loader)
+    check_gradient(viewer.explained)
+    return viewer
+
+
 def _shares(index: Indices, at_224: int, resolution: int) -> list[Indices]:
     """Parts of about as many pixels, of at least two images each."""
     size = round(at_224 * (224 / resolution) ** 2)
@@ -192,14 +196,13 @@ def _by_method(parts: Iterable[Arrays]) -> dict[str, Arrays]:
 
 
 def _measures(tables: Mapping[str, Rows]) -> Iterator[Measure]:
+    columns: dict[str, str] = {}
     for name in AGREEMENTS:
-        yield from (Measure(f"{name}/{m}", "mean", m, (name,)) for m in tables)
-        for floor in FLOORS:
-            column = f"{name}_{floor}"
-            yield from (Measure(f"{name}_floor_{floor}/{m}", "mean", m, (column,)) for m in tables)
-    for name in ("entropy", "gini", "insertion", "deletion"):
-        yield from (Measure(f"{name}/{m}", "mean", m, (name,)) for m in tables)
-    yield Measure(f"completeness_error/{IG}", "ratio", IG, ("gap", "difference"))
+        columns |= {name: name} | {f"{name}_floor_{floor}": f"{name}_{floor}" for floor in FLOORS}
+    columns |= {name: name for name in ("entropy", "gini", "insertion", "deletion")}
+    for name, column in columns.items():
+        yield from (Measure(Name(name, m), "mean", m, (column,)) for m in tables)
+    yield Measure(Name("completeness_error", IG), "ratio", IG, ("gap", "difference"))
 
 
 def _split(tables: Mapping[str, Rows]) -> dict[str, Rows]:
@@ -215,7 +218,7 @@ def _split(tables: Mapping[str, Rows]) -> dict[str, Rows]:
 
 def _split_measures(tables: Mapping[str, Rows]) -> list[Measure]:
     return [
-        Measure(f"{name}/{method}/{which}", "mean", f"{method}-{which}", (name,))
+        Measure(Name(name, method, which), "mean", f"{method}-{which}", (name,))
         for name in AGREEMENTS
         for method in METHODS
         for which in WHICH
@@ -266,18 +269,15 @@ def _example(
     before, after = (
         model.class_name(int(columns[f"predicted{view}"][0])) for view in ("", "_perturbed")
     )
-    b, c, s, h = loader.plan().factors[index].tolist()
     scale = tables[IG].columns["between"].mean()
     moved = ""
     if scale > 0:  # else all images have one representation
         moved = f"; moved by {columns['moved'][0] / scale:.2f} of the distance between images"
-    return Example(
+    return Example.of(
         index,
-        (b, c, s, h),
-        (
-            f"rank correlation of the two maps: {ranks}",
-            f"{before} → {'the same' if before == after else after}{moved}",
-        ),
+        loader.plan().factors[index],
+        f"rank correlation of the two maps: {ranks}",
+        f"{became(before, after)}{moved}",
     )
 
 

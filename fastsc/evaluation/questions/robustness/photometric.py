@@ -9,7 +9,6 @@ one found.
 from __future__ import annotations
 
 import contextlib
-from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastsc.cli.packages import needed
-from fastsc.evaluation.results.answers import Arrays, Keep
-from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer
+from fastsc.evaluation.results.answers import Arrays, Keep, in_parts
+from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer, slices
 from fastsc.kernels.colour import IDENTITY, color_jitter
 from fastsc.pipelines import keyed
 
@@ -105,17 +104,14 @@ def photometric(
         "search": (random, sobol, steps, STARTS, POLLS),
     }
     size = _images_a_part(viewer.settings.resolution, random, sobol, steps)
-    found = []
-    for part, at in enumerate(range(0, len(index), size)):
-        some, right = index[at : at + size], labels[at : at + size]
-        found.append(
-            keep(
-                f"photometric-{part}",
-                {**settings, "index": some.tolist(), "labels": right.tolist()},
-                partial(_search, viewer, some, right, seed, random, sobol, steps),
-            )
-        )
-    return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
+    return in_parts(
+        keep,
+        "photometric",
+        slices(len(index), size),
+        settings,
+        lambda rows: _search(viewer, index[rows], labels[rows], seed, random, sobol, steps),
+        lambda rows: {"index": index[rows].tolist(), "labels": labels[rows].tolist()},
+    )
 
 
 def _images_a_part(resolution: int, random: int, sobol: int, steps: int) -> int:

@@ -36,12 +36,12 @@ from fastsc.evaluation.results.answers import (
     Arrays,
     Example,
     Keep,
-    Measure,
     Rows,
     compute,
-    concatenated,
+    in_parts,
 )
-from fastsc.evaluation.views import KINDS, Indices, Viewer, choose
+from fastsc.evaluation.results.measures import Measure, Name
+from fastsc.evaluation.views import KINDS, Indices, Viewer, choose, slices
 from fastsc.pipelines import Pipeline
 
 LINF = (
@@ -129,42 +129,32 @@ def robustness(
     Beside them: the same images at random and at the worst light and colours within the loader's
     strengths (`fastsc.evaluation.questions.robustness.photometric`). Attacks run in float32 always.
 
-    Args:
-        model: On the loader's device.
-        loader: A validation pipeline.
-        labels: (len(index),) the right output of each dataset index, -1 where there is none.
-            Default: the loader's classes.
-        n: Images, of those whose right output is known. None: all of them.
+    Args (and those of all questions):
         attacks: Different ones.
         thorough: Search the box of light and colours longer: twice the passes.
-        seed: Of the choice of images, the draws and the intervals.
-        keep: Caches parts; see `fastsc.evaluation.results.answers`.
 
     Raises:
-        UserError: No image's right output is known; or an image does not decode.
+        UserError: No image's right output is known.
     """
-    index = loader.index
-    labels = (index.targets if labels is None else labels).astype(np.int64)
-    known = index.usable[labels[index.usable] >= 0]
-    if not len(known):
-        raise UserError(f"robustness: what is right is known of no image in {index.root}")
-    some = choose(loader, n, seed, known)
+    labels = (loader.index.targets if labels is None else labels).astype(np.int64)
+    some = choose(loader, n, seed, right_images(loader, labels))
     right = labels[some]
     assert (right < model.n_classes).all(), "a label that the model has no output for"
     viewer, s = Viewer(model, loader), loader.settings
     target = Target(model, s.mean, s.std)
     attacks, why = possible(target, attacks, s.resolution)
-    parts = _parts(len(some), s.resolution)
+    # Whose images are attacked together: never as the loader's batches have it.
+    parts = slices(len(some), max(1, round(PART * min(8.0, (224 / s.resolution) ** 2))))
 
     def kept(part: str, what: Mapping[str, object], work: partial[Arrays]) -> Arrays:
         settings = {**what, "seed": seed, "part": len(some[parts[0]])}
-        return concatenated(
-            keep(
-                f"{part}-{at}",
-                {**settings, "images": some[rows].tolist(), "labels": right[rows].tolist()},
-                partial(work, some[rows], right[rows]),
-            )
-            for at, rows in enumerate(parts)
+        return in_parts(
+            keep,
+            part,
+            parts,
+            settings,
+            lambda rows: work(some[rows], right[rows]),
+            lambda rows: {"images": some[rows].tolist(), "labels": right[rows].tolist()},
         )
 
     search = THOROUGH if thorough else {}
@@ -188,8 +178,8 @@ def robustness(
         tables={**tables, "photometric": photo},
         measures=(
             *measures,
-            Measure("photometric/random", "mean", "photometric", ("photometric_random",)),
-            Measure("photometric/worst", "share", "photometric", ("photometric_worst",)),
+            Measure(Name("photometric", "random"), "mean", "photometric", ("photometric_random",)),
+            Measure(Name("photometric", "worst"), "share", "photometric", ("photometric_worst",)),
         ),
         examples=tuple(_examples(model, photo, clean["correct"], right)),
         seed=seed,
@@ -202,18 +192,21 @@ def robustness(
     )
 
 
+def right_images(loader: Pipeline, labels: NDArray[np.int64]) -> Indices:
+    """The images of which is known what is right; a UserError where there are none."""
+    usable = loader.index.usable
+    known = usable[labels[usable] >= 0]
+    if not len(known):
+        raise UserError(f"robustness: what is right is known of no image in {loader.index.root}")
+    return known
+
+
 def levels_of(attacks: Sequence[Attack], norm: Norm) -> tuple[float, ...]:
     """All that some attack in a norm looks at, ascending."""
     return tuple(sorted({level for a in attacks if a.norm == norm for level in a.levels}))
 
 
 # --- parts ---------------------------------------------------------------------------------------
-
-
-def _parts(n: int, resolution: int) -> list[slice]:
-    """Whose images are attacked together: never as the loader's batches have it."""
-    size = max(1, round(PART * min(8.0, (224 / resolution) ** 2)))
-    return [slice(at, min(at + size, n)) for at in range(0, n, size)]
 
 
 def _pixels(viewer: Viewer, index: Indices, title: str) -> torch.Tensor:
@@ -272,7 +265,7 @@ def _tables(
 ) -> tuple[dict[str, Rows], list[Measure]]:
     """One table a norm: "correct", and "ATTACK/LEVEL" and "worst/LEVEL" of 0 and 1."""
     tables = {"unchanged": Rows(index, clean)}
-    measures = [Measure("accuracy/clean", "share", "unchanged", ("correct",))]
+    measures = [Measure(Name("accuracy", "clean"), "share", "unchanged", ("correct",))]
     norms: tuple[Norm, ...] = ("linf", "l2")
     for norm in norms:
         of = [attack for attack in attacks if attack.norm == norm]
@@ -289,7 +282,7 @@ def _tables(
             for level in levels:
                 column = f"{name}/{level:g}"
                 columns[column] = (first > level).astype(np.float64)
-                called = f"accuracy/{name}/{norm}/{level:g}"
+                called = Name("accuracy", f"{name}/{norm}", f"{level:g}")
                 measures.append(Measure(called, "share", norm, (column,)))
         tables[norm] = Rows(index, columns)
     return tables, measures
@@ -322,13 +315,10 @@ def _examples(
     columns = photo.columns
     fell = np.flatnonzero((correct > 0) & (columns["photometric_worst"] == 0))
     for row in fell[np.argsort(columns["margin"][fell], kind="stable")][:N_EXAMPLES]:
-        b, c, s, h = (float(columns[f"worst/{kind}"][row]) for kind in KINDS)
-        yield Example(
-            int(photo.index[row]),
-            (b, c, s, h),
-            (
-                f"{model.class_name(int(right[row]))} unchanged; here another class is ahead, by "
-                f"{-columns['margin'][row]:.2g} in logits",
-                f"right in {100 * columns['photometric_random'][row]:.0f} % of random colours",
-            ),
+        yield Example.of(
+            photo.index[row],
+            np.array([columns[f"worst/{kind}"][row] for kind in KINDS]),
+            f"{model.class_name(int(right[row]))} unchanged; here another class is ahead, by "
+            f"{-columns['margin'][row]:.2g} in logits",
+            f"right in {100 * columns['photometric_random'][row]:.0f} % of random colours",
         )

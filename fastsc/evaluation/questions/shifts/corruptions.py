@@ -57,9 +57,14 @@ def severities_of(kind: str, severities: tuple[int, ...]) -> tuple[int, ...]:
     return (SEVERITIES[-1],) if kind in WITHOUT_DEGREES else severities
 
 
+def case_of(kind: str, severity: int) -> tuple[str, ...]:
+    """A kind and, where it has degrees, the severity."""
+    return (kind,) if kind in WITHOUT_DEGREES else (kind, str(severity))
+
+
 def case_name(kind: str, severity: int) -> str:
     """ "fog/3"; "grayscale", which has no degrees."""
-    return kind if kind in WITHOUT_DEGREES else f"{kind}/{severity}"
+    return "/".join(case_of(kind, severity))
 
 
 def require_library() -> None:

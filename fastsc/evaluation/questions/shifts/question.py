@@ -24,7 +24,9 @@ from fastsc.evaluation.questions.shifts.corruptions import (
     KINDS,
     LEAST_SIDE,
     SEVERITIES,
+    WITHOUT_DEGREES,
     case_name,
+    case_of,
     require_library,
     severities_of,
     shift,
@@ -33,12 +35,12 @@ from fastsc.evaluation.results.answers import (
     Answer,
     Arrays,
     Keep,
-    Measure,
     Rows,
     compute,
-    concatenated,
+    in_parts,
 )
-from fastsc.evaluation.views import Indices, Viewer, choose, following
+from fastsc.evaluation.results.measures import Measure, Name
+from fastsc.evaluation.views import Indices, Viewer, between, choose, shares
 from fastsc.pipelines import Pipeline
 
 AT_224 = 128  # images of a part at 224 px: the slowest corruption takes 50 ms each
@@ -101,55 +103,43 @@ def shifts(
     - ds_relative/KIND/SEVERITY = mean ‖f - f'‖₂ / mean ‖f_i - f_j‖₂, j the next in a fixed keyed
       derangement of the n images; and of the groups, likewise, the mean of ‖f - f'‖₂ over kinds.
 
-    Args:
-        model: On the loader's device.
-        loader: A validation pipeline.
-        labels: (len(index),) int64, the right output of each dataset index, -1 where there is none.
-            Default: the loader's classes.
-        n: Images. None: all of them.
+    Args (and those of all questions):
         severities: Different ones of 1 to 5.
-        seed: Of the choice of images, the draws and the intervals.
-        keep: Caches parts; see `fastsc.evaluation.results.answers`.
 
     Returns:
         Without the corruptions where the model sees less than 32 px; `left_out` says so.
 
     Raises:
         UserError: Fewer than two images with a known right output, or imagecorruptions-imaug is
-            missing; or an image does not decode.
+            missing.
     """
     severities = tuple(severities)
     assert severities, "no severities"
     assert set(severities) <= set(SEVERITIES), severities
     assert len(set(severities)) == len(severities), severities
     labels = loader.index.targets if labels is None else labels
-    usable = loader.index.usable
-    index = choose(loader, n, seed, usable[labels[usable] >= 0])
-    if len(index) < 2:
-        raise UserError(
-            "shifts: the right class has to be known of two images at least, and is of "
-            f"{len(index) or 'none'}; take a split with class folders that the model knows"
-        )
+    index = check_shifts(loader, labels, n, seed)
     assert (labels[index] < model.n_classes).all(), "a label that the model has no output for"
     groups, left_out = _groups(loader.settings.resolution)
     viewer = Viewer(model, loader)
-    shares = _shares(index, loader.settings.resolution)
-    clean = concatenated(
-        keep(f"clean-{part}", {"images": rows.tolist()}, partial(_clean, viewer, rows))
-        for part, rows in enumerate(shares)
+    parts = _shares(index, loader.settings.resolution)
+    clean = in_parts(
+        keep, "clean", parts, {}, partial(_clean, viewer), lambda rows: {"images": rows.tolist()}
     )
     features = clean.pop("features")
-    sizes = np.cumsum([len(rows) for rows in shares])[:-1]
-    columns = {"label": labels[index], **clean, "between": _between(features, index, loader)}
+    sizes = np.cumsum([len(rows) for rows in parts])[:-1]
+    columns = {"label": labels[index], **clean, "between": between(features, index, loader)}
     for kind in (kind for kinds in groups.values() for kind in kinds):
         levels = severities_of(kind, severities)
-        columns |= concatenated(
-            keep(
-                f"{kind}-{part}",
-                {"images": rows.tolist(), "severities": levels, "seed": seed},
-                partial(_shifted, viewer, rows, kind, levels, seed, own),
-            )
-            for part, (rows, own) in enumerate(zip(shares, np.split(features, sizes), strict=True))
+        columns |= in_parts(
+            keep,
+            kind,
+            zip(parts, np.split(features, sizes), strict=True),
+            {"severities": levels, "seed": seed},
+            lambda part, kind=kind, levels=levels: _shifted(  # type: ignore[misc]
+                viewer, part[0], kind, levels, seed, part[1]
+            ),
+            lambda part: {"images": part[0].tolist()},
         )
     rows = Rows(index, {**columns, **_summed(columns, groups, severities)})
     image = int(choose(loader, 1, seed, index)[0])
@@ -166,19 +156,31 @@ def shifts(
     )
 
 
+def check_shifts(loader: Pipeline, labels: NDArray[np.int64], n: int | None, seed: int) -> Indices:
+    """The images to look at; a UserError where there are too few, or a package is missing."""
+    usable = loader.index.usable
+    index = choose(loader, n, seed, usable[labels[usable] >= 0])
+    if len(index) < 2:
+        raise UserError(
+            "shifts: the right class has to be known of two images at least, and is of "
+            f"{len(index) or 'none'}; take a split with class folders that the model knows"
+        )
+    if loader.settings.resolution >= LEAST_SIDE:
+        require_library()
+    return index
+
+
 def _groups(resolution: int) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
     """The kinds that can be looked at, and why others cannot."""
     if resolution < LEAST_SIDE:
         why = f"they are made for {LEAST_SIDE} px and more, and the model sees {resolution}"
         return {"colour": GROUPS["colour"]}, (f"corruptions: {why}",)
-    require_library()
     return dict(GROUPS), ()
 
 
 def _shares(index: Indices, resolution: int) -> list[Indices]:
     """As many images as half a minute or so is enough for."""
-    size = min(max(round(AT_224 * (224 / resolution) ** 2), 1), MOST)
-    return [index[at : at + size] for at in range(0, len(index), size)]
+    return shares(index, min(max(round(AT_224 * (224 / resolution) ** 2), 1), MOST))
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -229,15 +231,6 @@ def _shifted(
 # --- figures -------------------------------------------------------------------------------------
 
 
-def _between(
-    features: NDArray[np.float32], index: Indices, loader: Pipeline
-) -> NDArray[np.float64]:
-    """(n,) distance of each image's features from those of the next in the keyed derangement."""
-    wide = features.astype(np.float64)
-    found: NDArray[np.float64] = np.linalg.norm(wide - wide[following(index, loader)], axis=1)
-    return found
-
-
 def _unions(groups: Groups) -> dict[str, list[str]]:
     """The groups, and those of groups that have more than one."""
     found = {group: list(kinds) for group, kinds in groups.items()}
@@ -260,11 +253,10 @@ def _summed(columns: Arrays, groups: Groups, severities: tuple[int, ...]) -> Arr
         cases = [case_name(kind, level) for level in severities_of(kind, severities)]
         if f"moved/{cases[0]}" not in columns:
             continue
-        for case in cases:
-            right = columns[f"predicted/{case}"] == label
-            found[f"correct/{case}"] = right.astype(np.float64)
-        found[f"correct/{kind}"] = np.mean([found[f"correct/{case}"] for case in cases], axis=0)
-        moved[kind] = np.mean([columns[f"moved/{case}"] for case in cases], axis=0)
+        for at in cases:
+            found[f"correct/{at}"] = (columns[f"predicted/{at}"] == label).astype(np.float64)
+        found[f"correct/{kind}"] = np.mean([found[f"correct/{at}"] for at in cases], axis=0)
+        moved[kind] = np.mean([columns[f"moved/{at}"] for at in cases], axis=0)
     for group, kinds in _unions(groups).items():
         found[f"correct/{group}"] = np.mean([found[f"correct/{kind}"] for kind in kinds], axis=0)
         found[f"moved/{group}"] = np.mean([moved[kind] for kind in kinds], axis=0)
@@ -273,18 +265,21 @@ def _summed(columns: Arrays, groups: Groups, severities: tuple[int, ...]) -> Arr
 
 def _measures(groups: Groups, severities: tuple[int, ...]) -> tuple[Measure, ...]:
     unions = _unions(groups)
-    found = [Measure("accuracy/clean", "share", "images", ("correct",))]
-    found += [Measure(f"accuracy/{at}", "mean", "images", (f"correct/{at}",)) for at in unions]
-    cases = []
+    found = [Measure(Name("accuracy", "clean"), "share", "images", ("correct",))]
+    found += [Measure(Name("accuracy", at), "mean", "images", (f"correct/{at}",)) for at in unions]
+    moved = [Name("moved", at) for at in unions]
     for kind in (kind for kinds in groups.values() for kind in kinds):
-        own = [case_name(kind, level) for level in severities_of(kind, severities)]
-        cases += own
-        if own != [kind]:
-            found.append(Measure(f"accuracy/{kind}", "mean", "images", (f"correct/{kind}",)))
-        found += [Measure(f"accuracy/{at}", "share", "images", (f"correct/{at}",)) for at in own]
+        cases = (case_of(kind, level) for level in severities_of(kind, severities))
+        right = [Name("correct", *case) for case in cases]
+        if kind not in WITHOUT_DEGREES:
+            found.append(Measure(Name("accuracy", kind), "mean", "images", (f"correct/{kind}",)))
+        found += [
+            Measure(at._replace(family="accuracy"), "share", "images", (str(at),)) for at in right
+        ]
+        moved += [at._replace(family="moved") for at in right]
     found += [
-        Measure(f"ds_relative/{at}", "ratio", "images", (f"moved/{at}", "between"))
-        for at in (*unions, *cases)
+        Measure(at._replace(family="ds_relative"), "ratio", "images", (str(at), "between"))
+        for at in moved
     ]
     return tuple(found)
 

@@ -31,13 +31,13 @@ from fastsc.evaluation.results.answers import (
     Answer,
     Arrays,
     Keep,
-    Measure,
     Rows,
     compute,
-    concatenated,
+    in_parts,
 )
+from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.transfer_data import ranks_in_class
-from fastsc.evaluation.views import Indices, Viewer, choose
+from fastsc.evaluation.views import Indices, Viewer, choose, shares
 from fastsc.pipelines import Pipeline
 
 KS = (5, 20)
@@ -92,25 +92,17 @@ def transfer(
       `fastsc.evaluation.questions.transfer.fine_tuning`. It is the one part that may take minutes.
     - majority: the largest class of the training part, whatever the image.
 
-    Args:
-        model: On the loaders' device.
+    Args (and those of all questions):
         train_loader, test_loader: Validation pipelines (`build(..., train=False)`) of indices with
             the classes to be learned, e.g. by `transfer_splits`; the latter's strengths are those
             of the perturbation.
-        n: Images of either part. None: all of them.
         fine_tune: Whether to fine-tune.
-        seed: Of the choice of images, the folds, fine-tuning and the intervals.
-        keep: Caches parts; see `fastsc.evaluation.results.answers`.
 
     Raises:
         UserError: There are fewer than two classes to learn, a class of the test part is not in the
-            training part, scikit-learn is missing; or an image does not decode.
+            training part, scikit-learn is missing.
     """
-    if not installed("sklearn"):
-        raise UserError("transfer: scikit-learn is not installed; pip install scikit-learn")
-    if fine_tune and train_loader.settings.batch_size < 2:
-        raise UserError("transfer: fine-tuning wants batches; take --batch-size 2 or more")
-    names, learn, test = _classes(train_loader, test_loader)
+    names, learn, test = check_transfer(train_loader, test_loader, fine_tune=fine_tune)
     ranks = ranks_in_class(train_loader.index, seed)
     index, tested = _balanced(train_loader, ranks, n), choose(test_loader, n, seed)
     targets, label = learn[train_loader.index.targets[index]], test[test_loader.index.targets]
@@ -120,14 +112,11 @@ def transfer(
         "strengths": test_loader.settings.strengths,
     }  # fmt: skip
 
-    learned = concatenated(
-        keep(f"train-{part}", settings, partial(_features, Viewer(model, train_loader), rows))
-        for part, rows in enumerate(_shares(index))
-    )["clean"]
-    views = concatenated(
-        keep(f"test-{part}", settings, partial(_features, Viewer(model, test_loader), rows, True))
-        for part, rows in enumerate(_shares(tested))
-    )
+    parts, work = shares(index, LOOKED_AT), partial(_features, Viewer(model, train_loader))
+    learned = in_parts(keep, "train", parts, settings, work)["clean"]
+    parts = shares(tested, LOOKED_AT)
+    work = partial(_features, Viewer(model, test_loader), both=True)
+    views = in_parts(keep, "test", parts, settings, work)
     c = _choice(learned, targets, folds_of(ranks[index], targets), settings, keep)
     read = keep("probe", settings, lambda: fitted(c, learned, targets, views))
     answers = {"probe": read}
@@ -182,10 +171,18 @@ def transfer(
 # --- which images --------------------------------------------------------------------------------
 
 
-def _classes(
-    train: Pipeline, test: Pipeline
+def check_transfer(
+    train: Pipeline, test: Pipeline, *, fine_tune: bool
 ) -> tuple[tuple[str, ...], NDArray[np.int64], NDArray[np.int64]]:
-    """The classes with images to learn from; and each loader's targets -> their numbers."""
+    """The classes with images to learn from; and each loader's targets -> their numbers.
+
+    Raises:
+        UserError: As `transfer` does, but for images that do not decode.
+    """
+    if not installed("sklearn"):
+        raise UserError("transfer: scikit-learn is not installed; pip install scikit-learn")
+    if fine_tune and train.settings.batch_size < 2:
+        raise UserError("transfer: fine-tuning wants batches; take --batch-size 2 or more")
     found = np.unique(train.index.targets[train.index.usable])
     names = tuple(train.index.classes[c] for c in found)
     if len(names) < 2:
@@ -221,10 +218,6 @@ def _balanced(loader: Pipeline, ranks: NDArray[np.int64], n: int | None) -> Indi
     least = int((ranks[usable] < A_CLASS).sum())
     order = usable[np.lexsort((usable, ranks[usable]))]
     return np.sort(order[: max(n, least)])
-
-
-def _shares(index: Indices) -> list[Indices]:
-    return [index[at : at + LOOKED_AT] for at in range(0, len(index), LOOKED_AT)]
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -287,7 +280,7 @@ def _measures(answers: dict[str, Arrays]) -> tuple[Measure, ...]:
     for name in answers:
         for suffix in ("", "_perturbed"):
             column = f"correct/{name}{suffix}"
-            found.append(Measure(f"{name}/accuracy{suffix}", "share", "test", (column,)))
-    found.append(Measure("probe/flips", "share", "test", ("flips/probe",)))
-    found.append(Measure("majority/accuracy", "share", "test", ("correct/majority",)))
+            found.append(Measure(Name(name, f"accuracy{suffix}"), "share", "test", (column,)))
+    found.append(Measure(Name("probe", "flips"), "share", "test", ("flips/probe",)))
+    found.append(Measure(Name("majority", "accuracy"), "share", "test", ("correct/majority",)))
     return tuple(found)

@@ -18,13 +18,12 @@ from fastsc.evaluation.questions.bias.axes import (
     by_class,
     chances,
     dependences,
-    ends,
     looked_at,
     respond,
 )
 from fastsc.evaluation.results.answers import Rows
 from fastsc.evaluation.results.statistics import estimate
-from fastsc.evaluation.views import KINDS, Viewer, choose
+from fastsc.evaluation.views import KINDS, Viewer, choose, ends
 from fastsc.kernels.colour import color_jitter
 from fastsc.pipelines import Pipeline, keyed
 from tests.fastsc.evaluation import tiny
@@ -99,10 +98,10 @@ def test_what_the_data_cannot_answer(noisy: Pipeline, tmp_path: Path) -> None:
 
 
 def test_ends() -> None:
-    assert ends("brightness", (0.4, 0, 0, 0)) == pytest.approx((0.6, 1.4))
-    assert ends("saturation", (0, 0, 1.5, 0)) == (0, 2.5)
-    assert ends("hue", (1, 1, 1, 0.1)) == (-0.1, 0.1)
-    assert ends("hue", (1, 1, 1, 0.7)) == (-0.5, 0.5)
+    assert ends("brightness", 0.4) == pytest.approx((0.6, 1.4))
+    assert ends("saturation", 1.5) == (0, 2.5)
+    assert ends("hue", 0.1) == (-0.1, 0.1)
+    assert ends("hue", 0.7) == (-0.5, 0.5)
 
 
 # --- a row an image ------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from fastsc.evaluation.questions.explanations.question import Explanations, expl
 from fastsc.evaluation.report import sections
 from fastsc.evaluation.report.page import render
 from fastsc.evaluation.report.pictures import data_uri
-from fastsc.evaluation.report.sections_explanations import overlaid, section
+from fastsc.evaluation.report.questions.explanations import overlaid
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.kernels.colour import color_jitter
 from fastsc.pipelines import Pipeline, keyed
@@ -339,8 +339,7 @@ def evaluation(loader: Pipeline, *answers: Explanations) -> Evaluation:
     return Evaluation(models, (), {}, lambda i: f"{i}.png", lambda i: "a")
 
 
-def test_the_page(noisy: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sections.BUILDERS, "explanations", section)
+def test_the_page(noisy: Pipeline) -> None:
     found = explanations(curved(), noisy, n=6, n_lime=4, **QUICK)
     (shown,) = sections.sections(evaluation(noisy, found))
     first = shown.said[0].sentences[0].replace("\u00a0", " ")
@@ -379,8 +378,7 @@ def test_the_page(noisy: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not any(word in text for word in (">nan", " nan", "NaN "))
 
 
-def test_the_page_of_a_model_without_maps(noisy: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sections.BUILDERS, "explanations", section)
+def test_the_page_of_a_model_without_maps(noisy: Pipeline) -> None:
     found = explanations(tiny.flat(), noisy, n_lime=0, **QUICK)
     (shown,) = sections.sections(evaluation(noisy, found))
     assert len(shown.said[0].sentences) == 1

@@ -24,8 +24,8 @@ from fastsc.evaluation.questions.robustness.question import (
     levels_of,
     robustness,
 )
-from fastsc.evaluation.report import sections_robustness
 from fastsc.evaluation.report.parts import questions
+from fastsc.evaluation.report.sections import section as section_of
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.views import KINDS, Viewer
 from fastsc.pipelines import Pipeline
@@ -364,7 +364,7 @@ def page(answers: Mapping[str, Robustness], pipeline: Pipeline) -> Any:
             class_name=lambda i: "<b>",
         )
     )
-    return sections_robustness.section(question)
+    return section_of(question)
 
 
 @needs_library

@@ -29,9 +29,11 @@ from fastsc.evaluation.questions.shifts.corruptions import (
     shift,
 )
 from fastsc.evaluation.questions.shifts.question import Shifts, shifts
-from fastsc.evaluation.report import sections, sections_shifts
+from fastsc.evaluation.report import pictures
 from fastsc.evaluation.report.page import render
 from fastsc.evaluation.report.parts import questions
+from fastsc.evaluation.report.questions.shifts import case_words
+from fastsc.evaluation.report.sections import section as section_of
 from fastsc.evaluation.results.answers import Rows
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.pipelines import Pipeline, build, keyed, scan
@@ -359,16 +361,15 @@ def test_small_pictures_have_casts_only(tmp_path: Path) -> None:
 # --- the page ------------------------------------------------------------------------------------
 
 
-def page_of(answers: Any, monkeypatch: pytest.MonkeyPatch) -> tuple[Any, str]:
+def page_of(answers: Any) -> tuple[Any, str]:
     """The section of models' answers, and the page as a whole."""
-    monkeypatch.setitem(sections.BUILDERS, "shifts", sections_shifts.section)
     models = tuple(
         Evaluated(name, {"shifts": answer}, {}, lambda i, _: picture(i), {})
         for name, answer in answers.items()
     )
     of = Evaluation(models, (), {}, lambda i: f"a/{i}<b>.png", lambda i: "a")
     (question,) = questions(of)
-    return sections_shifts.section(question), render(of)
+    return section_of(question), render(of)
 
 
 @pytest.fixture(scope="module")
@@ -378,8 +379,8 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> Shifts:
     return shifts(model, loader(tmp_path_factory.mktemp("data")), n=None, severities=(1, 3))
 
 
-def test_what_the_page_says(answer: Shifts, monkeypatch: pytest.MonkeyPatch) -> None:
-    section, html = page_of({"m": answer}, monkeypatch)
+def test_what_the_page_says(answer: Shifts) -> None:
+    section, html = page_of({"m": answer})
     said = [text.replace("\u00a0", " ") for text in section.said[0].sentences]
     value = answer["accuracy/corruptions"].value
     assert said[0].startswith("Over 15 kinds of corruption at severities 1 and 3, ")
@@ -390,7 +391,7 @@ def test_what_the_page_says(answer: Shifts, monkeypatch: pytest.MonkeyPatch) -> 
     assert said[1].startswith("Over 10 colour casts that are none of the four changes, ")
     kinds = {kind: answer[f"accuracy/{kind}"].value for kind in KINDS}
     worst = min(kinds, key=lambda kind: kinds[kind])
-    assert said[2].startswith(f"Worst is {sections_shifts.kind_words(worst)}")
+    assert said[2].startswith(f"Worst is {case_words(worst)}")
     assert "Guessing would be right in 33.3" in section.beside
     words = {row[-1].text: row[0].text for table in section.tables for row in table.rows}
     assert set(words) == {measure.name for measure in answer.measures}
@@ -402,9 +403,7 @@ def test_what_the_page_says(answer: Shifts, monkeypatch: pytest.MonkeyPatch) -> 
     assert "&lt;i&gt;dog" in html
 
 
-def test_the_worst_kind_and_its_worst_severity(
-    answer: Shifts, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_worst_kind_and_its_worst_severity(answer: Shifts) -> None:
     columns = dict(answer.tables["images"].columns)
     for name in columns:
         if name.startswith("correct"):
@@ -412,7 +411,7 @@ def test_the_worst_kind_and_its_worst_severity(
     columns |= {"correct/fog": np.full(N, 0.6), "correct/fog/1": np.ones(N)}
     columns["correct/fog/3"] = np.array([1.0, 0, 0, 0, 0])
     rows = Rows(answer.tables["images"].index, columns)
-    section, _ = page_of({"m": replace(answer, tables={"images": rows})}, monkeypatch)
+    section, _ = page_of({"m": replace(answer, tables={"images": rows})})
     said = section.said[0].sentences[2].replace("\u00a0", " ")
     assert (
         said == "Worst is fog over its severities: 60.0 % (60.0 to 60.0 %), and 20 % at severity 3."
@@ -423,14 +422,14 @@ def test_pictures_are_those_that_the_model_saw(
     answer: Shifts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shown: list[Any] = []
-    kept = sections_shifts.data_uri
+    kept = pictures.data_uri
 
     def data_uri(pixels: Any) -> str:
         shown.append(pixels)
         return kept(pixels)
 
-    monkeypatch.setattr(sections_shifts, "data_uri", data_uri)
-    section, _ = page_of({"m": answer}, monkeypatch)
+    monkeypatch.setattr(pictures, "data_uri", data_uri)
+    section, _ = page_of({"m": answer})
     (gallery,) = section.galleries
     assert [len(card.shots) for card in gallery.cards] == [4, 5, 5, 5, 11]
     first = shown[: 25 + 5]
@@ -440,24 +439,22 @@ def test_pictures_are_those_that_the_model_saw(
     lines = [card.lines[0] for card in gallery.cards]
     wrong = [look for look in answer.looks if not look.right]
     for look in wrong:
-        assert any(
-            f"{sections_shifts.kind_words(look.kind)} ({look.said})" in line for line in lines
-        )
+        assert any(f"{case_words(look.kind)} ({look.said})" in line for line in lines)
     assert sum(line.count("(") for line in lines) == len(wrong)
 
 
-def test_several_models_and_missing_parts(answer: Shifts, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_models_and_missing_parts(answer: Shifts) -> None:
     casts = replace(
         answer,
         groups={"colour": CASTS},
         measures=tuple(m for m in answer.measures if m.columns[0].startswith(("correct/warm",))),
         image=answer.image + 1,
     )
-    section, html = page_of({"whole": answer, "part": casts}, monkeypatch)
+    section, html = page_of({"whole": answer, "part": casts})
     assert len(section.said) == 2
     assert section.galleries[0].cards[0].lines[1] == "part: not asked about this picture"
     assert len(section.charts[1].charts) == 2
     assert "warm" in html
-    first, _ = page_of({"part": replace(casts, measures=(), looks=())}, monkeypatch)
+    first, _ = page_of({"part": replace(casts, measures=(), looks=())})
     assert not first.galleries
     assert first.said[0].sentences == ()

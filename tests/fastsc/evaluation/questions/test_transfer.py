@@ -23,7 +23,7 @@ from fastsc.evaluation.questions.transfer import question as module
 from fastsc.evaluation.questions.transfer.fine_tuning import Tuned, epochs_of
 from fastsc.evaluation.questions.transfer.probing import CHOICES, folds_of
 from fastsc.evaluation.questions.transfer.question import transfer
-from fastsc.evaluation.report import sections, sections_transfer
+from fastsc.evaluation.report import sections
 from fastsc.evaluation.report.page import render
 from fastsc.evaluation.report.parts import questions
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
@@ -556,7 +556,6 @@ def test_a_loss_that_explodes_is_named(
 def test_what_the_page_says(
     blurred: tuple[Pipeline, Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sections.BUILDERS, "transfer", sections_transfer.section)
     monkeypatch.setattr(fine_tuning, "EPOCHS", 1)
     answers = {
         "one": transfer(tiny.flat(), *blurred, n=None, fine_tune=True),
@@ -568,7 +567,7 @@ def test_what_the_page_says(
     )
     of = Evaluation(models, (), {}, lambda i: "", lambda i: "")
     (question,) = questions(of)
-    section = sections_transfer.section(question)
+    section = sections.section(question)
     said = [text.replace("\u00a0", " ") for text in section.said[0].sentences]
     right = 100 * answers["one"]["probe/accuracy"].value
     assert said[0].startswith("A linear probe of the frozen features is right on ")

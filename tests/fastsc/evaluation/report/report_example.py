@@ -15,8 +15,9 @@ from fastsc.evaluation.questions.continuity.question import Continuity
 from fastsc.evaluation.questions.embedding import Embedding
 from fastsc.evaluation.questions.gradients import Gradients
 from fastsc.evaluation.questions.neighbours import Neighbours
-from fastsc.evaluation.results.answers import Answer, Example, Measure, Rows
+from fastsc.evaluation.results.answers import Answer, Example, Rows
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
+from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.kernels.colour import color_jitter
 
 KINDS = ("brightness", "contrast", "saturation", "hue")
@@ -51,26 +52,30 @@ def continuity(seed: int, n: int, calm: float, *, labelled: bool = True) -> Cont
 
     curves: dict[str, Any] = {"between": between}
     measures = [
-        Measure("ds", "mean", "pairs", ("moved",)),
-        Measure("ds_relative", "ratio", "pairs", ("moved", "between")),
-        Measure("flips", "share", "pairs", ("flipped",)),
-        Measure("confidence_change", "mean", "pairs", ("confidence_change",)),
+        Measure(Name("ds"), "mean", "pairs", ("moved",)),
+        Measure(Name("ds_relative"), "ratio", "pairs", ("moved", "between")),
+        Measure(Name("flips"), "share", "pairs", ("flipped",)),
+        Measure(Name("confidence_change"), "mean", "pairs", ("confidence_change",)),
     ]
     if labelled:
         measures += [
-            Measure("top1", "share", "labelled", ("correct",)),
-            Measure("top1_perturbed", "share", "labelled", ("correct_perturbed",)),
+            Measure(Name("top1"), "share", "labelled", ("correct",)),
+            Measure(Name("top1_perturbed"), "share", "labelled", ("correct_perturbed",)),
         ]
     for kind in (*KINDS, "together"):
         for level in LEVELS:
-            at = f"{kind}/{level * dict(zip(KINDS, STRENGTHS, strict=True)).get(kind, 1):.4g}"
+            strength = f"{level * dict(zip(KINDS, STRENGTHS, strict=True)).get(kind, 1):.4g}"
+            at = f"{kind}/{strength}"
             curves[f"moved/{at}"] = moved(level * 0.5)
             curves[f"flipped/{at}"] = rng.binomial(2, min(0.9, calm * level * 0.3), n) / 2
             curves[f"confidence_change/{at}"] = -calm * level * rng.beta(1, 4, n)
             measures += [
-                Measure(f"ds_relative/{at}", "ratio", "curves", (f"moved/{at}", "between")),
-                Measure(f"flips/{at}", "mean", "curves", (f"flipped/{at}",)),
-                Measure(f"confidence_change/{at}", "mean", "curves", (f"confidence_change/{at}",)),
+                Measure(Name(family, kind, strength), statistic, "curves", columns)
+                for family, statistic, columns in (
+                    ("ds_relative", "ratio", (f"moved/{at}", "between")),
+                    ("flips", "mean", (f"flipped/{at}",)),
+                    ("confidence_change", "mean", (f"confidence_change/{at}",)),
+                )
             ]
     radius: dict[str, Any] = {}
     for kind in KINDS:
@@ -82,7 +87,7 @@ def continuity(seed: int, n: int, calm: float, *, labelled: bool = True) -> Cont
             radius[f"{kind}/{way}"] = np.where(found > end, np.inf, found)
         radius[f"{kind}/either"] = np.minimum(radius[f"{kind}/down"], radius[f"{kind}/up"])
         measures += [
-            Measure(f"flip_radius/{kind}/{way}", "median", "radius", (f"{kind}/{way}",))
+            Measure(Name("flip_radius", kind, way), "median", "radius", (f"{kind}/{way}",))
             for way in ("down", "up", "either")
         ]
     profile: dict[str, Any] = {}
@@ -91,7 +96,7 @@ def continuity(seed: int, n: int, calm: float, *, labelled: bool = True) -> Cont
         profile[f"moved/{stage}"] = moved(1.2 - 0.15 * place)
         profile[f"shuffled/{stage}"] = rng.gamma(20, 0.5, n)
         measures += [
-            Measure(f"{name}/{stage}", "ratio", "profile", (f"{top}/{stage}", f"between/{stage}"))
+            Measure(Name(name, stage), "ratio", "profile", (f"{top}/{stage}", f"between/{stage}"))
             for name, top in (("layers", "moved"), ("chance", "shuffled"))
         ]
     tables = {
@@ -143,7 +148,7 @@ def neighbours(seed: int, n: int, calm: float) -> Neighbours:
             )
         },
         measures=tuple(
-            Measure(f"farther_than_{other}", "share", "triples", (f"farther_than_{other}",))
+            Measure(Name(f"farther_than_{other}"), "share", "triples", (f"farther_than_{other}",))
             for other in ("random", "nearest")
         ),
         examples=(Example(2, EXAMPLE, ("1.4 times as far",), (3, 4)),),
@@ -166,7 +171,7 @@ def embedding(seed: int, n: int, calm: float, name: str = HOSTILE) -> Embedding:
     factors = rng.uniform((0.6, 0.6, 0.6, -0.1), (1.4, 1.4, 1.4, 0.1), (views, 4))
     return Embedding(
         tables={"views": rows(n, views=calm * rng.gamma(5, 1, n), others=rng.gamma(20, 0.4, n))},
-        measures=(Measure("spread", "ratio", "views", ("views", "others")),),
+        measures=(Measure(Name("spread"), "ratio", "views", ("views", "others")),),
         examples=(Example(3, EXAMPLE, ("12 % of the others lie nearer",), (4,)),),
         seed=seed,
         class_name=name,
@@ -192,10 +197,10 @@ def gradients(seed: int, n: int, calm: float) -> Gradients:
             "slopes": rows(n, **{kind: calm * rng.gamma(4, 0.5, n) for kind in KINDS}),
         },
         measures=(
-            Measure("gradient_norm", "mean", "gradients", ("norm_clean",)),
-            Measure("gradient_norm_perturbed", "mean", "gradients", ("norm_perturbed",)),
-            Measure("gradient_cosine", "mean", "gradients", ("cosine",)),
-            *(Measure(f"lipschitz/{kind}", "mean", "slopes", (kind,)) for kind in KINDS),
+            Measure(Name("gradient_norm"), "mean", "gradients", ("norm_clean",)),
+            Measure(Name("gradient_norm_perturbed"), "mean", "gradients", ("norm_perturbed",)),
+            Measure(Name("gradient_cosine"), "mean", "gradients", ("cosine",)),
+            *(Measure(Name("lipschitz", kind), "mean", "slopes", (kind,)) for kind in KINDS),
         ),
         examples=(Example(1, EXAMPLE, ("cosine of the two gradients −0.20",)),),
         seed=seed,
@@ -209,8 +214,8 @@ def weather(seed: int, n: int) -> Weather:
     return Weather(
         tables={"sky": rows(n, rain=rng.random(n), broken=np.full(n, np.nan))},
         measures=(
-            Measure("rain", "mean", "sky", ("rain",)),
-            Measure("broken", "mean", "sky", ("broken",)),
+            Measure(Name("rain"), "mean", "sky", ("rain",)),
+            Measure(Name("broken"), "mean", "sky", ("broken",)),
         ),
         seed=seed,
     )

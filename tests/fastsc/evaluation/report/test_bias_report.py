@@ -15,20 +15,17 @@ from fastsc.evaluation.ask import comparisons
 from fastsc.evaluation.questions.bias.axes import Dependence
 from fastsc.evaluation.questions.bias.colour_bias import Digit
 from fastsc.evaluation.questions.bias.question import Bias
-from fastsc.evaluation.report import bias_charts, sections, sections_bias
+from fastsc.evaluation.report import sections
 from fastsc.evaluation.report.page import render
 from fastsc.evaluation.report.parts import Section, questions
-from fastsc.evaluation.results.answers import Example, Measure, Rows
+from fastsc.evaluation.report.questions import bias
+from fastsc.evaluation.results.answers import Example, Rows
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
+from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.views import KINDS
 from tests.fastsc.evaluation.report.report_example import HOSTILE, STRENGTHS, picture, rows
 
 CLASSES = (HOSTILE, "$cat$", "dog", "emu")
-
-
-@pytest.fixture(autouse=True)
-def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sections.BUILDERS, "bias", sections_bias.section)
 
 
 def answer(
@@ -42,11 +39,13 @@ def answer(
     if colours:
         right = {name: (rng.random(n) < p).astype(float) for name, p in zip(FOLDERS, (1, 0.4, 0.2))}
         tables["colours"] = rows(n, gap=right["aligned"] - right["reversed"], **right)
-        measures += [Measure(f"accuracy/{name}", "share", "colours", (name,)) for name in FOLDERS]
-        measures.append(Measure("gap", "mean", "colours", ("gap",)))
+        measures += [
+            Measure(Name("accuracy", name), "share", "colours", (name,)) for name in FOLDERS
+        ]
+        measures.append(Measure(Name("gap"), "mean", "colours", ("gap",)))
         names = ("probe/colour", "probe/shape", "pixels/colour", "pixels/shape")
         tables["probes"] = rows(n, **{name: (rng.random(n) < 0.6).astype(float) for name in names})
-        measures += [Measure(name, "share", "probes", (name,)) for name in names]
+        measures += [Measure(Name(*name.split("/")), "share", "probes", (name,)) for name in names]
     dependence: list[Dependence] = []
     if axes:
         columns: dict[str, Any] = {"between": rng.gamma(20, 0.5, n)}
@@ -54,8 +53,8 @@ def answer(
             columns[f"moved/{kind}"] = rng.gamma(4, 0.5, n)
             columns[f"flipped/{kind}"] = rng.binomial(2, 0.3, n) / 2
             measures += [
-                Measure(f"axis/{kind}", "ratio", "axes", (f"moved/{kind}", "between")),
-                Measure(f"axis_flips/{kind}", "mean", "axes", (f"flipped/{kind}",)),
+                Measure(Name("axis", kind), "ratio", "axes", (f"moved/{kind}", "between")),
+                Measure(Name("axis_flips", kind), "mean", "axes", (f"flipped/{kind}",)),
             ]
         tables["axes"] = rows(n, **columns)
         for place, name in enumerate(CLASSES):
@@ -104,14 +103,13 @@ def evaluation(*answers: Bias) -> Evaluation:
 
 def section_of(*answers: Bias) -> Section:
     (question,) = questions(evaluation(*answers))
-    return sections_bias.section(question)
+    return sections.section(question)
 
 
 @pytest.fixture
 def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without charts, which take a second."""
-    for name in ("class_charts", "colour_charts"):
-        monkeypatch.setattr(sections_bias, name, lambda *_: ())
+    monkeypatch.setattr(sections, "_charts", lambda *_: ())
 
 
 def plain(text: str) -> str:
@@ -160,7 +158,7 @@ def test_classes_that_stand_out_are_named_and_no_others(undrawn: None) -> None:
 
 
 def test_many_classes_are_counted(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sections_bias, "NAMED", 2)
+    monkeypatch.setattr(bias, "NAMED", 2)
     out = [(name, "hue", "flipped") for name in CLASSES]
     assert "dog" not in section_of(answer(0, out=out)).said[0].sentences[2]
     assert "and 2 more, against" in section_of(answer(0, out=out)).said[0].sentences[2]
@@ -218,7 +216,7 @@ def test_charts_have_a_row_a_class_and_a_star() -> None:
 
 
 def test_only_the_classes_with_the_most_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bias_charts, "TOP", 2)
+    monkeypatch.setattr(bias, "TOP", 2)
     hue = section_of(answer(0, out=[("emu", "hue", "moved")])).charts[2].charts[3]
     labels = str(hue.svg)
     assert "emu *" in labels  # it stands out, though it has the least
@@ -255,7 +253,7 @@ def test_the_table_has_every_class_and_kind(undrawn: None, monkeypatch: pytest.M
     ]
     assert row[4].sort == 0.7
     assert plain(row[9].text) == "70 %"  # the other model's does not stand out
-    monkeypatch.setattr(sections_bias, "MOST_CLASSES", 2)
+    monkeypatch.setattr(bias, "MOST_CLASSES", 2)
     table = section_of(answer(0, out=[("emu", "hue", "flipped"), ("dog", "hue", "moved")])).tables[
         -1
     ]

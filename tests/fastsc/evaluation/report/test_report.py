@@ -18,12 +18,14 @@ import pytest
 from PIL import Image
 
 from fastsc.errors import UserError
+from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.report import words
 from fastsc.evaluation.report.page import render, write_report
 from fastsc.evaluation.report.parts import questions
 from fastsc.evaluation.report.pictures import data_uri
-from fastsc.evaluation.results.answers import Answer, Measure
+from fastsc.evaluation.results.answers import Answer
 from fastsc.evaluation.results.evaluated import Evaluation
+from fastsc.evaluation.results.measures import Measure
 from tests.fastsc.evaluation.report.report_example import HOSTILE, evaluation
 
 VOID = {"meta", "br", "img", "input", "link", "hr", "path", "use", "circle", "polygon", "rect"}
@@ -274,7 +276,7 @@ def test_pictures_of_noise_fit_into_a_data_uri(side: int) -> None:
 
 def test_definitions_cover_every_measure(two: Evaluation, page: Page) -> None:
     text = page.text[page.text.rindex("Measures") :]
-    for name in {words.family(measure.name) for _, measure in every_measure(two)}:
+    for name in {measure.figure.family for _, measure in every_measure(two)}:
         assert f" {name} " in text
     assert "mean of rain" in text  # of a question that the page does not know
 
@@ -337,6 +339,6 @@ def test_the_package_holds_the_pages_files(monkeypatch: pytest.MonkeyPatch) -> N
         for path in (root / package.replace(".", "/")).glob(pattern)
     }
     report = root / "fastsc" / "evaluation" / "report"
-    wanted = {path for path in report.iterdir() if path.suffix in {".j2", ".css", ".js"}}
-    assert len(wanted) >= 3
+    wanted = {path for path in report.rglob("*") if path.suffix in {".j2", ".css", ".js", ".yaml"}}
+    assert len(wanted) >= 3 + len(QUESTIONS)
     assert wanted <= held

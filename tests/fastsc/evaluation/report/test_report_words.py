@@ -17,6 +17,7 @@ from fastsc.evaluation.report.sections import sections
 from fastsc.evaluation.report.tables import reach, verdicts
 from fastsc.evaluation.results.answers import Answer
 from fastsc.evaluation.results.evaluated import Evaluation
+from fastsc.evaluation.results.measures import Name
 from fastsc.evaluation.results.statistics import Difference, Estimate
 from tests.fastsc.evaluation.report import report_example
 from tests.fastsc.evaluation.report.report_example import evaluation
@@ -144,8 +145,8 @@ def test_a_question_without_labels_has_no_sentence_on_them() -> None:
 def test_the_interval_decides_the_digits(
     value: float, low: float, high: float, expected: str
 ) -> None:
-    found = words.spoken(Estimate(value, low, high, 9, 0, "BCa"), words.PLAIN)
-    assert found.replace("\u00a0", " ") == expected
+    figure = words.Figure(Estimate(value, low, high, 9, 0, "BCa"))
+    assert str(figure).replace("\u00a0", " ") == expected
 
 
 def test_units() -> None:
@@ -156,9 +157,9 @@ def test_units() -> None:
     assert text == "brightness +38 %, contrast −12 %, hue −20°"
     assert words.factors_text((1, 1, 1, 0)) == "unchanged"
     answer = report_example.continuity(0, 12, 1.0)
-    assert reach(answer, "flip_radius/hue/down") == "−180°"
-    assert reach(answer, "flip_radius/contrast/down") == "−100\u00a0%"
-    assert reach(answer, "flips") is None
+    assert reach(answer, Name("flip_radius", "hue", "down")) == "−180°"
+    assert reach(answer, Name("flip_radius", "contrast", "down")) == "−100\u00a0%"
+    assert reach(answer, Name("flips")) is None
 
 
 @pytest.mark.parametrize(("side", "kind"), [(32, "PNG"), (64, "PNG"), (65, "JPEG"), (500, "JPEG")])

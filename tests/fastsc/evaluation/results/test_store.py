@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from fastsc.errors import UserError
-from fastsc.evaluation.results.answers import Answer, Arrays, Measure, Rows
+from fastsc.evaluation.results.answers import Answer, Arrays, Rows
 from fastsc.evaluation.results.evaluated import Comparison, Evaluated, Evaluation
+from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.results.statistics import Difference
 from fastsc.evaluation.results.store import Store
 
@@ -106,9 +107,9 @@ def evaluation(*names: str) -> Evaluation:
     answer = Any3(
         tables={"t": rows},
         measures=(
-            Measure("hits", "share", "t", ("hit",)),
-            Measure("relative", "ratio", "t", ("moved", "between")),
-            Measure("radius", "median", "t", ("radius",)),
+            Measure(Name("hits"), "share", "t", ("hit",)),
+            Measure(Name("relative"), "ratio", "t", ("moved", "between")),
+            Measure(Name("radius"), "median", "t", ("radius",)),
         ),
         seed=3,
         left_out=("part: why",),
