@@ -7,18 +7,16 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from fastsc.evaluation.questions.continuity.question import Continuity
 from fastsc.evaluation.registry import Subject
 from fastsc.evaluation.results.answers import Answer, Keep
 from fastsc.evaluation.results.evaluated import Comparison, Evaluated
 from fastsc.evaluation.results.statistics import compare
 from fastsc.evaluation.sliders import Grid, grids
 from fastsc.evaluation.views import Indices, Viewer, choose
-from fastsc.pipelines import Pipeline
 
 
-def grids_of(subject: Subject, index: Indices, answer: Continuity, keep: Keep) -> tuple[Grid, ...]:
-    """The answers behind the sliders of some images."""
+def grids_of(subject: Subject, index: Indices, answer: Answer, keep: Keep) -> tuple[Grid, ...]:
+    """The answers behind the sliders of some images; `answer` is that of continuity."""
     return grids(
         subject.model,
         subject.loader,
@@ -39,10 +37,11 @@ def rate(subject: Subject) -> float:
     return len(images.pixels) / max(time.perf_counter() - began, 1e-9)
 
 
-def slider_images(loader: Pipeline, first: Continuity, n: int, seed: int) -> Indices:
+def slider_images(first: Subject, continuity: Answer) -> Indices:
     """Images for the sliders: the least continuous one of the first model, and a keyed choice."""
-    worst = [example.index for example in first.examples[:1]]  # none where nothing moves
-    others = [i for i in choose(loader, n, seed).tolist() if i not in worst]
+    n = first.sizes.sliders
+    worst = [example.index for example in continuity.examples[:1]]  # none where nothing moves
+    others = [i for i in choose(first.loader, n, first.seed).tolist() if i not in worst]
     return np.array([*worst, *others][:n])
 
 

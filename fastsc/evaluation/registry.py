@@ -3,27 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsc.datasets.colormnist import FOLDERS
 from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.models.classifier import Classifier
+from fastsc.evaluation.questions.bias.axes import looked_at
+from fastsc.evaluation.questions.bias.colour_bias import Digits
 from fastsc.evaluation.questions.bias.question import bias
-from fastsc.evaluation.questions.continuity.flip_radius import HALVINGS, STEPS
-from fastsc.evaluation.questions.continuity.question import LEVELS, continuity
-from fastsc.evaluation.questions.embedding import embedding
-from fastsc.evaluation.questions.explanations.question import explanations
-from fastsc.evaluation.questions.gradients import gradients
-from fastsc.evaluation.questions.neighbours import neighbours
-from fastsc.evaluation.questions.robustness.question import robustness
-from fastsc.evaluation.questions.shifts.question import shifts
-from fastsc.evaluation.questions.transfer.question import transfer
-from fastsc.evaluation.results.answers import Answer, Arrays, Keep
+from fastsc.evaluation.questions.continuity import flip_radius as radii
+from fastsc.evaluation.questions.continuity.question import LEVELS, check_images, continuity
+from fastsc.evaluation.questions.embedding import (
+    IMAGES,
+    SPREAD_IMAGES,
+    SPREAD_VIEWS,
+    VIEWS,
+    embedding,
+    images_of,
+)
+from fastsc.evaluation.questions.explanations.explainer import TAKEN
+from fastsc.evaluation.questions.explanations.question import (
+    SAMPLES,
+    check_explanations,
+    explanations,
+)
+from fastsc.evaluation.questions.gradients import STEPS, gradients
+from fastsc.evaluation.questions.neighbours import company, neighbours
+from fastsc.evaluation.questions.robustness.question import right_images, robustness
+from fastsc.evaluation.questions.shifts import corruptions
+from fastsc.evaluation.questions.shifts.question import check_shifts, shifts
+from fastsc.evaluation.questions.transfer.question import check_transfer, transfer
+from fastsc.evaluation.results.answers import Answer, Keep
 from fastsc.evaluation.sliders import FULL, QUICK, Positions
+from fastsc.evaluation.views import KINDS
 from fastsc.pipelines import Pipeline
 
 Budget = Literal["quick", "full"]
@@ -97,13 +114,16 @@ class Subject:
     """A model, the loader that shows it images as it wants them, and what is right there.
 
     Attributes:
+        name: Unique among the subjects of an evaluation.
         labels: (len(index),) the right output of each dataset index, or -1.
         class_name: Of the embedding; None: the class with most images.
         transfer: Loaders of another data set's training and test part, if there is one.
         fine_tune: Whether to fine-tune on it.
         colours: Loaders of Color MNIST's folders of test digits, where the data is that.
+        left_out: Question, or part of one, -> why it is not answered.
     """
 
+    name: str
     model: Classifier
     loader: Pipeline
     labels: NDArray[np.int64]
@@ -113,6 +133,7 @@ class Subject:
     transfer: tuple[Pipeline, Pipeline] | None = None
     fine_tune: bool = False
     colours: Mapping[str, Pipeline] | None = None
+    left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def loaders(self) -> tuple[Pipeline, ...]:
@@ -133,17 +154,17 @@ class Subject:
         Raises:
             UserError: The data cannot answer it; the message says why.
         """
-        return _QUESTIONS[question].ask(self, keep)
+        asked = _QUESTIONS[question]
+        loaders = _transfer_loaders(self) if question == "transfer" else (self.loader,)
+        return asked.ask(self.model, *loaders, **asked.options(self), seed=self.seed, keep=keep)
 
     def cannot(self, question: str) -> str | None:
         """Why the data cannot answer a question; None where it can. Nothing is computed."""
         try:
-            self.ask(question, _reached)
-        except _ReachedError:
-            return None
+            _QUESTIONS[question].check(self)
         except UserError as error:
             return str(error).removeprefix(f"{question}: ")
-        raise AssertionError(f"{question} computes nothing")
+        return None
 
 
 def passes(questions: Iterable[str], sizes: Sizes, n_images: int) -> dict[str, int]:
@@ -166,109 +187,98 @@ def passes(questions: Iterable[str], sizes: Sizes, n_images: int) -> dict[str, i
 
 
 class _Question(NamedTuple):
-    ask: Callable[[Subject, Keep], Answer]
-    passes: Callable[[dict[str, int]], int]  # of sizes and "all" images
+    """A question's function, its options for a subject, the passes of its views, and what it needs.
+
+    Attributes:
+        ask: Of a model, loaders and options.
+        options: By name.
+        passes: Of the sizes, of no more images than there are, and of "all" images.
+        check: Raises UserError where the data cannot answer it. Nothing is computed.
+    """
+
+    ask: Callable[..., Answer]
+    options: Callable[[Subject], dict[str, Any]]
+    passes: Callable[[dict[str, int]], int]
+    check: Callable[[Subject], object]
 
 
-def _continuity(s: Subject, keep: Keep) -> Answer:
-    n = s.sizes
-    return continuity(
-        s.model, s.loader, labels=s.labels, n=n.curves, n_profile=n.profile, seed=s.seed, keep=keep
-    )
-
-
-def _neighbours(s: Subject, keep: Keep) -> Answer:
-    n = s.sizes
-    return neighbours(s.model, s.loader, n=n.neighbours, most=n.searched, seed=s.seed, keep=keep)
-
-
-def _embedding(s: Subject, keep: Keep) -> Answer:
-    return embedding(s.model, s.loader, class_name=s.class_name, seed=s.seed, keep=keep)
-
-
-def _gradients(s: Subject, keep: Keep) -> Answer:
-    return gradients(
-        s.model, s.loader, labels=s.labels, n=s.sizes.gradients, seed=s.seed, keep=keep
-    )
-
-
-def _robustness(s: Subject, keep: Keep) -> Answer:
-    n = s.sizes
-    return robustness(
-        s.model,
-        s.loader,
-        labels=s.labels,
-        n=n.robustness,
-        thorough=n.thorough,
-        seed=s.seed,
-        keep=keep,
-    )
-
-
-def _shifts(s: Subject, keep: Keep) -> Answer:
-    n = s.sizes
-    return shifts(
-        s.model,
-        s.loader,
-        labels=s.labels,
-        n=n.shifts,
-        severities=n.severities,
-        seed=s.seed,
-        keep=keep,
-    )
-
-
-def _explanations(s: Subject, keep: Keep) -> Answer:
-    n = s.sizes
-    return explanations(
-        s.model, s.loader, n=n.explained, n_lime=n.limed, steps=n.steps, seed=s.seed, keep=keep
-    )
-
-
-def _transfer(s: Subject, keep: Keep) -> Answer:
-    if s.transfer is None:
+def _transfer_loaders(subject: Subject) -> tuple[Pipeline, Pipeline]:
+    if subject.transfer is None:
         raise UserError("transfer: no other data set; give one with --transfer-data DIR")
-    n, tune = s.sizes.transfer, s.fine_tune
-    return transfer(s.model, *s.transfer, n=n, fine_tune=tune, seed=s.seed, keep=keep)
+    return subject.transfer
 
 
-def _bias(s: Subject, keep: Keep) -> Answer:
-    return bias(
-        s.model,
-        s.loader,
-        labels=s.labels,
-        splits=s.colours,
-        n=s.sizes.bias,
-        seed=s.seed,
-        keep=keep,
-    )
-
-
-_RADIUS = 2 * 4 * (STEPS + HALVINGS)  # both directions of four kinds
-_CURVES = 5 * (1 + 2 * len(LEVELS))
+_BOTH = 2  # directions of a kind, or views of an image: unchanged and perturbed
+_WALK = _BOTH * (radii.STEPS + radii.HALVINGS)  # of one kind, until the prediction flips
+_CURVE = 1 + _BOTH * len(LEVELS)
+_ONCE = len(corruptions.WITHOUT_DEGREES)  # shifts that have one severity
+_FAITHFUL = 2 * (TAKEN + 1)  # insertion and deletion of a map
 _QUESTIONS = {
     "continuity": _Question(
-        _continuity,
-        lambda n: 2 * n["all"] + n["curves"] * (_CURVES + _RADIUS) + 2 * n["profile"],
+        continuity,
+        lambda s: {"labels": s.labels, "n": s.sizes.curves, "n_profile": s.sizes.profile},
+        lambda n: (
+            _BOTH * (n["all"] + n["profile"])
+            + n["curves"] * ((len(KINDS) + 1) * _CURVE + len(KINDS) * _WALK)
+        ),
+        lambda s: check_images(s.loader),
     ),
-    "neighbours": _Question(_neighbours, lambda n: 2 * n["neighbours"] + n["searched"]),
-    "embedding": _Question(_embedding, lambda n: min(n["all"], 200) + 24 + 9 * min(n["all"], 64)),
-    "gradients": _Question(_gradients, lambda n: n["gradients"] * (2 * BACKWARD + 4 * 9)),
-    "robustness": _Question(_robustness, lambda n: n["robustness"] * (38 * BACKWARD + 347)),
-    "shifts": _Question(_shifts, lambda n: n["shifts"] * (4 + 22 * n["severities"])),
+    "neighbours": _Question(
+        neighbours,
+        lambda s: {"n": s.sizes.neighbours, "most": s.sizes.searched},
+        lambda n: _BOTH * n["neighbours"] + n["searched"],
+        lambda s: company(s.loader),
+    ),
+    "embedding": _Question(
+        embedding,
+        lambda s: {"class_name": s.class_name},
+        lambda n: min(n["all"], IMAGES) + VIEWS + (1 + SPREAD_VIEWS) * min(n["all"], SPREAD_IMAGES),
+        lambda s: images_of(s.loader, s.class_name, IMAGES, s.seed),
+    ),
+    "gradients": _Question(
+        gradients,
+        lambda s: {"labels": s.labels, "n": s.sizes.gradients},
+        lambda n: n["gradients"] * (_BOTH * BACKWARD + len(KINDS) * (STEPS + 1)),
+        lambda _: None,
+    ),
+    "robustness": _Question(
+        robustness,
+        lambda s: {"labels": s.labels, "n": s.sizes.robustness, "thorough": s.sizes.thorough},
+        # As counted on small networks: an image that is fooled is left alone.
+        lambda n: n["robustness"] * (38 * BACKWARD + 347),
+        lambda s: right_images(s.loader, s.labels),
+    ),
+    "shifts": _Question(
+        shifts,
+        lambda s: {"labels": s.labels, "n": s.sizes.shifts, "severities": s.sizes.severities},
+        lambda n: n["shifts"] * (1 + _ONCE + (len(corruptions.KINDS) - _ONCE) * n["severities"]),
+        lambda s: check_shifts(s.loader, s.labels, s.sizes.shifts, s.seed),
+    ),
     "explanations": _Question(
-        _explanations,
-        lambda n: n["explained"] * (3 * n["steps"] * BACKWARD + 43) + n["limed"] * 215,
+        explanations,
+        lambda s: {"n": s.sizes.explained, "n_lime": s.sizes.limed, "steps": s.sizes.steps},
+        # Maps of both views and of the network with random weights.
+        lambda n: (
+            n["explained"] * (3 * (n["steps"] + 1) * BACKWARD + 2 * _FAITHFUL)
+            + n["limed"] * (3 * SAMPLES + _FAITHFUL)
+        ),
+        lambda s: check_explanations(s.model, s.loader),
     ),
-    "transfer": _Question(_transfer, lambda n: 3 * n["transfer"]),
-    "bias": _Question(_bias, lambda n: 12 * n["bias"]),
+    "transfer": _Question(
+        transfer,
+        lambda s: {"n": s.sizes.transfer, "fine_tune": s.fine_tune},
+        lambda n: (1 + _BOTH) * n["transfer"],
+        lambda s: check_transfer(*_transfer_loaders(s), fine_tune=s.fine_tune),
+    ),
+    "bias": _Question(
+        bias,
+        lambda s: {"labels": s.labels, "splits": s.colours, "n": s.sizes.bias},
+        lambda n: n["bias"] * (1 + _BOTH * len(KINDS) + len(FOLDERS)),
+        lambda s: (
+            Digits(s.colours, s.sizes.bias, s.seed)
+            if s.colours
+            else looked_at(s.loader, s.sizes.bias, s.seed)
+        ),
+    ),
 }
 assert tuple(_QUESTIONS) == QUESTIONS
-
-
-class _ReachedError(Exception):
-    """A question got as far as computing."""
-
-
-def _reached(part: str, *_: object) -> Arrays:
-    raise _ReachedError(part)

@@ -20,7 +20,6 @@ from fastsc.evaluation.memory import limit_passes
 from fastsc.evaluation.models.sources import Source, load_source
 from fastsc.evaluation.options import STRENGTHS, Options, Strengths
 from fastsc.evaluation.progress import Progress
-from fastsc.evaluation.questions.continuity.question import Continuity
 from fastsc.evaluation.registry import Budget, Sizes, Subject, passes
 from fastsc.evaluation.report.page import write_report
 from fastsc.evaluation.results.answers import Answer
@@ -67,25 +66,32 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     largest = max(source.classifier.preprocessing.resolution for source in sources)
     sizes = Sizes.of(options.budget, largest, options.images)
     with ExitStack() as loaders:
-        subjects: list[Subject] = []
-        unlabelled: list[dict[str, str]] = []
+        subjects = []
         for name, source in zip(names, sources, strict=True):
-            subject, reason = make_subject(
-                options, split, source, device, precision, sizes, strengths, beside
+            subject = make_subject(
+                options, name, split, source, device, precision, sizes, strengths, beside
             )
             for loader in subject.loaders:
                 loaders.callback(loader.close)
             subjects.append(subject)
-            unlabelled.append({} if reason is None else {"top-1": reason})
-            for line in (*source.notes, *unlabelled[-1].values()):
+            for line in (*source.notes, *subject.left_out.values()):
                 say(f"{name}: {line}")
-        asked, impossible = _questions(options, names, subjects, say)
-        _announce(subjects, asked, sizes, options.budget, say)
+        asked = _questions(options, subjects, say)
+        n = len(subjects[0].loader.index.usable)
+        looks = passes(asked, sizes, n)
+        _announce(subjects, sum(looks.values()), options.budget, say)
         store = loaders.enter_context(opened(options.out))
-        left_out = [a | b for a, b in zip(unlabelled, impossible, strict=True)]
-        progress = _progress(names, subjects, asked, left_out, sizes, say)
+        progress = Progress(
+            {
+                (subject.name, question): count
+                for question, count in looks.items()
+                for subject in subjects
+                if question not in subject.left_out
+            },
+            say,
+        )
         with progress.watching(models):
-            evaluated = _ask_all(store, options, names, subjects, asked, left_out, progress, say)
+            evaluated = _ask_all(store, options, subjects, asked, progress, say)
         evaluation = Evaluation(
             models=tuple(evaluated),
             comparisons=comparisons(evaluated, options.seed),
@@ -168,41 +174,32 @@ def _takes_weights(model: str) -> bool:
 
 
 def _questions(
-    options: Options,
-    names: Sequence[str],
-    subjects: Sequence[Subject],
-    say: Callable[[str], object],
-) -> tuple[list[str], list[dict[str, str]]]:
-    """The questions that some model can be asked, and of each model why not the others."""
+    options: Options, subjects: Sequence[Subject], say: Callable[[str], object]
+) -> list[str]:
+    """The questions that some model can be asked; each model learns why not the others."""
     asked: list[str] = []
-    left_out: list[dict[str, str]] = [{} for _ in subjects]
     for question in dict.fromkeys(options.only or QUESTIONS):
         whys = [subject.cannot(question) for subject in subjects]
         if None in whys:
             asked.append(question)
-        for name, why, reasons in zip(names, whys, left_out, strict=True):
+        for subject, why in zip(subjects, whys, strict=True):
             if why is None:
                 continue
             if options.only is not None and not options.where_possible:
                 raise UserError(f"{question}: {why}")
-            reasons[question] = why
+            subject.left_out[question] = why
             if len(set(whys)) > 1:
-                say(f"{name}: left out: {question}: {why}")
+                say(f"{subject.name}: left out: {question}: {why}")
         if len(set(whys)) == 1 and whys[0] is not None:
             say(f"left out: {question}: {whys[0]}")
-    return asked, left_out
+    return asked
 
 
 def _announce(
-    subjects: Sequence[Subject],
-    asked: Sequence[str],
-    sizes: Sizes,
-    budget: Budget,
-    say: Callable[[str], object],
+    subjects: Sequence[Subject], n_looks: int, budget: Budget, say: Callable[[str], object]
 ) -> None:
     """What it will cost, before anything is spent; the full budget's in minutes, too."""
     n = len(subjects[0].loader.index.usable)
-    n_looks = sum(passes(asked, sizes, n).values())
     line = f"{budget} budget, {n:,} images: about {n_looks:,} passes through each model"
     if budget == "full":
         seconds = sum(n_looks / rate(subject) for subject in subjects)
@@ -210,86 +207,57 @@ def _announce(
     say(line)
 
 
-def _progress(
-    names: Sequence[str],
-    subjects: Sequence[Subject],
-    asked: Sequence[str],
-    left_out: Sequence[dict[str, str]],
-    sizes: Sizes,
-    say: Callable[[str], object],
-) -> Progress:
-    n = len(subjects[0].loader.index.usable)
-    return Progress(
-        {
-            (name, question): count
-            for question, count in passes(asked, sizes, n).items()
-            for name, reasons in zip(names, left_out, strict=True)
-            if question not in reasons
-        },
-        say,
-    )
-
-
 def _ask_all(
     store: Store,
     options: Options,
-    names: Sequence[str],
     subjects: Sequence[Subject],
     asked: Sequence[str],
-    left_out: Sequence[dict[str, str]],
     progress: Progress,
     say: Callable[[str], object],
 ) -> list[Evaluated]:
     """The answers of every model; a question that one cannot be asked joins its `left_out`."""
-    answers: list[dict[str, Answer]] = [{} for _ in subjects]
+    answers: dict[str, dict[str, Answer]] = {subject.name: {} for subject in subjects}
     stamps = {
         question: stamp(loader.index for loader in subjects[0].seen_by(question))
         for question in (*asked, "sliders")
     }
     # Question by question: should it be interrupted, the models have the same ones answered.
     for question in asked:
-        for name, subject, found, reasons in zip(names, subjects, answers, left_out, strict=True):
-            if question in reasons:
+        for subject in subjects:
+            if question in subject.left_out:
                 continue
             began, before = time.monotonic(), store.computed
             try:
-                with progress.part(name, question):
+                with progress.part(subject.name, question):
                     keep = keeper(store, subject, stamps, question)
-                    found[question] = subject.ask(question, keep)
+                    answers[subject.name][question] = subject.ask(question, keep)
             except UserError as error:
                 wanted = options.only is not None and not options.where_possible
                 if wanted or not str(error).startswith(f"{question}: "):
                     raise  # it is wanted; an image does not decode, the disk is full
-                reasons[question] = str(error).removeprefix(f"{question}: ")
-                say(f"{name}: left out: {error}")
+                subject.left_out[question] = str(error).removeprefix(f"{question}: ")
+                say(f"{subject.name}: left out: {error}")
                 continue
             how = f"in {time.monotonic() - began:.0f} s" if store.computed > before else "cached"
-            say(f"{name}: {question}, {how}")
-    grids: list[tuple[Grid, ...]] = [() for _ in subjects]
+            say(f"{subject.name}: {question}, {how}")
+    grids: dict[str, tuple[Grid, ...]] = {}
     if "continuity" in asked:
-        first = answers[0]["continuity"]
-        assert isinstance(first, Continuity)
-        images = slider_images(
-            subjects[0].loader, first, subjects[0].sizes.sliders, subjects[0].seed
-        )
-        for i, subject in enumerate(subjects):
-            answer = answers[i]["continuity"]
-            assert isinstance(answer, Continuity)
-            with progress.part(names[i], "sliders"):
+        images = slider_images(subjects[0], answers[subjects[0].name]["continuity"])
+        for subject in subjects:
+            with progress.part(subject.name, "sliders"):
                 keep = keeper(store, subject, stamps, "sliders")
-                grids[i] = grids_of(subject, images, answer, keep)
+                answer = answers[subject.name]["continuity"]
+                grids[subject.name] = grids_of(subject, images, answer, keep)
     return [
         Evaluated(
-            name=name,
-            answers=found,
-            left_out=reasons,
+            name=subject.name,
+            answers=answers[subject.name],
+            left_out=subject.left_out,
             picture=Viewer(subject.model, subject.loader).picture,
             facts=facts_of(subject),
-            grids=grid,
+            grids=grids.get(subject.name, ()),
         )
-        for name, subject, found, reasons, grid in zip(
-            names, subjects, answers, left_out, grids, strict=True
-        )
+        for subject in subjects
     ]
 
 

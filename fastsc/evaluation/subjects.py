@@ -61,6 +61,7 @@ def look_beside(options: Options, split: Split) -> Beside:
 
 def make_subject(
     options: Options,
+    name: str,
     split: Split,
     source: Source,
     device: torch.device,
@@ -68,8 +69,8 @@ def make_subject(
     sizes: Sizes,
     strengths: Strengths,
     beside: Beside,
-) -> tuple[Subject, str | None]:
-    """A model, which is on its device, beside its loader; and what is to be said of its labels."""
+) -> Subject:
+    """A model, which is on its device, beside its loader."""
     model = source.classifier
     labels = map_labels(split, source, options.class_map)
     if source.synsets is not None and labels.how == "names":
@@ -103,7 +104,8 @@ def make_subject(
         transfer = loader(train, bounded=not options.fine_tune), loader(test)
     if beside.colours is not None:
         colours = {name: loader(one) for name, one in beside.colours.items()}
-    subject = Subject(
+    return Subject(
+        name=name,
         model=model,
         loader=loader(split.index),
         labels=labels.targets,
@@ -113,8 +115,8 @@ def make_subject(
         transfer=transfer,
         fine_tune=options.fine_tune,
         colours=colours,
+        left_out={} if labels.reason is None else {"top-1": labels.reason},
     )
-    return subject, labels.reason
 
 
 def stamp(indices: Iterable[Index]) -> str:
