@@ -9,7 +9,7 @@ function unpack(base64, Kind) {
 function draw(canvas, rgba, side) {
   canvas.width = side;
   canvas.height = side;
-  canvas.classList.toggle("sliders-coarse", side < 100);
+  canvas.classList.toggle("tiny", side < 100);
   canvas.getContext("2d").putImageData(new ImageData(rgba, side, side), 0, 0);
 }
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from fastsc.evaluation.report import sliders as section
 from fastsc.evaluation.report.page import POLICY, write_report
 from fastsc.evaluation.report.sliders import sliders_section
+from fastsc.evaluation.report.templates import own
 from fastsc.evaluation.results.evaluated import Evaluation
 from fastsc.evaluation.sliders import Grid
 from fastsc.kernels import pair_view
@@ -150,14 +151,14 @@ def evaluation() -> Evaluation:
 
 
 def write_section(path: Path, evaluation: Evaluation) -> None:
-    """The section in the smallest page, which has none of the variables; the script first."""
+    """The section in the smallest page; the script first."""
     part = sliders_section(evaluation)
     assert part is not None
     path.write_text(
         f"""<!doctype html><html lang="en"><head><meta charset="utf-8">
         <meta http-equiv="Content-Security-Policy" content="{POLICY}">
         <meta name="viewport" content="width=device-width">
-        <style>{part.css}</style><script>{part.js}</script></head>
+        <style>{own("page.css")}{own("shown.css")}{part.css}</style><script>{part.js}</script></head>
         <body>{part.html}</body></html>""",
         encoding="utf-8",
     )
