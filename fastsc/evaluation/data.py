@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -18,7 +19,12 @@ from fastsc.pipelines.sweep import verify
 from fastsc.pipelines.walk import EXTENSIONS, is_system, list_files
 
 SPLITS = ("val", "test", "train")
-SHOWN = 5  # folders in a message
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """ "a, b, c, …": the first of many names."""
+    every = list(names)
+    return ", ".join(every[:most]) + ", …" * (len(every) > most)
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +86,7 @@ def _folder(data: Path, split: str | None) -> Path:
         if (data / split).is_dir():
             return data / split
         there = sorted(entry.name for entry in data.iterdir() if entry.is_dir())
-        known = ", ".join(there[:SHOWN]) + ", …" * (len(there) > SHOWN) if there else "none at all"
+        known = some(there, 5) or "none at all"
         raise UserError(f"--split {split}: {data} has no such folder, but {known}")
     return next((data / name for name in SPLITS if (data / name).is_dir()), data)
 

@@ -142,11 +142,11 @@ class Subject:
 
     def seen_by(self, question: str) -> tuple[Pipeline, ...]:
         """The loaders whose images a question looks at."""
-        if question == "transfer":
-            return self.transfer or ()
-        return (
-            (self.loader, *(self.colours or {}).values()) if question == "bias" else (self.loader,)
-        )
+        seen = {
+            "transfer": self.transfer or (),
+            "bias": (self.loader, *(self.colours or {}).values()),
+        }
+        return seen.get(question, (self.loader,))
 
     def ask(self, question: str, keep: Keep) -> Answer:
         """One question's answer.

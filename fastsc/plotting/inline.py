@@ -83,9 +83,9 @@ def inline(text: str, finding: str) -> str:
     return re.sub(r"\s*\n\s*", "\n", with_ids(text)).strip()
 
 
-def unique_ids(text: str, prefix: str) -> str:
+def unique_ids(svg: Markup, prefix: str) -> Markup:
     """The same SVG with ids that no other one on the page has."""
-    return re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", str(text))  # Markup would escape
+    return Markup(re.sub(r'( id="|href="#|url\(#)', rf"\g<1>{prefix}-", str(svg)))
 
 
 def swatch(slot: int) -> Markup:

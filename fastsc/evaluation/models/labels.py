@@ -13,7 +13,7 @@ from fastsc.cli.console import printable
 from fastsc.config.recipes import did_you_mean
 from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
-from fastsc.evaluation.data import Split
+from fastsc.evaluation.data import Split, some
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.models.libraries import imagenet_lemmas
 from fastsc.evaluation.models.sources import Source
@@ -21,7 +21,6 @@ from fastsc.pipelines.fields import shown
 from fastsc.pipelines.reading import parse_json, read_text
 
 NONE = -1
-SHOWN = 3  # names in a message
 MAX_DIGITS = 18  # of an output's number
 
 
@@ -159,8 +158,8 @@ def _mismatch(folders: tuple[str, ...], model: Classifier) -> str:
             "names are not known: --class-map FILE"
         )
     return (
-        f"none of the data's {len(folders)} class folders ({_some(folders)}) is called as one of "
-        f"the model's {model.n_classes} classes ({_some(model.classes)}): --class-map FILE"
+        f"none of the data's {len(folders)} class folders ({some(folders)}) is called as one of "
+        f"the model's {model.n_classes} classes ({some(model.classes)}): --class-map FILE"
     )
 
 
@@ -171,11 +170,6 @@ def _unmapped(split: Split, targets: NDArray[np.int64], outputs: Mapping[str, in
         return None
     folders = [folder for folder, output in outputs.items() if output == NONE]
     return (
-        f"{n} of {len(usable)} images have no label, since their class folders ({_some(folders)}) "
+        f"{n} of {len(usable)} images have no label, since their class folders ({some(folders)}) "
         "are called as none of the model's classes: --class-map FILE"
     )
-
-
-def _some(names: Iterable[str]) -> str:
-    names = list(names)
-    return ", ".join(names[:SHOWN]) + ", …" * (len(names) > SHOWN)

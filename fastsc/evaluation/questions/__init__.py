@@ -6,7 +6,7 @@ What all of them take:
     loader: A validation pipeline (`build(..., train=False)`); its strengths are the box of the
         perturbations.
     labels: (len(index),) int64, the right output of each dataset index, -1 where there is none.
-        Default: the loader's classes.
+        Default: the loader's classes; of gradients, none.
     n: Images at most, of those that the question can look at. None: all of them.
     seed: Of the choice of images, of all draws and of the intervals.
     keep: Caches parts; see `fastsc.evaluation.results.answers`.

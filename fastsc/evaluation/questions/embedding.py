@@ -74,7 +74,7 @@ def embedding(
     Each method lays out images and views together. PCA's axes too are those of both: along axes of
     the images alone, views that leave in a direction of their own would seem to stand still.
 
-    Args (and those of all questions):
+    Args, besides those of all questions (`fastsc.evaluation.questions`):
         loader: A validation pipeline with labels; its strengths are those of the perturbations.
         class_name: A class folder. Default: the one with most images, the first by name of several.
         views: Perturbed views of the image that is marked.
@@ -84,7 +84,7 @@ def embedding(
 
     Raises:
         UserError: There is no such class, it has fewer than 5 images, the model gives all of them
-            the same features, scikit-learn is missing.
+            the same features, or scikit-learn is missing.
     """
     assert views >= 1
     name, index = images_of(loader, class_name, n, seed)

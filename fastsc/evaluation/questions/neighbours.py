@@ -65,7 +65,7 @@ def neighbours(
     the nearest other one. `farther_than_random` and `farther_than_nearest` are 1 where `moved` is
     the larger. Two copies of a file in one class are two images: nearest is then 0.
 
-    Args (and those of all questions):
+    Args, besides those of all questions (`fastsc.evaluation.questions`):
         most: The features of so many images at most are looked at. Where the classes at hand have
             more, each is searched among a keyed choice of its images, equally many a class; the
             nearest of fewer lies further away. None: no bound.

@@ -110,9 +110,9 @@ def dots(
     Args:
         rows: Names, short enough for half a phone's width.
         models: One a model.
-        axis: What stands under x.
+        axis: What stands under x, which begins at 0, or at what lies below.
         finding: In words.
-        unit: Of x, whose axis begins at 0, or at what lies below.
+        unit: Of x.
         high: Where x ends. Default: at the largest.
         line: A reference, drawn from top to bottom.
         joined: A line from row to row: they are in an order.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from fastsc.evaluation.report.charts import dot_chart
@@ -32,7 +33,7 @@ from fastsc.evaluation.report.questions import (
 from fastsc.evaluation.report.tables import tables, verdicts, words_of
 from fastsc.evaluation.report.templates import declared, line, paragraphs
 from fastsc.evaluation.results.evaluated import Evaluation
-from fastsc.plotting.inline import dashes, dot, star, swatch
+from fastsc.plotting.inline import dashes, dot, star, swatch, unique_ids
 
 CODE = {
     "bias": bias.CODE,
@@ -134,7 +135,7 @@ def _charts(
     """What code draws and the dots, in their order, under one heading; nothing without data."""
     code = CODE.get(question.name, Code())
     models = [Key(swatch(asked.slot), asked.model.name) for asked in question.asked]
-    for part in parts:
+    for place, part in enumerate(parts):
         drawn: list[Chart] = []
         for key in part:
             if key == "code":
@@ -146,7 +147,10 @@ def _charts(
             yield Charts(
                 part["title"],
                 line(part["note"], {**values, **part}),
-                tuple(drawn),
+                tuple(
+                    replace(chart, svg=unique_ids(chart.svg, f"{question.name}-{place}-{i}"))
+                    for i, chart in enumerate(drawn)
+                ),
                 (*([] if question.alone else models), *named),
                 wide=part.get("wide", False),
             )

@@ -24,7 +24,7 @@ class SlidersPart:
 
     Attributes:
         html: A whole <section id="sliders">, with its data.
-        css: Its style; it takes the page's variables and does without them.
+        css: Its style, over the page's.
         js: Its script, closed in itself; it may stand before or after the section.
     """
 
@@ -44,13 +44,14 @@ def sliders_section(evaluation: Evaluation) -> SlidersPart | None:
         return None
     asked = [evaluation.models[slot] for slot in slots]
     by_index = [{grid.index: grid for grid in model.grids} for model in asked]
-    shared = [index for index in by_index[0] if all(index in grids for grids in by_index)]
+    shared = [index for index in by_index[0] if all(index in own for own in by_index)]
     if not shared:
         return None
-    grids = [[found[index] for index in shared] for found in by_index]  # a list a model
+    grids = [[own[index] for index in shared] for own in by_index]  # a list a model
     positions = grids[0][0].positions
     assert all(grid.positions == positions for row in grids for grid in row), "models differ"
     captions = [_caption(evaluation, index) for index in shared]
+    sliders = _sliders(positions)
     markup = html(
         "sliders.html.j2",
         captions=captions,
@@ -60,8 +61,8 @@ def sliders_section(evaluation: Evaluation) -> SlidersPart | None:
             for slot, model, row in zip(slots, asked, grids, strict=True)
         ],
         not_asked=[model.name for model in evaluation.models if not model.grids],
-        sliders=_sliders(positions),
-        data=_data(asked, grids, captions),
+        sliders=sliders,
+        data=_data(asked, grids, captions, sliders),
     )
     return SlidersPart(Markup(markup), own("sliders.css"), _script())
 
@@ -85,14 +86,19 @@ def _sliders(positions: Positions) -> list[dict[str, Any]]:
     ]
 
 
-def _data(asked: list[Evaluated], grids: list[list[Grid]], captions: list[str]) -> dict[str, Any]:
+def _data(
+    asked: list[Evaluated],
+    grids: list[list[Grid]],
+    captions: list[str],
+    sliders: list[dict[str, Any]],
+) -> dict[str, Any]:
     """What the script reads; arrays as base64 of little-endian bytes."""
     first = grids[0]
     every = np.concatenate([grid.ds_relative for row in grids for grid in row])
     return {
         "positions": first[0].positions,
-        "labels": [slider["labels"] for slider in _sliders(first[0].positions)],
-        "unchanged": [slider["unchanged"] for slider in _sliders(first[0].positions)],
+        "labels": [slider["labels"] for slider in sliders],
+        "unchanged": [slider["unchanged"] for slider in sliders],
         "farthest": max(1.0, float(every[np.isfinite(every)].max(initial=0))),
         "images": [
             {"caption": caption, "side": grid.pixels.shape[0], "rgb": _packed(grid.pixels, "u1")}

@@ -94,13 +94,13 @@ def _row(
         if measure.name not in asked.answer.estimates:
             yield from (EMPTY, EMPTY, EMPTY)
             continue
-        found = asked.answer[measure.name]
+        estimate = asked.answer[measure.name]
         end = reach(asked.answer, measure.figure)
         never, beyond = (f"does not flip within {end}", f"beyond {end}") if end else (None, None)
-        yield Cell(value_of(found, unit, never), _sortable(found.value))
-        yield Cell(interval_of(found, unit, beyond), _sortable(found.low))
-        yield Cell(str(found.n), found.n)
-        methods.append(found.method)
+        yield Cell(value_of(estimate, unit, never), _sortable(estimate.value))
+        yield Cell(interval_of(estimate, unit, beyond), _sortable(estimate.low))
+        yield Cell(str(estimate.n), estimate.n)
+        methods.append(estimate.method)
     for pairs in compared:
         one = pairs.get(measure.name)
         yield from _difference(one.difference, unit) if one else (EMPTY,) * 4
@@ -108,13 +108,13 @@ def _row(
     yield Cell(measure.name)
 
 
-def _difference(found: Difference, unit: Unit) -> Iterator[Cell]:
+def _difference(difference: Difference, unit: Unit) -> Iterator[Cell]:
     of = unit_of_difference(unit)
-    yield Cell(value_of(found, of), _sortable(found.value))
-    yield Cell(interval_of(found, of), _sortable(found.low))
-    p = p_text(found.p).removeprefix(f"p{SPACE}").removeprefix(f"={SPACE}")
-    yield Cell(p, _sortable(found.p))
-    yield Cell(least_text(found, unit), _sortable(found.smallest))
+    yield Cell(value_of(difference, of), _sortable(difference.value))
+    yield Cell(interval_of(difference, of), _sortable(difference.low))
+    p = p_text(difference.p).removeprefix(f"p{SPACE}").removeprefix(f"={SPACE}")
+    yield Cell(p, _sortable(difference.p))
+    yield Cell(least_text(difference, unit), _sortable(difference.smallest))
 
 
 def _sortable(value: float) -> float | None:
@@ -137,14 +137,14 @@ def verdicts(question: Question, names: dict[str, str]) -> tuple[Verdict, ...]:
 
 
 def _verdict(one: Comparison, what: str, unit: Unit) -> Verdict:
-    found, of = one.difference, unit_of_difference(unit)
+    difference, of = one.difference, unit_of_difference(unit)
     models = f"{one.model} less {one.against}"
-    if math.isnan(found.value):
+    if math.isnan(difference.value):
         return Verdict(what, models, "not defined", "the two cannot be compared", False)
-    difference = f"{value_of(found, of)} ({interval_of(found, of)})"
-    sure = f"{p_text(found.p)}, n{SPACE}={SPACE}{found.n}"
-    if is_real(found):
-        return Verdict(what, models, difference, f"more than chance explains ({sure})", True)
+    shown = f"{value_of(difference, of)} ({interval_of(difference, of)})"
+    sure = f"{p_text(difference.p)}, n{SPACE}={SPACE}{difference.n}"
+    if is_real(difference):
+        return Verdict(what, models, shown, f"more than chance explains ({sure})", True)
     return Verdict(
-        what, models, difference, f"may be chance ({sure}); {smallest_text(found, unit)}", False
+        what, models, shown, f"may be chance ({sure}); {smallest_text(difference, unit)}", False
     )

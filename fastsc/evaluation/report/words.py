@@ -100,30 +100,31 @@ def value_text(value: float, unit: Unit, places: int) -> str:
     return number(value * unit.scale, places, signed=unit.signed) + unit.suffix
 
 
-def places_of(found: Estimate | Difference, unit: Unit) -> int:
+def places_of(estimate: Estimate | Difference, unit: Unit) -> int:
     """Decimals of an estimate in its unit."""
-    return decimals(found.value * unit.scale, found.low * unit.scale, found.high * unit.scale)
+    value, low, high = (unit.scale * x for x in (estimate.value, estimate.low, estimate.high))
+    return decimals(value, low, high)
 
 
-def value_of(found: Estimate | Difference, unit: Unit, beyond: str | None = None) -> str:
+def value_of(estimate: Estimate | Difference, unit: Unit, beyond: str | None = None) -> str:
     """The figure; `beyond` says what infinity means."""
-    if math.isinf(found.value) and beyond:
+    if math.isinf(estimate.value) and beyond:
         return beyond
-    return value_text(found.value, unit, places_of(found, unit))
+    return value_text(estimate.value, unit, places_of(estimate, unit))
 
 
-def interval_of(found: Estimate | Difference, unit: Unit, beyond: str | None = None) -> str:
+def interval_of(estimate: Estimate | Difference, unit: Unit, beyond: str | None = None) -> str:
     """ "0.26 to 0.30"; "no interval" where there is none."""
-    if math.isnan(found.low) or math.isnan(found.high):
+    if math.isnan(estimate.low) or math.isnan(estimate.high):
         return "no interval"
-    if math.isinf(found.low) and found.low == found.high:
-        return beyond or value_text(found.low, unit, 0)
-    places = places_of(found, unit)
+    if math.isinf(estimate.low) and estimate.low == estimate.high:
+        return beyond or value_text(estimate.low, unit, 0)
+    places = places_of(estimate, unit)
     ends = [
         beyond if beyond and math.isinf(end) else value_text(end, replace(unit, suffix=""), places)
-        for end in (found.low, found.high)
+        for end in (estimate.low, estimate.high)
     ]
-    suffix = unit.suffix if math.isfinite(found.high) else ""
+    suffix = unit.suffix if math.isfinite(estimate.high) else ""
     return f"{ends[0]} to {ends[1]}{suffix}"
 
 
@@ -174,27 +175,28 @@ def p_text(p: float) -> str:
     return f"p{SPACE}={SPACE}{p:.3f}" if p < 0.1 else f"p{SPACE}={SPACE}{p:.2f}"
 
 
-def is_real(found: Difference) -> bool:
+def is_real(difference: Difference) -> bool:
     """Whether chance hardly explains a difference: p under 0.05, and 0 outside the interval."""
-    return found.p < REAL and (found.low > 0 or found.high < 0)
+    return difference.p < REAL and (difference.low > 0 or difference.high < 0)
 
 
-def smallest_text(found: Difference, unit: Unit) -> str:
+def smallest_text(difference: Difference, unit: Unit) -> str:
     """ "with 334 images a difference under 2.1 points would not show"."""
-    if not math.isfinite(found.smallest):
-        return f"how small a difference {found.n} images can show is not defined"
-    if found.smallest == 0:
-        return f"the two are the same on all {found.n} images"
-    return f"with {found.n} images a difference under {least_text(found, unit)} would not show"
+    if not math.isfinite(difference.smallest):
+        return f"how small a difference {difference.n} images can show is not defined"
+    if difference.smallest == 0:
+        return f"the two are the same on all {difference.n} images"
+    least = least_text(difference, unit)
+    return f"with {difference.n} images a difference under {least} would not show"
 
 
-def least_text(found: Difference, unit: Unit) -> str:
+def least_text(difference: Difference, unit: Unit) -> str:
     """The smallest difference that so many images show, to two digits."""
     of = replace(unit_of_difference(unit), signed=False)
-    if not math.isfinite(found.smallest):
+    if not math.isfinite(difference.smallest):
         return "not defined"
-    places = decimals(found.smallest * of.scale, math.nan, math.nan) - 1
-    return value_text(found.smallest, of, max(places, 0))
+    places = decimals(difference.smallest * of.scale, math.nan, math.nan) - 1
+    return value_text(difference.smallest, of, max(places, 0))
 
 
 def change_text(kind: str, value: float, *, signed: bool = True) -> str:

@@ -90,14 +90,14 @@ def bias(
     standardized features of half of the digits in random colours, for the colour and for the
     shape, tested on the other half; and the same of pixels. Chance is 1/10.
 
-    Args (and those of all questions):
+    Args, besides those of all questions (`fastsc.evaluation.questions`):
         labels: (len(index),) int64, the right output of each dataset index, -1 where it is not
             known. Only the accuracy on digits needs them.
         splits: Of Color MNIST: validation pipelines of its folders aligned, random and reversed.
 
     Raises:
         UserError: Fewer than two classes have 5 images and there is no Color MNIST, or its folders
-            are damaged; scipy is missing.
+            are damaged; or scipy is missing.
     """
     needed("scipy", "bias")
     left_out: list[str] = []

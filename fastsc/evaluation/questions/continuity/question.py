@@ -85,7 +85,7 @@ def continuity(
     kind alone in both directions and all together in two draws; and the least change that flips the
     prediction. Of n_profile images: ds_relative at every stage of the network.
 
-    Args (and those of all questions):
+    Args, besides those of all questions (`fastsc.evaluation.questions`):
         n, n_profile: Images; None: all of them.
         levels: Of the curves, as multiples of the strengths.
 

@@ -95,7 +95,7 @@ def explanations(
     of the class while pixels are inserted, in eighths, into the image blurred by a sixteenth of its
     side, and deleted to the mean colour of the normalization.
 
-    Args (and those of all questions):
+    Args, besides those of all questions (`fastsc.evaluation.questions`):
         n, n_lime: Images, at least two. None: all of them; n_lime of 0: no LIME.
         steps: Of integrated gradients.
         samples: Of LIME.

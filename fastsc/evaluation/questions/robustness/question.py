@@ -129,7 +129,7 @@ def robustness(
     Beside them: the same images at random and at the worst light and colours within the loader's
     strengths (`fastsc.evaluation.questions.robustness.photometric`). Attacks run in float32 always.
 
-    Args (and those of all questions):
+    Args, besides those of all questions (`fastsc.evaluation.questions`):
         attacks: Different ones.
         thorough: Search the box of light and colours longer: twice the passes.
 

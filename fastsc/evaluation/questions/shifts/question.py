@@ -103,7 +103,7 @@ def shifts(
     - ds_relative/KIND/SEVERITY = mean ‖f - f'‖₂ / mean ‖f_i - f_j‖₂, j the next in a fixed keyed
       derangement of the n images; and of the groups, likewise, the mean of ‖f - f'‖₂ over kinds.
 
-    Args (and those of all questions):
+    Args, besides those of all questions (`fastsc.evaluation.questions`):
         severities: Different ones of 1 to 5.
 
     Returns:

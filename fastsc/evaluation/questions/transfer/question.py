@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastsc.cli.packages import installed
 from fastsc.errors import UserError
+from fastsc.evaluation.data import some
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.transfer.fine_tuning import epochs_of, fine_tuned
 from fastsc.evaluation.questions.transfer.probing import (
@@ -43,7 +44,6 @@ from fastsc.pipelines import Pipeline
 KS = (5, 20)
 A_CLASS = 5  # images to learn from, at least, where there are so many
 LOOKED_AT = 1000  # images of a part
-SHOWN = 3  # classes in a message
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -92,7 +92,7 @@ def transfer(
       `fastsc.evaluation.questions.transfer.fine_tuning`. It is the one part that may take minutes.
     - majority: the largest class of the training part, whatever the image.
 
-    Args (and those of all questions):
+    Args, besides those of all questions (`fastsc.evaluation.questions`):
         train_loader, test_loader: Validation pipelines (`build(..., train=False)`) of indices with
             the classes to be learned, e.g. by `transfer_splits`; the latter's strengths are those
             of the perturbation.
@@ -100,7 +100,7 @@ def transfer(
 
     Raises:
         UserError: There are fewer than two classes to learn, a class of the test part is not in the
-            training part, scikit-learn is missing.
+            training part, or scikit-learn is missing.
     """
     names, learn, test = check_transfer(train_loader, test_loader, fine_tune=fine_tune)
     ranks = ranks_in_class(train_loader.index, seed)
@@ -198,9 +198,8 @@ def check_transfer(
     asked = np.unique(test.index.targets[test.index.usable])
     unknown = [test.index.classes[c] for c in asked if tested[c] < 0]
     if unknown:
-        named = ", ".join(unknown[:SHOWN]) + ", …" * (len(unknown) > SHOWN)
         raise UserError(
-            f"transfer: {named} of the test part {test.index.root} "
+            f"transfer: {some(unknown)} of the test part {test.index.root} "
             f"{'is' if len(unknown) == 1 else 'are'} not in the training part {train.index.root}, "
             "and cannot be learned"
         )
