@@ -98,10 +98,10 @@ def estimate(
             return Estimate(value, *_wilson(columns[0]), n, seed, "Wilson")
         return Estimate(value, value, value, n, seed, "none")
     of = FUNCTIONS[statistic]
-    found = _bootstrap(columns, of, seed, resamples)
-    drawn, tail = found.bootstrap_distribution, _tail(statistic, n)
+    resampled = bootstrapped(columns, of, seed, resamples)
+    drawn, tail = resampled.bootstrap_distribution, _tail(statistic, n)
     if statistic != "median" and n <= BCA_IMAGES and np.isfinite(drawn).all():
-        low, high = _bca(columns, of, found, tail)
+        low, high = _bca(columns, of, resampled, tail)
         if np.isfinite([low, high]).all():
             return Estimate(value, low, high, n, seed, "BCa")
     return Estimate(value, *_percentiles(drawn, tail), n, seed, "percentile")
@@ -135,7 +135,7 @@ def compare(
         value = float(np.subtract(_value(a, statistic), _value(b, statistic)))
     if np.isnan(value) or n < 2:
         return Difference(value, NAN, NAN, n, seed, NAN, NAN)
-    drawn = _bootstrap(np.concatenate([a, b]), difference, seed, resamples).bootstrap_distribution
+    drawn = bootstrapped(np.concatenate([a, b]), difference, seed, resamples).bootstrap_distribution
     low, high = _percentiles(drawn, _tail(statistic, n))
     if statistic == "share":
         p, error = _mcnemar(a[0], b[0]), _share_error(a[0], b[0])
@@ -172,23 +172,21 @@ def _value(columns: Floats, statistic: Statistic) -> float:
     return float(FUNCTIONS[statistic](*columns))
 
 
-def _bootstrap(columns: Floats, of: Callable[..., Any], seed: int, resamples: int) -> Any:
-    """scipy's result, with the statistic of every resample of the images: (resamples,)."""
+def bootstrapped(columns: Floats, of: Callable[..., Any], seed: int, n: int) -> Any:
+    """scipy's result, with the statistic of each of n resamples of the images."""
+    # Its own percentiles, of inf and NaN, are not used.
+    rng = np.random.default_rng(seed)
+    return _bootstrap(columns, of, n_resamples=n, method="percentile", rng=rng)
+
+
+def _bootstrap(columns: Floats, of: Callable[..., Any], **options: Any) -> Any:
     needed("scipy", "an interval")
     from scipy.stats import bootstrap
 
+    paired, batch = len(columns) > 1, max(1, BATCH // len(columns[0]))
     with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")  # its own percentiles, of inf and NaN, are not used
-        return bootstrap(
-            tuple(columns),
-            of,
-            paired=len(columns) > 1,
-            n_resamples=resamples,
-            batch=max(1, BATCH // columns.shape[1]),
-            vectorized=True,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        )
+        warnings.simplefilter("ignore")
+        return bootstrap(tuple(columns), of, paired=paired, batch=batch, vectorized=True, **options)
 
 
 def _tail(statistic: Statistic, n: int) -> float:
@@ -200,23 +198,12 @@ def _tail(statistic: Statistic, n: int) -> float:
     return float(norm.cdf(t.ppf(TAIL, n - 1) * np.sqrt(n / (n - 1))))
 
 
-def _bca(columns: Floats, of: Callable[..., Any], found: Any, tail: float) -> tuple[float, float]:
+def _bca(columns: Floats, of: Callable[..., Any], drawn: Any, tail: float) -> tuple[float, float]:
     """The BCa interval out of resamples that are drawn; NaN where it is degenerate."""
-    from scipy.stats import bootstrap
-
-    with warnings.catch_warnings(), np.errstate(all="ignore"):
-        warnings.simplefilter("ignore")
-        interval = bootstrap(
-            tuple(columns),
-            of,
-            paired=len(columns) > 1,
-            n_resamples=0,
-            batch=max(1, BATCH // columns.shape[1]),
-            vectorized=True,
-            method="BCa",
-            confidence_level=1 - 2 * tail,
-            bootstrap_result=found,
-        ).confidence_interval
+    level = 1 - 2 * tail
+    interval = _bootstrap(
+        columns, of, n_resamples=0, method="BCa", confidence_level=level, bootstrap_result=drawn
+    ).confidence_interval
     return float(interval.low), float(interval.high)
 
 

@@ -7,7 +7,6 @@ another image shares with this one's, and what that of a network that has learnt
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -32,7 +31,14 @@ from fastsc.evaluation.questions.explanations.explainer import (
 from fastsc.evaluation.questions.explanations.grad_cam import find_layer
 from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Rows, compute
 from fastsc.evaluation.results.measures import Measure, Name
-from fastsc.evaluation.results.statistics import NAN, RESAMPLES, TAIL, Estimate, Floats
+from fastsc.evaluation.results.statistics import (
+    NAN,
+    RESAMPLES,
+    TAIL,
+    Estimate,
+    Floats,
+    bootstrapped,
+)
 from fastsc.evaluation.views import Indices, became, choose
 from fastsc.pipelines import Pipeline
 
@@ -228,7 +234,7 @@ def _split_measures(tables: Mapping[str, Rows]) -> list[Measure]:
 
 def _with_ds(table: Rows, seed: int) -> Estimate:
     """Spearman correlation over images of the agreement with how far the representation moves."""
-    from scipy.stats import bootstrap, rankdata
+    from scipy.stats import rankdata
 
     columns = [table.columns[name].astype(np.float64) for name in ("rank", "moved")]
     n = len(table)
@@ -243,12 +249,7 @@ def _with_ds(table: Rows, seed: int) -> Estimate:
     value = float(correlation(*columns))
     if np.isnan(value) or n < LEAST:
         return Estimate(value, NAN, NAN, n, seed, "none")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its own percentiles, of NaN, are not used
-        drawn = bootstrap(
-            columns, correlation, paired=True, n_resamples=RESAMPLES, vectorized=True,
-            method="percentile", rng=np.random.default_rng(seed),
-        ).bootstrap_distribution  # fmt: skip
+    drawn = bootstrapped(np.stack(columns), correlation, seed, RESAMPLES).bootstrap_distribution
     low, high = np.nanquantile(drawn, (TAIL, 1 - TAIL)).tolist()
     return Estimate(value, low, high, n, seed, "percentile")
 
