@@ -1,7 +1,7 @@
 """`python -m fastsc.evaluate MODEL… --data DIR --out DIR`: how continuous is any classifier?
 
-Exit status: 0 done; 2 the user's mistake, one line on stderr; 75 interrupted: what was computed is
-kept, and the same command goes on.
+Exit status: 0 done; 2 the user's mistake, one line on stderr; 75 interrupted, or ended because
+a disk hangs: what was computed is kept, and the same command goes on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`python -m fastsc.prepare WHAT --out DIR`: makes data in the form that training takes.
 
 Exit status: 0 done; 2 the user's mistake, one line on stderr and nothing written; 130 interrupted,
-nothing written.
+nothing written; 75 ended because a disk hangs, whose temporary files the next call removes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """`python -m fastsc.replay RUN --step N`: the images of a past step, as a picture and as arrays.
 
 Exit status: 0 done; 2 the user's mistake, one line on stderr and nothing written; 130 interrupted,
-nothing written.
+nothing written; 75 ended because a disk hangs, whose temporary files the next call removes.
 """
 
 from __future__ import annotations
