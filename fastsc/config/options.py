@@ -166,11 +166,11 @@ _PLAINER = (
         r"^Error parsing (--\S+): could not convert string to float: ('.*')$",
         r"\1 takes a number, not \2",
     ),
-    (r"^Error parsing (--strengths): .* arguments \[(.*)\] into .*$", r"\1 takes numbers, not \2"),
     (
-        r"^Error parsing (--resolution-ramp): .* arguments \[(.*)\] into .*$",
-        r"\1 takes two whole numbers, not \2",
+        r"^Error parsing (--\S+): .* arguments \[(.*)\] into .*\bint\b.*$",
+        r"\1 takes whole numbers, not \2",
     ),
+    (r"^Error parsing (--\S+): .* arguments \[(.*)\] into .*$", r"\1 takes numbers, not \2"),
     (
         r"^invalid choice ('.*') for argument '(.*)'. Expected one of \((.*?),?\)\.$",
         r"\2 has no choice \1; choose from \3",

@@ -16,6 +16,7 @@ from typing import Any
 
 from fastsc.cli.children import Children
 from fastsc.config import TrainConfig
+from fastsc.config.rules import spelled
 from fastsc.datasets.folders import Data, open_data
 from fastsc.distributed.signals import EXIT_RESUMABLE
 from fastsc.errors import UserError
@@ -272,16 +273,14 @@ def _number(value: float | None, scale: float, digits: int) -> str:
 
 def words(options: Mapping[str, Any]) -> list[str]:
     """Options as words of a command line."""
-    found: list[str] = []
+    parts: list[str] = []
     for key, value in options.items():
-        name = key.replace("_", "-")
         if isinstance(value, bool):
-            found.append(f"--{name}" if value else f"--no-{name}")
-        elif isinstance(value, (list, tuple)):
-            found += [f"--{name}", *map(_word, value)]
+            parts.append(spelled(key, value))
         else:
-            found += [f"--{name}", _word(value)]
-    return found
+            values = value if isinstance(value, (list, tuple)) else [value]
+            parts += [spelled(key), *map(_word, values)]
+    return parts
 
 
 def _word(value: object) -> str:

@@ -175,6 +175,7 @@ MISTAKES = {
     "--pipeline tfdata": "--pipeline has no choice 'tfdata'",
     "--strengths 1 2 3": "--strengths needs 4 values",
     "--strengths 1 2 3 x": "--strengths takes numbers",
+    "--resolution-ramp 1 x": "--resolution-ramp takes whole numbers, not '1', 'x'",
     "--strengths .4 .4 .4 .6": "hue must be at most 0.5",
     "--strengths .4 -.4 .4 .1": "contrast must be at least 0",
     "--strengths .4 .4 nan .1": "saturation must be a finite number",
