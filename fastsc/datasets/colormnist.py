@@ -145,9 +145,9 @@ def prepare(
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed must be from 0 to 2**63 - 1, not {seed}")
     _require_free(out)
-    found = read_digits(digits)
-    splits = split_and_colour(found.labels, found.n_train, correlation, seed)
-    metadata = describe(found, splits, correlation, seed)
+    original = read_digits(digits)
+    splits = split_and_colour(original.labels, original.n_train, correlation, seed)
+    metadata = describe(original, splits, correlation, seed)
     unfinished = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -156,7 +156,7 @@ def prepare(
         mounted = os.path.ismount(out)
         name = f".{out.name}-{os.getpid()}"
         unfinished = free_name(out / name if mounted else out.with_name(name))
-        write_images(unfinished, found, splits)
+        write_images(unfinished, original, splits)
         text = json.dumps(metadata, indent=1) + "\n"
         (unfinished / METADATA).write_text(text, encoding="utf-8")
         if mounted:

@@ -125,12 +125,12 @@ def _read_idx_file(folder: Path, part: str, what: str, dims: int) -> Images:
     32-bit numbers, the values (http://yann.lecun.com/exdb/mnist, "The IDX file format").
     """
     names = [name.format(part=part, what=what, dims=dims) for name in IDX_NAMES]
-    found = [
+    candidates = [
         path for name in names for end in ("", ".gz") if (path := folder / (name + end)).is_file()
     ]
-    if not found:
+    if not candidates:
         raise UserError(f"--digits {folder}: has no {names[0]} (or {names[0]}.gz)")
-    path = found[0]
+    path = candidates[0]
     try:
         content = path.read_bytes()
         if path.suffix == ".gz":

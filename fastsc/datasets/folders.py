@@ -62,11 +62,11 @@ def verified(data: Data, config: DataConfig, ranks: Ranks) -> Data:
         share = index.usable[ranks.rank :: ranks.world_size]
         workers, timeout = workers_of(config, ranks), config.loader_timeout
         if isinstance(index, BetonIndex):
-            found = verify_samples(index, workers, share, timeout)
+            undecodable = verify_samples(index, workers, share, timeout)
         else:
             decode = of_pipeline(config.pipeline)
-            found = verify(index, workers, share, timeout, decode)
-        shares = ranks.gather_values(found)
+            undecodable = verify(index, workers, share, timeout, decode)
+        shares = ranks.gather_values(undecodable)
         broken = {i: why for share in ranks.broadcast(shares) or () for i, why in share.items()}
         index = index.without(broken) if broken else index
         with ranks.all_or_none():

@@ -249,10 +249,12 @@ def measure(run: Path, data: Path, arm: str, seed: int) -> list[Score]:
             val_crop=config.data.val_crop,
             strengths=recipe.data.strengths,
         )
-        found = validate(represented, loader, config.method.ds)
-        assert found is not None  # nothing stops it
+        validation = validate(represented, loader, config.method.ds)
+        assert validation is not None  # nothing stops it
         loader.close()
-        scores.append(Score(arm, seed, split, found.top1, found.ds_relative, found.n))
+        scores.append(
+            Score(arm, seed, split, validation.top1, validation.ds_relative, validation.n)
+        )
     return scores
 
 

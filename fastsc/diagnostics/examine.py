@@ -57,12 +57,12 @@ def examine(wanted: Sequence[Probe], tell: Callable[[Result], None] | None = Non
 
 def _old_folders() -> list[Path]:
     """The folders of other doctors, but for one that may not have been locked yet."""
-    found, now = list[Path](), time.time()
+    folders, now = list[Path](), time.time()
     for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
         with suppress(OSError):  # it has been removed in the meantime
             if now - path.stat().st_mtime > YOUNG:
-                found.append(path)
-    return found
+                folders.append(path)
+    return folders
 
 
 def _try(probe: Probe, folder: Path, before: list[Future[Result]], children: Children) -> Result:
@@ -80,20 +80,20 @@ def _try(probe: Probe, folder: Path, before: list[Future[Result]], children: Chi
         status = children.run(
             command, stdin=silent, stdout=out, stderr=err, env=variables, timeout=probe.timeout
         ).returncode
-    found = None
+    reply = None
     with suppress(ValueError, TypeError, IndexError):  # whatever was printed before a crash
-        found = dict(json.loads(_lines(answer)[-1]))
-    if status == 0 and found is not None:
-        works = bool(found["works"])
-        remedy = None if works else found["remedy"] or probe.remedy
-        return Result(probe, works, " ".join(found["detail"].split()), remedy)
+        reply = dict(json.loads(_lines(answer)[-1]))
+    if status == 0 and reply is not None:
+        works = bool(reply["works"])
+        remedy = None if works else reply["remedy"] or probe.remedy
+        return Result(probe, works, " ".join(reply["detail"].split()), remedy)
     if status is None:
         how = f"hangs: ended after {probe.timeout:g} s"
     elif status < 0:
         how = f"crashed: {signal.strsignal(-status)} (signal {-status})"
     else:
         how = f"ended with status {status}"
-    if found is not None and found["works"]:
+    if reply is not None and reply["works"]:
         how = f"worked, then {how}"
     last = "".join(f"; {line[:300]}" for line in _lines(errors)[-1:])
     return Result(probe, False, f"{how}{last}", probe.remedy)

@@ -56,8 +56,8 @@ def system() -> str:
 def cpu() -> str:
     # The GPUs have a row of their own, and torch may be what does not work here.
     sys.modules["torch"] = SimpleNamespace(cuda=SimpleNamespace(device_count=int))  # type: ignore[assignment]
-    found = environment.hardware()
-    return f"{found['cpu']}, {found['cores']} cores, {found['memory_gib']} GiB"
+    hardware = environment.hardware()
+    return f"{hardware['cpu']}, {hardware['cores']} cores, {hardware['memory_gib']} GiB"
 
 
 def cpu_bf16() -> str:
@@ -96,14 +96,14 @@ def gpu() -> str:
         torch.cuda.init()
     except RuntimeError as error:  # no driver, one too old, no device
         raise ProbeError(str(error).split(". ")[0]) from None
-    found = []
+    devices = []
     for i in range(torch.cuda.device_count()):
         _multiply(torch.ones(64, 64, device=f"cuda:{i}"))
         about = torch.cuda.get_device_properties(i)
         bf16 = "native bf16" if about.major >= 8 else "no native bf16"
         size, capability = about.total_memory / 2**30, f"{about.major}.{about.minor}"
-        found.append(f"{about.name}, {size:.1f} GiB, capability {capability}, {bf16}")
-    return "; ".join(found)
+        devices.append(f"{about.name}, {size:.1f} GiB, capability {capability}, {bf16}")
+    return "; ".join(devices)
 
 
 def package(name: str, module: str) -> str:
@@ -346,13 +346,13 @@ def main(argv: list[str]) -> int:
     module, _, function = argv[0].rpartition(":")
     try:
         check = getattr(importlib.import_module(module or "fastsc.diagnostics.probes"), function)
-        found = {"works": True, "detail": check(*argv[1:]), "remedy": None}
+        reply = {"works": True, "detail": check(*argv[1:]), "remedy": None}
     except (Exception, SystemExit) as error:  # noqa: BLE001, whatever it is, it is the answer
         traceback.print_exc()
         remedy = getattr(error, "remedy", None)
-        found = {"works": False, "detail": _reason(error), "remedy": remedy}
+        reply = {"works": False, "detail": _reason(error), "remedy": remedy}
     with answer:
-        answer.write(json.dumps(found) + "\n")
+        answer.write(json.dumps(reply) + "\n")
     return 0
 
 

@@ -49,11 +49,11 @@ def comparisons(models: Sequence[Evaluated], seed: int) -> tuple[Comparison, ...
     """Every figure of each later model against the first's, over the images that both looked at."""
     first, *later = models
     return tuple(
-        found
+        comparison
         for model in later
         for question, answer in model.answers.items()
         if question in first.answers
-        for found in _compared(model.name, first.name, answer, first.answers[question], seed)
+        for comparison in _compared(model.name, first.name, answer, first.answers[question], seed)
     )
 
 

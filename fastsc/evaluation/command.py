@@ -124,13 +124,13 @@ def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
             ("flips", "flips", ".1%"),
         ):
             if name in answer.estimates:
-                found = answer[name]
-                if math.isnan(found.value):
+                figure = answer[name]
+                if math.isnan(figure.value):
                     words.append(
-                        f"{title} undefined: all {found.n:,} images have one representation"
+                        f"{title} undefined: all {figure.n:,} images have one representation"
                     )
                     continue
-                ends = f"{found.low:{digits}} to {found.high:{digits}}"
-                words.append(f"{title} {found.value:{digits}} ({ends}; n = {found.n:,})")
+                ends = f"{figure.low:{digits}} to {figure.high:{digits}}"
+                words.append(f"{title} {figure.value:{digits}} ({ends}; n = {figure.n:,})")
         write_line(f"{model.name}: {', '.join(words)}")
     write_line(f"{out / 'report.html'} and results.json beside it, in {seconds:.0f} s")

@@ -98,13 +98,13 @@ def _is_labelled(folder: Path) -> bool:
     """
     try:
         with os.scandir(folder) as entries:
-            found = sorted(entries, key=lambda entry: entry.name)
-        folders = [entry for entry in found if entry.is_dir() and not is_system(entry.name)]
+            listed = sorted(entries, key=lambda entry: entry.name)
+        folders = [entry for entry in listed if entry.is_dir() and not is_system(entry.name)]
         if any(list_files([entry.path]).names for entry in folders):
             return True
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
-    if any(entry.name.lower().endswith(EXTENSIONS) for entry in found):
+    if any(entry.name.lower().endswith(EXTENSIONS) for entry in listed):
         return False
     raise UserError(
         f"{folder}: no images in it ({', '.join(EXTENSIONS)}); one folder a class is expected, or "
@@ -117,7 +117,7 @@ def class_images(loader: Pipeline) -> dict[int, NDArray[np.int64]]:
     usable = loader.index.usable
     targets = loader.index.targets[usable]
     order = np.argsort(targets, kind="stable")
-    found, starts = np.unique(targets[order], return_index=True)
+    labels, starts = np.unique(targets[order], return_index=True)
     shares = np.split(usable[order], starts[1:])
     names = loader.index.classes
-    return {int(c): own for c, own in zip(found, shares, strict=True) if c >= 0 and names[c]}
+    return {int(c): own for c, own in zip(labels, shares, strict=True) if c >= 0 and names[c]}

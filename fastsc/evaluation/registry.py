@@ -179,8 +179,10 @@ def passes(questions: Iterable[str], sizes: Sizes, n_images: int) -> dict[str, i
         "severities": len(sizes.severities),
         "grid": int(np.prod([len(values) for values in sizes.positions])),
     }
-    found = {question: _QUESTIONS[question].passes(n) for question in questions}
-    return found | ({"sliders": n["sliders"] * n["grid"]} if "continuity" in found else {})
+    by_question = {question: _QUESTIONS[question].passes(n) for question in questions}
+    return by_question | (
+        {"sliders": n["sliders"] * n["grid"]} if "continuity" in by_question else {}
+    )
 
 
 # --- one by one ----------------------------------------------------------------------------------

@@ -117,12 +117,12 @@ def _check_out(out: Path, split: Split) -> None:
 def _strengths(sources: Sequence[Source], say: Callable[[str], object]) -> Strengths:
     """What the runs trained with, where they agree and it is any; else the default."""
     trained = {s for source in sources if (s := source.strengths) is not None and any(s)}
-    found = next(iter(trained)) if len(trained) == 1 else STRENGTHS
+    strengths = next(iter(trained)) if len(trained) == 1 else STRENGTHS
     if len(trained) > 1:
         say("the runs were trained with different --strengths; these are the default's")
-    if len(trained) > 1 or found != STRENGTHS:
-        say(f"strengths: {' '.join(f'{s:g}' for s in found)}")
-    return found
+    if len(trained) > 1 or strengths != STRENGTHS:
+        say(f"strengths: {' '.join(f'{s:g}' for s in strengths)}")
+    return strengths
 
 
 def _names(options: Options) -> list[str]:

@@ -116,7 +116,7 @@ def grids(
     assert names is None or len(names) == model.n_classes, "each output has one name"
     viewer = Viewer(model, loader)
     settings = {"positions": [list(values) for values in positions], "top": TOP}
-    found = []
+    made = []
     for number, one in enumerate(index.tolist(), 1):
         title = f"sliders: image {number} of {len(index)}"
 
@@ -127,7 +127,7 @@ def grids(
         top, moved = arrays["top"], arrays["moved"]
         with np.errstate(divide="ignore", invalid="ignore"):  # features that are all the same
             relative = np.where(moved == 0, 0, moved / between)
-        found.append(
+        made.append(
             Grid(
                 index=one,
                 pixels=arrays["pixels"],
@@ -140,7 +140,7 @@ def grids(
                 },
             )
         )
-    return tuple(found)
+    return tuple(made)
 
 
 def _answer(viewer: Viewer, one: int, positions: Positions, title: str) -> Arrays:

@@ -65,11 +65,11 @@ def _halves(index: Index, seed: int) -> tuple[Index, Index]:
 def ranks_in_class(index: Index, seed: int) -> NDArray[np.int64]:
     """(n,) an image's keyed place among the usable ones of its class, from 0; -1 if left out."""
     order = keyed.order(seed, keyed.VALIDATION_EPOCH, index.usable, len(index))
-    found = np.full(len(index), -1, np.int64)
+    ranks = np.full(len(index), -1, np.int64)
     for label in np.unique(index.targets[order]):
         own = order[index.targets[order] == label]
-        found[own] = np.arange(len(own))
-    return found
+        ranks[own] = np.arange(len(own))
+    return ranks
 
 
 def _part(index: Index, rows: NDArray[np.int64]) -> Index:

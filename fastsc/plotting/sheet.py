@@ -166,9 +166,9 @@ def _standalone(text: str, title: str, height: int) -> str:
     )
 
 
-def _text(found: re.Match[str]) -> str:
+def _text(match: re.Match[str]) -> str:
     """A text with its length, so that it takes the same room in every font."""
-    rules, words = found[1], found[2]
+    rules, words = match[1], match[2]
     css = dict(re.findall(r"([a-z-]+): ([^;\"]+)", rules))
     place = re.search(r'x="([^"]*)" y="([^"]*)"|translate\(([-\d.]+) ([-\d.]+)\)', rules)
     assert place is not None, "matplotlib gives every text a place"
@@ -183,7 +183,7 @@ def _text(found: re.Match[str]) -> str:
     )
 
 
-def _rounded(found: re.Match[str]) -> str:
+def _rounded(match: re.Match[str]) -> str:
     """Two digits behind the point, or four of what is below 1."""
-    x = float(found[0])
+    x = float(match[0])
     return f"{x:.{4 if abs(x) < 1 else 2}f}".rstrip("0").rstrip(".")

@@ -91,7 +91,7 @@ def pairs(rebuilt: Rebuilt) -> list[Pair]:
     assert views.perturbed is not None
     clean, perturbed = pixels(views.clean), pixels(views.perturbed)
     replaced = bool((rebuilt.planned != views.index.numpy()).any())
-    found = []
+    shown = []
     for row, at in enumerate(views.index.tolist()):
         words = _words(rebuilt, row)
         lines = [Path(words.path).name, words.crop]
@@ -104,8 +104,8 @@ def pairs(rebuilt: Rebuilt) -> list[Pair]:
             wanted = int(rebuilt.planned[row])
             lines.append("" if wanted == at else f"in place of {rebuilt.index.paths[wanted]}")
         second = perturbed[row] if row < len(perturbed) else None
-        found.append(Pair(clean[row], second, f"{row}: #{at}  {words.label}", lines))
-    return found
+        shown.append(Pair(clean[row], second, f"{row}: #{at}  {words.label}", lines))
+    return shown
 
 
 class _Words(NamedTuple):

@@ -147,7 +147,7 @@ class History:
             Name relative to the training folder -> whether it was so from the start and was left
             out of the index; the others had substitutes.
         """
-        found: dict[str, bool] = {}
+        broken: dict[str, bool] = {}
         for segment in self.segments[: self.segments.index(moment.segment) + 1]:
             root = TRAIN_BETON if segment.facts.get("pipeline") == "ffcv" else "train"
             folder = f"{Path(segment.facts.get('data') or '', root)}{os.sep}"
@@ -156,8 +156,8 @@ class History:
                 # Behind the header comes what the scan or --verify found, then other lines.
                 first = first and event["event"] in ("bad_image", "rank")
                 if event["event"] == "bad_image" and event["path"].startswith(folder):
-                    found.setdefault(event["path"].removeprefix(folder), first)
-        return found
+                    broken.setdefault(event["path"].removeprefix(folder), first)
+        return broken
 
 
 def _nonfinite(segment: Segment) -> list[Event]:

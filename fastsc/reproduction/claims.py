@@ -150,12 +150,12 @@ def number_of(record: Record, key: str) -> float:
 
 def values_of(records: Records, arm: str, key: str) -> dict[int, float]:
     """A figure of an arm by seed, of the seeds that have it."""
-    found = {}
+    values = {}
     for (name, seed), record in sorted(records.items()):
         value = value_of(record, key) if name == arm else None
         if value is not None:
-            found[seed] = value
-    return found
+            values[seed] = value
+    return values
 
 
 def over(records: Records, arm: str, key: str) -> Over:
@@ -170,26 +170,26 @@ def effect_of(records: Records, measure: Measure, arm: str, against: str) -> Eff
     if not seeds:
         return None
     a, b = [own[seed] for seed in seeds], [theirs[seed] for seed in seeds]
-    found = ratio_over(a, b) if measure.effect == "ratio" else difference_over(a, b)
+    effect = ratio_over(a, b) if measure.effect == "ratio" else difference_over(a, b)
     return Effect(
-        measure, arm, against, mean_over(a), mean_over(b), found, _verdict(measure, found)
+        measure, arm, against, mean_over(a), mean_over(b), effect, _verdict(measure, effect)
     )
 
 
-def _verdict(measure: Measure, found: Over) -> Verdict:
+def _verdict(measure: Measure, effect: Over) -> Verdict:
     if measure.effect == "not worse":
-        return verdict_not_worse(found, MARGIN)
+        return verdict_not_worse(effect, MARGIN)
     none = 1.0 if measure.effect == "ratio" else 0.0
     of = verdict_below if measure.better == "lower" else verdict_above
-    return of(found, none)
+    return of(effect, none)
 
 
 def effects_of(
     records: Records, measures: Iterable[Measure], arm: str, baselines: Sequence[str]
 ) -> list[Effect]:
     """Every effect that the records can tell: a measure beside each baseline."""
-    found = (effect_of(records, m, arm, against) for m in measures for against in baselines)
-    return [effect for effect in found if effect is not None]
+    effects = (effect_of(records, m, arm, against) for m in measures for against in baselines)
+    return [effect for effect in effects if effect is not None]
 
 
 @dataclass(frozen=True)

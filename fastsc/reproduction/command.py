@@ -105,5 +105,5 @@ def _known(args: argparse.Namespace) -> Path | None:
         if not args.known.is_dir():
             raise UserError(f"--known {args.known}: there is no such folder")
         return Path(args.known)
-    found = RECORDS / args.study
-    return found if found.is_dir() else None
+    committed = RECORDS / args.study
+    return committed if committed.is_dir() else None

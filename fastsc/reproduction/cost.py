@@ -79,7 +79,7 @@ def measured_speed(records: Iterable[Record], model: str, resolution: int) -> Sp
         where = hardware["gpus"][0] if on_gpu else f"a core of {hardware['cpu']}"
         by_kind = rates.setdefault((where, on_gpu), {True: [], False: []})
         by_kind[record.plain].append(record.pairs_per_s / (1 if on_gpu else made["threads"]))
-    whole = {place: found for place, found in rates.items() if found[True] and found[False]}
+    whole = {place: rate for place, rate in rates.items() if rate[True] and rate[False]}
     if not whole:
         return None
     where, on_gpu = max(whole, key=lambda place: sum(map(len, whole[place].values())))

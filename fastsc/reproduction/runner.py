@@ -221,13 +221,15 @@ class _Workers:
         began = time.monotonic()
         self._call("evaluate", command, run)
         path = out / "results.json"
-        found = read_json(path, str(path))
+        results = read_json(path, str(path))
         with blamed(f"{path} is no evaluation's"):
-            rows = found["results"]
+            rows = results["results"]
             figures = {f"{row['question']}/{row['name']}": row["value"] for row in rows}
-            missing = {row["question"] for row in found["left_out"] if row["question"] in questions}
+            missing = {
+                row["question"] for row in results["left_out"] if row["question"] in questions
+            }
             answered = {row["question"] for row in rows}
-            sizes = dict(found["metadata"]["sizes"])
+            sizes = dict(results["metadata"]["sizes"])
         left_out = sorted((missing - answered) | (set(task.questions) - set(questions)))
         asked_of = replace(
             record,

@@ -70,34 +70,34 @@ def ratio_over(a: Sequence[float], b: Sequence[float]) -> Over:
     assert len(a) == len(b), "arms are paired by seed"
     if any(not (x > 0 and y > 0) for x, y in zip(a, b)):
         return Over(NAN, NAN, NAN, len(a))
-    found = mean_over([math.log(x / y) for x, y in zip(a, b)])
-    ends = (found.value, found.low, found.high)
+    logs = mean_over([math.log(x / y) for x, y in zip(a, b)])
+    ends = (logs.value, logs.low, logs.high)
     value, low, high = (math.exp(end) for end in ends)
-    return Over(value, low, high, found.n, math.exp(found.lower), math.exp(found.upper))
+    return Over(value, low, high, logs.n, math.exp(logs.lower), math.exp(logs.upper))
 
 
-def verdict_below(found: Over, bound: float) -> Verdict:
+def verdict_below(effect: Over, bound: float) -> Verdict:
     """Whether a figure lies below a bound: "holds" or "does not hold" if the interval says so.
 
     Seeds that agree exactly have an interval of no length: one at the bound shows nothing.
     """
-    if found.high < bound:
+    if effect.high < bound:
         return "holds"
-    return "does not hold" if found.low > bound else "not shown"
+    return "does not hold" if effect.low > bound else "not shown"
 
 
-def verdict_above(found: Over, bound: float) -> Verdict:
+def verdict_above(effect: Over, bound: float) -> Verdict:
     """Likewise, above it."""
-    if found.low > bound:
+    if effect.low > bound:
         return "holds"
-    return "does not hold" if found.high < bound else "not shown"
+    return "does not hold" if effect.high < bound else "not shown"
 
 
-def verdict_not_worse(found: Over, margin: float) -> Verdict:
+def verdict_not_worse(effect: Over, margin: float) -> Verdict:
     """Whether a difference is above -margin, one-sided at 95 % (non-inferiority)."""
-    if found.lower >= -margin:
+    if effect.lower >= -margin:
         return "holds"
-    return "does not hold" if found.upper < -margin else "not shown"
+    return "does not hold" if effect.upper < -margin else "not shown"
 
 
 def prediction(values: Sequence[float], m: int) -> tuple[float, float]:

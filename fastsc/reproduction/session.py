@@ -92,8 +92,8 @@ class Session:
         tasks = self.sweep.tasks(arms, seeds)
         if not self.replication:
             tasks += self.sweep.tasks()
-        found = {(task.arm.name, task.seed): task.record for task in tasks}
-        return [record for record in found.values() if record is not None]
+        records = {(task.arm.name, task.seed): task.record for task in tasks}
+        return [record for record in records.values() if record is not None]
 
     def _comparable(self) -> dict[tuple[str, int], Record]:
         """Known records of the same options and images as this session's, and of other seeds."""

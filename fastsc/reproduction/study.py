@@ -244,8 +244,10 @@ def _shipped(name: str) -> str:
 
 
 def _evaluated(values: Mapping[str, Any]) -> Evaluated:
-    found: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
-    return Evaluated(**{**found, "also": _lists(values.get("also", {}))})
+    settings: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+    }
+    return Evaluated(**{**settings, "also": _lists(values.get("also", {}))})
 
 
 def _lists(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:

@@ -122,7 +122,7 @@ def _read_map(path: Path, folders: tuple[str, ...], names: _Names) -> dict[str, 
     read = (parse_json if path.suffix.lower() == ".json" else parse_yaml)(text, what)
     if not isinstance(read, Mapping) or not read:
         raise UserError(f"{what}: must say a class folder's output line by line, as apple: 3")
-    found: dict[str, int] = {}
+    outputs: dict[str, int] = {}
     for key, value in read.items():
         folder = printable(str(key))
         if folder not in folders:
@@ -130,8 +130,8 @@ def _read_map(path: Path, folders: tuple[str, ...], names: _Names) -> dict[str, 
                 f"{what}: the data has no class folder {shown(folder)}"
                 f"{did_you_mean(folder, folders)}"
             )
-        found[folder] = _output(value, f"{what}: {folder}", names)
-    return found
+        outputs[folder] = _output(value, f"{what}: {folder}", names)
+    return outputs
 
 
 def _output(value: object, what: str, names: _Names) -> int:

@@ -105,54 +105,54 @@ def load_source(model: str, options: ModelOptions | None = None) -> Source:
     options = options or ModelOptions()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)  # of fresh weights
-        found = _net(model, options)
-    classifier, notes = _in_float32(found, model, options)
-    of_imagenet = found.order != "own" and classifier.n_classes == IMAGENET_CLASSES
-    if of_imagenet and found.order == "imagenet":
+        loaded = _net(model, options)
+    classifier, notes = _in_float32(loaded, model, options)
+    of_imagenet = loaded.order != "own" and classifier.n_classes == IMAGENET_CLASSES
+    if of_imagenet and loaded.order == "imagenet":
         classifier.classes = imagenet_names()
     return Source(
         classifier=classifier,
         synsets=imagenet_synsets() if of_imagenet else None,
-        strengths=found.strengths,
-        notes=found.notes + notes,
+        strengths=loaded.strengths,
+        notes=loaded.notes + notes,
     )
 
 
 def _in_float32(
-    found: Net, model: str, options: ModelOptions
+    loaded: Net, model: str, options: ModelOptions
 ) -> tuple[Classifier, tuple[str, ...]]:
     """A classifier with its weights in float32, or as they are where its forward casts to these."""
-    tensors = (*found.net.parameters(), *found.net.buffers())
+    tensors = (*loaded.net.parameters(), *loaded.net.buffers())
     others = [
         (tensor, tensor.detach().clone())
         for tensor in tensors
         if tensor.is_floating_point() and tensor.dtype != torch.float32 and not tensor.is_meta
     ]
-    found.net.float()
+    loaded.net.float()
     try:
-        return _classifier(found, model, options), ()
+        return _classifier(loaded, model, options), ()
     except UserError:
         if not others:
             raise
         for tensor, before in others:
             tensor.data = before
         try:
-            classifier = _classifier(found, model, options)
+            classifier = _classifier(loaded, model, options)
         except UserError:
-            found.net.float()
+            loaded.net.float()
         else:
             dtype = str(others[0][1].dtype).removeprefix("torch.")
             return classifier, (f"its weights stay in {dtype}, which its forward casts to",)
         raise
 
 
-def _classifier(found: Net, model: str, options: ModelOptions) -> Classifier:
+def _classifier(loaded: Net, model: str, options: ModelOptions) -> Classifier:
     try:
         return Classifier(
-            found.net,
+            loaded.net,
             model,
-            _changed(found.preprocessing, options),
-            classes=found.classes,
+            _changed(loaded.preprocessing, options),
+            classes=loaded.classes,
             features=options.features,
         )
     except UserError:
@@ -328,10 +328,10 @@ def _function(module: str, name: str, file: WeightsFile | None) -> Net:
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
-        found = importlib.import_module(module)
+        target = importlib.import_module(module)
         for part in name.split("."):
-            found = getattr(found, part)
-        net = found if isinstance(found, nn.Module) or not callable(found) else found()
+            target = getattr(target, part)
+        net = target if isinstance(target, nn.Module) or not callable(target) else target()
     except (Exception, SystemExit) as error:  # noqa: BLE001, a stranger's code can raise anything
         raise UserError(f"model {title}: {type(error).__name__}: {first_line(error)}") from None
     if not isinstance(net, nn.Module):

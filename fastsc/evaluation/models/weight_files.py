@@ -135,8 +135,8 @@ def read_file(path: Path, title: str) -> Any:
         raise UserError(f"{title} cannot be read: {error}") from None
     except Exception as error:  # noqa: BLE001, a broken file can raise anything
         # What torch says of the file, without its lecture on reading all the same.
-        found = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
-        reason = found[1].partition(". Please use")[0] if found else first_line(error)
+        match = re.search(r"WeightsUnpickler error:\s*(.+)", str(error))
+        reason = match[1].partition(". Please use")[0] if match else first_line(error)
         raise UserError(f"{title} cannot be read ({reason}); cut or damaged? {AGAIN}") from None
     if isinstance(contents, Opaque):
         raise UserError(f"{title} cannot be read: it is {_WHOLE} ({type(contents).__name__})")
@@ -164,13 +164,13 @@ def _load_pickled(path: Path) -> Any:
                 return torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:
             words = str(error)
-            if (found := re.search(r"module (\w+) is blocked", words)) is not None:
-                raise _RefusedError(f"reading it would run code of {found[1]}") from None
+            if (match := re.search(r"module (\w+) is blocked", words)) is not None:
+                raise _RefusedError(f"reading it would run code of {match[1]}") from None
             if "Only persistent_load of storage" in words:  # how torch < 1.6 kept a model
                 raise _RefusedError(f"it is {_WHOLE}") from None
-            found = re.search(r"Unsupported global: GLOBAL (\S+) was not", words)
-            if found is not None and found[1] not in names:
-                name = found[1]
+            match = re.search(r"Unsupported global: GLOBAL (\S+) was not", words)
+            if match is not None and match[1] not in names:
+                name = match[1]
                 # torch leaves this module's name out of what it says.
                 names |= {name if "." in name else f"builtins.{name}": None}
             elif "Can only SETITEM" in words and kind == "opaque":

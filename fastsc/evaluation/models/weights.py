@@ -23,7 +23,7 @@ def n_outputs(state: Mapping[str, Any], net: nn.Module, n: int) -> int:
         state: Of a network like `net`, but perhaps with another number of outputs.
         net: With n outputs.
     """
-    found = set()
+    sizes = set()
     for key, own in net.state_dict().items():
         if not isinstance(own, Tensor) or not isinstance(state.get(key), Tensor):
             continue  # of what is missing, loading will tell
@@ -31,8 +31,8 @@ def n_outputs(state: Mapping[str, Any], net: nn.Module, n: int) -> int:
         if shape != own.shape:
             if own.shape[:1] != (n,) or own.shape[1:] != shape[1:]:
                 return n  # of what does not fit, loading will tell
-            found.add(shape[0])
-    return found.pop() if len(found) == 1 else n
+            sizes.add(shape[0])
+    return sizes.pop() if len(sizes) == 1 else n
 
 
 @contextlib.contextmanager

@@ -218,13 +218,13 @@ def _view_distances(
     viewer: Viewer, index: Indices, table: NDArray[np.float32]
 ) -> NDArray[np.float64]:
     """Mean distance of an image's views from it: (m,). table: (views, m, 4)."""
-    found = np.zeros(len(index))
+    distances = np.zeros(len(index))
     for images in viewer.images(index, "embedding: views of more images"):
         clean = viewer.respond(images.pixels).features.double()
         for factors in table:
             there = viewer.respond(images.pixels, factors[images.rows]).features
-            found[images.rows] += (there.double() - clean).norm(dim=1).numpy() / len(table)
-    return found
+            distances[images.rows] += (there.double() - clean).norm(dim=1).numpy() / len(table)
+    return distances
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -233,10 +233,10 @@ def _view_distances(
 def _distances(features: NDArray[np.float32], at: NDArray[np.int64]) -> NDArray[np.float64]:
     """(len(at), len(features)) Euclidean distances of some rows from all."""
     wide = torch.from_numpy(features).double()
-    found: NDArray[np.float64] = torch.cdist(
+    distances: NDArray[np.float64] = torch.cdist(
         wide[at], wide, compute_mode="donot_use_mm_for_euclid_dist"
     ).numpy()
-    return found
+    return distances
 
 
 def _mean_distances(
@@ -244,8 +244,8 @@ def _mean_distances(
 ) -> NDArray[np.float64]:
     """Of the images at some rows, the mean distance from the class's other images."""
     n = len(index)
-    found: NDArray[np.float64] = _distances(features[:n], at).sum(1) / (n - 1)
-    return found
+    means: NDArray[np.float64] = _distances(features[:n], at).sum(1) / (n - 1)
+    return means
 
 
 def _example(

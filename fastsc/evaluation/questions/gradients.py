@@ -168,14 +168,14 @@ def _derive(viewer: Viewer, index: Indices, known: NDArray[np.int64]) -> Arrays:
     known: (m,) the right outputs, -1 for the prediction.
     """
     factors = viewer.loader.plan().factors[index]
-    found = []
+    parts = []
     for images in viewer.images(index, "gradients: at images and at their perturbed views"):
         labels, table = torch.from_numpy(known[images.rows]), factors[images.rows]
         size = min(AT_ONCE, viewer.model.passes.backward or AT_ONCE)
         for rows in slices(len(images.pixels), size):
             pixels = images.pixels[rows]
-            found.append(_derive_some(viewer, pixels, labels[rows], table[rows]))
-    return concatenated(found)
+            parts.append(_derive_some(viewer, pixels, labels[rows], table[rows]))
+    return concatenated(parts)
 
 
 def _derive_some(viewer: Viewer, pixels: Tensor, labels: Tensor, factors: Factors) -> Arrays:
@@ -222,33 +222,33 @@ def input_gradients(
         own = F.one_hot(target, logits.shape[1]).bool()
         wide = logits.double()
         s = wide.masked_fill(own, -torch.inf).logsumexp(1) - wide[own]
-        found = None
+        gradient = None
         if s.requires_grad:
-            (found,) = torch.autograd.grad(s.sum(), view, allow_unused=True)
-    if found is None:
+            (gradient,) = torch.autograd.grad(s.sum(), view, allow_unused=True)
+    if gradient is None:
         raise UserError(
             f"gradients: model {viewer.model.name} lets no gradient through to its input; take "
             "its differentiable form"
         )
-    std = torch.tensor(viewer.settings.std, dtype=torch.float64, device=found.device)
-    by_pixel = found.double() / std[:, None, None]  # x = std · view + mean
+    std = torch.tensor(viewer.settings.std, dtype=torch.float64, device=gradient.device)
+    by_pixel = gradient.double() / std[:, None, None]  # x = std · view + mean
     return s.detach().sigmoid()[:, None] * by_pixel.flatten(1), features.detach(), target
 
 
 def _slopes(viewer: Viewer, index: Indices, kinds: list[str]) -> Arrays:
     """Kind -> (m,) the largest slope of an image's steps, ‖Δf‖₂ over the RMS of Δx."""
-    found = {kind: np.zeros(len(index)) for kind in kinds}
+    slopes = {kind: np.zeros(len(index)) for kind in kinds}
     for images in viewer.images(index, "gradients: slopes along the colours"):
         for kind in kinds:
-            found[kind][images.rows] = _largest_slope(viewer, images.pixels, kind)
-    return found
+            slopes[kind][images.rows] = _largest_slope(viewer, images.pixels, kind)
+    return slopes
 
 
 def _largest_slope(viewer: Viewer, pixels: Tensor, kind: str) -> NDArray[np.float64]:
     strength = viewer.settings.strengths[KINDS.index(kind)]
     low, high = ends(kind, strength)
     std = torch.tensor(viewer.settings.std, device=pixels.device)[:, None, None]
-    found = np.zeros(len(pixels))
+    largest = np.zeros(len(pixels))
     before: tuple[Tensor, Tensor] | None = None
     for value in np.linspace(low, high, STEPS + 1):
         factors = one_kind(kind, float(value), len(pixels))
@@ -257,9 +257,11 @@ def _largest_slope(viewer: Viewer, pixels: Tensor, kind: str) -> NDArray[np.floa
         if before is not None:
             moved = (features - before[1]).norm(dim=1).numpy()
             step = (view - before[0]).double().square().mean((1, 2, 3)).sqrt().cpu().numpy()
-            found = np.maximum(found, np.where(step > STILL, moved / np.maximum(step, STILL), 0))
+            largest = np.maximum(
+                largest, np.where(step > STILL, moved / np.maximum(step, STILL), 0)
+            )
         before = view, features
-    return found
+    return largest
 
 
 # --- figures -------------------------------------------------------------------------------------

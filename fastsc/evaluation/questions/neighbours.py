@@ -185,13 +185,13 @@ def _search(
     at = np.full(len(index), -1, np.int64)
     for images in viewer.images(searched, "neighbours: search"):
         here = searched[images.rows]
-        found = viewer.respond(images.pixels).features.double()
+        view = viewer.respond(images.pixels).features.double()
         for label in np.unique(targets[here]):
             rows = np.flatnonzero(targets[index] == label)
             columns = np.flatnonzero(targets[here] == label)
             # Not by products, which lose the digits of near pairs.
             apart = torch.cdist(
-                features[rows], found[columns], compute_mode="donot_use_mm_for_euclid_dist"
+                features[rows], view[columns], compute_mode="donot_use_mm_for_euclid_dist"
             ).numpy()
             apart[index[rows, None] == here[columns]] = np.inf  # itself
             row, column = np.nonzero(random[rows, None] == here[columns])

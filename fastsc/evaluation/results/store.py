@@ -89,14 +89,14 @@ class Store:
 
     def folders(self, evaluation: Evaluation) -> list[str]:
         """Each model's folder of rows, relative to the root, in the models' order."""
-        found: list[str] = []
+        folders: list[str] = []
         for model in evaluation.models:
             name = re.sub(r"[^\w.-]+", "-", model.name).strip(".-") or "model"
-            taken = {folder.casefold() for folder in found}
+            taken = {folder.casefold() for folder in folders}
             while f"rows/{name}".casefold() in taken:
                 name += "-2"
-            found.append(f"rows/{name}")
-        return found
+            folders.append(f"rows/{name}")
+        return folders
 
 
 def results(evaluation: Evaluation, folders: Iterable[str]) -> dict[str, Any]:

@@ -76,9 +76,9 @@ def effects(
         for verdict, mark in VERDICTS.items():
             of = {y: row.estimate for y, row in rows.items() if row.verdict == verdict}
             if of:
-                found = list(of.values())
+                shown = list(of.values())
                 style = {**mark.style(), "linestyle": "none", "label": verdict}
-                axis.errorbar(values(found), list(of), xerr=reach(found), **style)
+                axis.errorbar(values(shown), list(of), xerr=reach(shown), **style)
         bounds = {y: row.bound for y, row in rows.items() if row.bound is not None}
         if bounds:
             style = {**_BOUND, "linestyle": "none", "label": "bound of the claim"}
@@ -104,9 +104,9 @@ def effects(
     return draw(title, paint, height=y + 80)
 
 
-def _words(found: Over, write: Callable[[float], str]) -> str:
+def _words(effect: Over, write: Callable[[float], str]) -> str:
     """The value with its interval, as far as there are any."""
-    if not math.isfinite(found.value):
+    if not math.isfinite(effect.value):
         return "–"
-    value, low, high = (write(x).replace("-", "−") for x in (found.value, found.low, found.high))
-    return f"{value} [{low}, {high}]" if math.isfinite(found.low) else value
+    value, low, high = (write(x).replace("-", "−") for x in (effect.value, effect.low, effect.high))
+    return f"{value} [{low}, {high}]" if math.isfinite(effect.low) else value

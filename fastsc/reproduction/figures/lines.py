@@ -122,15 +122,15 @@ def _panels(figure: Any, names: Sequence[str], x: str) -> Any:
     return axes
 
 
-def _band(axis: Any, label: str, found: Over, place: int) -> None:
+def _band(axis: Any, label: str, interval: Over, place: int) -> None:
     """A baseline: its interval from side to side, its value in dashes of its own."""
     color, dashes = _BANDS[place % len(_BANDS)]
-    if math.isfinite(found.low):
+    if math.isfinite(interval.low):
         band = {"color": COLORS[color], "alpha": 0.13, "linewidth": 0, "zorder": 1}
-        axis.axhspan(found.low, found.high, **band)
-    if math.isfinite(found.value):
+        axis.axhspan(interval.low, interval.high, **band)
+    if math.isfinite(interval.value):
         style = {"color": COLORS[color], "linewidth": 1.5, "linestyle": dashes, "label": label}
-        axis.axhline(found.value, **style)
+        axis.axhline(interval.value, **style)
 
 
 def _line(axis: Any, line: Line, place: int) -> None:

@@ -42,8 +42,8 @@ class Picture:
 
 def headline(s: Results) -> str:
     """What the default reaches beside plain training and the better baseline; empty if unknown."""
-    found = s.effect(RELATIVE, s.study.default, s.study.reference)
-    if found is None or found.found.n < 2:
+    effect = s.effect(RELATIVE, s.study.default, s.study.reference)
+    if effect is None or effect.found.n < 2:
         return ""
     cost = "an unknown cost"
     top1 = effects_of(s.runs, [TOP1], s.study.default, s.study.baselines)
@@ -51,7 +51,7 @@ def headline(s: Results) -> str:
         best = max(top1, key=lambda one: one.theirs.value)
         cost = f"{signed(100 * best.found.value, 1)} points"
     return (
-        f"The default leaves {100 * found.found.value:.0f} % of plain training’s movement, at "
+        f"The default leaves {100 * effect.found.value:.0f} % of plain training’s movement, at "
         f"{cost} of top-1 beside the better baseline"
     )
 

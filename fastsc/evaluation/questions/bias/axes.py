@@ -118,18 +118,18 @@ def respond(viewer: Viewer, index: Indices, kinds: Sequence[str]) -> Arrays:
         ‖f - f'‖₂ and "predicted/hue/up" (m,), and so on.
     """
     strengths = dict(zip(KINDS, viewer.settings.strengths, strict=True))
-    found: dict[str, list[Tensor]] = {}
+    columns: dict[str, list[Tensor]] = {}
     for images in viewer.images(index, "bias: each kind alone"):
         clean = viewer.respond(images.pixels)
-        found.setdefault("features", []).append(clean.features)
-        found.setdefault("predicted", []).append(clean.predicted)
+        columns.setdefault("features", []).append(clean.features)
+        columns.setdefault("predicted", []).append(clean.predicted)
         for kind in kinds:
             for way, end in zip(WAYS, ends(kind, strengths[kind]), strict=True):
                 there = viewer.respond(images.pixels, one_kind(kind, end, len(images.pixels)))
                 moved = torch.from_numpy(changes(clean, there)["moved"])
-                found.setdefault(f"moved/{kind}/{way}", []).append(moved)
-                found.setdefault(f"predicted/{kind}/{way}", []).append(there.predicted)
-    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+                columns.setdefault(f"moved/{kind}/{way}", []).append(moved)
+                columns.setdefault(f"predicted/{kind}/{way}", []).append(there.predicted)
+    return {name: torch.cat(parts).numpy() for name, parts in columns.items()}
 
 
 def axis_rows(
@@ -181,15 +181,15 @@ def by_class(rows: Rows, kinds: Sequence[str], seed: int) -> Arrays:
 
 def _figure(values: Floats, seed: int, *, flips: bool) -> tuple[float, float, float]:
     """Mean and interval; where nothing varies, of flips a share's, which has a length still."""
-    found = estimate(values[None], "mean", seed=seed)
+    mean = estimate(values[None], "mean", seed=seed)
     if not flips or np.ptp(values) > 0:
-        return found.value, found.low, found.high
+        return mean.value, mean.low, mean.high
     hits, n = values.sum(), len(values)
     low, high = (
         estimate((np.arange(n) < bound)[None].astype(np.float64), "share")
         for bound in (np.floor(hits), np.ceil(hits))
     )
-    return found.value, low.low, high.high
+    return mean.value, low.low, high.high
 
 
 def chances(columns: Floats, groups: NDArray[np.int64], seed: int) -> Floats:
@@ -233,7 +233,7 @@ def chances(columns: Floats, groups: NDArray[np.int64], seed: int) -> Floats:
 
 
 def dependences(
-    found: Mapping[str, NDArray], kinds: Sequence[str], names: Sequence[str]
+    arrays: Mapping[str, NDArray], kinds: Sequence[str], names: Sequence[str]
 ) -> tuple[Dependence, ...]:
     """The class-by-axis table out of `by_class`, class by class.
 
@@ -248,24 +248,24 @@ def dependences(
     needed("scipy", "bias")
     from scipy.stats import false_discovery_control
 
-    p = found["p"]
+    p = arrays["p"]
     adjusted = false_discovery_control(p.ravel(), method="bh").reshape(p.shape)
     with np.errstate(invalid="ignore"):
         stands_out = adjusted <= RATE
-        stands_out[WHATS.index("moved")] &= found["value"][WHATS.index("moved")] > STILL
+        stands_out[WHATS.index("moved")] &= arrays["value"][WHATS.index("moved")] > STILL
     return tuple(
         Dependence(
             names[c],
             kind,
             what,
-            value=float(found["value"][i, j, at]),
-            low=float(found["low"][i, j, at]),
-            high=float(found["high"][i, j, at]),
-            n=int(found["n"][at]),
+            value=float(arrays["value"][i, j, at]),
+            low=float(arrays["low"][i, j, at]),
+            high=float(arrays["high"][i, j, at]),
+            n=int(arrays["n"][at]),
             p=float(p[i, j, at]),
             stands_out=bool(stands_out[i, j, at]),
         )
-        for at, c in enumerate(found["class"])
+        for at, c in enumerate(arrays["class"])
         for j, kind in enumerate(kinds)
         for i, what in enumerate(WHATS)
     )

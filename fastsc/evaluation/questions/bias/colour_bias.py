@@ -99,8 +99,8 @@ class Digits:
         less of the rounding than the brightest pixel: the nearest in direction.
         """
         unit = self._palette / np.linalg.norm(self._palette, axis=1, keepdims=True)
-        found: NDArray[np.int64] = (mean @ unit.T).argmax(axis=1)
-        return found
+        nearest: NDArray[np.int64] = (mean @ unit.T).argmax(axis=1)
+        return nearest
 
 
 def _palette(path: Path) -> NDArray[np.float64]:
@@ -147,7 +147,7 @@ def predictions(model: Classifier, digits: Digits, keep: Keep) -> dict[str, Arra
 
 
 def _look(viewer: Viewer, index: Indices, folder: str) -> Arrays:
-    found: dict[str, list[torch.Tensor]] = {}
+    columns: dict[str, list[torch.Tensor]] = {}
     for images in viewer.images(index, f"bias: digits in {folder} colours"):
         answered = viewer.respond(images.pixels)
         kept = {"predicted": answered.predicted}
@@ -157,21 +157,21 @@ def _look(viewer: Viewer, index: Indices, folder: str) -> Arrays:
             few = F.adaptive_avg_pool2d(channels, side).round().byte()
             kept |= {"features": answered.features, "pixels": few, "mean": channels.mean((2, 3))}
         for name, column in kept.items():
-            found.setdefault(name, []).append(column.cpu())
-    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+            columns.setdefault(name, []).append(column.cpu())
+    return {name: torch.cat(parts).numpy() for name, parts in columns.items()}
 
 
-def accuracy_rows(digits: Digits, found: Mapping[str, Arrays], right: NDArray[np.int64]) -> Rows:
+def accuracy_rows(digits: Digits, answers: Mapping[str, Arrays], right: NDArray[np.int64]) -> Rows:
     """The table "colours", a row a digit: whether it is right in each folder, and "gap", aligned
     less reversed; "path" in each of the folders."""
     columns: Arrays = {
-        name: (found[name]["predicted"] == right).astype(np.float64) for name in FOLDERS
+        name: (answers[name]["predicted"] == right).astype(np.float64) for name in FOLDERS
     }
     gap = columns["aligned"] - columns["reversed"]
     return Rows(digits.index, {**columns, "gap": gap, "path": np.array(digits.paths)})
 
 
-def shown(model: Classifier, digits: Digits, found: Mapping[str, Arrays]) -> list[Digit]:
+def shown(model: Classifier, digits: Digits, answers: Mapping[str, Arrays]) -> list[Digit]:
     """A few digits as pictures, of each class at most one: a keyed choice, the same for every model
     and not by what it reads."""
     usable, n = digits.index, len(digits.splits["random"].index)
@@ -184,7 +184,7 @@ def shown(model: Classifier, digits: Digits, found: Mapping[str, Arrays]) -> lis
         Digit(
             digits.paths[row],
             {name: viewer.picture(int(usable[row])) for name, viewer in viewers.items()},
-            {name: model.class_name(int(found[name]["predicted"][row])) for name in FOLDERS},
+            {name: model.class_name(int(answers[name]["predicted"][row])) for name in FOLDERS},
         )
         for row in order[first][:SHOWN]
     ]

@@ -113,14 +113,14 @@ def bias(
     tables: dict[str, Rows] = {}
     pictures: list[Digit] = []
     if digits is not None:
-        found = predictions(model, digits, keep)
+        answers = predictions(model, digits, keep)
         right = outputs_of(loader, labels, digits)
         if isinstance(right, str):
             left_out.append(f"accuracy: {right}")
         else:
-            tables["colours"] = accuracy_rows(digits, found, right)
-            pictures = shown(model, digits, found)
-        read = probe_rows(digits, found["random"], keep)
+            tables["colours"] = accuracy_rows(digits, answers, right)
+            pictures = shown(model, digits, answers)
+        read = probe_rows(digits, answers["random"], keep)
         if isinstance(read, str):
             left_out.append(f"probe: {read}")
         else:

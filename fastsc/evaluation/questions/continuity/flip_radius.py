@@ -34,13 +34,13 @@ def radii(viewer: Viewer, index: Indices, kind: str) -> Arrays:
         Columns (m,) "KIND/down", "KIND/up", "KIND/either": |factor - 1|, for hue turns; inf where
         nothing flips within the range.
     """
-    found = {way: np.full(len(index), np.inf) for way in ("down", "up")}
+    radius = {way: np.full(len(index), np.inf) for way in ("down", "up")}
     for images in viewer.images(index, f"continuity: flips under {kind}"):
         predicted = viewer.respond(images.pixels).predicted
         for way, end in zip(("down", "up"), RANGES[kind], strict=True):
-            found[way][images.rows] = _walk(viewer, images.pixels, predicted, kind, end)
-    found["either"] = np.minimum(found["down"], found["up"])
-    return {f"{kind}/{way}": column for way, column in found.items()}
+            radius[way][images.rows] = _walk(viewer, images.pixels, predicted, kind, end)
+    radius["either"] = np.minimum(radius["down"], radius["up"])
+    return {f"{kind}/{way}": column for way, column in radius.items()}
 
 
 def _walk(
@@ -54,8 +54,8 @@ def _walk(
         at = torch.from_numpy(rows)
         factors = one_kind(kind, (unchanged + span * share).astype(np.float32), len(rows))
         there = viewer.respond(pixels[at.to(pixels.device)], factors).predicted
-        found: NDArray[np.bool_] = (there != predicted[at]).numpy()
-        return found
+        changed: NDArray[np.bool_] = (there != predicted[at]).numpy()
+        return changed
 
     # Shares of the span: `inner` is predicted as the unchanged image is, `outer` otherwise.
     inner, outer = np.zeros(len(pixels)), np.full(len(pixels), np.inf)

@@ -38,11 +38,11 @@ def profile(viewer: Viewer, index: Indices) -> Arrays:
     n_batches = -(-len(index) // viewer.settings.batch_size)
     with _watched(viewer.model) as stages:
         for images in viewer.images(index, "continuity: layer profile"):
-            for factors, found in ((None, clean), (table[index[images.rows]], perturbed)):
+            for factors, view in ((None, clean), (table[index[images.rows]], perturbed)):
                 stages.clear()
                 response = viewer.respond(images.pixels, factors)
                 for name, value in (*stages.items(), (REPRESENTATION, response.features)):
-                    found.setdefault(name, []).append(value.cpu())
+                    view.setdefault(name, []).append(value.cpu())
     other = torch.from_numpy(following(index, viewer.loader))
     whole = {
         name: (torch.cat(parts), torch.cat(perturbed[name]))

@@ -105,9 +105,9 @@ def continuity(
         curves |= keep(
             f"curves-{kind}", settings, partial(_curves, viewer, some, kind, levels, seed)
         )
-    found: Arrays = {}
+    rows: Arrays = {}
     for kind in KINDS:
-        found |= keep(
+        rows |= keep(
             f"radius-{kind}",
             {"n": len(some), "seed": seed, "search": (RANGES[kind], STEPS, HALVINGS)},
             partial(radii, viewer, some, kind),
@@ -124,7 +124,7 @@ def continuity(
         "labelled": _labelled(pairs, labels),
         "pairs": pairs,
         "curves": Rows(some, {"between": pairs.take(some).columns["between"], **curves}),
-        "radius": Rows(some, found),
+        "radius": Rows(some, rows),
         "profile": Rows(looked_at, distances),
     }
     return Continuity(
@@ -154,11 +154,11 @@ def strength_name(kind: str, strengths: Sequence[float], level: float) -> str:
 
 def _distinct(kind: str, strengths: Sequence[float], levels: Sequence[float]) -> dict[str, float]:
     """Name -> level, of those at which the kind changes and that are not the same as one before."""
-    found: dict[str, float] = {}
+    by_text: dict[str, float] = {}
     if kind == "together" or strengths[KINDS.index(kind)] > 0:
         for level in levels:
-            found.setdefault(strength_name(kind, strengths, level), level)
-    return found
+            by_text.setdefault(strength_name(kind, strengths, level), level)
+    return by_text
 
 
 # --- parts ---------------------------------------------------------------------------------------
@@ -248,13 +248,13 @@ def _measures(
     levels: Sequence[float],
     stages: Sequence[str],
 ) -> tuple[Measure, ...]:
-    found = []
+    measures = []
     if len(tables["labelled"]):
-        found += [
+        measures += [
             Measure(Name("top1"), "share", "labelled", ("correct",)),
             Measure(Name("top1_perturbed"), "share", "labelled", ("correct_perturbed",)),
         ]
-    found += [
+    measures += [
         Measure(Name("ds"), "mean", "pairs", ("moved",)),
         Measure(Name("ds_relative"), "ratio", "pairs", ("moved", "between")),
         Measure(Name("flips"), "share", "pairs", ("flipped",)),
@@ -263,24 +263,24 @@ def _measures(
     for kind in (*KINDS, "together"):
         for strength in _distinct(kind, strengths, levels):
             at = f"{kind}/{strength}"
-            found += [
+            measures += [
                 Measure(
                     Name(family, kind, strength), statistic, "curves", (f"{column}/{at}", *over)
                 )
                 for family, statistic, column, over in CURVES
             ]
-    found += [
+    measures += [
         Measure(Name("flip_radius", kind, way), "median", "radius", (f"{kind}/{way}",))
         for kind in KINDS
         for way in ("down", "up", "either")
     ]
     for stage in stages:
         between = f"between/{stage}"
-        found += [
+        measures += [
             Measure(Name("layers", stage), "ratio", "profile", (f"moved/{stage}", between)),
             Measure(Name("chance", stage), "ratio", "profile", (f"shuffled/{stage}", between)),
         ]
-    return tuple(found)
+    return tuple(measures)
 
 
 def _examples(model: Classifier, loader: Pipeline, pairs: Rows) -> tuple[Example, ...]:

@@ -140,6 +140,6 @@ def insertion_deletion(
     counts = torch.from_numpy(np.rint(shares * len(order))).to(order.device)
     changed = (place < counts[:, None]).view(-1, 1, *one.shape)  # (steps + 1, 1, H, W)
     batch = torch.cat([torch.where(changed, image, blurred), torch.where(changed, empty, image)])
-    found = score(batch).double().cpu().numpy().reshape(2, -1)
-    insertion, deletion = np.trapezoid(found, shares, axis=1).tolist()
+    scores = score(batch).double().cpu().numpy().reshape(2, -1)
+    insertion, deletion = np.trapezoid(scores, shares, axis=1).tolist()
     return insertion, deletion

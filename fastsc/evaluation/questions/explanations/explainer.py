@@ -73,10 +73,10 @@ class Explainer:
     ) -> Tensor:  # fmt: skip
         """(m, R, R) float32 of images (m, 3, R, R); `parts` are LIME's segments."""
         if method == IG:
-            found = integrated_gradients(
+            attributions = integrated_gradients(
                 net, images, targets, steps=self.steps, at_once=self.at_once
             )
-            return found.sum(1)
+            return attributions.sum(1)
         if method == GRAD_CAM:
             assert self.layer is not None
             return grad_cam(net, self.layer, images, targets, at_once=self.at_once)
@@ -112,7 +112,7 @@ def explain(explainer: Explainer, index: Indices, methods: tuple[str, ...]) -> A
         "between": (f - f[other]).norm(dim=1).numpy(),
     }
     parts = [segments(image) for image in clean] if LIME in methods else []
-    found: Arrays = {}
+    arrays: Arrays = {}
     for method in methods:
         make = partial(explainer.maps, method, targets=targets, index=index, parts=parts)
         own, moved = make(net=net, images=clean), make(net=net, images=perturbed)
@@ -130,8 +130,8 @@ def explain(explainer: Explainer, index: Indices, methods: tuple[str, ...]) -> A
         if method == IG:
             columns |= _completeness(net, clean, own, targets)
         columns["maps"] = np.stack([_small(a), _small(b)], axis=1)
-        found |= {f"{method}/{name}": column for name, column in columns.items()}
-    return found
+        arrays |= {f"{method}/{name}": column for name, column in columns.items()}
+    return arrays
 
 
 def _agreements(a: NDArray[np.float32], b: NDArray[np.float32], suffix: str) -> Arrays:
@@ -152,7 +152,7 @@ def _faithful(explainer: Explainer, images: Tensor, maps: Tensor, targets: Tenso
     """Columns "insertion" and "deletion" of maps (m, R, R)."""
     from scipy.ndimage import gaussian_filter
 
-    net, found = explainer.viewer.explained, []
+    net, parts = explainer.viewer.explained, []
     for image, one, target in zip(images, maps.to(images.device), targets, strict=True):
         width = BLUR * image.shape[-1]
         blurred = gaussian_filter(image.cpu().numpy(), (0, width, width))
@@ -165,8 +165,8 @@ def _faithful(explainer: Explainer, images: Tensor, maps: Tensor, targets: Tenso
             return torch.cat(chunks)
 
         start = torch.from_numpy(blurred).to(image.device)
-        found.append(agreement.insertion_deletion(confidence, image, one, start, net.mean, TAKEN))
-    insertion, deletion = np.array(found).T
+        parts.append(agreement.insertion_deletion(confidence, image, one, start, net.mean, TAKEN))
+    insertion, deletion = np.array(parts).T
     return {"insertion": insertion, "deletion": deletion}
 
 

@@ -142,7 +142,7 @@ def grad_cam(
         return kept[0].clone()
 
     hook = explained.net.get_submodule(layer.name).register_forward_hook(cut)
-    found = []
+    maps = []
     try:
         for rows in slices(len(images), at_once):
             with torch.enable_grad():
@@ -151,7 +151,7 @@ def grad_cam(
             (grad,) = torch.autograd.grad(chosen, kept[0])
             weight = layer.grid(grad).mean((2, 3), keepdim=True)
             cam = (weight * layer.grid(kept[0].detach())).sum(1, keepdim=True).relu()
-            found.append(F.interpolate(cam, images.shape[2:], mode="bilinear")[:, 0])
+            maps.append(F.interpolate(cam, images.shape[2:], mode="bilinear")[:, 0])
     finally:
         hook.remove()
-    return torch.cat(found)
+    return torch.cat(maps)

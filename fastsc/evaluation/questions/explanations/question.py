@@ -122,7 +122,7 @@ def explanations(
         "n": len(index), "seed": seed, "strengths": loader.settings.strengths
     }  # fmt: skip
     by_gradient, size = explainer.by_gradient, viewer.settings.resolution
-    found = _by_method(
+    by_method = _by_method(
         keep(
             f"maps-{part}",
             {**settings, "steps": steps},
@@ -130,16 +130,16 @@ def explanations(
         )
         for part, own in enumerate(_shares(index, PART, size))
     )
-    rows = dict.fromkeys(found, index)
+    rows = dict.fromkeys(by_method, index)
     if len(limed):
         settings |= {"n_lime": len(limed), "samples": samples}
-        found |= _by_method(
+        by_method |= _by_method(
             keep(f"lime-{part}", settings, partial(explain, explainer, own, (LIME,)))
             for part, own in enumerate(_shares(limed, FEW, size))
         )
         rows[LIME] = limed
-    maps = {method: columns.pop("maps") for method, columns in found.items()}
-    tables = {method: Rows(rows[method], columns) for method, columns in found.items()}
+    maps = {method: columns.pop("maps") for method, columns in by_method.items()}
+    tables = {method: Rows(rows[method], columns) for method, columns in by_method.items()}
     left_out = [] if layer else [f"{GRAD_CAM}: no module of the model has a map of positions"]
     left_out += [] if len(limed) else [f"{LIME}: no images were asked for"]
     measures = list(_measures(tables))
@@ -190,12 +190,12 @@ def _shares(index: Indices, at_224: int, resolution: int) -> list[Indices]:
 
 def _by_method(parts: Iterable[Arrays]) -> dict[str, Arrays]:
     """Method -> its columns, of parts whose columns are named METHOD/COLUMN."""
-    found: dict[str, Arrays] = {}
+    by_method: dict[str, Arrays] = {}
     stored = list(parts)
     for name in stored[0]:
         method, column = name.split("/")
-        found.setdefault(method, {})[column] = np.concatenate([part[name] for part in stored])
-    return found
+        by_method.setdefault(method, {})[column] = np.concatenate([part[name] for part in stored])
+    return by_method
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -213,13 +213,13 @@ def _measures(tables: Mapping[str, Rows]) -> Iterator[Measure]:
 
 def _split(tables: Mapping[str, Rows]) -> dict[str, Rows]:
     """METHOD-kept and METHOD-changed: the rows of images by their prediction, where there are."""
-    found = {}
+    columns = {}
     for method, table in tables.items():
         for rows, name in enumerate(WHICH):
             own = table.columns["changed"] == rows
             if own.any():
-                found[f"{method}-{name}"] = table.take(table.index[own])
-    return found
+                columns[f"{method}-{name}"] = table.take(table.index[own])
+    return columns
 
 
 def _split_measures(tables: Mapping[str, Rows]) -> list[Measure]:
@@ -243,8 +243,10 @@ def _with_ds(table: Rows, seed: int) -> Estimate:
         ranks = [rankdata(one, axis=axis) for one in of]
         u, v = (one - one.mean(axis, keepdims=True) for one in ranks)
         with np.errstate(invalid="ignore"):  # 0 / 0 where a resample has one value only
-            found: Floats = (u * v).sum(axis) / np.sqrt((u * u).sum(axis) * (v * v).sum(axis))
-        return found
+            correlations: Floats = (u * v).sum(axis) / np.sqrt(
+                (u * u).sum(axis) * (v * v).sum(axis)
+            )
+        return correlations
 
     value = float(correlation(*columns))
     if np.isnan(value) or n < LEAST:

@@ -181,8 +181,8 @@ class Target:
         except RuntimeError:  # it cannot be derived
             return np.zeros(len(images), np.bool_)
         flat = gradient.flatten(1)
-        found: NDArray[np.bool_] = (flat.any(1) & flat.isfinite().all(1)).cpu().numpy()
-        return found
+        useful: NDArray[np.bool_] = (flat.any(1) & flat.isfinite().all(1)).cpu().numpy()
+        return useful
 
     def derivable(self, resolution: int) -> bool:
         """Whether a backward pass can be made at all, whatever its gradient is."""
@@ -217,15 +217,15 @@ class Target:
         with _drawing(images.device, seed):
             method = self._method(attack, eps, seed)
             method.set_device(images.device)
-            found: Tensor = method(images, labels).detach()
+            adversarial: Tensor = method(images, labels).detach()
         # Along a gradient that is not finite an attack gets lost, and has found nothing.
-        lost = ~found.isfinite().flatten(1).all(1)
-        found = torch.where(lost[:, None, None, None], images, found)
-        assert ((found >= 0) & (found <= 1)).all(), f"{attack}: not on [0, 1]"
-        change = (found - images).flatten(1)
+        lost = ~adversarial.isfinite().flatten(1).all(1)
+        adversarial = torch.where(lost[:, None, None, None], images, adversarial)
+        assert ((adversarial >= 0) & (adversarial <= 1)).all(), f"{attack}: not on [0, 1]"
+        change = (adversarial - images).flatten(1)
         length = change.abs().amax(1) if attack.norm == "linf" else change.norm(dim=1)
         assert (length <= eps * (1 + 1e-4) + 1e-6).all(), f"{attack}: out of the ball"
-        return found
+        return adversarial
 
     def _method(self, attack: Attack, eps: float, seed: int) -> Any:
         import torchattacks

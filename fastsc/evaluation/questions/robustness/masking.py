@@ -33,7 +33,7 @@ def signs(
         has_gradient: (n,) whether the loss's gradient at the image is anything but zeros.
     """
     levels = {attack.key: attack.levels for attack in attacks}
-    found = [_no_gradient(has_gradient)]
+    warnings = [_no_gradient(has_gradient)]
     if "pgd/linf" in least:
         pgd, walked = least["pgd/linf"], levels["pgd/linf"]
         for key, why in (
@@ -42,12 +42,12 @@ def signs(
         ):
             if key in least:
                 shared = [level for level in levels[key] if level in walked]
-                found.append(_stronger(key, why, least[key], pgd, shared))
+                warnings.append(_stronger(key, why, least[key], pgd, shared))
         if "noise/linf" in least:
             shared = [x for x in levels["noise/linf"] if x in walked and x < HUGE]
-            found.append(_noise(least["noise/linf"], pgd, shared))
-        found.append(_survives(pgd, walked[-1]))
-    return tuple(said for said in found if said)
+            warnings.append(_noise(least["noise/linf"], pgd, shared))
+        warnings.append(_survives(pgd, walked[-1]))
+    return tuple(said for said in warnings if said)
 
 
 def _fooled(least: NDArray[np.float64], level: float) -> int:

@@ -208,16 +208,16 @@ class _Seen:
         # At a hue of exactly 0 the image is passed through, and nothing is learnt of turning it.
         at[:, 3] = torch.where(at[:, 3] == 0, 1e-6, at[:, 3])
         image = self.pixels.permute(2, 0, 1).float() / 255
-        found = None
+        gradient = None
         with torch.enable_grad(), contextlib.suppress(RuntimeError):  # a model without gradients
             view = color_jitter(image.expand(len(at), -1, -1, -1), at.requires_grad_())
             _, logits = self.viewer.model((view - mean) / std)
             margins = _margin(logits.double(), self.label)
             if margins.requires_grad:
-                (found,) = torch.autograd.grad(margins.sum(), at, allow_unused=True)
-        if found is None:
+                (gradient,) = torch.autograd.grad(margins.sum(), at, allow_unused=True)
+        if gradient is None:
             return np.zeros(factors.shape)
-        return np.nan_to_num(found.double().cpu().numpy(), posinf=0, neginf=0)
+        return np.nan_to_num(gradient.double().cpu().numpy(), posinf=0, neginf=0)
 
 
 def _margin(logits: Tensor, label: int) -> Tensor:
@@ -245,7 +245,7 @@ def _search(
         axis=1,
     )  # (m, random, 4)
     names = "photometric_random", "photometric_worst", "margin", *(f"worst/{k}" for k in KINDS)
-    found = np.empty((len(index), len(names)))
+    columns = np.empty((len(index), len(names)))
     for images in viewer.images(index, "robustness: the worst light and colours"):
         for row, pixels in zip(range(len(index))[images.rows], images.pixels, strict=True):
             seen = _Seen(viewer, pixels, int(labels[row]))
@@ -259,8 +259,8 @@ def _search(
             if seen.standing:
                 _poll(seen, box)
             least = seen.order[0]
-            found[row] = average, seen.standing, seen.margins[least], *seen.factors[least]
-    return dict(zip(names, found.T.copy(), strict=True))
+            columns[row] = average, seen.standing, seen.margins[least], *seen.factors[least]
+    return dict(zip(names, columns.T.copy(), strict=True))
 
 
 def _walk(seen: _Seen, box: _Box, steps: int) -> None:

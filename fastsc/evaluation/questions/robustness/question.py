@@ -160,7 +160,7 @@ def robustness(
     search = THOROUGH if thorough else {}
     photo = Rows(some, photometric(viewer, some, right, seed=seed, keep=keep, **search))
     clean = kept("unchanged", {}, partial(_unchanged, viewer, target))
-    found = {
+    attacked = {
         attack.key: kept(
             attack.key.replace("/", "-"),
             {
@@ -172,7 +172,7 @@ def robustness(
         )
         for attack in attacks
     }
-    least = {key: columns["least"] for key, columns in found.items()}
+    least = {key: columns["least"] for key, columns in attacked.items()}
     tables, measures = _tables(attacks, some, clean, least)
     return Robustness(
         tables={**tables, "photometric": photo},
@@ -186,7 +186,7 @@ def robustness(
         left_out=() if why is None else (why,),
         attacks=attacks,
         masking=signs(attacks, least, clean["has_gradient"] > 0),
-        adversaries=tuple(_adversaries(model, some, clean, found.get("pgd/linf"))),
+        adversaries=tuple(_adversaries(model, some, clean, attacked.get("pgd/linf"))),
         resolution=s.resolution,
         strengths=s.strengths,
     )
@@ -242,17 +242,17 @@ def _attacked(
     title = f"robustness: {attack.name}, {attack.norm}"
     images = _pixels(viewer, index, title)
     labels = torch.from_numpy(right).to(images.device)
-    found = target.walk(attack, images, labels, key=(seed, int(index[0])), title=title)
+    walked = target.walk(attack, images, labels, key=(seed, int(index[0])), title=title)
     columns: Arrays = {
-        "least": found.least,
-        "predicted": found.predicted,
-        "confidence": found.confidence,
+        "least": walked.least,
+        "predicted": walked.predicted,
+        "confidence": walked.confidence,
     }
     if attack.key == "pgd/linf":
-        fell = np.flatnonzero((found.least > 0) & np.isfinite(found.least))
-        shown = fell[np.argsort(found.least[fell], kind="stable")][:SHOWN]
+        fell = np.flatnonzero((walked.least > 0) & np.isfinite(walked.least))
+        shown = fell[np.argsort(walked.least[fell], kind="stable")][:SHOWN]
         at = torch.from_numpy(shown).to(images.device)
-        change = (found.images[at] - images[at]).permute(0, 2, 3, 1)
+        change = (walked.images[at] - images[at]).permute(0, 2, 3, 1)
         columns |= {"shown": index[shown], "change": change.half().cpu().numpy()}
     return columns
 
@@ -289,21 +289,21 @@ def _tables(
 
 
 def _adversaries(
-    model: Classifier, index: Indices, clean: Arrays, found: Arrays | None
+    model: Classifier, index: Indices, clean: Arrays, attacked: Arrays | None
 ) -> Iterator[Adversary]:
-    if found is None:
+    if attacked is None:
         return
-    rows = np.searchsorted(index, found["shown"])
-    for at in np.argsort(found["least"][rows], kind="stable"):
+    rows = np.searchsorted(index, attacked["shown"])
+    for at in np.argsort(attacked["least"][rows], kind="stable"):
         row = rows[at]
         before, after = (
             f"{model.class_name(int(of['predicted'][row]))} ({100 * of['confidence'][row]:.0f} %)"
-            for of in (clean, found)
+            for of in (clean, attacked)
         )
         yield Adversary(
             int(index[row]),
-            found["change"][at].astype(np.float32),
-            float(found["least"][row]),
+            attacked["change"][at].astype(np.float32),
+            float(attacked["least"][row]),
             (f"{before} → {after}",),
         )
 

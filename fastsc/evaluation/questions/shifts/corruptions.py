@@ -136,25 +136,25 @@ def _cast(image: Tensor, kind: str, severity: int, key: NDArray[np.uint32]) -> T
     from torchvision.transforms.v2 import functional as F
 
     at = severity - 1
-    found: Tensor
+    cast: Tensor
     if kind in ("warm", "cool"):
-        found = gained(image, GAINS[at] if kind == "warm" else -GAINS[at])
+        cast = gained(image, GAINS[at] if kind == "warm" else -GAINS[at])
     elif kind in ("gamma_darker", "gamma_brighter"):
-        found = F.adjust_gamma(image, GAMMAS[at] if kind == "gamma_darker" else 1 / GAMMAS[at])
+        cast = F.adjust_gamma(image, GAMMAS[at] if kind == "gamma_darker" else 1 / GAMMAS[at])
     elif kind == "sepia":
-        found = sepia(image, SHARES[at])
+        cast = sepia(image, SHARES[at])
     elif kind == "posterize":
-        found = F.posterize(image, BITS[at])
+        cast = F.posterize(image, BITS[at])
     elif kind == "solarize":
-        found = F.solarize(image, THRESHOLDS[at])
+        cast = F.solarize(image, THRESHOLDS[at])
     elif kind == "channel_swap":
-        found = F.permute_channels(image, list(SWAPS[int(key[0]) % len(SWAPS)]))
+        cast = F.permute_channels(image, list(SWAPS[int(key[0]) % len(SWAPS)]))
     elif kind == "grayscale":
-        found = F.rgb_to_grayscale(image, num_output_channels=3)
+        cast = F.rgb_to_grayscale(image, num_output_channels=3)
     else:
         assert kind == "inversion", kind
-        found = F.invert(image)
-    return found
+        cast = F.invert(image)
+    return cast
 
 
 def gained(image: Tensor, gain: float) -> Tensor:

@@ -188,12 +188,12 @@ def _shares(index: Indices, resolution: int) -> list[Indices]:
 
 def _clean(viewer: Viewer, index: Indices) -> Arrays:
     """Features (m, D) float32 and predictions (m,) of the unchanged images."""
-    found = [
+    responses = [
         viewer.respond(images.pixels) for images in viewer.images(index, "shifts: as they are")
     ]
     return {
-        "features": torch.cat([one.features for one in found]).numpy(),
-        "predicted": torch.cat([one.predicted for one in found]).numpy(),
+        "features": torch.cat([one.features for one in responses]).numpy(),
+        "predicted": torch.cat([one.predicted for one in responses]).numpy(),
     }
 
 
@@ -209,7 +209,7 @@ def _shifted(
 
     features: (m, D) of the unchanged images.
     """
-    found: dict[str, list[Tensor]] = {}
+    parts: dict[str, list[Tensor]] = {}
     clean = torch.from_numpy(features)
     for images in viewer.images(index, f"shifts: {kind.replace('_', ' ')}"):
         pixels = images.pixels.cpu().numpy()
@@ -223,9 +223,9 @@ def _shifted(
             answer = viewer.respond(torch.from_numpy(there).to(images.pixels.device))
             moved = (answer.features - clean[images.rows]).norm(dim=1).double()
             case = case_name(kind, severity)
-            found.setdefault(f"predicted/{case}", []).append(answer.predicted)
-            found.setdefault(f"moved/{case}", []).append(moved)
-    return {name: torch.cat(column).numpy() for name, column in found.items()}
+            parts.setdefault(f"predicted/{case}", []).append(answer.predicted)
+            parts.setdefault(f"moved/{case}", []).append(moved)
+    return {name: torch.cat(column).numpy() for name, column in parts.items()}
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -233,66 +233,68 @@ def _shifted(
 
 def _unions(groups: Groups) -> dict[str, list[str]]:
     """The groups, and those of groups that have more than one."""
-    found = {group: list(kinds) for group, kinds in groups.items()}
+    unions = {group: list(kinds) for group, kinds in groups.items()}
     corrupted = [kind for group in CORRUPTIONS for kind in groups.get(group, ())]
     if corrupted:
-        found["corruptions"] = corrupted
-        found["all"] = corrupted + list(groups["colour"])
+        unions["corruptions"] = corrupted
+        unions["all"] = corrupted + list(groups["colour"])
     else:
-        found["all"] = list(groups["colour"])
-    return found
+        unions["all"] = list(groups["colour"])
+    return unions
 
 
 def _summed(columns: Arrays, groups: Groups, severities: tuple[int, ...]) -> Arrays:
     """An image's right answers: "correct", "correct/fog/3", "correct/fog", "correct/weather"; and
     the means of its movements over groups: "moved/weather"."""
     label = columns["label"]
-    found = {"correct": (columns["predicted"] == label).astype(np.float64)}
+    sums = {"correct": (columns["predicted"] == label).astype(np.float64)}
     moved: Arrays = {}
     for kind in KINDS:
         cases = [case_name(kind, level) for level in severities_of(kind, severities)]
         if f"moved/{cases[0]}" not in columns:
             continue
         for at in cases:
-            found[f"correct/{at}"] = (columns[f"predicted/{at}"] == label).astype(np.float64)
-        found[f"correct/{kind}"] = np.mean([found[f"correct/{at}"] for at in cases], axis=0)
+            sums[f"correct/{at}"] = (columns[f"predicted/{at}"] == label).astype(np.float64)
+        sums[f"correct/{kind}"] = np.mean([sums[f"correct/{at}"] for at in cases], axis=0)
         moved[kind] = np.mean([columns[f"moved/{at}"] for at in cases], axis=0)
     for group, kinds in _unions(groups).items():
-        found[f"correct/{group}"] = np.mean([found[f"correct/{kind}"] for kind in kinds], axis=0)
-        found[f"moved/{group}"] = np.mean([moved[kind] for kind in kinds], axis=0)
-    return found
+        sums[f"correct/{group}"] = np.mean([sums[f"correct/{kind}"] for kind in kinds], axis=0)
+        sums[f"moved/{group}"] = np.mean([moved[kind] for kind in kinds], axis=0)
+    return sums
 
 
 def _measures(groups: Groups, severities: tuple[int, ...]) -> tuple[Measure, ...]:
     unions = _unions(groups)
-    found = [Measure(Name("accuracy", "clean"), "share", "images", ("correct",))]
-    found += [Measure(Name("accuracy", at), "mean", "images", (f"correct/{at}",)) for at in unions]
+    measures = [Measure(Name("accuracy", "clean"), "share", "images", ("correct",))]
+    measures += [
+        Measure(Name("accuracy", at), "mean", "images", (f"correct/{at}",)) for at in unions
+    ]
     moved = [Name("moved", at) for at in unions]
     for kind in (kind for kinds in groups.values() for kind in kinds):
         cases = (case_of(kind, level) for level in severities_of(kind, severities))
         right = [Name("correct", *case) for case in cases]
         if kind not in WITHOUT_DEGREES:
-            found.append(Measure(Name("accuracy", kind), "mean", "images", (f"correct/{kind}",)))
-        found += [
+            measures.append(Measure(Name("accuracy", kind), "mean", "images", (f"correct/{kind}",)))
+        measures += [
             Measure(at._replace(family="accuracy"), "share", "images", (str(at),)) for at in right
         ]
         moved += [at._replace(family="moved") for at in right]
-    found += [
+    measures += [
         Measure(at._replace(family="ds_relative"), "ratio", "images", (str(at), "between"))
         for at in moved
     ]
-    return tuple(found)
+    return tuple(measures)
 
 
 def _looks(
     model: Classifier, row: Rows, groups: Groups, severities: tuple[int, ...]
 ) -> tuple[Look, ...]:
     """What the model says of the image in the one row."""
-    found = []
+    examples = []
     for kind in (kind for kinds in groups.values() for kind in kinds):
         levels = sorted(severities_of(kind, severities))
         severity = levels[len(levels) // 2]
         case = case_name(kind, severity)
         said = model.class_name(int(row.columns[f"predicted/{case}"][0]))
-        found.append(Look(kind, severity, said, bool(row.columns[f"correct/{case}"][0])))
-    return tuple(found)
+        examples.append(Look(kind, severity, said, bool(row.columns[f"correct/{case}"][0])))
+    return tuple(examples)

@@ -49,7 +49,7 @@ def fold_accuracy(
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found = cross_val_score(
+        accuracies = cross_val_score(
             probe(c),
             features.astype(np.float64),
             targets,
@@ -57,7 +57,7 @@ def fold_accuracy(
             scoring="accuracy",
             error_score="raise",
         )
-    return {"accuracy": found}
+    return {"accuracy": accuracies}
 
 
 def fitted(c: float, features: Features, targets: Classes, tested: dict[str, Features]) -> Arrays:
@@ -73,12 +73,12 @@ def fitted(c: float, features: Features, targets: Classes, tested: dict[str, Fea
     """
     from sklearn.exceptions import ConvergenceWarning
 
-    found = probe(c)
+    classifier = probe(c)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        found.fit(features.astype(np.float64), targets)
-    answers = {name: found.predict(rows.astype(np.float64)) for name, rows in tested.items()}
-    return {**answers, "converged": np.array(found[-1].n_iter_.max() < MAX_ITER)}
+        classifier.fit(features.astype(np.float64), targets)
+    answers = {name: classifier.predict(rows.astype(np.float64)) for name, rows in tested.items()}
+    return {**answers, "converged": np.array(classifier[-1].n_iter_.max() < MAX_ITER)}
 
 
 def nearest(k: int, features: Features, targets: Classes, tested: dict[str, Features]) -> Arrays:
@@ -88,6 +88,6 @@ def nearest(k: int, features: Features, targets: Classes, tested: dict[str, Feat
     """
     from sklearn.neighbors import KNeighborsClassifier
 
-    found = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
-    found.fit(features.astype(np.float64), targets)
-    return {name: found.predict(rows.astype(np.float64)) for name, rows in tested.items()}
+    classifier = KNeighborsClassifier(k, metric="cosine", algorithm="brute")
+    classifier.fit(features.astype(np.float64), targets)
+    return {name: classifier.predict(rows.astype(np.float64)) for name, rows in tested.items()}

@@ -183,8 +183,8 @@ def check_transfer(
         raise UserError("transfer: scikit-learn is not installed; pip install scikit-learn")
     if fine_tune and train.settings.batch_size < 2:
         raise UserError("transfer: fine-tuning wants batches; take --batch-size 2 or more")
-    found = np.unique(train.index.targets[train.index.usable])
-    names = tuple(train.index.classes[c] for c in found)
+    labels = np.unique(train.index.targets[train.index.usable])
+    names = tuple(train.index.classes[c] for c in labels)
     if len(names) < 2:
         raise UserError(
             f"transfer: {train.index.root} has images of one class, and nothing to tell it from; "
@@ -231,8 +231,8 @@ def _features(viewer: Viewer, index: Indices, both: bool = False) -> Arrays:
         clean.append(viewer.respond(images.pixels).features)
         if both:
             perturbed.append(viewer.respond(images.pixels, factors[images.rows]).features)
-    found = {"clean": clean, "perturbed": perturbed} if both else {"clean": clean}
-    return {name: torch.cat(parts).numpy() for name, parts in found.items()}
+    features = {"clean": clean, "perturbed": perturbed} if both else {"clean": clean}
+    return {name: torch.cat(parts).numpy() for name, parts in features.items()}
 
 
 def _choice(
@@ -264,10 +264,10 @@ def _rows(
     answers: dict[str, Arrays],
 ) -> Rows:
     columns: Arrays = {"path": paths, "label": label}
-    for name, found in answers.items():
+    for name, predicted in answers.items():
         for view, suffix in (("clean", ""), ("perturbed", "_perturbed")):
-            columns[f"predicted/{name}{suffix}"] = found[view]
-            columns[f"correct/{name}{suffix}"] = (found[view] == label).astype(np.float64)
+            columns[f"predicted/{name}{suffix}"] = predicted[view]
+            columns[f"correct/{name}{suffix}"] = (predicted[view] == label).astype(np.float64)
     flips = answers["probe"]["clean"] != answers["probe"]["perturbed"]
     columns["flips/probe"] = flips.astype(np.float64)
     columns["correct/majority"] = (label == majority).astype(np.float64)
@@ -275,11 +275,11 @@ def _rows(
 
 
 def _measures(answers: dict[str, Arrays]) -> tuple[Measure, ...]:
-    found = []
+    measures = []
     for name in answers:
         for suffix in ("", "_perturbed"):
             column = f"correct/{name}{suffix}"
-            found.append(Measure(Name(name, f"accuracy{suffix}"), "share", "test", (column,)))
-    found.append(Measure(Name("probe", "flips"), "share", "test", ("flips/probe",)))
-    found.append(Measure(Name("majority", "accuracy"), "share", "test", ("correct/majority",)))
-    return tuple(found)
+            measures.append(Measure(Name(name, f"accuracy{suffix}"), "share", "test", (column,)))
+    measures.append(Measure(Name("probe", "flips"), "share", "test", ("flips/probe",)))
+    measures.append(Measure(Name("majority", "accuracy"), "share", "test", ("correct/majority",)))
+    return tuple(measures)
