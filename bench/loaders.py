@@ -1,7 +1,7 @@
 """Loaders beside what a user would pick instead: `python -m bench.loaders [--data DIR]`.
 
 Photographs from JPEG files, or from betons made of them, to batches of float32 views of 224 pixels
-on the CPU, shuffled, cropped and flipped; a pair is a clean and a colour-jittered view of one crop.
+on the CPU, shuffled, cropped and flipped; a pair is a clean and a color-jittered view of one crop.
 All read from the page cache with `--workers` decoding threads or worker processes; fastsc-dali adds
 a thread to DALI's, which DALI's own pipeline gains nothing from, and both have threads that read.
 `floor` decodes the crops' regions and resizes them, with our decoder and as many threads, and

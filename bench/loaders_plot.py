@@ -8,7 +8,7 @@ from typing import Any
 
 from bench.common import Result, Row
 
-# Okabe and Ito's colours, told apart by most eyes.
+# Okabe and Ito's colors, told apart by most eyes.
 OURS, PEERS, FLOOR = "#0072B2", "#999999", "#E69F00"
 STAGES = {
     "read": "#56B4E9",
@@ -37,13 +37,13 @@ def draw(rows: Sequence[Row], workers: int, file: Path) -> None:
     for axis, (unit, bars) in zip(axes, panels, strict=False):
         _rates(axis, sorted(bars, key=lambda row: row.median))
         axis.set_xlabel(f"{unit}, {workers} workers (median, quartiles)", fontsize=9)
-    for stage, colour in STAGES.items():
+    for stage, color in STAGES.items():
         left = [sum(list(of.values())[: list(of).index(stage)]) if stage in of else 0.0
                 for of in parts.values()]  # fmt: skip
         width = [of.get(stage, 0.0) for of in parts.values()]
         label = stage if any(width) and stage != "read and decode" else None
         label = "decode (ffcv: and read)" if label == "decode" else label
-        axes[2].barh(list(parts), width, left=left, color=colour, label=label)
+        axes[2].barh(list(parts), width, left=left, color=color, label=label)
     axes[2].set_xlabel("ms of one thread for an image, each stage alone (median)", fontsize=9)
     if parts:
         axes[2].legend(ncols=len(STAGES), fontsize=7, frameon=False, loc="lower right",
@@ -58,9 +58,9 @@ def draw(rows: Sequence[Row], workers: int, file: Path) -> None:
 def _rates(axis: Any, bars: list[Result]) -> None:
     for row in bars:
         name = row.name.removeprefix("loaders/")
-        colour = OURS if "fastsc" in name else FLOOR if "floor" in name else PEERS
+        color = OURS if "fastsc" in name else FLOOR if "floor" in name else PEERS
         spread = [[max(0, row.median - row.q1)], [max(0, row.q3 - row.median)]]
-        axis.barh(name, row.median, color=colour, xerr=spread, error_kw={"lw": 1, "capsize": 2})
+        axis.barh(name, row.median, color=color, xerr=spread, error_kw={"lw": 1, "capsize": 2})
         axis.annotate(
             f"{row.median:,.0f}", (row.q3, name), (4, 0), textcoords="offset points", va="center",
             fontsize=8,

@@ -108,7 +108,7 @@ def dali(folder: Path, n: int, workers: int, kind: str) -> Epoch:
     """DALI's own pipelines, its reader shuffling and its decoder drawing the crops.
 
     "single" ends with uint8 pixels, the least that it can do; "normalized" adds the flip and
-    float32; "own-colour" makes both float32 views with its colour operators, decoding once.
+    float32; "own-color" makes both float32 views with its color operators, decoding once.
     """
     from nvidia.dali import fn, pipeline_def, types
 

@@ -1,4 +1,4 @@
-"""`python -m fastsc.colormnist_demo`: is a network less fooled by colours that lie?"""
+"""`python -m fastsc.colormnist_demo`: is a network less fooled by colors that lie?"""
 
 from __future__ import annotations
 

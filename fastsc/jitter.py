@@ -1,4 +1,4 @@
-"""Colour jitter with factors of each image's own, for anybody's training loop."""
+"""Color jitter with factors of each image's own, for anybody's training loop."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fastsc.kernels import pair_view
 from fastsc.kernels.arguments import MAX_GAIN, check_rows, check_values
-from fastsc.kernels.colour import PERMUTATIONS, color_jitter
+from fastsc.kernels.color import PERMUTATIONS, color_jitter
 from fastsc.pipelines import keyed
 from fastsc.pipelines.plan import IMAGENET_MEAN, IMAGENET_STD
 
@@ -25,7 +25,7 @@ class ColorJitter(nn.Module):
 
     torchvision.transforms.v2.ColorJitter draws one set of factors, and one order, for a whole
     batch. Here row i of the batch gets row i of the factors: brightness, contrast and saturation
-    uniform in [max(0, 1 - s), 1 + s], hue uniform in [-s, s] turns of the colour circle, applied in
+    uniform in [max(0, 1 - s), 1 + s], hue uniform in [-s, s] turns of the color circle, applied in
     that order, each clamped to [0, 1]. One image's result equals torchvision's functionals.
     It runs on the images' device and is differentiable in float images.
 
@@ -93,7 +93,7 @@ class ColorJitter(nn.Module):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor | None:
-        """Orders (n,) int64, rows of `kernels.colour.PERMUTATIONS`; None where it is fixed."""
+        """Orders (n,) int64, rows of `kernels.color.PERMUTATIONS`; None where it is fixed."""
         if self.order == "fixed":
             return None
         source = generator.device if generator is not None else torch.device("cpu")

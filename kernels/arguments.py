@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from fastsc.kernels.colour import PERMUTATIONS
+from fastsc.kernels.color import PERMUTATIONS
 
 MAX_GAIN = 1e6  # the kernels multiply two of them
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)

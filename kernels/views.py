@@ -21,7 +21,7 @@ from fastsc.kernels.arguments import (
     overlap,
     scale_and_shift,
 )
-from fastsc.kernels.colour import color_jitter
+from fastsc.kernels.color import color_jitter
 from fastsc.kernels.devices import has_triton, interpreting
 
 IMPLS = ("reference", "compiled", "numba", "triton")
@@ -41,14 +41,14 @@ def pair_view(
     threads: int = 1,
     order: Tensor | None = None,
 ) -> Pair:
-    """Normalize a batch twice: as it is, and after a colour perturbation of each image.
+    """Normalize a batch twice: as it is, and after a color perturbation of each image.
 
     clean = (x / 255 - mean) / std and perturbed = (P(x / 255) - mean) / std, where P is brightness,
     contrast, saturation, hue of `torchvision.transforms.v2.functional`, in this order, each clamped
     to [0, 1]. In float32 P is within 1/255 of torchvision on float images. Both views are computed
     in float32 and rounded once, to nearest even. An image with factors (1, 1, 1, 0) comes out twice
     the same, bit for bit; the clean view does not depend on the factors. No gradient flows here:
-    `color_jitter` in `colour` is the differentiable form.
+    `color_jitter` in `color` is the differentiable form.
 
     Args:
         x_u8: (N, H, W, 3) uint8, RGB, on any device. Copied first if it is not contiguous.
@@ -65,7 +65,7 @@ def pair_view(
             the device of `x_u8`, not overlapping.
         threads: Of the numba implementation, which deals the images over them; a loader that calls
             from threads of its own wants 1. The result does not depend on it.
-        order: (N,) int64, same device, rows of `colour.PERMUTATIONS`: P's operations in an order of
+        order: (N,) int64, same device, rows of `color.PERMUTATIONS`: P's operations in an order of
             each image's own, by "reference" or "compiled" only ("auto" is the former on the CPU).
 
     Returns:

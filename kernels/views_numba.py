@@ -38,7 +38,7 @@ from numba import types
 from numba.core import cgutils, codegen, config
 from numba.extending import intrinsic
 
-from fastsc.kernels.colour import GREY_WEIGHTS
+from fastsc.kernels.color import GREY_WEIGHTS
 from fastsc.kernels.jit import jit
 
 BF16_BITS, FP16_BITS = np.dtype(np.uint16), np.dtype(np.int16)

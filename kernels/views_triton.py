@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastsc.kernels.colour import GREY_WEIGHTS
+from fastsc.kernels.color import GREY_WEIGHTS
 from fastsc.kernels.triton_pixels import by_channel, cut, load, places, store
 
 _MAX_PIXELS = 1 << 28

@@ -1,7 +1,7 @@
 """The `dali` pipeline: one DALI graph, decoding on the GPU where there is one, on the CPU else.
 
 DALI gets encoded bytes, boxes and flips from us, because its own reader shuffles and its own crops
-are drawn by generators that nobody can ask ahead. Its colour operators are not used at all: they
+are drawn by generators that nobody can ask ahead. Its color operators are not used at all: they
 are up to 29/255 from torchvision's.
 """
 

@@ -85,5 +85,5 @@ def _save_as(what: str) -> str:
 def by_pillow(image: Image.Image) -> bool:
     """Whether an opened image is no JPEG or PNG that all decoders read alike."""
     if image.format in ("JPEG", "MPO"):
-        return image.mode == "CMYK"  # without a marker of Adobe's its colours are a guess
+        return image.mode == "CMYK"  # without a marker of Adobe's its colors are a guess
     return image.format != "PNG" or image.mode.startswith("I")  # rounded to 8 bits in two ways

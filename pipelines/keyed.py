@@ -64,10 +64,10 @@ def uniforms(seed: int, epoch: int, stream: int, n: int) -> Floats:
 def factors(
     seed: int, epoch: int, n: int, strengths: tuple[float, float, float, float]
 ) -> NDArray[np.float32]:
-    """Colour factors of dataset indices 0 … n - 1.
+    """Color factors of dataset indices 0 … n - 1.
 
     Brightness, contrast and saturation are U[max(0, 1 - s), 1 + s), hue is U[-s, s), in turns of
-    the colour circle. Strength 0 is exactly the identity (1, 1, 1, 0).
+    the color circle. Strength 0 is exactly the identity (1, 1, 1, 0).
 
     Returns:
         (n, 4) float32: brightness, contrast, saturation, hue.
@@ -82,7 +82,7 @@ def factors(
 
 
 def permutations(seed: int, epoch: int, n: int) -> NDArray[np.int64]:
-    """In which of the 24 orders dataset index i has its colours changed: (n,) int64, uniform."""
+    """In which of the 24 orders dataset index i has its colors changed: (n,) int64, uniform."""
     return (24 * uniforms(seed, epoch, Stream.JITTER_ORDER, n)).astype(np.int64)
 
 

@@ -103,7 +103,7 @@ def beton_folder(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -
 
 
 def smooth_image(rng: np.random.Generator, label: int) -> Image.Image:
-    """Coarse noise, upsampled: as smooth as a photograph, in a class's own colour."""
+    """Coarse noise, upsampled: as smooth as a photograph, in a class's own color."""
     width, height = (int(side) for side in rng.integers(60, 201, size=2))
     coarse = rng.integers(0, 160, size=(5, 5, 3))
     coarse[..., label % 3] += 40 + 55 * (label // 3)

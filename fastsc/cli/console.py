@@ -131,7 +131,7 @@ def require_output() -> None:
 
 
 def open_console(*, soft_wrap: bool = False) -> Console | None:
-    """On stdout, without colours for numbers; None where rich is missing.
+    """On stdout, without colors for numbers; None where rich is missing.
 
     soft_wrap: Lines stay whole, however narrow the terminal.
     """

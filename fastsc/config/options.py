@@ -135,7 +135,7 @@ def _check_names(tokens: Iterable[str]) -> None:
 
 
 def _one_line(box: str) -> str:
-    """tyro's framed message as one line: its first paragraph, without colours, frame and title.
+    """tyro's framed message as one line: its first paragraph, without colors, frame and title.
 
     The frame is drawn with lines where stdout speaks UTF-8 and with hyphens elsewhere.
     """

@@ -1,19 +1,19 @@
-"""Color MNIST: real digits whose colour tells their class while training, and lies afterwards.
+"""Color MNIST: real digits whose color tells their class while training, and lies afterwards.
 
-Ten colours, one a class. A digit's stroke has the colour, its grey level is the intensity, and the
+Ten colors, one a class. A digit's stroke has the color, its grey level is the intensity, and the
 background stays black: so in Nam et al., "Learning from failure" (arXiv 2007.02561), in Kim et al.,
-"Learning not to learn" (arXiv 1812.10352), and, with two colours, in Arjovsky et al., "Invariant
-risk minimization" (arXiv 1907.02893); Bahng et al. (arXiv 1910.02806) colour the background. With
-the stroke coloured, colour and shape lie in the same pixels, and black stays black under every
+"Learning not to learn" (arXiv 1812.10352), and, with two colors, in Arjovsky et al., "Invariant
+risk minimization" (arXiv 1907.02893); Bahng et al. (arXiv 1910.02806) color the background. With
+the stroke colored, color and shape lie in the same pixels, and black stays black under every
 perturbation but contrast.
 
-    train     the class's colour with probability P, else one of the other nine
-    val       other digits, coloured the same way: what one would validate on, and be fooled by
-    aligned   the test digits in their class's colour
-    random    the same test digits, each in any of the ten colours
-    reversed  the same test digits, class k in the colour of class 9 - k
+    train     the class's color with probability P, else one of the other nine
+    val       other digits, colored the same way: what one would validate on, and be fooled by
+    aligned   the test digits in their class's color
+    random    the same test digits, each in any of the ten colors
+    reversed  the same test digits, class k in the color of class 9 - k
 
-A classifier of shapes has equal accuracy on the last three; one of colours has 1, 0.1 and 0.
+A classifier of shapes has equal accuracy on the last three; one of colors has 1, 0.1 and 0.
 
 The images keep the digits' own 28 x 28 pixels: nothing is resized, no border is invented, and the
 `memory` pipeline gathers them as they are.
@@ -45,7 +45,7 @@ from fastsc.pipelines.reading import read_json
 # Lightness 0.74 and hues of 20 + 36 k degrees in OKLCh (Ottosson, "A perceptual color space for
 # image processing", 2020), each with the largest chroma that sRGB has there. All are equally
 # bright, so that no grey level betrays a class, and neighbours on the circle look different.
-COLOURS = (
+COLORS = (
     (255, 125, 129),
     (254, 134, 0),
     (205, 166, 2),
@@ -58,8 +58,8 @@ COLOURS = (
     (255, 108, 202),
 )
 
-# 1 in 100 digits contradicts the colour, in the middle of the literature's 0.95 to 0.995 (Nam et
-# al.): few enough that plain cross-entropy goes by the colour, enough that shape pays at all.
+# 1 in 100 digits contradicts the color, in the middle of the literature's 0.95 to 0.995 (Nam et
+# al.): few enough that plain cross-entropy goes by the color, enough that shape pays at all.
 CORRELATION = 0.99
 TEST_SHARE = 5  # a fifth of each class, where the source has no test digits of its own
 VAL_SHARE = 10  # a tenth of each class's other digits
@@ -83,10 +83,10 @@ class Draw(IntEnum):
 
 
 class Split(NamedTuple):
-    """One folder: which digits, and in which of the ten colours."""
+    """One folder: which digits, and in which of the ten colors."""
 
     digits: NDArray[np.int64]  # (n,) positions in the source, ascending
-    colours: NDArray[np.int64]  # (n,) 0 to 9
+    colors: NDArray[np.int64]  # (n,) 0 to 9
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -130,9 +130,9 @@ def prepare(
     Args:
         out: A folder that does not exist or is empty.
         correlation: In [0, 1]; round((1 - correlation) * n) digits of `train`, and of `val`, have
-            one of the other nine colours.
+            one of the other nine colors.
         digits: See `read_digits`.
-        seed: Of the split and of the colours.
+        seed: Of the split and of the colors.
 
     Returns:
         The metadata that colormnist.json holds.
@@ -146,7 +146,7 @@ def prepare(
         raise UserError(f"--seed must be from 0 to 2**63 - 1, not {seed}")
     _require_free(out)
     original = read_digits(digits)
-    splits = split_and_colour(original.labels, original.n_train, correlation, seed)
+    splits = split_and_color(original.labels, original.n_train, correlation, seed)
     metadata = describe(original, splits, correlation, seed)
     unfinished = None
     try:
@@ -202,13 +202,13 @@ def colormnist_splits(data: Path) -> dict[str, Path] | None:
     return None
 
 
-def split_and_colour(
+def split_and_color(
     labels: Labels, n_train: int | None, correlation: float, seed: int
 ) -> dict[str, Split]:
-    """Which digits each folder has, and in which colours.
+    """Which digits each folder has, and in which colors.
 
     A choice about a digit depends on the seed and its position alone. With a smaller correlation
-    the same digits have other colours as before, and some more of them.
+    the same digits have other colors as before, and some more of them.
 
     Args:
         labels: (N,) 0 to 9.
@@ -233,10 +233,10 @@ def split_and_colour(
     def tied(digits: NDArray[np.int64]) -> NDArray[np.int64]:
         # An exact count: at 0.99 of a few thousand digits, chance would change the task by a fifth.
         n_untied = round((1 - correlation) * len(digits))
-        colours = labels[digits]
+        colors = labels[digits]
         rows = np.argsort(draw(Draw.UNTIED)[digits], kind="stable")[:n_untied]
-        colours[rows] = other[digits[rows]]
-        return colours
+        colors[rows] = other[digits[rows]]
+        return colors
 
     any_of_ten = (draw(Draw.RANDOM) % np.uint64(CLASSES)).astype(np.int64)
     return {
@@ -248,8 +248,8 @@ def split_and_colour(
     }
 
 
-def colour_digit(grey: NDArray[np.uint8], rgb: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """(H, W) grey levels -> (H, W, 3): the colour times grey / 255, rounded; black stays black."""
+def color_digit(grey: NDArray[np.uint8], rgb: tuple[int, int, int]) -> NDArray[np.uint8]:
+    """(H, W) grey levels -> (H, W, 3): the color times grey / 255, rounded; black stays black."""
     return ((grey[..., None].astype(np.uint16) * np.array(rgb, np.uint16) + 127) // 255).astype(
         np.uint8
     )
@@ -258,9 +258,9 @@ def colour_digit(grey: NDArray[np.uint8], rgb: tuple[int, int, int]) -> NDArray[
 def write_images(folder: Path, digits: Digits, splits: dict[str, Split]) -> None:
     """folder/SPLIT/CLASS/NNNNN.png; a bar on a terminal where there are many."""
     todo = [
-        (name, int(digit), COLOURS[colour])
+        (name, int(digit), COLORS[color])
         for name, split in splits.items()
-        for digit, colour in zip(split.digits, split.colours, strict=True)
+        for digit, color in zip(split.digits, split.colors, strict=True)
     ]
     for name in splits:
         for label in range(CLASSES):
@@ -268,7 +268,7 @@ def write_images(folder: Path, digits: Digits, splits: dict[str, Split]) -> None
     images = tracked(todo, "Colouring", len(todo)) if len(todo) >= MIN_FILES else todo
     for name, digit, rgb in images:
         file = folder / name / str(digits.labels[digit]) / f"{digit:05d}.png"
-        Image.fromarray(colour_digit(digits.images[digit], rgb)).save(file)
+        Image.fromarray(color_digit(digits.images[digit], rgb)).save(file)
 
 
 def describe(
@@ -287,11 +287,11 @@ def describe(
             "width": width,
             "sha256": digits.sha256(),
         },
-        "colours": {str(k): "#{:02x}{:02x}{:02x}".format(*rgb) for k, rgb in enumerate(COLOURS)},
+        "colours": {str(k): "#{:02x}{:02x}{:02x}".format(*rgb) for k, rgb in enumerate(COLORS)},
         "splits": {
             name: {
                 "n": len(split.digits),
-                "n_in_own_colour": int((split.colours == digits.labels[split.digits]).sum()),
+                "n_in_own_colour": int((split.colors == digits.labels[split.digits]).sum()),
             }
             for name, split in splits.items()
         },

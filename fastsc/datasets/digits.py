@@ -1,6 +1,6 @@
 """Digits and their labels, read from what people have: IDX files, an .npz, or a package.
 
-Everything is checked before it is returned, so that who colours or writes digits later need not.
+Everything is checked before it is returned, so that who colors or writes digits later need not.
 """
 
 from __future__ import annotations

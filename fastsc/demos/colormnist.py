@@ -1,7 +1,7 @@
-"""`python -m fastsc.colormnist_demo`: is a network less fooled by colours that lie?
+"""`python -m fastsc.colormnist_demo`: is a network less fooled by colors that lie?
 
 Color MNIST (`fastsc.datasets.colormnist`) is made from real digits, small networks are trained on
-it by command, as a user would do it, and all are asked about the same test digits in colours that
+it by command, as a user would do it, and all are asked about the same test digits in colors that
 are right, random and reversed:
 
     CE              plain cross-entropy
@@ -9,7 +9,7 @@ are right, random and reversed:
     constraint      the recipe: CE on both views + alpha · DS
 
 The last two are trained twice: with the recipe's perturbation, and with hues turned through the
-whole circle, which colours the second view at random and so is itself a cure for this bias.
+whole circle, which colors the second view at random and so is itself a cure for this bias.
 """
 
 from __future__ import annotations

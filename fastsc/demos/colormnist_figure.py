@@ -1,4 +1,4 @@
-"""The picture of the colour-bias demo: digits in three colourings, and who is fooled by them."""
+"""The picture of the color-bias demo: digits in three colorings, and who is fooled by them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Bar(NamedTuple):
 
 
 def draw(path: Path, data: Path, bars: list[Bar], correlation: float) -> None:
-    """Writes a PNG: a test digit of each class in its three colourings above, accuracies below.
+    """Writes a PNG: a test digit of each class in its three colorings above, accuracies below.
 
     Args:
         path: The file to write.

@@ -3,7 +3,7 @@
 Ten photographs out of scikit-image and scikit-learn are cut into an ImageFolder of JPEG files: a
 photograph is a class, its images are random crops of it. A small ResNet is trained on them as a
 user would do it, by command. The table and the picture compare the network at its first and its
-last step on validation crops, each beside the same crop with other colours.
+last step on validation crops, each beside the same crop with other colors.
 
 The numbers show that the program works. They are no result about ImageNet.
 """

@@ -30,9 +30,9 @@ def show(results: Iterable[Result], console: Console | None) -> None:
 
     table = Table(box=None, show_header=False)
     for probe, works, status, words in rows:
-        colour = "green" if works else "red" if probe.needed else "yellow"
+        color = "green" if works else "red" if probe.needed else "yellow"
         # Text, since brackets are no markup here.
-        table.add_row(probe.group, probe.name, Text(status, colour), Text(words))
+        table.add_row(probe.group, probe.name, Text(status, color), Text(words))
     console.print(table)
 
 

@@ -14,7 +14,7 @@ from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.bias.axes import looked_at
-from fastsc.evaluation.questions.bias.colour_bias import Digits
+from fastsc.evaluation.questions.bias.color_bias import Digits
 from fastsc.evaluation.questions.bias.question import bias
 from fastsc.evaluation.questions.continuity import flip_radius as radii
 from fastsc.evaluation.questions.continuity.question import LEVELS, check_images, continuity
@@ -55,7 +55,7 @@ class Sizes:
         curves: Of continuity over strength, and of the flip radius.
         profile: Of the layer profile.
         neighbours, searched: That look for a neighbour; and among which it is searched.
-        gradients, robustness, transfer, bias: As they say; the worst colours are searched for
+        gradients, robustness, transfer, bias: As they say; the worst colors are searched for
             longer if `thorough`.
         shifts: At each of `severities`.
         explained, limed: By integrated gradients, in `steps`, and Grad-CAM; and by LIME.
@@ -119,7 +119,7 @@ class Subject:
         class_name: Of the embedding; None: the class with most images.
         transfer: Loaders of another data set's training and test part, if there is one.
         fine_tune: Whether to fine-tune on it.
-        colours: Loaders of Color MNIST's folders of test digits, where the data is that.
+        colors: Loaders of Color MNIST's folders of test digits, where the data is that.
         left_out: Question, or part of one, -> why it is not answered.
     """
 
@@ -132,19 +132,19 @@ class Subject:
     class_name: str | None = None
     transfer: tuple[Pipeline, Pipeline] | None = None
     fine_tune: bool = False
-    colours: Mapping[str, Pipeline] | None = None
+    colors: Mapping[str, Pipeline] | None = None
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
     def loaders(self) -> tuple[Pipeline, ...]:
         """All of them."""
-        return (self.loader, *(self.transfer or ()), *(self.colours or {}).values())
+        return (self.loader, *(self.transfer or ()), *(self.colors or {}).values())
 
     def seen_by(self, question: str) -> tuple[Pipeline, ...]:
         """The loaders whose images a question looks at."""
         seen = {
             "transfer": self.transfer or (),
-            "bias": (self.loader, *(self.colours or {}).values()),
+            "bias": (self.loader, *(self.colors or {}).values()),
         }
         return seen.get(question, (self.loader,))
 
@@ -274,11 +274,11 @@ _QUESTIONS = {
     ),
     "bias": _Question(
         bias,
-        lambda s: {"labels": s.labels, "splits": s.colours, "n": s.sizes.bias},
+        lambda s: {"labels": s.labels, "splits": s.colors, "n": s.sizes.bias},
         lambda n: n["bias"] * (1 + _BOTH * len(KINDS) + len(FOLDERS)),
         lambda s: (
-            Digits(s.colours, s.sizes.bias, s.seed)
-            if s.colours
+            Digits(s.colors, s.sizes.bias, s.seed)
+            if s.colors
             else looked_at(s.loader, s.sizes.bias, s.seed)
         ),
     ),

@@ -1,4 +1,4 @@
-"""Four sliders: a model's answers to an image over a grid of all four colour changes."""
+"""Four sliders: a model's answers to an image over a grid of all four color changes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays, Keep, compute
 from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer
-from fastsc.kernels.colour import IDENTITY
+from fastsc.kernels.color import IDENTITY
 from fastsc.pipelines import Pipeline
 from fastsc.pipelines.progress import tracked
 

@@ -37,11 +37,11 @@ class Beside(NamedTuple):
 
     Attributes:
         transfer: Another data set's training and test part.
-        colours: Color MNIST's folders of test digits.
+        colors: Color MNIST's folders of test digits.
     """
 
     transfer: tuple[Index, Index] | None
-    colours: dict[str, Index] | None
+    colors: dict[str, Index] | None
 
 
 def look_beside(options: Options, split: Split) -> Beside:
@@ -52,11 +52,11 @@ def look_beside(options: Options, split: Split) -> Beside:
     transfer = None
     if other is not None:
         transfer = transfer_splits(other, options.seed, options.on_bad_image, options.pipeline)
-    colours = None
+    colors = None
     if folders is not None:
         classes = split.index.classes
-        colours = {name: scan(path, classes=classes) for name, path in folders.items()}
-    return Beside(transfer, colours)
+        colors = {name: scan(path, classes=classes) for name, path in folders.items()}
+    return Beside(transfer, colors)
 
 
 def make_subject(
@@ -97,13 +97,13 @@ def make_subject(
             on_bad_image=options.on_bad_image,
         )
 
-    transfer = colours = None
+    transfer = colors = None
     if beside.transfer is not None:
         train, test = beside.transfer
         # What is learned depends on the batch, and so not on the memory that there is.
         transfer = loader(train, bounded=not options.fine_tune), loader(test)
-    if beside.colours is not None:
-        colours = {name: loader(one) for name, one in beside.colours.items()}
+    if beside.colors is not None:
+        colors = {name: loader(one) for name, one in beside.colors.items()}
     return Subject(
         name=name,
         model=model,
@@ -114,7 +114,7 @@ def make_subject(
         class_name=None if options.class_name is None else printable(options.class_name),
         transfer=transfer,
         fine_tune=options.fine_tune,
-        colours=colours,
+        colors=colors,
         left_out={} if labels.reason is None else {"top-1": labels.reason},
     )
 

@@ -1,4 +1,4 @@
-"""What a classifier answers to images in other colours, at the pipelines' and kernels' speed."""
+"""What a classifier answers to images in other colors, at the pipelines' and kernels' speed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from fastsc.errors import UserError, one_line
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays
 from fastsc.kernels import normalize, perturb
-from fastsc.kernels.colour import IDENTITY
+from fastsc.kernels.color import IDENTITY
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.pipelines.progress import tracked
 from fastsc.pipelines.threads import default_workers
 
 KINDS = ("brightness", "contrast", "saturation", "hue")  # columns of the factors
-MAX_HUE = 0.5  # turns: half the colour circle
+MAX_HUE = 0.5  # turns: half the color circle
 Indices = NDArray[np.int64]
 Factors = NDArray[np.float32]  # (n, 4)
 Distances = NDArray[np.float64]
@@ -92,7 +92,7 @@ class Viewer:
             yield Images(decoded.images, rows)
 
     def view(self, pixels: Tensor, factors: Factors | None = None) -> Tensor:
-        """(n, R, R, 3) uint8 -> (n, 3, R, R) normalized; in other colours with factors (n, 4)."""
+        """(n, R, R, 3) uint8 -> (n, 3, R, R) normalized; in other colors with factors (n, 4)."""
         s = self.settings
         if factors is None:
             return normalize(pixels, s.mean, s.std, dtype=s.dtype, threads=self._threads)
@@ -127,7 +127,7 @@ class Viewer:
     def picture(
         self, index: int, factors: tuple[float, float, float, float] | None = None
     ) -> NDArray[np.uint8]:
-        """(R, R, 3) RGB of a dataset index as the model sees it, unchanged or in other colours."""
+        """(R, R, 3) RGB of a dataset index as the model sees it, unchanged or in other colors."""
         ((pixels, _),) = self.images(np.array([index]), "")
         if factors is not None:
             table = torch.tensor([factors], device=pixels.device)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-MIN_CHANNELS = 16  # the stem's three colours stay sharp
+MIN_CHANNELS = 16  # the stem's three colors stay sharp
 
 
 class BlurConv2d(nn.Conv2d):

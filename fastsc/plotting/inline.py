@@ -1,6 +1,6 @@
-"""Matplotlib's figures as inline SVG that takes its colours and its font from the page.
+"""Matplotlib's figures as inline SVG that takes its colors and its font from the page.
 
-A figure is drawn in sentinel colours, which become CSS variables afterwards: one drawing fits the
+A figure is drawn in sentinel colors, which become CSS variables afterwards: one drawing fits the
 light and the dark theme. Text stays text. The same figure gives the same bytes.
 """
 
@@ -15,11 +15,11 @@ from markupsafe import Markup, escape
 from fastsc.cli.packages import needed
 from fastsc.plotting.svg import text_of, theme, with_ids
 
-# Sentinel -> CSS variable. No two may be close: a converter of colours could round them together.
+# Sentinel -> CSS variable. No two may be close: a converter of colors could round them together.
 INK, MUTED, GRID, PAPER = "#010203", "#040506", "#070809", "#fdfcfb"
 SERIES = tuple(f"#{10 * i:02d}00{i:02d}" for i in range(1, 9))
 _VARIABLES = {INK: "--ink", MUTED: "--muted", GRID: "--grid", PAPER: "--paper"} | {
-    colour: f"--c{i}" for i, colour in enumerate(SERIES)
+    color: f"--c{i}" for i, color in enumerate(SERIES)
 }
 MARKERS = ("o", "s", "^", "D", "v", "p", "<", ">")
 _DASHES = ((5, 2), (1, 1.2), (5, 1.5, 1, 1.5), (8, 2), (3, 1), (5, 1, 1, 1, 1, 1), (2, 2))
@@ -36,12 +36,12 @@ _STYLE: Any = {
 
 
 def series(slot: int) -> str:
-    """The sentinel colour of the model in a place."""
+    """The sentinel color of the model in a place."""
     return SERIES[slot % len(SERIES)]
 
 
 def line_of(slot: int) -> dict[str, Any]:
-    """Colour, marker and dashes of the model in a place: three ways to tell it apart."""
+    """Color, marker and dashes of the model in a place: three ways to tell it apart."""
     place = slot % len(SERIES)
     return {"color": SERIES[place], "marker": MARKERS[place], "linestyle": LINES[place]}
 
@@ -78,8 +78,8 @@ def inline(text: str, finding: str) -> str:
     text = text.replace(' transform="rotate(-0 ', ' transform="rotate(0 ')
     # Rules of a matplotlib file would hold for the whole page; this one is in the page's style.
     text = re.sub(r"<style[^>]*>.*?</style>", "", text, flags=re.DOTALL)
-    for colour, variable in _VARIABLES.items():
-        text = text.replace(colour, f"var({variable})")
+    for color, variable in _VARIABLES.items():
+        text = text.replace(color, f"var({variable})")
     return re.sub(r"\s*\n\s*", "\n", with_ids(text)).strip()
 
 

@@ -13,7 +13,7 @@ def theme(ink: str, muted: str, grid: str, font_size: float, line: float) -> dic
     """Matplotlib's settings: text stays text, two spines, a grid behind the data.
 
     Args:
-        ink, muted, grid: Colours of words, of axes and ticks, and of the grid.
+        ink, muted, grid: Colors of words, of axes and ticks, and of the grid.
         font_size: In points, of all words.
         line: Width of axes and grid, in points.
     """

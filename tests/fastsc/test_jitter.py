@@ -15,7 +15,7 @@ from torch import Tensor
 
 from fastsc import ColorJitter
 from fastsc.kernels import pair_view, perturb
-from fastsc.kernels.colour import PERMUTATIONS, color_jitter
+from fastsc.kernels.color import PERMUTATIONS, color_jitter
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build
 
 

@@ -58,7 +58,7 @@ def opened(backend: str, folder: Path, into: Path | None = None, **stored: Any) 
 
 
 def photograph(seed: int = 0, size: tuple[int, int] = (90, 70)) -> Image.Image:
-    """A smooth colour image, (width, height)."""
+    """A smooth color image, (width, height)."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, size=(6, 6, 3), dtype=np.uint8)
     return Image.fromarray(coarse).resize(size, Image.Resampling.BICUBIC)

@@ -67,8 +67,8 @@ def differs(image: torch.Tensor, expected: torch.Tensor) -> float:
 def test_odd_files_look_as_they_should(backend: str, folder: Path) -> None:
     train = folder / "train"
     odd = odd_files() | {"deep-rgb.png": deep_rgb(), "frames.webp": frames("WEBP")}
-    colours = photograph().quantize(256)
-    odd["palette.png"] = encoded(colours, "PNG")
+    colors = photograph().quantize(256)
+    odd["palette.png"] = encoded(colors, "PNG")
     for name, data in odd.items():
         (train / "boat" / name).write_bytes(data)
     index = opened(backend, train, jpeg_share=0.0, resolution=None)
@@ -76,7 +76,7 @@ def test_odd_files_look_as_they_should(backend: str, folder: Path) -> None:
     left_out = {Path(bad.path).name for bad in index.bad_images()}
     assert left_out <= {"frames.webp"}  # an animation is an image, or is named
     grey = photograph().convert("L").convert("RGB")
-    other = {"grey.JPEG": grey, "grey16.png": grey, "palette.png": colours.convert("RGB")}
+    other = {"grey.JPEG": grey, "grey16.png": grey, "palette.png": colors.convert("RGB")}
     for name in odd.keys() - left_out - {"long.JPEG", "cmyk.JPEG"}:
         expected = other.get(name, photograph())
         # JPEG at PIL's default quality, and area against bilinear, are worth a level or two. A

@@ -251,7 +251,7 @@ def _mean_distances(
 def _example(
     features: NDArray[np.float32], index: Indices, image: int, factors: Factors
 ) -> Example:
-    """The image whose views are marked, in the colours that move it furthest."""
+    """The image whose views are marked, in the colors that move it furthest."""
     row = np.searchsorted(index, image)
     n = len(index)
     apart = _distances(features, np.array([row]))[0]

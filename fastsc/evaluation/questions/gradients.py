@@ -108,7 +108,7 @@ def gradients(
     index = choose(loader, n, seed)
     known = np.full(len(index), -1) if labels is None else labels[index].astype(np.int64)
     assert (known < model.n_classes).all(), "a label that the model has no output for"
-    # The rounding of 16 bits is larger than a small step of the colours.
+    # The rounding of 16 bits is larger than a small step of the colors.
     viewer = Viewer(model, loader, torch.float32)
     settings: dict[str, object] = {
         "n": len(index), "seed": seed, "strengths": loader.settings.strengths,

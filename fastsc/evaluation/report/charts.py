@@ -270,11 +270,11 @@ def scatter(images: Floats, image: Floats | None, views: Floats, slot: int, find
 
     def paint(axis: Any) -> None:
         axis.plot(*images.T, "o", color=MUTED, alpha=0.4, markersize=3.2, markeredgewidth=0)
-        colour = series(slot)
+        color = series(slot)
         if image is not None:
             for view in views:
-                axis.plot(*np.stack([image, view]).T, color=colour, alpha=0.35, linewidth=0.8)
-        axis.plot(*views.T, "o", color=colour, markersize=4.5, markeredgewidth=0)
+                axis.plot(*np.stack([image, view]).T, color=color, alpha=0.35, linewidth=0.8)
+        axis.plot(*views.T, "o", color=color, markersize=4.5, markeredgewidth=0)
         if image is not None:
             axis.plot(*image, "*", color=INK, markersize=13, markeredgewidth=0)
         axis.set_xticks([])

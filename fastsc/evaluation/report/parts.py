@@ -101,7 +101,7 @@ class Said:
 
     Attributes:
         model: Its name.
-        slot: Its place, from which its colour, marker and dashes follow.
+        slot: Its place, from which its color, marker and dashes follow.
         sentences: Of the answer.
         more: What the section adds.
     """

@@ -1,4 +1,4 @@
-"""Images of the data, as cards on the page: the clean one beside the one in other colours."""
+"""Images of the data, as cards on the page: the clean one beside the one in other colors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Factors = tuple[float, float, float, float]
 
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
-    """(R, R, 3) uint8 -> a data URI: PNG of tiny images, JPEG of others, colours at full size."""
+    """(R, R, 3) uint8 -> a data URI: PNG of tiny images, JPEG of others, colors at full size."""
     image = Image.fromarray(np.ascontiguousarray(pixels))
     file = io.BytesIO()
     if max(image.size) <= TINY:

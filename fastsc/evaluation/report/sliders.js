@@ -94,7 +94,7 @@ function start(root) {
     });
     const factors = steps.map((step, kind) => data.positions[kind][step]);
     const side = data.images[chosen].side;
-    draw(find(".sliders-recoloured"), recolour(pictures[chosen], factors), side);
+    draw(find(".sliders-recolored"), recolor(pictures[chosen], factors), side);
     panels.forEach((panel, m) => showAnswers(panel, answers[m], place(steps), data.farthest));
   }
 
@@ -115,9 +115,9 @@ function start(root) {
     answers = data.models.map(
       (model) => new Answers(model.grids[chosen], model.names, combinations, unchanged),
     );
-    draw(find(".sliders-unchanged"), recolour(pictures[chosen], original), side);
+    draw(find(".sliders-unchanged"), recolor(pictures[chosen], original), side);
     find(".sliders-unchanged").setAttribute("aria-label", `${caption}, unchanged`);
-    find(".sliders-recoloured").setAttribute("aria-label", `${caption}, in the sliders' colours`);
+    find(".sliders-recolored").setAttribute("aria-label", `${caption}, in the sliders' colours`);
     find(".sliders-caption").textContent = caption;
     panels.forEach((panel, m) => showCount(panel, answers[m]));
     show();
@@ -136,7 +136,7 @@ function start(root) {
   });
   choices.forEach((choice, number) => {
     const { side } = data.images[number];
-    draw(choice.parentElement.querySelector("canvas"), recolour(pictures[number], original), side);
+    draw(choice.parentElement.querySelector("canvas"), recolor(pictures[number], original), side);
     choice.addEventListener("change", () => {
       choose(number);
       tell();

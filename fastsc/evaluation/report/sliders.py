@@ -1,4 +1,4 @@
-"""The page's sliders: pictures recoloured in the browser, the answers precomputed."""
+"""The page's sliders: pictures recolored in the browser, the answers precomputed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fastsc.evaluation.report.templates import html, own
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.sliders import Grid, Positions
 from fastsc.evaluation.views import KINDS
-from fastsc.kernels.colour import IDENTITY
+from fastsc.kernels.color import IDENTITY
 from fastsc.plotting.inline import swatch
 
 
@@ -68,7 +68,7 @@ def sliders_section(evaluation: Evaluation) -> SlidersPart | None:
 
 
 def label(kind: str, value: float) -> str:
-    """A position with its unit: 140 % of the image's own, or degrees of the colour circle."""
+    """A position with its unit: 140 % of the image's own, or degrees of the color circle."""
     if kind != "hue":
         return f"{100 * value:.4g}\u00a0%"
     degrees = f"{abs(360 * value):.4g}°"
@@ -138,6 +138,6 @@ def _caption(evaluation: Evaluation, index: int) -> str:
 def _script() -> Markup:
     """Both scripts in a scope of their own."""
     script = Markup('(() => {\n"use strict";\n')
-    script += own("recolour.js") + own("sliders.js") + Markup("})();\n")
+    script += own("recolor.js") + own("sliders.js") + Markup("})();\n")
     assert "</script" not in script, "it would end the page's script"
     return script

@@ -213,7 +213,7 @@ def strength_text(kind: str, strength: float) -> str:
 
 
 def box_text(strengths: Sequence[float]) -> str:
-    """The box of all four kinds: "light and colours within ±40 %, hue within ±36°"."""
+    """The box of all four kinds: "light and colors within ±40 %, hue within ±36°"."""
     b, c, s, h = strengths
     hue = strength_text("hue", h)
     if b == c == s:

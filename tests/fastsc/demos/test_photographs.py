@@ -112,15 +112,15 @@ def test_table_shows_the_run_and_both_networks() -> None:
 
 @pytest.mark.parametrize("n", [1, 5, 10])
 def test_picture_is_a_png_that_shows_every_pair(tmp_path: Path, n: int) -> None:
-    colours = np.linspace(40, 215, 2 * n).astype(np.uint8)
+    colors = np.linspace(40, 215, 2 * n).astype(np.uint8)
     views = np.zeros((2 * n, 32, 32, 3), np.uint8)
-    views[..., 0], views[..., 1] = colours[:, None, None], 255  # no text has such colours
+    views[..., 0], views[..., 1] = colors[:, None, None], 255  # no text has such colors
     path = tmp_path / "pairs.png"
     demo.draw_pairs(path, views[:n], views[n:], [f"c{i}" for i in range(n)], *[measured(n)] * 2)
     with Image.open(path) as image:
         assert image.format == "PNG"
         pixels = np.asarray(image.convert("RGB"))
-    for red in colours:
+    for red in colors:
         shown = np.all(pixels == (red, 255, 0), axis=-1)
         assert shown.sum() > 100 * 100, red
 

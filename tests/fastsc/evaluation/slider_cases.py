@@ -70,7 +70,7 @@ def two_models(side: int = 40) -> Evaluation:
 
 
 def by_torchvision(pixels: NDArray[np.uint8], factors: tuple[float, ...]) -> NDArray[np.uint8]:
-    """(R, R, 3) uint8 in other colours: torchvision's functions on floats, rounded at the end."""
+    """(R, R, 3) uint8 in other colors: torchvision's functions on floats, rounded at the end."""
     image = torch.from_numpy(pixels).permute(2, 0, 1).double() / 255
     image = tv.adjust_brightness(image, factors[0])
     image = tv.adjust_contrast(image, factors[1])

@@ -313,7 +313,7 @@ def test_strengths_are_those_that_a_run_trained_with(
     assert evaluate.main(["hue", "usual", *data, *small]) == 0
     assert results(Path("out"))["metadata"]["strengths"] == [0.4, 0.4, 0.4, 0.1]
     assert "trained with different --strengths" in capsys.readouterr().out
-    # A run that trained without perturbation is looked at in other colours all the same.
+    # A run that trained without perturbation is looked at in other colors all the same.
     assert evaluate.main(["still", *data, *small]) == 0
     assert results(Path("out"))["metadata"]["strengths"] == [0.4, 0.4, 0.4, 0.1]
 

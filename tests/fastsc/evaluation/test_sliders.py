@@ -22,7 +22,7 @@ from fastsc.evaluation.report.sliders import label, sliders_section
 from fastsc.evaluation.results.answers import Arrays
 from fastsc.evaluation.sliders import FULL, QUICK, combinations, grids, unchanged
 from fastsc.evaluation.views import Viewer
-from fastsc.kernels.colour import IDENTITY
+from fastsc.kernels.color import IDENTITY
 from fastsc.pipelines import Pipeline, build, scan
 from tests.fastsc.evaluation import slider_cases
 from tests.fastsc.evaluation.slider_cases import NASTY
@@ -33,7 +33,7 @@ FEW = ((0.4, 1.0, 2.5), (0.5, 1.0), (0.0, 1.0, 2.0), (-0.3, 0.0, 0.1))  # 54 com
 
 
 def classifier(n: int = 7, classes: tuple[str, ...] | None = None) -> Classifier:
-    """Features are the normalized colours of 4 x 4 places, logits a fixed linear map of them."""
+    """Features are the normalized colors of 4 x 4 places, logits a fixed linear map of them."""
     torch.manual_seed(n)
     net = nn.Sequential(nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(48, n))
     return Classifier(net, "toy", Preprocessing(SIDE, SIDE, MEAN, STD), classes=classes)
@@ -57,7 +57,7 @@ def loader(image_folder: Path) -> Pipeline:
     return loader_of(image_folder / "val")
 
 
-def test_answers_are_those_of_torchvisions_colours(loader: Pipeline) -> None:
+def test_answers_are_those_of_torchvisions_colors(loader: Pipeline) -> None:
     model = classifier()
     (_, grid) = grids(model, loader, np.array([2, 7]), positions=FEW, between=2.5)
     assert grid.index == 7

@@ -16,7 +16,7 @@ from fastsc.training.validate import validate
 
 
 class Toy(nn.Module):
-    """Features are the mean colours and their squares, logits a fixed linear map of them."""
+    """Features are the mean colors and their squares, logits a fixed linear map of them."""
 
     def __init__(self, n_classes: int, at: str = "features") -> None:
         super().__init__()

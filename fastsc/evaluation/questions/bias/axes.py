@@ -241,7 +241,7 @@ def dependences(
     over all classes, kinds, and both figures.
 
     Args:
-        found: Of `by_class`.
+        arrays: Of `by_class`.
         kinds: As there.
         names: Of the class folders.
     """

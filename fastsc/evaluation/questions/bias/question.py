@@ -1,6 +1,6 @@
-"""What does a classifier go by? Colours that lie on digits, and which classes depend on which axis.
+"""What does a classifier go by? Colors that lie on digits, and which classes depend on which axis.
 
-Color MNIST (`datasets.colormnist`) ties a digit's colour to its class in training, and unties it
+Color MNIST (`datasets.colormnist`) ties a digit's color to its class in training, and unties it
 in its test folders. Other data have no such folders: there, each of the four kinds of change is
 made alone, and classes are compared by how far it moves them.
 """
@@ -29,7 +29,7 @@ from fastsc.evaluation.questions.bias.axes import (
     looked_at,
     respond,
 )
-from fastsc.evaluation.questions.bias.colour_bias import (
+from fastsc.evaluation.questions.bias.color_bias import (
     Digit,
     Digits,
     Splits,
@@ -56,7 +56,7 @@ class Bias(Answer):
         strengths: Of brightness, contrast, saturation, hue, at which each was changed alone.
         kinds: Those that were.
         dependence: The class-by-axis table, class by class; empty where there is none.
-        digits: Some test digits of Color MNIST in their three colourings.
+        digits: Some test digits of Color MNIST in their three colorings.
     """
 
     question: ClassVar[str] = "bias"
@@ -76,7 +76,7 @@ def bias(
     seed: int = 0,
     keep: Keep = compute,
 ) -> Bias:
-    """Which classes depend on which kind of change; and of Color MNIST, colour or shape.
+    """Which classes depend on which kind of change; and of Color MNIST, color or shape.
 
     Axes: of n images, equally many of every class folder that has 5 or more, each kind alone at the
     loader's strength in both directions. `axis/KIND` is mean ‖f - f'‖₂ / mean ‖f_i - f_j‖₂ of the
@@ -85,9 +85,9 @@ def bias(
     random images (a permutation test of the class against the rest, one-sided) after Benjamini and
     Hochberg's correction over all classes, kinds and both figures at 5 %.
 
-    Color MNIST: accuracy on the same test digits in the colours of their class, random and
+    Color MNIST: accuracy on the same test digits in the colors of their class, random and
     reversed, and `gap`, aligned less reversed. Probes: logistic regressions (L2, C = 1) on
-    standardized features of half of the digits in random colours, for the colour and for the
+    standardized features of half of the digits in random colors, for the color and for the
     shape, tested on the other half; and the same of pixels. Chance is 1/10.
 
     Args, besides those of all questions (`fastsc.evaluation.questions`):

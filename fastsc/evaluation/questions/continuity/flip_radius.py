@@ -9,9 +9,9 @@ from torch import Tensor
 
 from fastsc.evaluation.results.answers import Arrays
 from fastsc.evaluation.views import KINDS, Indices, Viewer, one_kind
-from fastsc.kernels.colour import IDENTITY
+from fastsc.kernels.color import IDENTITY
 
-# Ends of the search: black, grey and grey; three times as much; half the colour circle.
+# Ends of the search: black, grey and grey; three times as much; half the color circle.
 RANGES = {
     "brightness": (0.0, 3.0),
     "contrast": (0.0, 3.0),

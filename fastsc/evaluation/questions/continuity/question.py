@@ -1,7 +1,7 @@
 """How continuous is a classifier? The paper's figure 4, the flip radius, and the layer profile.
 
 ds_relative = mean ‖f - f'‖₂ / mean ‖f_i - f_j‖₂ over pooled features: how far the representation
-moves when an image's light or colours change, in units of its distance between different images.
+moves when an image's light or colors change, in units of its distance between different images.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def continuity(
     seed: int = 0,
     keep: Keep = compute,
 ) -> Continuity:
-    """How far the representation and the prediction move when light and colours change.
+    """How far the representation and the prediction move when light and colors change.
 
     Of every image: one perturbed view with the factors of validation during training, so that a
     run's last `ds_relative` and top-1 come out again. Of n images: the curves over strength, each

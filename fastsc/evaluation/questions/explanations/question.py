@@ -99,7 +99,7 @@ def explanations(
 
     Of the unchanged view's map also: entropy and Gini coefficient; the areas under the confidence
     of the class while pixels are inserted, in eighths, into the image blurred by a sixteenth of its
-    side, and deleted to the mean colour of the normalization.
+    side, and deleted to the mean color of the normalization.
 
     Args, besides those of all questions (`fastsc.evaluation.questions`):
         n, n_lime: Images, at least two. None: all of them; n_lime of 0: no LIME.

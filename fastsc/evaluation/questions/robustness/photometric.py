@@ -1,4 +1,4 @@
-"""The worst light and colours of the training box: accuracy where an adversary chooses the factors.
+"""The worst light and colors of the training box: accuracy where an adversary chooses the factors.
 
 The share of random views that are predicted rightly says what happens on average. Whoever may
 choose brightness, contrast, saturation and hue within the same box finds the view that is not, and
@@ -20,7 +20,7 @@ from torch import Tensor
 from fastsc.cli.packages import needed
 from fastsc.evaluation.results.answers import Arrays, Keep, in_parts
 from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer, slices
-from fastsc.kernels.colour import IDENTITY, color_jitter
+from fastsc.kernels.color import IDENTITY, color_jitter
 from fastsc.pipelines import keyed
 
 RANDOM, SOBOL, STEPS = 16, 32, 4
@@ -58,7 +58,7 @@ def photometric(
        and dataset index, spread by half as much again and clamped, since the worst factors mostly
        lie at an end;
     3. `steps` steps down the gradient of the margin from each of the 4 best places that lie apart,
-       through `fastsc.kernels.colour.color_jitter` in float32, projected on the box (projected
+       through `fastsc.kernels.color.color_jitter` in float32, projected on the box (projected
        gradient descent, Madry et al., arXiv 1706.06083, in four dimensions). A network that lets
        no gradient through goes without;
     4. a compass search from the best place (Kolda, Lewis and Torczon, SIAM Review 45, 2003): both
@@ -199,7 +199,7 @@ class _Seen:
     def slope(self, factors: Factors) -> Floats:
         """(k, 4): derivatives of the margins with respect to the factors, 0 where there are none.
 
-        In float32 through torch's own colour arithmetic, which is within rounding of what the model
+        In float32 through torch's own color arithmetic, which is within rounding of what the model
         sees in `look`.
         """
         s, device = self.viewer.settings, self.pixels.device

@@ -1,4 +1,4 @@
-"""How robust is a classifier? Accuracy under attack, and under the worst light and colours.
+"""How robust is a classifier? Accuracy under attack, and under the worst light and colors.
 
 Nothing here proves robustness: an attack that fails may be a weak one. So gradients are not taken
 at their word: an attack that does without them and plain noise run beside those that follow them,
@@ -93,7 +93,7 @@ class Robustness(Answer):
         masking: Signs that gradients are masked, one sentence each; empty: none was seen.
         adversaries: Of PGD in L-inf, those fooled by the smallest change first.
         resolution: Side of the images, on which the length of an L2 change depends.
-        strengths: Of brightness, contrast, saturation, hue: the box of the worst colours.
+        strengths: Of brightness, contrast, saturation, hue: the box of the worst colors.
     """
 
     question: ClassVar[str] = "robustness"
@@ -126,12 +126,12 @@ def robustness(
     again. A tie counts for the class that comes first. Levels are 8-bit ones: the largest change of
     a value in "linf", its RMS in "l2" (`attacks.radius` has the length).
 
-    Beside them: the same images at random and at the worst light and colours within the loader's
+    Beside them: the same images at random and at the worst light and colors within the loader's
     strengths (`fastsc.evaluation.questions.robustness.photometric`). Attacks run in float32 always.
 
     Args, besides those of all questions (`fastsc.evaluation.questions`):
         attacks: Different ones.
-        thorough: Search the box of light and colours longer: twice the passes.
+        thorough: Search the box of light and colors longer: twice the passes.
 
     Raises:
         UserError: No image's right output is known.
@@ -311,7 +311,7 @@ def _adversaries(
 def _examples(
     model: Classifier, photo: Rows, correct: NDArray[np.float64], right: NDArray[np.int64]
 ) -> Iterator[Example]:
-    """Images that are right unchanged and furthest from it at the worst colours found."""
+    """Images that are right unchanged and furthest from it at the worst colors found."""
     columns = photo.columns
     fell = np.flatnonzero((correct > 0) & (columns["photometric_worst"] == 0))
     for row in fell[np.argsort(columns["margin"][fell], kind="stable")][:N_EXAMPLES]:

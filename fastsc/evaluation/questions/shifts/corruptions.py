@@ -1,11 +1,11 @@
-"""Pictures as training never showed them: ImageNet-C's corruptions, and colour casts.
+"""Pictures as training never showed them: ImageNet-C's corruptions, and color casts.
 
 The corruptions are those of Hendrycks & Dietterich (arXiv 1903.12261), with the paper's parameters,
 by the package imagecorruptions-imaug. The parameters are lengths in pixels of 224: the smaller an
 image, the coarser its blur and its weather, and 32 px are worse off here than in CIFAR-10-C. Of the
 fifteen, brightness and contrast are of a kind with what training here varies, at other strengths.
 
-The casts change colours alone, pixel by pixel, in ways that no brightness, contrast, saturation and
+The casts change colors alone, pixel by pixel, in ways that no brightness, contrast, saturation and
 hue within the usual box does.
 """
 
@@ -47,7 +47,7 @@ GAMMAS = (1.25, 1.5, 2.0, 2.5, 3.0)
 SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of sepia in what is seen
 BITS = (5, 4, 3, 2, 1)
 THRESHOLDS = (224, 192, 160, 128, 96)  # of 255: what is lighter is inverted
-# Rows R, G, B: the common recipe of sepia, as in Microsoft's examples of colour matrices.
+# Rows R, G, B: the common recipe of sepia, as in Microsoft's examples of color matrices.
 SEPIA = ((0.393, 0.769, 0.189), (0.349, 0.686, 0.168), (0.272, 0.534, 0.131))
 SWAPS = tuple(itertools.permutations(range(3)))[1:]  # without the one that changes nothing
 
@@ -132,7 +132,7 @@ def _seeded(key: NDArray[np.uint32]) -> Iterator[None]:
 
 
 def _cast(image: Tensor, kind: str, severity: int, key: NDArray[np.uint32]) -> Tensor:
-    """(3, R, R) uint8 -> the same in other colours."""
+    """(3, R, R) uint8 -> the same in other colors."""
     from torchvision.transforms.v2 import functional as F
 
     at = severity - 1

@@ -1,4 +1,4 @@
-"""Does a classifier hold where the world shifts? Corruptions and colours that training never saw.
+"""Does a classifier hold where the world shifts? Corruptions and colors that training never saw.
 
 A model that was trained to stand still under brightness, contrast, saturation and hue may do so
 under these four alone, or under what resembles them, or have learned something wider.
@@ -89,7 +89,7 @@ def shifts(
     seed: int = 0,
     keep: Keep = compute,
 ) -> Shifts:
-    """Accuracy and movement of the features under 15 corruptions and 10 colour casts.
+    """Accuracy and movement of the features under 15 corruptions and 10 color casts.
 
     What is shifted is the uint8 image as the model sees it, after crop and resize; see
     `corruptions` beside this file for the kinds. All draws are keyed by (seed, dataset index,
@@ -97,7 +97,7 @@ def shifts(
 
     - accuracy/clean; accuracy/KIND/SEVERITY, without a severity where a kind has no degrees:
       shares. accuracy/KIND: mean over its severities. accuracy/GROUP: mean over the kinds of
-      noise, blur, weather, digital, colour. accuracy/corruptions: over the kinds of the first four;
+      noise, blur, weather, digital, color. accuracy/corruptions: over the kinds of the first four;
       accuracy/all: over all kinds. Means are of an image's shares of right answers, every kind with
       the same weight; nothing is divided by another network's errors as in the paper's mCE.
     - ds_relative/KIND/SEVERITY = mean ‖f - f'‖₂ / mean ‖f_i - f_j‖₂, j the next in a fixed keyed

@@ -64,7 +64,7 @@ def fine_tuned(
     SGD with Nesterov momentum 0.9, weight decay 1e-4 on weights alone, cross-entropy, cosine
     schedule after a warm-up of one epoch to a rate of 0.04 for 256 images, all layers alike, in
     float32; images as in validation and half of the time mirrored, in the loader's batches. No
-    perturbed views: what holds in other colours afterwards was there before.
+    perturbed views: what holds in other colors afterwards was there before.
 
     Args:
         model: Is not changed.

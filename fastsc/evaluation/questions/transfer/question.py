@@ -1,7 +1,7 @@
 """Are the features good for other classes, too? A probe, neighbours, and fine-tuning.
 
 The representation of a network is taken as it is, and other classes are read from it; once from
-images as they are and once in other colours, which the reader has not seen.
+images as they are and once in other colors, which the reader has not seen.
 """
 
 from __future__ import annotations
@@ -79,14 +79,14 @@ def transfer(
     """Accuracy on another data set's classes, of readers of the frozen features and of a copy.
 
     Of up to n images of the training part, as many of each class as can be, but five of each where
-    there are so many; judged on up to n of the test part, each as it is and in the other colours of
+    there are so many; judged on up to n of the test part, each as it is and in the other colors of
     validation during training ("_perturbed").
 
     - probe: multinomial logistic regression (L2, L-BFGS) on features standardized over the training
       images. Its C is one of 1e-4, 1e-3, 1e-2, .1, 1: the most accurate in a keyed, stratified
       three-fold cross-validation of the training images, of equals the smallest; 0.01 where all
       classes have one image. Standardization is part of what is cross-validated, and the test part
-      takes part in nothing. probe/flips: answers that differ in other colours.
+      takes part in nothing. probe/flips: answers that differ in other colors.
     - knn5, knn20: the most frequent class among the nearest by the cosine of features.
     - fine_tuned, if asked for: all of a copy of the network, with a fresh last layer; see
       `fastsc.evaluation.questions.transfer.fine_tuning`. It is the one part that may take minutes.

@@ -1,4 +1,4 @@
-"""What the page draws and tabulates of bias: colourings, digits, and class by class."""
+"""What the page draws and tabulates of bias: colorings, digits, and class by class."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from fastsc.datasets.colormnist import FOLDERS
 from fastsc.evaluation.questions.bias.axes import LEAST, RATE, WHATS, Dependence, What
-from fastsc.evaluation.questions.bias.colour_bias import CHANCE
+from fastsc.evaluation.questions.bias.color_bias import CHANCE
 from fastsc.evaluation.questions.bias.question import Bias
 from fastsc.evaluation.report.charts import REFERENCE, Dots, dots
 from fastsc.evaluation.report.parts import Asked, Card, Cell, Chart, Code, Question, Table
@@ -143,7 +143,7 @@ def _cells(pair: Sequence[Dependence | None]) -> Iterator[Cell]:
 # --- charts --------------------------------------------------------------------------------------
 
 
-def _colourings(question: Question) -> Iterator[Chart]:
+def _colorings(question: Question) -> Iterator[Chart]:
     """A group of bars a folder, a bar with its interval and its value a model."""
     models = {
         asked: [asked.figure(f"accuracy/{folder}") for folder in FOLDERS]
@@ -237,7 +237,7 @@ CODE = Code(
         "n_classes": _n_classes,
     },
     charts={
-        "colourings": _colourings,
+        "colourings": _colorings,
         "flipped": partial(_classes, "flipped"),
         "moved": partial(_classes, "moved"),
     },

@@ -62,13 +62,13 @@ def overlaid(pixels: NDArray[np.uint8], drawn: NDArray[np.floating[Any]]) -> NDA
     strength = np.asarray(resized)[..., None]
     grey = np.asarray(Image.fromarray(pixels).convert("L"), np.float64)
     pale = np.repeat((grey + PALE * (255 - grey))[..., None], 3, axis=2)
-    colour = np.where(strength > 0, np.array(FOR, float), np.array(AGAINST, float))
-    shown = pale + np.abs(strength).clip(0, 1) * (colour - pale)
+    color = np.where(strength > 0, np.array(FOR, float), np.array(AGAINST, float))
+    shown = pale + np.abs(strength).clip(0, 1) * (color - pale)
     return np.rint(shown).astype(np.uint8)
 
 
 def _maps(question: Question, asked: Asked) -> Iterator[Card]:
-    """The examples, unchanged and in other colours, with every method's maps of both."""
+    """The examples, unchanged and in other colors, with every method's maps of both."""
     answer = asked.its(Explanations)
     for place, example in enumerate(answer.examples[: most_cards(question)]):
         views = (None, "unchanged"), (example.factors, "in other colours")

@@ -24,7 +24,7 @@ from fastsc.evaluation.questions.bias.axes import (
 from fastsc.evaluation.results.answers import Rows
 from fastsc.evaluation.results.statistics import estimate
 from fastsc.evaluation.views import KINDS, Viewer, choose, ends
-from fastsc.kernels.colour import color_jitter
+from fastsc.kernels.color import color_jitter
 from fastsc.pipelines import Pipeline, keyed
 from tests.fastsc.evaluation import tiny
 

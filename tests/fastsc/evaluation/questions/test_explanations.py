@@ -26,7 +26,7 @@ from fastsc.evaluation.report.page import render
 from fastsc.evaluation.report.pictures import data_uri
 from fastsc.evaluation.report.questions.explanations import overlaid
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
-from fastsc.kernels.colour import color_jitter
+from fastsc.kernels.color import color_jitter
 from fastsc.pipelines import Pipeline, keyed
 from tests.fastsc.evaluation import tiny
 
@@ -63,7 +63,7 @@ def numbers(found: Any, table: str) -> dict[str, Any]:
 
 
 def views(loader: Pipeline) -> tuple[torch.Tensor, torch.Tensor]:
-    """(n, 3, 8, 8) on [0, 1]: the images, and in other colours by the reference."""
+    """(n, 3, 8, 8) on [0, 1]: the images, and in other colors by the reference."""
     x = torch.from_numpy(tiny.decoded(loader))
     return x.float(), color_jitter(x, torch.from_numpy(loader.plan().factors)).float()
 

@@ -69,7 +69,7 @@ def test_a_prediction_that_flips_back_further_out_counts_where_it_flips_first(
 
 
 def test_the_search_goes_to_the_ends_of_what_can_be_done() -> None:
-    # Black, one grey, grey tones; hue to the opposite colour, from both sides.
+    # Black, one grey, grey tones; hue to the opposite color, from both sides.
     assert [RANGES[kind][0] for kind in KINDS] == [0, 0, 0, -0.5]
     assert [RANGES[kind][1] for kind in KINDS] == [3, 3, 3, 0.5]
 

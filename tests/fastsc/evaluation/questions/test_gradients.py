@@ -15,7 +15,7 @@ from fastsc.errors import UserError
 from fastsc.evaluation.questions import gradients as module
 from fastsc.evaluation.questions.gradients import gradients
 from fastsc.evaluation.views import KINDS
-from fastsc.kernels.colour import color_jitter
+from fastsc.kernels.color import color_jitter
 from fastsc.pipelines import Pipeline, keyed
 from tests.fastsc.evaluation import tiny
 
@@ -42,7 +42,7 @@ def curved() -> Any:
 
 
 def images(loader: Pipeline, factors: Any = None) -> torch.Tensor:
-    """(n, 3, 8, 8) float64 on [0, 1], in other colours by the differentiable reference."""
+    """(n, 3, 8, 8) float64 on [0, 1], in other colors by the differentiable reference."""
     x = torch.from_numpy(tiny.decoded(loader))
     return x if factors is None else color_jitter(x, torch.from_numpy(np.asarray(factors)))
 

@@ -1,4 +1,4 @@
-"""The worst colours against closed forms, a dense grid, and the record of every look."""
+"""The worst colors against closed forms, a dense grid, and the record of every look."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Grey(nn.Module):
 
 
 def conv_net(scale: float = 2.0) -> nn.Sequential:
-    """Random, and sensitive to colours."""
+    """Random, and sensitive to colors."""
     torch.manual_seed(3)
     net = nn.Sequential(
         nn.Conv2d(3, 8, 3), nn.Tanh(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 6)

@@ -49,7 +49,7 @@ FEW = (
 
 @pytest.fixture(autouse=True)
 def _no_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests look at the search for the worst colours."""
+    """Other tests look at the search for the worst colors."""
 
     def photometric(viewer: Any, index: Any, labels: Any, **options: Any) -> Any:
         n = len(index)
@@ -314,7 +314,7 @@ def test_what_is_shown(noisy: Pipeline) -> None:
         before = rf"class {labels[one.index]} ("
         assert one.lines[0].startswith(before)
         assert f"→ class {after} (" in one.lines[0]
-    # Right unchanged, wrong in the worst colours: even rows of the stub, but for the first.
+    # Right unchanged, wrong in the worst colors: even rows of the stub, but for the first.
     assert [example.index for example in found.examples] == [8, 6, 4, 2]
     assert found.examples[0].factors == (1.4, 0.6, 1.2, 0.1)
     assert "by 9 in logits" in found.examples[0].lines[0]
@@ -391,11 +391,11 @@ def test_the_section_of_one_model(noisy: Pipeline) -> None:
     square = answer["accuracy/square/linf/2"].value
     assert linf.charts[3].caption.replace("\u00a0", " ") == f"At 2/255: {100 * square:.0f} %"
     assert len(l2.charts) == len(photometric.charts) == 1
-    adversaries, colours = section.galleries
+    adversaries, colors = section.galleries
     shots = adversaries.cards[0].shots
     assert [shot.caption.split(" ")[0] for shot in shots] == ["unchanged", "changed", "the"]
     assert len({shot.uri for shot in shots}) == 3
-    assert len(colours.cards) == 4
+    assert len(colors.cards) == 4
 
 
 @needs_library

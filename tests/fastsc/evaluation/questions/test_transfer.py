@@ -29,7 +29,7 @@ from fastsc.evaluation.report.parts import questions
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.transfer_data import ranks_in_class, transfer_splits
 from fastsc.evaluation.views import Viewer
-from fastsc.kernels.colour import color_jitter
+from fastsc.kernels.color import color_jitter
 from fastsc.pipelines import Pipeline, keyed
 from tests.fastsc.evaluation import tiny
 
@@ -64,10 +64,10 @@ def blurred(tmp_path: Path) -> tuple[Pipeline, Pipeline]:
     return parts(tmp_path, train, test)
 
 
-def features(loader: Pipeline, *, recoloured: bool = False) -> Any:
-    """(n, 192) pixels in the order of the index, in validation's colours by the reference."""
+def features(loader: Pipeline, *, recolored: bool = False) -> Any:
+    """(n, 192) pixels in the order of the index, in validation's colors by the reference."""
     x = torch.from_numpy(tiny.decoded(loader))
-    if recoloured:
+    if recolored:
         x = color_jitter(x, torch.from_numpy(loader.plan().factors).double())
     return x.flatten(1).numpy().astype(np.float32)
 
@@ -106,7 +106,7 @@ def test_scikit_learn_on_features_by_hand(blurred: tuple[Pipeline, Pipeline]) ->
     assert len(set(scores)) > 2  # or the choice shows nothing
     assert found.c == search.best_params_["logisticregression__C"]
     columns, label = found.tables["test"].columns, test.index.targets
-    views = {"": features(test), "_perturbed": features(test, recoloured=True)}
+    views = {"": features(test), "_perturbed": features(test, recolored=True)}
     for suffix, x in views.items():
         expected = search.predict(x.astype(np.float64))
         assert columns[f"predicted/probe{suffix}"].tolist() == expected.tolist()
@@ -132,10 +132,10 @@ def test_scikit_learn_on_features_by_hand(blurred: tuple[Pipeline, Pipeline]) ->
 
 
 def test_what_can_be_told_apart_is(tmp_path: Path) -> None:
-    def plain(colour: Any, n: int) -> Any:
+    def plain(color: Any, n: int) -> Any:
         rng = np.random.default_rng(n)
         return [
-            np.uint8(np.array(colour) + rng.integers(0, 9, (tiny.SIDE, tiny.SIDE, 3)))
+            np.uint8(np.array(color) + rng.integers(0, 9, (tiny.SIDE, tiny.SIDE, 3)))
             for _ in range(n)
         ]
 

@@ -18,7 +18,7 @@ from fastsc.evaluation.questions.neighbours import Neighbours
 from fastsc.evaluation.results.answers import Answer, Example, Rows
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.results.measures import Measure, Name
-from fastsc.kernels.colour import color_jitter
+from fastsc.kernels.color import color_jitter
 
 KINDS = ("brightness", "contrast", "saturation", "hue")
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)
@@ -222,7 +222,7 @@ def weather(seed: int, n: int) -> Weather:
 
 
 def picture(side: int) -> Any:
-    """Smooth random pictures, recoloured by the reference."""
+    """Smooth random pictures, recolored by the reference."""
 
     def look(index: int, factors: tuple[float, float, float, float] | None) -> NDArray[np.uint8]:
         coarse = torch.from_numpy(np.random.default_rng(index).random((1, 3, 5, 5)))

@@ -13,7 +13,7 @@ import pytest
 from fastsc.datasets.colormnist import FOLDERS
 from fastsc.evaluation.ask import comparisons
 from fastsc.evaluation.questions.bias.axes import Dependence
-from fastsc.evaluation.questions.bias.colour_bias import Digit
+from fastsc.evaluation.questions.bias.color_bias import Digit
 from fastsc.evaluation.questions.bias.question import Bias
 from fastsc.evaluation.report import sections
 from fastsc.evaluation.report.page import render
@@ -29,14 +29,14 @@ CLASSES = (HOSTILE, "$cat$", "dog", "emu")
 
 
 def answer(
-    seed: int, *, colours: bool = True, axes: bool = True, out: Sequence[tuple[str, str, str]] = ()
+    seed: int, *, colors: bool = True, axes: bool = True, out: Sequence[tuple[str, str, str]] = ()
 ) -> Bias:
     """With an axis table of four classes, of which those stand out."""
     rng = np.random.default_rng(seed)
     tables: dict[str, Rows] = {}
     measures: list[Measure] = []
     n = 40
-    if colours:
+    if colors:
         right = {name: (rng.random(n) < p).astype(float) for name, p in zip(FOLDERS, (1, 0.4, 0.2))}
         tables["colours"] = rows(n, gap=right["aligned"] - right["reversed"], **right)
         measures += [
@@ -75,7 +75,7 @@ def answer(
         kinds=KINDS if axes else (),
         dependence=tuple(dependence),
         digits=(Digit("3/00001.png", pixels, dict(zip(FOLDERS, ("3", "4", "6")))),)
-        if colours
+        if colors
         else (),
     )
 
@@ -123,7 +123,7 @@ OUT = [
 ]  # fmt: skip
 
 
-def test_the_first_sentence_is_the_accuracy_by_colour(undrawn: None) -> None:
+def test_the_first_sentence_is_the_accuracy_by_color(undrawn: None) -> None:
     first = section_of(answer(0, out=OUT)).said[0]
     found = answer(0, out=OUT)
     text = plain(first.sentences[0])
@@ -178,7 +178,7 @@ def test_what_there_is_not_is_not_spoken_of() -> None:
     assert digits.said[0].more == ()
     assert [group.title for group in digits.charts] == ["Colour or shape"]
     assert "class is named" not in digits.beside
-    axes = section_of(answer(0, colours=False))
+    axes = section_of(answer(0, colors=False))
     assert len(axes.said[0].sentences) == 1
     assert [group.title for group in axes.charts] == [
         "Whose prediction each kind decides",
@@ -267,12 +267,12 @@ def test_models_are_compared(undrawn: None) -> None:
         "Aligned less reversed colours", "Right in random colours",
         "Colour read from the features", "Shape read from the features",
     ]  # fmt: skip
-    found = section_of(answer(0, colours=False), answer(1, colours=False)).verdicts
+    found = section_of(answer(0, colors=False), answer(1, colors=False)).verdicts
     assert [one.figure for one in found] == [f"Flips under {kind} alone" for kind in KINDS]
 
 
 def test_one_model_may_have_what_the_other_has_not(undrawn: None) -> None:
-    found = section_of(answer(0, axes=False), answer(1, colours=False, out=OUT))
+    found = section_of(answer(0, axes=False), answer(1, colors=False, out=OUT))
     assert [len(one.sentences) for one in found.said] == [2, 1]
     assert found.galleries[0].cards[0].shots[0].caption == "aligned – plain: 3"
 

@@ -1,4 +1,4 @@
-"""The sliders in a browser: their colours against `pair_view`, their answers against the grids."""
+"""The sliders in a browser: their colors against `pair_view`, their answers against the grids."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
         yield page
 
 
-# --- the colours ---------------------------------------------------------------------------------
+# --- the colors ---------------------------------------------------------------------------------
 
 
-def colour_cases() -> list[tuple[str, NDArray[np.uint8], list[float]]]:
+def color_cases() -> list[tuple[str, NDArray[np.uint8], list[float]]]:
     """Name, picture (R, R, 3), factors."""
     rng = np.random.default_rng(5)
     levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1)
@@ -80,17 +80,17 @@ def colour_cases() -> list[tuple[str, NDArray[np.uint8], list[float]]]:
     return [(name, picture, row) for name, picture in pictures.items() for row in factors]
 
 
-def colour_script(cases: list[tuple[str, NDArray[np.uint8], list[float]]]) -> str:
-    """An expression: the cases recoloured by recolour.js, as base64 of RGBA bytes."""
+def color_script(cases: list[tuple[str, NDArray[np.uint8], list[float]]]) -> str:
+    """An expression: the cases recolored by recolor.js, as base64 of RGBA bytes."""
     given = [
         {"rgb": base64.b64encode(picture.tobytes()).decode(), "factors": row}
         for _, picture, row in cases
     ]
-    recolour = (Path(section.__file__).parent / "recolour.js").read_text()
-    return f"""(() => {{ 'use strict'; {recolour}
+    recolor = (Path(section.__file__).parent / "recolor.js").read_text()
+    return f"""(() => {{ 'use strict'; {recolor}
       const bytes = (text) => Uint8ClampedArray.from(atob(text), (c) => c.charCodeAt(0));
       return {json.dumps(given)}.map(({{rgb, factors}}) =>
-        btoa(String.fromCharCode(...recolour(bytes(rgb), factors))));
+        btoa(String.fromCharCode(...recolor(bytes(rgb), factors))));
     }})()"""
 
 
@@ -124,11 +124,11 @@ def from_pair_view(picture: NDArray[np.uint8], factors: Any) -> NDArray[np.float
         pytest.param(by_chromium, id="chromium", marks=needs_chromium),
     ],
 )
-def test_colours_are_those_of_pair_view_and_torchvision(
+def test_colors_are_those_of_pair_view_and_torchvision(
     engine: Any, request: pytest.FixtureRequest
 ) -> None:
-    cases = colour_cases()
-    found = engine(colour_script(cases), request)
+    cases = color_cases()
+    found = engine(color_script(cases), request)
     assert len(found) == len(cases)
     for (name, picture, factors), text in zip(cases, found, strict=True):
         side = len(picture)
@@ -206,7 +206,7 @@ def check_shown(page: Page, evaluation: Evaluation, number: int, steps: tuple[in
     grids = [model.grids[number] for model in evaluation.models]
     factors = tuple(values[step] for values, step in zip(grids[0].positions, steps, strict=True))
     levels = from_pair_view(grids[0].pixels, factors)
-    assert np.abs(picture_of(page, ".sliders-recoloured") - levels).max() <= CLOSE
+    assert np.abs(picture_of(page, ".sliders-recolored") - levels).max() <= CLOSE
     assert np.array_equal(picture_of(page, ".sliders-unchanged"), grids[0].pixels)
 
     inputs = page.run(
@@ -265,7 +265,7 @@ def test_moving_choosing_and_going_back(opened: Page, evaluation: Evaluation) ->
         check_shown(opened, evaluation, 0, steps)
     move(opened, (3, 0, 4, 1))
     opened.run('document.querySelectorAll("input[type=radio]")[1].click()')
-    check_shown(opened, evaluation, 1, (3, 0, 4, 1))  # the colours stay
+    check_shown(opened, evaluation, 1, (3, 0, 4, 1))  # the colors stay
     opened.run('document.querySelector(".sliders-reset").click()')
     check_shown(opened, evaluation, 1, UNCHANGED)
     assert opened.errors == []
@@ -303,7 +303,7 @@ def test_the_keyboard_alone_suffices(opened: Page, evaluation: Evaluation) -> No
 
 
 @needs_chromium
-def test_a_flip_is_told_by_more_than_colour(opened: Page, evaluation: Evaluation) -> None:
+def test_a_flip_is_told_by_more_than_color(opened: Page, evaluation: Evaluation) -> None:
     grid = evaluation.models[0].grids[0]
     flipped = grid.top[:, 0] != grid.top[grid.unchanged, 0]
     for at in (int(np.flatnonzero(flipped)[0]), int(np.flatnonzero(~flipped)[0])):

@@ -181,15 +181,15 @@ def test_pictures_and_charts_say_what_they_show(page: Page) -> None:
 # --- SVG -----------------------------------------------------------------------------------------
 
 
-def test_svg_is_well_formed_and_takes_its_colours_from_the_page(page: Page) -> None:
+def test_svg_is_well_formed_and_takes_its_colors_from_the_page(page: Page) -> None:
     drawn = re.findall(r"<svg.*?</svg>", page.html, flags=re.DOTALL)
     assert len(drawn) > 30
     texts = 0
     for text in drawn:
         root = ElementTree.fromstring(text.replace("&nbsp;", " "))
         texts += len(root.findall(".//text"))
-        colours = set(re.findall(r"#[0-9a-fA-F]{6}\b", text))
-        assert colours <= set(), colours
+        colors = set(re.findall(r"#[0-9a-fA-F]{6}\b", text))
+        assert colors <= set(), colors
         assert "DejaVu" not in text
         assert "metadata" not in text
     assert texts > 200  # text stays text

@@ -1,4 +1,4 @@
-"""Colour arithmetic on float images, batched, with one factor an image.
+"""Color arithmetic on float images, batched, with one factor an image.
 
 The oracle is `torchvision.transforms.v2.functional` on float images, applied image by image in the
 order brightness, contrast, saturation, hue, each result clamped to [0, 1]. Grey weights and the HSV

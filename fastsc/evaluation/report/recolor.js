@@ -1,4 +1,4 @@
-// The colour formula of fastsc.kernels.colour: brightness, contrast, saturation and hue in that
+// The color formula of fastsc.kernels.color: brightness, contrast, saturation and hue in that
 // order, each clamped to [0, 1]; here on levels 0..255, in double precision, rounded once at the
 // end.
 
@@ -7,7 +7,7 @@
  * @param {number[]} factors brightness, contrast and saturation (>= 0), hue in turns
  * @returns {Uint8ClampedArray} four bytes a pixel, opaque, as ImageData wants them
  */
-function recolour(rgb, factors) {
+function recolor(rgb, factors) {
   const [brightness, contrast, saturation, hue] = factors;
   const pixels = rgb.length / 3;
   const out = new Uint8ClampedArray(4 * pixels).fill(255);

@@ -1,7 +1,7 @@
-"""Color MNIST: what a classifier goes by, and what its features tell, of digits whose colour lies.
+"""Color MNIST: what a classifier goes by, and what its features tell, of digits whose color lies.
 
 See `fastsc.datasets.colormnist` for the data: the folders aligned, random and reversed hold the
-same test digits in their class's colour, in any, and with class k in the colour of class 9 - k.
+same test digits in their class's color, in any, and with class k in the color of class 9 - k.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from fastsc.evaluation.views import Indices, Viewer, choose, shares
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.pipelines.reading import read_json
 
-N_COLOURS = 10
-CHANCE = 1 / N_COLOURS  # of a digit's colour, and of its shape
+N_COLORS = 10
+CHANCE = 1 / N_COLORS  # of a digit's color, and of its shape
 SIDE = 28  # of the pixels that a probe reads: the digits' own
 SHARE = 2_000  # digits of a part
 MAX_ITER = 5_000  # of the solver; what it finds does not depend on it
@@ -38,7 +38,7 @@ Splits = Mapping[str, Pipeline]
 
 @dataclass(frozen=True, eq=False)
 class Digit:
-    """A test digit in the three colourings.
+    """A test digit in the three colorings.
 
     Attributes:
         name: Its file, in each of the folders.
@@ -64,7 +64,7 @@ class Digits:
         shape: (n,) position of the class folder.
 
     Raises:
-        UserError: The folders do not hold the same digits, or the colours are not known.
+        UserError: The folders do not hold the same digits, or the colors are not known.
     """
 
     def __init__(self, splits: Splits, n: int | None, seed: int) -> None:
@@ -92,10 +92,10 @@ class Digits:
         data = [self.splits[name].index.hash for name in FOLDERS]
         return {"digits": data, "n": len(self.index), "seed": self.seed}
 
-    def colours(self, mean: NDArray[np.float64]) -> NDArray[np.int64]:
-        """(n,) which of the ten colours digits have, by their mean pixel (n, 3).
+    def colors(self, mean: NDArray[np.float64]) -> NDArray[np.int64]:
+        """(n,) which of the ten colors digits have, by their mean pixel (n, 3).
 
-        A pixel is a grey level times the colour, so that the mean has the colour's hue too, and
+        A pixel is a grey level times the color, so that the mean has the color's hue too, and
         less of the rounding than the brightest pixel: the nearest in direction.
         """
         unit = self._palette / np.linalg.norm(self._palette, axis=1, keepdims=True)
@@ -104,10 +104,10 @@ class Digits:
 
 
 def _palette(path: Path) -> NDArray[np.float64]:
-    """(10, 3) the colours that the metadata name."""
+    """(10, 3) the colors that the metadata name."""
     try:
-        colours = read_json(path, str(path))["colours"]
-        texts = [colours[str(k)].removeprefix("#") for k in range(N_COLOURS)]
+        colors = read_json(path, str(path))["colours"]
+        texts = [colors[str(k)].removeprefix("#") for k in range(N_COLORS)]
         return np.array([list(bytes.fromhex(text)) for text in texts], np.float64).reshape(-1, 3)
     except (ValueError, LookupError, TypeError, AttributeError):  # a UserError among them
         raise UserError(
@@ -162,7 +162,7 @@ def _look(viewer: Viewer, index: Indices, folder: str) -> Arrays:
 
 
 def accuracy_rows(digits: Digits, answers: Mapping[str, Arrays], right: NDArray[np.int64]) -> Rows:
-    """The table "colours", a row a digit: whether it is right in each folder, and "gap", aligned
+    """The table "colors", a row a digit: whether it is right in each folder, and "gap", aligned
     less reversed; "path" in each of the folders."""
     columns: Arrays = {
         name: (answers[name]["predicted"] == right).astype(np.float64) for name in FOLDERS
@@ -196,12 +196,12 @@ def shown(model: Classifier, digits: Digits, answers: Mapping[str, Arrays]) -> l
 def probe_rows(digits: Digits, looked: Arrays, keep: Keep) -> Rows | str:
     """The table "probes", a row a digit of the half that the probes are tested on; or why not.
 
-    Columns "probe/colour", "probe/shape": whether a linear probe of the features of the `random`
-    digits reads it; "pixels/colour", "pixels/shape": one of the pixels, at 28 px at most. "path".
+    Columns "probe/color", "probe/shape": whether a linear probe of the features of the `random`
+    digits reads it; "pixels/color", "pixels/shape": one of the pixels, at 28 px at most. "path".
     """
     if not installed("sklearn"):
         return "scikit-learn is not installed; pip install scikit-learn"
-    labels = {"colour": digits.colours(looked["mean"]), "shape": digits.shape}
+    labels = {"colour": digits.colors(looked["mean"]), "shape": digits.shape}
     train = halves(digits, labels["colour"])
     for what, label in labels.items():
         if len(np.unique(label[train])) < 2:
@@ -223,11 +223,11 @@ def probe_rows(digits: Digits, looked: Arrays, keep: Keep) -> Rows | str:
     return Rows(digits.index[~train], {**columns, "path": paths})
 
 
-def halves(digits: Digits, colour: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """(n,) the digits to learn from: a keyed half of every shape in every colour, and of all."""
+def halves(digits: Digits, color: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """(n,) the digits to learn from: a keyed half of every shape in every color, and of all."""
     of_all = len(digits.splits["random"].index)
     draws = keyed.raw(digits.seed, keyed.VALIDATION_EPOCH, keyed.Stream.ORDER, of_all)
-    order = np.lexsort((draws[digits.index], colour, digits.shape))
+    order = np.lexsort((draws[digits.index], color, digits.shape))
     train = np.zeros(len(order), np.bool_)
     train[order[::2]] = True
     return train

@@ -1,11 +1,11 @@
-"""The batched colour arithmetic against torchvision, and its gradients."""
+"""The batched color arithmetic against torchvision, and its gradients."""
 
 import pytest
 import torch
 import torchvision.transforms.v2.functional as tvf
 from torch import Tensor
 
-from fastsc.kernels import colour
+from fastsc.kernels import color
 
 N, H, W = 6, 9, 11
 
@@ -24,10 +24,10 @@ def images() -> Tensor:
 @pytest.mark.parametrize(
     ("ours", "theirs", "low", "high"),
     [
-        (colour.adjust_brightness, tvf.adjust_brightness, 0.0, 2.0),
-        (colour.adjust_contrast, tvf.adjust_contrast, 0.0, 2.0),
-        (colour.adjust_saturation, tvf.adjust_saturation, 0.0, 2.0),
-        (colour.adjust_hue, tvf.adjust_hue, -0.5, 0.5),
+        (color.adjust_brightness, tvf.adjust_brightness, 0.0, 2.0),
+        (color.adjust_contrast, tvf.adjust_contrast, 0.0, 2.0),
+        (color.adjust_saturation, tvf.adjust_saturation, 0.0, 2.0),
+        (color.adjust_hue, tvf.adjust_hue, -0.5, 0.5),
     ],
 )
 def test_one_op_equals_torchvision(ours, theirs, low: float, high: float, images: Tensor) -> None:
@@ -38,8 +38,8 @@ def test_one_op_equals_torchvision(ours, theirs, low: float, high: float, images
 
 
 def test_identity_is_exact(images: Tensor) -> None:
-    factors = torch.tensor([colour.IDENTITY]).repeat(N, 1)
-    assert torch.equal(colour.color_jitter(images, factors), images)
+    factors = torch.tensor([color.IDENTITY]).repeat(N, 1)
+    assert torch.equal(color.color_jitter(images, factors), images)
 
 
 def test_gradients_of_images_and_factors() -> None:
@@ -47,13 +47,13 @@ def test_gradients_of_images_and_factors() -> None:
     images = torch.rand(2, 3, 3, 2, dtype=torch.float64, generator=generator) * 0.5 + 0.25
     factors = torch.tensor([[0.9, 1.1, 0.8, 0.07], [1.1, 0.9, 1.1, -0.2]], dtype=torch.float64)
     inputs = (images.requires_grad_(), factors.requires_grad_())
-    assert torch.autograd.gradcheck(colour.color_jitter, inputs)
+    assert torch.autograd.gradcheck(color.color_jitter, inputs)
 
 
 def test_gradient_is_finite_where_hue_is_undefined() -> None:
     images = torch.full((1, 3, 4, 4), 0.5, requires_grad=True)
     factors = torch.tensor([[1.0, 1.0, 1.0, 0.1]], requires_grad=True)
-    colour.color_jitter(images, factors).sum().backward()
+    color.color_jitter(images, factors).sum().backward()
     assert images.grad is not None
     assert images.grad.isfinite().all()
     assert factors.grad is not None

@@ -1,4 +1,4 @@
-"""Color MNIST: models that read the colour or the shape alone, and scikit-learn called directly."""
+"""Color MNIST: models that read the color or the shape alone, and scikit-learn called directly."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from fastsc.datasets.colormnist import COLOURS, FOLDERS, METADATA, colormnist_splits, prepare
+from fastsc.datasets.colormnist import COLORS, FOLDERS, METADATA, colormnist_splits, prepare
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier, Preprocessing
-from fastsc.evaluation.questions.bias import colour_bias as module
+from fastsc.evaluation.questions.bias import color_bias as module
 from fastsc.evaluation.questions.bias.question import bias
 from fastsc.evaluation.views import choose
 from fastsc.pipelines import Pipeline, build
@@ -76,13 +76,13 @@ class Reader(nn.Module):
         return logits
 
 
-def colour(x: torch.Tensor) -> torch.Tensor:
-    unit = nn.functional.normalize(torch.tensor(COLOURS, dtype=torch.float32), dim=1)
+def color(x: torch.Tensor) -> torch.Tensor:
+    unit = nn.functional.normalize(torch.tensor(COLORS, dtype=torch.float32), dim=1)
     return (x.sum((2, 3)) @ unit.T).argmax(1)
 
 
 def shape(x: torch.Tensor) -> torch.Tensor:
-    """The grey image's share of bright pixels, whatever the colour."""
+    """The grey image's share of bright pixels, whatever the color."""
     bright = (x.amax(1) > 0.1).float().sum((1, 2))
     return ((bright - 10) / 12).round().long().clamp(0, 9)
 
@@ -98,15 +98,13 @@ def ask(net: nn.Module, data: Path, **options: Any) -> Any:
 
 
 def truth(data: Path) -> dict[str, tuple[int, int, NDArray[np.uint8]]]:
-    """Path in `random` -> shape, colour, pixels: from the files alone."""
+    """Path in `random` -> shape, color, pixels: from the files alone."""
     found = {}
     for path in sorted((data / "random").glob("*/*.png")):
         with Image.open(path) as image:
             pixels = np.asarray(image)
         brightest = pixels.reshape(-1, 3)[pixels.sum(axis=2).argmax()].astype(float)
-        apart = [
-            np.linalg.norm(brightest / brightest.max() - np.array(c) / max(c)) for c in COLOURS
-        ]
+        apart = [np.linalg.norm(brightest / brightest.max() - np.array(c) / max(c)) for c in COLORS]
         found[f"{path.parent.name}/{path.name}"] = (
             int(path.parent.name), int(np.argmin(apart)), pixels,
         )  # fmt: skip
@@ -116,8 +114,8 @@ def truth(data: Path) -> dict[str, tuple[int, int, NDArray[np.uint8]]]:
 # --- what it goes by -----------------------------------------------------------------------------
 
 
-def test_a_model_of_colours(data: Path) -> None:
-    found = ask(Reader(colour), data)
+def test_a_model_of_colors(data: Path) -> None:
+    found = ask(Reader(color), data)
     files = truth(data)
     own = np.mean([label == of for label, of, _ in files.values()])
     assert 0 < own < 0.3
@@ -146,10 +144,10 @@ def test_a_model_of_shapes(data: Path) -> None:
 
 
 def test_rows_are_paired_over_digits(data: Path) -> None:
-    """A model of colours, wrong where there are few bright pixels: each row by hand."""
+    """A model of colors, wrong where there are few bright pixels: each row by hand."""
 
     def some(x: torch.Tensor) -> torch.Tensor:
-        return torch.where(shape(x) < 3, 0, colour(x))
+        return torch.where(shape(x) < 3, 0, color(x))
 
     found = ask(Reader(some), data)
     files = truth(data)
@@ -172,12 +170,12 @@ def test_outputs_are_the_labels_of_the_folders(data: Path) -> None:
 
 
 def test_pictures_are_of_the_same_digits_for_every_model(data: Path) -> None:
-    by_colour, by_shape = (ask(Reader(read), data).digits for read in (colour, shape))
-    names = [digit.name for digit in by_colour]
+    by_color, by_shape = (ask(Reader(read), data).digits for read in (color, shape))
+    names = [digit.name for digit in by_color]
     assert names == [digit.name for digit in by_shape]
     assert len({name.split("/")[0] for name in names}) == len(names) == module.SHOWN
     files = truth(data)
-    for one, other in zip(by_colour, by_shape, strict=True):
+    for one, other in zip(by_color, by_shape, strict=True):
         label, of, pixels = files[one.name]
         assert np.array_equal(one.pixels["random"], pixels)
         assert not np.array_equal(one.pixels["reversed"], one.pixels["aligned"])
@@ -227,7 +225,7 @@ def test_probes_are_scikit_learns(data: Path) -> None:
     assert 0.1 < np.mean(right) < 1  # or it shows nothing
 
 
-def test_halves_have_every_shape_and_colour_alike(data: Path) -> None:
+def test_halves_have_every_shape_and_color_alike(data: Path) -> None:
     found = ask(Reader(shape), data).tables["probes"]
     files = truth(data)
     names = set(found.columns["path"].tolist())
@@ -243,12 +241,12 @@ def test_halves_have_every_shape_and_colour_alike(data: Path) -> None:
 
 
 @pytest.mark.parametrize("resolution", [SIDE, 9, 40])
-def test_colours_are_told_from_pixels_at_any_size(data: Path, resolution: int) -> None:
+def test_colors_are_told_from_pixels_at_any_size(data: Path, resolution: int) -> None:
     digits = module.Digits(splits_of(data, resolution=resolution), None, 0)
     pixels = [batch.images.numpy() for batch in digits.splits["random"].decoded(digits.index)]
     mean = np.concatenate(pixels).mean((1, 2), dtype=np.float64)
     files = truth(data)
-    assert digits.colours(mean).tolist() == [of for _, of, _ in files.values()]
+    assert digits.colors(mean).tolist() == [of for _, of, _ in files.values()]
     assert digits.shape.tolist() == [label for label, _, _ in files.values()]
 
 
@@ -272,16 +270,16 @@ def test_pixels_of_large_images_are_averaged(data: Path) -> None:
 
 
 def test_parts_and_a_cache_change_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ask(Reader(colour), data)
+    whole = ask(Reader(color), data)
     monkeypatch.setattr(module, "SHARE", 70)
     keep = tiny.Kept()
-    found = ask(Reader(colour), data, keep=keep)
+    found = ask(Reader(color), data, keep=keep)
     assert keep.computed == [
         *(f"digits-{folder}-{part}" for folder in FOLDERS for part in (0, 1)),
         "linear-probe",
         "linear-pixels",
     ]
-    again = ask(Reader(colour), data, keep=keep)
+    again = ask(Reader(color), data, keep=keep)
     assert len(keep.computed) == 8
     for answer in (found, again):
         for table in ("colours", "probes"):
@@ -292,7 +290,7 @@ def test_parts_and_a_cache_change_nothing(data: Path, monkeypatch: pytest.Monkey
 
 
 def test_a_bound_chooses_digits(data: Path) -> None:
-    found = ask(Reader(colour), data, n=50, seed=2)
+    found = ask(Reader(color), data, n=50, seed=2)
     rows = found.tables["colours"]
     assert rows.index.tolist() == choose(shown_by(data, "random"), 50, 2).tolist()
     assert len(found.tables["probes"]) == 25
@@ -308,7 +306,7 @@ def test_a_model_with_more_outputs_is_judged_by_what_is_right_there(data: Path) 
             return logits
 
     labels = shown_by(data, "val").index.targets + 1
-    found, ten = ask(Later(colour), data, labels=labels), ask(Reader(colour), data)
+    found, ten = ask(Later(color), data, labels=labels), ask(Reader(color), data)
     assert not any(line.startswith("accuracy") for line in found.left_out)
     for name in ("accuracy/aligned", "accuracy/random", "accuracy/reversed", "gap"):
         assert found[name] == ten[name]
@@ -339,7 +337,7 @@ def test_without_scikit_learn_the_probes_are_left_out(
     data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    found = ask(Reader(colour), data)
+    found = ask(Reader(color), data)
     assert found.left_out[1] == ("probe: scikit-learn is not installed; pip install scikit-learn")
     assert found["gap"].value == 1
 
@@ -350,7 +348,7 @@ def test_digits_of_one_shape_have_no_probe(data: Path, tmp_path: Path) -> None:
         for path in (one / folder).glob("[1-9]"):
             shutil.rmtree(path)
     splits = splits_of(one)
-    found = ask(Reader(colour), data, splits=splits)
+    found = ask(Reader(color), data, splits=splits)
     assert found.left_out[1:] == ("probe: the 6 digits to learn from have one shape",)
 
 
@@ -368,7 +366,7 @@ def test_folders_of_other_digits_are_a_mistake(data: Path, tmp_path: Path) -> No
     changed = copied(data, tmp_path)
     next((changed / "reversed").glob("3/*.png")).unlink()
     with pytest.raises(UserError, match=r"^bias: .*do not hold the same digits; make them again"):
-        ask(Reader(colour), data, splits=splits_of(changed), keep=never)
+        ask(Reader(color), data, splits=splits_of(changed), keep=never)
 
 
 def test_digits_that_cannot_be_read_are_left_out_everywhere(data: Path) -> None:
@@ -377,17 +375,17 @@ def test_digits_that_cannot_be_read_are_left_out_everywhere(data: Path) -> None:
     aligned.index = aligned.index.without({5: "broken"})
     reversed_ = splits["reversed"]
     reversed_.index = reversed_.index.without({7: "broken"})
-    rows = ask(Reader(colour), data, splits=splits).tables["colours"]
+    rows = ask(Reader(color), data, splits=splits).tables["colours"]
     assert rows.index.tolist() == [i for i in range(120) if i not in (5, 7)]
     aligned.index = replace(aligned.index, left_out=dict.fromkeys(range(119), "broken"))
     with pytest.raises(UserError, match="fewer than two digits"):
-        ask(Reader(colour), data, splits=splits, keep=never)
+        ask(Reader(color), data, splits=splits, keep=never)
 
 
 @pytest.mark.parametrize(
     "text", [None, "{", "[]", "{}", json.dumps({"colours": {str(k): "#ff" for k in range(10)}})]
 )
-def test_colours_that_are_not_known_are_a_mistake(
+def test_colors_that_are_not_known_are_a_mistake(
     data: Path, tmp_path: Path, text: str | None
 ) -> None:
     changed = copied(data, tmp_path)
@@ -396,7 +394,7 @@ def test_colours_that_are_not_known_are_a_mistake(
     else:
         (changed / METADATA).write_text(text)
     with pytest.raises(UserError, match=r"^bias: .*colormnist\.json does not name the ten colours"):
-        ask(Reader(colour), data, splits=splits_of(changed), keep=never)
+        ask(Reader(color), data, splits=splits_of(changed), keep=never)
 
 
 def test_which_folders_are_color_mnist(data: Path, tmp_path: Path) -> None:
