@@ -38,8 +38,8 @@ class ColorJitter(nn.Module):
 
     Args:
         brightness: strength, >= 0.
-        contrast: likewise.
-        saturation: likewise.
+        contrast: strength, >= 0.
+        saturation: strength, >= 0.
         hue: strength, 0 to 0.5.
         order: "fixed", or "random": the four operations in an order that each image draws. That is
             exact too, but has no kernel of its own and takes three times the arithmetic.
@@ -167,9 +167,9 @@ class ColorJitter(nn.Module):
         Args:
             x: (N, 3, H, W) uint8; in channels-last memory nothing is copied.
             factors: As in `forward`, on any device.
-            order: likewise.
+            order: As in `forward`, on any device.
             mean: Of R, G and B, on the scale [0, 1].
-            std: likewise.
+            std: Standard deviation of R, G and B, on that scale.
             dtype: float32, bfloat16 or float16.
             threads: On the CPU, in the fixed order.
 

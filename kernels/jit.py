@@ -36,9 +36,11 @@ class _Notice(event.Listener):
     What comes out of the cache raises no event.
     """
 
+    given = False
+
     def on_start(self, event: Any) -> None:
-        if event.data["dispatcher"].py_func in _ours:
-            _ours.clear()
+        if not self.given and event.data["dispatcher"].py_func in _ours:
+            self.given = True
             with suppress(OSError, ValueError, AttributeError):  # nobody reads stderr, or none is
                 sys.stderr.write(f"{NOTICE}\n")
 

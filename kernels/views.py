@@ -55,7 +55,7 @@ def pair_view(
         factors: (N, 4) float32, same device: brightness, contrast and saturation >= 0, hue in
             [-0.5, 0.5] circles. Values are checked on the CPU; a check on a GPU would stall it.
         mean: of R, G and B, on the scale [0, 1].
-        std: likewise.
+        std: standard deviation of R, G and B, on that scale.
         dtype: of the views: float32, bfloat16 or float16.
         impl: "reference" (torch, any device), "compiled" (the reference through torch.compile),
             "numba" (CPU, releases the GIL), "triton" (CUDA, two launches), or "auto": numba on the

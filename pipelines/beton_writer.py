@@ -31,6 +31,7 @@ from fastsc.pipelines.threads import default_workers, in_order
 MAX_SIDE = 65_535  # 16 bits
 MIN_PAGE = 1 << 23  # bytes; FFCV's default
 TIMEOUT = 120.0  # seconds for one image
+SYNC_EVERY = 2**30  # bytes: the disk has a deadline for one call, whatever memory it is behind
 
 
 @dataclass(frozen=True)
@@ -214,6 +215,7 @@ def write_beton(
     )
     made = zip(usable, samples, strict=True)
     progress = tracked(made, title, len(usable)) if title else made
+    synced = 0
     try:
         with open(path, "wb") as file:
             layout = _Layout(file, len(usable), _page_size(index, options))
@@ -225,6 +227,11 @@ def write_beton(
                     kept.append(i)
                     with doing(f"writing {path}"):
                         layout.add(sample, int(index.targets[i]))
+                if file.tell() - synced > SYNC_EVERY:
+                    with doing(f"writing {path}"):
+                        file.flush()
+                        os.fdatasync(file.fileno())
+                    synced = file.tell()
             with doing(f"writing {path}"):
                 layout.finish(block_of(index.without(broken), np.array(kept, np.int64)))
                 file.flush()

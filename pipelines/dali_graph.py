@@ -46,7 +46,7 @@ def make_graph(
         batch_size=batch_size,
         # On a CPU an operator ends with its last image: one thread more fills the others' wait.
         num_threads=s.n_workers + (not on_gpu),
-        device_id=device.index,
+        device_id=device.index if on_gpu else None,
         prefetch_queue_depth=PREFETCH,
     )
     def decode() -> Any:

@@ -111,7 +111,7 @@ _watch: Watch | None = None
 def watched(timeout: float, program: str, signals: frozenset[int]) -> Iterator[None]:
     """Within the context, `doing` has a deadline, and this process ends where that passes.
 
-    In a context of this kind only the timeout is another one.
+    Nested, only the timeout changes: program and signals stay those of the outer context.
 
     Args:
         timeout: Seconds that the disk has for one call.

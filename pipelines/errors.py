@@ -31,7 +31,7 @@ class StalledError(Exception):
 def one_line(what: str, kinds: tuple[type[Exception], ...] = SPEAKING) -> Iterator[None]:
     """Within the context, what a model's code raises is a UserError that begins with `what`.
 
-    kinds: What is caught; of another kind than these, its name is in the line.
+    kinds: What is caught. An exception's type is in the line unless it is of SPEAKING.
     """
     try:
         yield

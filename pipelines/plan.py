@@ -28,7 +28,7 @@ Interpolation = Literal["bilinear", "bicubic"]
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Options, which every pipeline takes:
+    """The options of every pipeline.
 
     Args:
         batch_size: Unique images of a step over all ranks; a multiple of world_size in training.
@@ -41,8 +41,8 @@ class Settings:
         val_crop: At validation, side of the central square as a fraction of the shorter side.
         strengths: Brightness, contrast, saturation, hue: factors are U[max(0, 1 - s), 1 + s), hue
             U[-s, s) in turns of the color circle.
-        mean: Of R, G, B on [0, 1], which the views are normalized by.
-        std: likewise.
+        mean: Mean of R, G and B on [0, 1], which is subtracted from the views.
+        std: Standard deviation of R, G and B, which they are divided by.
         seed: A whole number from 0 to 2**64 - 1.
         paired: False yields the clean view alone (PairBatch.perturbed is None).
         paired_fraction: In training, part of each batch with a perturbed view, in (0, 1]: M =
@@ -54,8 +54,8 @@ class Settings:
         on_bad_image: What to do with a file that cannot be decoded: "raise" a UserError that names
             it; "skip": fill its slot with a keyed substitute in training, leave it out of
             validation.
-        rank: Which share of every batch is this process's.
-        world_size: Of how many.
+        rank: This process's number, from 0: it loads its share of every batch.
+        world_size: The number of processes.
         timeout: Seconds to wait for a batch before saying which stage hangs.
         decode: Where "dali" decodes and resizes: "cpu", "gpu", or "auto", the device.
         prefetch: On a GPU: make each batch one ahead, on a stream beside the consumer's.
@@ -64,7 +64,7 @@ class Settings:
         report: Called once for every file that turns out to be broken while decoding.
 
     Raises:
-        UserError: A value is none of these.
+        UserError: A value is out of its range.
     """
 
     batch_size: int
@@ -92,10 +92,12 @@ class Settings:
     report: Callable[[BadImage], None] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "resolution", "n_workers"):
-            value = getattr(self, name)
+        for name, value in (
+            ("batch_size", self.batch_size),
+            ("resolution", self.resolution),
+            ("workers", self.n_workers),
+        ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                name = name.removeprefix("n_")
                 raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
         for name, known in (
             ("crop", get_args(Crop)),

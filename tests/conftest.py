@@ -26,6 +26,14 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_notice() -> Iterator[None]:
+    """Whichever test compiles first, its stderr has no word of it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastsc.kernels.jit._Notice.given", True)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
 def cache_dir(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The index cache of the tests and of every process that they start."""
     folder = tmp_path_factory.mktemp("cache")

@@ -2,12 +2,51 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
+
+TRIES = 10
+
+
+@contextmanager
+def claimed(path: Path, *, folder: bool = False) -> Iterator[None]:
+    """Makes a temporary file or folder, which is `in_use` within the context; who makes it ends it.
+
+    Those of the same name that killed processes left are removed.
+
+    Args:
+        path: .NAME.PID.SUFFIX, in a folder that is there.
+        folder: What is made.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    file = _made(path, folder)
+    try:
+        stem, _, suffix = path.name.rsplit(".", 2)
+        remove_stale(path.parent.glob(f"{escape(stem)}.*.{suffix}"))
+        yield
+    finally:
+        os.close(file)
+
+
+def _made(path: Path, folder: bool) -> int:
+    """The descriptor of a new file or folder, locked."""
+    for _ in range(TRIES):
+        path.mkdir() if folder else path.touch()
+        with suppress(FileNotFoundError):  # who removes what is stale took it before the lock
+            file = _locked(path)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file), path.stat()):
+                    return file
+            os.close(file)
+    raise OSError(errno.EBUSY, "another process removes it again and again", str(path))
 
 
 @contextmanager
@@ -17,13 +56,18 @@ def in_use(path: Path) -> Iterator[None]:
     The kernel drops the lock when the process dies, however it does, and on a disk without locks
     nothing is ever taken for stale.
     """
-    file = os.open(path, os.O_RDONLY)
+    file = _locked(path)
     try:
-        with suppress(OSError):
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield
     finally:
         os.close(file)
+
+
+def _locked(path: Path) -> int:
+    file = os.open(path, os.O_RDONLY)
+    with suppress(OSError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return file
 
 
 def remove_stale(paths: Iterable[Path]) -> None:

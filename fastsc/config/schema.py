@@ -1,8 +1,8 @@
-"""What a run can be told: frozen dataclasses, one a concern.
+"""What a run can be told: frozen dataclasses, one per concern.
 
 A field is all there is of an option: its type, its default, its `Rules`, and the string under it,
 which is the `--help`. Field names are unique over the sections, so that the options and a recipe's
-YAML are flat. `fastsc.config.checks` has what several options together must be; paths are looked at
+YAML are flat. `fastsc.config.checks` has what several options together must be; paths are checked
 when they are used.
 """
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fastsc.cli.leftovers import in_use, remove_stale
+from fastsc.cli.leftovers import claimed
 from fastsc.cli.lock import locked
 from fastsc.cli.parser import folder_name
 from fastsc.errors import UserError
@@ -126,11 +126,9 @@ def _write(
     from fastsc.pipelines.beton_writer import verify_beton, write_beton
 
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    remove_stale(target.parent.glob(f".{target.name}.*.tmp"))
     undo.callback(temporary.unlink, missing_ok=True)
     try:
-        temporary.touch()
-        undo.enter_context(in_use(temporary))
+        undo.enter_context(claimed(temporary))
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from None
     broken = write_beton(

@@ -132,7 +132,7 @@ class Ranks:
 
     @contextmanager
     def local_first(self) -> Iterator[None]:
-        """`all_or_none`, in which one rank of each machine is ahead: it may fill a cache."""
+        """`all_or_none`; local rank 0 of each machine goes first: it may fill a cache."""
         if self.local_rank:
             self.agree()
         with self.all_or_none():

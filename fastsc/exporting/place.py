@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from fastsc.cli.leftovers import in_use, remove_stale
+from fastsc.cli.leftovers import claimed
 from fastsc.errors import UserError
 
 
@@ -25,9 +25,8 @@ def made_whole(target: Path, *, folder: bool) -> Iterator[Path]:
     made = [parent for parent in place.parents if not parent.exists()]
     work = place.with_name(f".{place.name}.{os.getpid()}.part")
     try:
-        work.mkdir(parents=True)
-        remove_stale(path for path in place.parent.glob(f".{place.name}.*.part") if path != work)
-        with in_use(work):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(work, folder=True):
             part = work / place.name
             if folder:
                 part.mkdir()

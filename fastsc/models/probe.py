@@ -241,29 +241,36 @@ def hooked(
     before: Callable[..., Any] | None = None,
 ) -> Iterator[None]:
     """Within the context modules have these hooks, which get keyword arguments, too."""
-    # TorchScript takes no hooks.
-    modules = [m for m in modules if not isinstance(m, torch.jit.ScriptModule)]
-    hooks = [module.register_forward_hook(after, with_kwargs=True) for module in modules]
-    if before is not None:
-        hooks += [module.register_forward_pre_hook(before, with_kwargs=True) for module in modules]
-    try:
+    with contextlib.ExitStack() as hooks:
+        for module in modules:
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # it takes none
+            after_hook = module.register_forward_hook(after, with_kwargs=True)
+            hooks.callback(after_hook.remove)
+            if before is not None:
+                before_hook = module.register_forward_pre_hook(before, with_kwargs=True)
+                hooks.callback(before_hook.remove)
         yield
-    finally:
-        for hook in hooks:
-            hook.remove()
 
 
 @contextlib.contextmanager
 def recorded(module: nn.Module) -> Iterator[list[tuple[Any, Any]]]:
     """Within the context, copies of what a module gets and gives at each of its calls."""
     calls: list[tuple[Any, Any]] = []
+    inputs: list[Any] = []  # of the calls that go on: the module itself may work in place
 
-    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: object) -> None:
-        pair = input_of(args, kwargs), output  # what comes next may work in place
-        calls.append(tuple(x.clone() if isinstance(x, Tensor) else x for x in pair))  # type: ignore[arg-type]
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs.append(_copied(input_of(args, kwargs)))
 
-    with hooked([module], keep):
+    def after(_: nn.Module, _args: object, _kwargs: object, output: object) -> None:
+        calls.append((inputs.pop(), _copied(output)))  # what comes next may, too
+
+    with hooked([module], after, before):
         yield calls
+
+
+def _copied(x: object) -> object:
+    return x.clone() if isinstance(x, Tensor) else x
 
 
 @contextlib.contextmanager

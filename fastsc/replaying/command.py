@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fastsc.cli.console import write_line
-from fastsc.cli.leftovers import in_use, remove_stale
+from fastsc.cli.leftovers import claimed, in_use, remove_stale
 from fastsc.cli.parser import Parser, folder_name, whole
 from fastsc.errors import UserError
 from fastsc.pipelines.disk import doing
@@ -135,10 +135,9 @@ def _write(out: Path, rebuilt: Rebuilt, run: Path) -> list[str]:
     part = place.with_name(f".{place.name}.{os.getpid()}.part")
     made = [folder for folder in place.parents if not folder.exists()]
     try:
-        for suffix in ("part", "old"):
-            remove_stale(place.parent.glob(f".{escape(place.name)}.*.{suffix}"))
-        part.mkdir(parents=True)
-        with in_use(part):
+        remove_stale(place.parent.glob(f".{escape(place.name)}.*.old"))
+        place.parent.mkdir(parents=True, exist_ok=True)
+        with claimed(part, folder=True):
             with doing(f"writing {out / 'batch.npz'}"):
                 np.savez(part / "batch.npz", **arrays(rebuilt))
             sheets = draw_sheets(pairs(rebuilt), *titles(rebuilt, run))

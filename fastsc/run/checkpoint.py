@@ -7,14 +7,13 @@ import json
 import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from fastsc.cli.leftovers import in_use, remove_stale
+from fastsc.cli.leftovers import claimed
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError, first_line
 from fastsc.pipelines.disk import doing
@@ -265,12 +264,10 @@ def write_atomically(path: Path, write: Callable[[str], None]) -> None:
     """
     temporary = path.parent / f".{path.name}.{os.getpid()}.part"
     try:
-        with contextlib.ExitStack() as held:
+        with contextlib.ExitStack() as resources:
             with doing(f"writing {path}"):
                 path.parent.mkdir(parents=True, exist_ok=True)
-                remove_stale(path.parent.glob(f".{escape(path.name)}.*.part"))
-                temporary.touch()
-                held.enter_context(in_use(temporary))
+                resources.enter_context(claimed(temporary))
             write(str(temporary))
             with doing(f"writing {path}"):
                 _fsync(temporary)

@@ -55,7 +55,7 @@ class CheckpointWriter:
             self.wait()
 
     def close(self) -> None:
-        """Ends the thread, behind a write that is under way, whatever comes of it."""
+        """Ends the thread, after a write that is under way, whatever comes of it."""
         with suppress(Exception):
             self.wait()
         self._thread.shutdown()
@@ -70,7 +70,7 @@ def _check_finite(state: Mapping[str, Any], step: int) -> None:
         for name, value in (state.get(part) or {}).items():
             if value.is_floating_point() and not value.isfinite().all():
                 raise NonFiniteError(
-                    f"the weights behind step {step} are not finite ({name}), and are not saved; "
+                    f"the weights after step {step} are not finite ({name}), and are not saved; "
                     "go on from before it with --resume --on-nan skip, or begin again with a "
                     "smaller --lr"
                 )

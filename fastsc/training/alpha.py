@@ -27,6 +27,7 @@ import math
 from typing import Any
 
 from fastsc.config import STEERED_ALPHA, MethodConfig
+from fastsc.errors import UserError
 from fastsc.training.collapse import Figures, Spread
 
 EVERY = 10  # steps from one update to the next
@@ -201,7 +202,9 @@ class Multiplier(Alpha):
             "collapsed": self._collapsed,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        if state is None:
+            raise UserError("it has no state of --ds-target")
         self.gap = float(state["gap"])
         self.value, self._ceiling = float(state["alpha"]), float(state["ceiling"])
         self._updates, self._pinned, self._episodes = map(int, state["counts"])

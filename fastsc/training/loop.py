@@ -314,19 +314,24 @@ def _report_non_finite(training: Training, report: Report) -> None:
     Raises:
         UserError: NonFiniteError on the main rank.
     """
-    if (step := training.losses.look()) is None:
+    if (nonfinite := training.losses.look()) is None:
         return
     _report_bad_images(training, report)  # their substitutes may have been in it
     action, spe = training.config.run.on_nan, training.steps_per_epoch
-    epoch, batch = divmod(step.number - 1, spe)
+    epoch, batch = divmod(nonfinite.number - 1, spe)
     report.event(
-        "nonfinite", step=step.number, epoch=epoch, batch=batch, action=action, index=step.index
+        "nonfinite",
+        step=nonfinite.number,
+        epoch=epoch,
+        batch=batch,
+        action=action,
+        index=nonfinite.index,
     )
     if action == "stop":
-        raise training.losses.stop(step.number, skipping=False)
-    report.say(f"warning: step {step.number} was left out, its loss is not finite")
+        raise training.losses.stop(nonfinite.number, skipping=False)
+    report.say(f"warning: step {nonfinite.number} was left out, its loss is not finite")
     if training.losses.count_skipped():
-        raise training.losses.stop(step.number, skipping=True)
+        raise training.losses.stop(nonfinite.number, skipping=True)
 
 
 def _signal_name(ranks: Ranks, stop: StopSignal) -> str:

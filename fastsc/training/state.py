@@ -245,7 +245,7 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
     config = training.config
     n_epochs = -(-training.total_steps // training.steps_per_epoch)
     if (most := resolutions(config.data, n_epochs)[-1]) < config.data.resolution:
-        what = f"--resolution-ramp goes on behind this run (epochs: {n_epochs}): it trains at"
+        what = f"--resolution-ramp goes on after this run (epochs: {n_epochs}): it trains at"
         report.say(f"warning: {what} {most} px at most, not at {config.data.resolution}")
     if saved is not None:
         for skipped in saved.skipped:

@@ -10,14 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.cli.console import printable
-from fastsc.config.recipes import did_you_mean
 from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
 from fastsc.evaluation.data import Split, some
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.models.libraries import imagenet_lemmas
 from fastsc.evaluation.models.sources import Source
-from fastsc.pipelines.fields import shown
+from fastsc.pipelines.fields import did_you_mean, shown
 from fastsc.pipelines.reading import parse_json, read_text
 
 NONE = -1

@@ -151,7 +151,7 @@ def test_weights_that_are_not_finite_are_not_saved(
     assert run(image_folder, out, *more) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "weights behind step 3 are not finite" in said or "loss of step 4" in said
+    assert "weights after step 3 are not finite" in said or "loss of step 4" in said
     loaded = checkpoint.load_newest(out / "checkpoints")
     assert loaded is not None
     assert loaded.state["step"] == 2

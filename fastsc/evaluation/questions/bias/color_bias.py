@@ -162,7 +162,7 @@ def _look(viewer: Viewer, index: Indices, folder: str) -> Arrays:
 
 
 def accuracy_rows(digits: Digits, answers: Mapping[str, Arrays], right: NDArray[np.int64]) -> Rows:
-    """The table "colors", a row a digit: whether it is right in each folder, and "gap", aligned
+    """The table "colours", a row a digit: whether it is right in each folder, and "gap", aligned
     less reversed; "path" in each of the folders."""
     columns: Arrays = {
         name: (answers[name]["predicted"] == right).astype(np.float64) for name in FOLDERS
@@ -196,8 +196,8 @@ def shown(model: Classifier, digits: Digits, answers: Mapping[str, Arrays]) -> l
 def probe_rows(digits: Digits, looked: Arrays, keep: Keep) -> Rows | str:
     """The table "probes", a row a digit of the half that the probes are tested on; or why not.
 
-    Columns "probe/color", "probe/shape": whether a linear probe of the features of the `random`
-    digits reads it; "pixels/color", "pixels/shape": one of the pixels, at 28 px at most. "path".
+    Columns "probe/colour", "probe/shape": whether a linear probe of the features of the `random`
+    digits reads it; "pixels/colour", "pixels/shape": one of the pixels, at 28 px at most. "path".
     """
     if not installed("sklearn"):
         return "scikit-learn is not installed; pip install scikit-learn"
