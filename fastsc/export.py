@@ -1,7 +1,7 @@
 """`python -m fastsc.export RUN --to TARGET`: a run's weights for timm and the hub, ONNX, .pt2.
 
 Exit status: 0 done; 2 the user's mistake, one line on stderr and nothing written; 130 interrupted,
-nothing written.
+nothing written; 75 a disk that hangs.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ def installed(module: str) -> bool:
     return True
 
 
-def needed(package: str, what: str) -> None:
-    """Raises UserError where `what` cannot go on for want of a package."""
+def needed(package: str, what: str, extra: str | None = None) -> None:
+    """Raises UserError where `what` cannot go on for want of a package, or of an extra of ours."""
     if not installed(package):
-        raise UserError(f"{what} needs {package}: pip install {package}")
+        wanted = package if extra is None else f"-e '.[{extra}]'"
+        raise UserError(f"{what} needs {package}: pip install {wanted}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import fastsc
+from fastsc.cli.console import printable
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError
 from fastsc.exporting.trained import Trained
@@ -21,6 +22,13 @@ SHOWN = {
     "continuity/ds_relative": ("ds_relative", "ds_relative"),
     "continuity/flips": ("predictions that a perturbation flips", "flips"),
 }
+
+PLAIN = " with cross-entropy alone."
+CONTINUOUS = (
+    " with semantic continuity (Wu et al., [arXiv 2011.09789](https://arxiv.org/abs/2011.09789)): "
+    "its representation should hardly move when light, contrast, saturation and hue of an image "
+    "change."
+)
 
 
 @dataclass(frozen=True)
@@ -40,8 +48,8 @@ class Figures:
     date: str
 
 
-def read_figures(path: Path, model: str | None) -> Figures:
-    """The figures of results.json, of the named model or of the only one.
+def read_figures(path: Path, model: str | None, run: Path) -> Figures:
+    """The figures of results.json, of the named model or of the only one, which must be `run`.
 
     Raises:
         UserError: It is no such file, or which model is meant is open.
@@ -58,6 +66,12 @@ def read_figures(path: Path, model: str | None) -> Figures:
         raise UserError(f"{path} has several models: --results-model {' | '.join(models)}")
     if model is not None and model not in models:
         raise UserError(f"--results-model {model}: {path} has {', '.join(models) or 'none'}")
+    evaluated = metadata.texts("models")
+    if model is None and len(evaluated) == 1 and not _same(Path(evaluated[0]), run):
+        raise UserError(
+            f"{path} is of {printable(evaluated[0])}, not of {run}; if they are the same, "
+            f"--results-model {models[0] if models else 'NAME'} says so"
+        )
     figures = {
         f"{row.text('question')}/{row.text('name')}": row
         for row in rows
@@ -67,15 +81,24 @@ def read_figures(path: Path, model: str | None) -> Figures:
         raise UserError(f"{path} does not answer the question continuity, which a card shows")
     for key in figures.keys() & SHOWN.keys():
         for number in ("value", "low", "high"):
-            if figures[key].has(number):
+            if figures[key].values.get(number) is not None:  # undefined
                 figures[key].number(number)
         figures[key].whole("n")
     return Figures(
         rows=figures,
-        data=Path(metadata.text("data")).name,
-        split=metadata.text("split"),
+        data=printable(Path(metadata.text("data")).name),
+        split=printable(metadata.text("split")),
         date=metadata.text("date"),
     )
+
+
+def _same(evaluated: Path, run: Path) -> bool:
+    """Whether both are one run: its folder, or the weights in it."""
+    folders = (
+        (path.parent if path.name == "weights.safetensors" else path).resolve()
+        for path in (evaluated, run)
+    )
+    return next(folders) == next(folders)
 
 
 def model_card(trained: Trained, name: str, figures: Figures | None) -> str:
@@ -95,12 +118,13 @@ def model_card(trained: Trained, name: str, figures: Figures | None) -> str:
             metric_value=figures.rows[key].number("value"),
         )
         for key in shown
-        if figures is not None
+        if figures is not None and figures.rows[key].values.get("value") is not None
     ]
     header = ModelCardData(
         library_name="timm",
         pipeline_tag="image-classification",
-        tags=["image-classification", "timm", "fastsc", "semantic-continuity"],
+        tags=["image-classification", "timm", "fastsc"]
+        + (["semantic-continuity"] if trained.plain is False else []),
         model_name=trained.name,
         eval_results=results or None,
     )
@@ -112,10 +136,9 @@ def model_card(trained: Trained, name: str, figures: Figures | None) -> str:
         "",
         f"# {trained.name}",
         "",
-        f"`{name}`, {len(trained.classes)} classes, trained by fastsc {fastsc.__version__} with "
-        "semantic continuity (Wu et al., [arXiv 2011.09789](https://arxiv.org/abs/2011.09789)): "
-        "its representation should hardly move when light, contrast, saturation and hue of an "
-        "image change.",
+        f"`{name}`, {len(trained.classes)} classes, trained by fastsc"
+        + ("." if trained.plain is None else PLAIN if trained.plain else CONTINUOUS)
+        + f" Exported by fastsc {fastsc.__version__}.",
         "",
         f"Images: {preprocessing.resolution} px, the central "
         f"{preprocessing.val_crop:.4g} of the shorter side, {preprocessing.interpolation}, "
@@ -148,7 +171,8 @@ def model_card(trained: Trained, name: str, figures: Figures | None) -> str:
 
 def _row(words: str, row: Fields) -> str:
     value, low, high = (_number(row.values.get(key)) for key in ("value", "low", "high"))
-    return f"| {words} | {value} | {low} to {high} | {row.values['n']:,} |"
+    interval = "–" if "–" in (low, high) else f"{low} to {high}"
+    return f"| {words} | {value} | {interval} | {row.values['n']:,} |"
 
 
 def _number(value: Any) -> str:

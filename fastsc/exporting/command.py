@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 from fastsc.cli.console import write_line
 from fastsc.cli.parser import Parser, folder_name
 from fastsc.errors import UserError
 
-_ENDING = re.compile(r"\.[A-Za-z]\w*$")  # v1.5 is part of a folder's name
+# Of files; another is part of a folder's name, as in resnet18.a1_in1k.
+ENDINGS = (
+    ".bin", ".ckpt", ".engine", ".h5", ".json", ".mlmodel", ".npz", ".pb", ".pickle", ".pkl", ".pt",
+    ".pth", ".pte", ".safetensors", ".tar", ".tflite", ".torchscript", ".ts", ".txt", ".yaml",
+    ".zip",
+)  # fmt: skip
 
 
 def run(words: list[str]) -> int:
@@ -31,7 +35,7 @@ def run(words: list[str]) -> int:
         from fastsc.exporting.card import read_figures
         from fastsc.exporting.hub import write_folder
 
-        figures = args.results and read_figures(args.results, args.results_model)
+        figures = args.results and read_figures(args.results, args.results_model, Path(args.model))
         trained = load_trained(args.model)
         lines = write_folder(target, trained, figures)
     else:
@@ -55,7 +59,7 @@ def kind_of(target: Path) -> str:
     """
     if target.suffix in (".onnx", ".pt2"):
         return target.suffix
-    if _ENDING.search(target.name) and not target.is_dir():
+    if target.suffix.lower() in ENDINGS and not target.is_dir():
         raise UserError(
             f"--to {target}: unknown ending {target.suffix}; take FILE.onnx, FILE.pt2, or a "
             "folder's name for timm and the hub"
@@ -64,9 +68,13 @@ def kind_of(target: Path) -> str:
 
 
 def _check_free(target: Path) -> None:
-    """Raises UserError where something is at the target's place."""
+    """Raises UserError where something is at the target's place, or it has no name of text."""
     try:
-        if target.is_dir():
+        str(target).encode()
+    except UnicodeEncodeError:
+        raise UserError(f"--to {target}: is no UTF-8; name another") from None
+    try:
+        if target.is_dir() and kind_of(target) == "folder":
             if any(target.iterdir()):
                 raise UserError(f"--to {target}: is there already, and not empty; name another")
         elif target.exists() or target.is_symlink():

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError, first_line
 from fastsc.exporting.card import Figures, model_card
 from fastsc.exporting.place import made_whole
-from fastsc.exporting.trained import CLOSE, Trained, largest_difference
+from fastsc.exporting.trained import CLOSE, Trained
 
 # torchvision's networks that timm has under another name. Whether two compute the same is tried.
 TIMM_NAMES = {
@@ -57,7 +57,9 @@ def write_folder(target: Path, trained: Trained, figures: Figures | None) -> lis
         card = model_card(trained, name, figures)
         (part / "README.md").write_text(card, encoding="utf-8")
         loaded = timm.create_model(f"local-dir:{part}", pretrained=True).eval()
-        difference = difference_of(loaded, trained)
+        images = trained.images(2)
+        with torch.no_grad():
+            difference = trained.difference(loaded(images), images)
         if not difference <= CLOSE:
             raise UserError(
                 f"{target}: timm's {name} computes other logits from these weights "
@@ -65,8 +67,8 @@ def write_folder(target: Path, trained: Trained, figures: Figures | None) -> lis
             )
     return [
         f"wrote {target}: config.json, model.safetensors, README.md",
-        f"timm.create_model('local-dir:{target}', pretrained=True) gives logits within "
-        f"{difference:.1g} of the network's",
+        f"timm.create_model('local-dir:{target}', pretrained=True) gives logits that differ from "
+        f"the network's by {difference:.1g} of the largest",
     ]
 
 
@@ -78,12 +80,12 @@ def timm_form(trained: Trained) -> tuple[str, dict[str, Any], dict[str, Tensor]]
     """
     import timm
 
-    architecture = trained.architecture
+    architecture, stem, blurpool = trained.architecture
     name = architecture.removeprefix("timm:").partition(".")[0]  # without a tag of weights
     name = TIMM_NAMES.get(name, name) if architecture == name else name
-    if trained.stem == "cifar" and not architecture.startswith("fastsc:"):
+    if stem == "cifar" and not architecture.startswith("fastsc:"):
         raise UserError(f"--stem cifar: timm's {name} has no stem for small images; {OTHERWISE}")
-    if trained.blurpool:
+    if blurpool:
         raise UserError(f"--blurpool: timm's {name} does not blur as this run did; {OTHERWISE}")
     if architecture.startswith("fastsc:") or not timm.is_model(name):
         raise UserError(f"timm has no network like {architecture}; {OTHERWISE}")
@@ -126,7 +128,8 @@ def renamed(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> dict[s
             if not (of_shape := waiting[_squeezed(tensor)]):
                 raise ValueError(f"no weights for {key} {tuple(tensor.shape)}")
             matched[key] = of_shape.popleft().reshape(tensor.shape)
-        if any(waiting.values()):
+        left = [tensor for queue in waiting.values() for tensor in queue]
+        if any(tensor.is_floating_point() for tensor in left):  # others are made when it is built
             raise ValueError("it has fewer weights")
     return {
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -166,9 +169,3 @@ def config_of(trained: Trained, name: str, arguments: Mapping[str, Any]) -> dict
             "num_classes": len(trained.classes),
         },
     }
-
-
-@torch.no_grad()
-def difference_of(loaded: nn.Module, trained: Trained) -> float:
-    images = trained.images(2)
-    return largest_difference(loaded(images), trained.net(images))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import warnings
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError, first_line
 from fastsc.exporting.place import made_whole
-from fastsc.exporting.trained import CLOSE, Trained, largest_difference
+from fastsc.exporting.trained import CLOSE, Trained
 
 Input = Literal["normalized", "unit", "uint8"]
 _WORDS = {
@@ -42,12 +43,14 @@ class Served(nn.Module):
             self.register_buffer(name, values)
 
     def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(self.normalized(images))
+        return logits
+
+    def normalized(self, images: Tensor) -> Tensor:
+        """What the network takes, (N, 3, R, R), of images in the form of this program."""
         if self.form == "uint8":
             images = images.permute(0, 3, 1, 2).to(torch.float32) / 255
-        if self.form != "normalized":
-            images = (images - self.mean) / self.std
-        logits: Tensor = self.net(images)
-        return logits
+        return images if self.form == "normalized" else (images - self.mean) / self.std
 
     def example(self, trained: Trained, n: int) -> Tensor:
         """n images of noise in the form that `forward` takes."""
@@ -70,12 +73,12 @@ def write_program(target: Path, trained: Trained, form: Input) -> list[str]:
     write = _write_onnx if target.suffix == ".onnx" else _write_pt2
     if target.suffix == ".onnx":
         for package in ("onnx", "onnxscript", "onnxruntime"):
-            needed(package, f"{target} (pip install 'fastsc[export]')")
+            needed(package, str(target), extra="export")
     served = Served(trained, form).eval().requires_grad_(False)
     side = trained.preprocessing.resolution
     words = _WORDS[form].format(side)
     facts = {
-        "architecture": trained.architecture,
+        "architecture": trained.architecture.name,
         "classes": trained.classes,
         "resolution": side,
         "val_crop": trained.preprocessing.val_crop,
@@ -89,14 +92,14 @@ def write_program(target: Path, trained: Trained, form: Input) -> list[str]:
                 warnings.simplefilter("ignore")
                 answer = write(served, served.example(trained, 2), part, facts)
                 differences = [
-                    largest_difference(answer(images), served(images))
+                    trained.difference(answer(images), served.normalized(images))
                     for images in (served.example(trained, n) for n in CHECKED)
                 ]
         except OSError:
             raise
         except Exception as error:  # noqa: BLE001, exporters raise anything
             raise UserError(
-                f"{trained.architecture} cannot be exported as {target.suffix}: "
+                f"{trained.architecture.name} cannot be exported as {target.suffix}: "
                 f"{type(error).__name__}: {first_line(error)}"
             ) from None
         if not all(difference <= CLOSE for difference in differences):  # NaN is not
@@ -106,7 +109,7 @@ def write_program(target: Path, trained: Trained, form: Input) -> list[str]:
             )
     return [
         f"wrote {target}: {words} -> logits (N, {len(trained.classes)}), any N",
-        f"its logits are within {max(differences):.1g} of the network's",
+        f"its logits differ from the network's by {max(differences):.1g} of the largest",
     ]
 
 
@@ -143,7 +146,10 @@ def _write_pt2(served: Served, example: Tensor, part: Path, facts: dict[str, Any
     program = torch.export.export(
         served, (example,), dynamic_shapes=({0: torch.export.Dim("batch")},)
     )
-    torch.export.save(program, part, extra_files={"fastsc.json": json.dumps(facts)})
+    # Into memory first: where the disk is full, torch's own writer aborts the process.
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={"fastsc.json": json.dumps(facts)})
+    part.write_bytes(buffer.getbuffer())
     loaded = torch.export.load(part).module()
 
     def answer(images: Tensor) -> Tensor:

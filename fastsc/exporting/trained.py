@@ -8,11 +8,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from fastsc.cli.console import printable
+from fastsc.config.recipes import load_recipe
 from fastsc.errors import UserError
-from fastsc.evaluation.models.classifier import Preprocessing
+from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.libraries import Architecture
 from fastsc.evaluation.models.sources import load_source
 from fastsc.models.build import build_net
-from fastsc.run.checkpoint import load_model_state, load_safetensors, read_metadata
+from fastsc.run.checkpoint import load_model_state, load_safetensors
 
 CLOSE = 1e-4  # of the largest logit, what an export may differ by
 
@@ -22,27 +25,42 @@ class Trained:
     """Weights and metadata of a run.
 
     Attributes:
+        path: RUN, as it was given.
         name: The run's or the file's, for titles.
-        net: The architecture, in eval mode on the CPU, float32.
-        architecture: As `--model` has it: resnet50, timm:NAME, fastsc:NAME.
-        stem, blurpool: What was changed in it.
+        net: The network, in eval mode on the CPU, float32, without hooks.
+        architecture: What it was built of.
+        classifier: The same weights as an evaluation loads them: what exports are compared with.
         classes: Names of its outputs.
-        preprocessing: How its images are made.
+        plain: Whether it was trained without the constraint; None where no config.yaml says so.
     """
 
+    path: Path
     name: str
     net: nn.Module
-    architecture: str
-    stem: str
-    blurpool: bool
+    architecture: Architecture
+    classifier: Classifier
     classes: tuple[str, ...]
-    preprocessing: Preprocessing
+    plain: bool | None
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How its images are made."""
+        return self.classifier.preprocessing
 
     def images(self, n: int) -> Tensor:
         """n normalized images (n, 3, R, R) of noise, the same at every call."""
         side = self.preprocessing.resolution
         generator = torch.Generator().manual_seed(n)
         return torch.randn(n, 3, side, side, generator=generator)
+
+    @torch.no_grad()
+    def difference(self, logits: Tensor, images: Tensor) -> float:
+        """Between logits (N, C) of an export and the network's, over the largest, at least 1.
+
+        images: (N, 3, R, R), normalized.
+        """
+        wanted = self.classifier(images)[1]
+        return float((logits - wanted).abs().max() / wanted.abs().max().clamp_min(1))
 
 
 def load_trained(model: str) -> Trained:
@@ -55,31 +73,32 @@ def load_trained(model: str) -> Trained:
     if not path.exists():
         raise UserError(f"{model}: no such folder or file; RUN is a run's folder or its weights")
     file = path / "weights.safetensors" if path.is_dir() else path
-    classifier = load_source(model).classifier
-    state, _ = load_safetensors(file)
-    metadata, whole = read_metadata(file), file.resolve()
-    architecture, stem = metadata.text("architecture"), metadata.text("stem")
-    blurpool = metadata.values.get("blurpool") is True
+    try:
+        source = load_source(model)
+    except UserError as error:
+        line = str(error).partition("; if it is another's")[0]  # an evaluation's advice
+        raise UserError(f"{line}; RUN is a run's folder or its weights.safetensors") from None
+    classifier, architecture = source.classifier, source.architecture
+    assert architecture is not None  # of a file of ours
     # A network of its own: the classifier's has hooks, which tracing would follow.
     net = build_net(
-        architecture,
+        architecture.name,
         classifier.n_classes,
-        "cifar" if stem == "cifar" else "imagenet",
+        architecture.stem,
         classifier.preprocessing.resolution,
-        blurpool=blurpool,
+        blurpool=architecture.blurpool,
     )
+    state, _ = load_safetensors(file)
     load_model_state(net, state, file)
+    resolved, config = file.resolve(), file.parent / "config.yaml"
     return Trained(
-        name=whole.parent.name if file.name == "weights.safetensors" else whole.stem,
+        path=path,
+        name=printable(
+            resolved.parent.name if file.name == "weights.safetensors" else resolved.stem
+        ),
         net=net.eval().requires_grad_(False),
         architecture=architecture,
-        stem=stem,
-        blurpool=blurpool,
+        classifier=classifier,
         classes=classifier.classes or tuple(map(str, range(classifier.n_classes))),
-        preprocessing=classifier.preprocessing,
+        plain=load_recipe(str(config)).method.plain if config.is_file() else None,
     )
-
-
-def largest_difference(logits: Tensor, wanted: Tensor) -> float:
-    """Of two (N, C), over the largest of the wanted logits, at least 1."""
-    return float((logits - wanted).abs().max() / wanted.abs().max().clamp_min(1))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torchvision
 from torch import nn
@@ -18,12 +18,20 @@ from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Interpolation, Preprocessing
 from fastsc.evaluation.models.state_dicts import WeightsFile, read_weights
 from fastsc.evaluation.models.weights import downloads, n_outputs
-from fastsc.models.build import build_net
+from fastsc.models.build import Stem, build_net
 from fastsc.pipelines.fields import did_you_mean
 from fastsc.run.checkpoint import load_model_state
 
 RGB = tuple[float, float, float]
 AUXILIARY = "aux1.", "aux2.", "AuxLogits."  # classifiers that only training runs
+
+
+class Architecture(NamedTuple):
+    """What `models.build.build_net` makes a network of."""
+
+    name: str
+    stem: Stem
+    blurpool: bool
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,6 +44,7 @@ class Net:
             `classes`.
         strengths: Brightness, contrast, saturation, hue that its run trained with.
         notes: What a user should know of how it was made, one line each.
+        architecture: Of a network of ours.
     """
 
     net: nn.Module
@@ -44,6 +53,7 @@ class Net:
     order: Literal["imagenet", "likely", "own"] = "imagenet"
     strengths: tuple[float, float, float, float] | None = None
     notes: tuple[str, ...] = ()
+    architecture: Architecture | None = None
 
 
 def torchvision_net(

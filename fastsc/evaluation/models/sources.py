@@ -21,6 +21,7 @@ from fastsc.evaluation.models.classifier import Classifier, Interpolation, Prepr
 from fastsc.evaluation.models.libraries import (
     IMAGENET_CLASSES,
     RGB,
+    Architecture,
     Net,
     imagenet_names,
     imagenet_synsets,
@@ -76,12 +77,14 @@ class Source:
         synsets: WordNet names of its outputs ("n01440764"), where these are ImageNet's classes.
         strengths: Brightness, contrast, saturation, hue that its run trained with.
         notes: What a user should know of how it was made, one line each.
+        architecture: Of a network of ours.
     """
 
     classifier: Classifier
     synsets: tuple[str, ...] | None = None
     strengths: tuple[float, float, float, float] | None = None
     notes: tuple[str, ...] = ()
+    architecture: Architecture | None = None
 
 
 def load_classifier(model: str, options: ModelOptions | None = None) -> Classifier:
@@ -115,6 +118,7 @@ def load_source(model: str, options: ModelOptions | None = None) -> Source:
         synsets=imagenet_synsets() if of_imagenet else None,
         strengths=loaded.strengths,
         notes=loaded.notes + notes,
+        architecture=loaded.architecture,
     )
 
 
@@ -281,29 +285,35 @@ def _file(path: Path, config: Path) -> Net:
         mean=rgb(metadata.numbers("mean", 3, 0, 1)),
         std=rgb(metadata.numbers("std", 3, 1e-6, 1)),
     )
-    net, n = _filled(metadata, max(len(classes), 2), state, path)
+    stem = metadata.text("stem", ("imagenet", "cifar"))
+    architecture = Architecture(
+        metadata.text("architecture"),
+        "cifar" if stem == "cifar" else "imagenet",
+        metadata.flag("blurpool"),
+    )
+    net, n = _filled(architecture, resolution, max(len(classes), 2), state, path)
     return Net(
         net=net,
         preprocessing=preprocessing,
         classes=classes + tuple(f"output {i}" for i in range(len(classes), n)),
         order="own",
         strengths=None if run is None else run.data.strengths,
+        architecture=architecture,
     )
 
 
 def _filled(
-    metadata: Fields, n: int, state: Mapping[str, Tensor], path: Path
+    architecture: Architecture, resolution: int, n: int, state: Mapping[str, Tensor], path: Path
 ) -> tuple[nn.Module, int]:
-    """The network that the metadata name, with the state's weights, and its number of outputs.
+    """The network of this architecture with the state's weights, and its number of outputs.
 
     With --num-classes there are outputs without a name behind the n of the classes.
     """
-    name, stem = metadata.text("architecture"), metadata.text("stem", ("imagenet", "cifar"))
-    resolution, blurpool = metadata.whole("resolution"), metadata.flag("blurpool")
+    name, stem, blurpool = architecture
 
     def built(n: int, device: str) -> nn.Module:
         with torch.device(device):
-            return build_net(name, n, stem, resolution, blurpool=blurpool)  # type: ignore[arg-type]
+            return build_net(name, n, stem, resolution, blurpool=blurpool)
 
     # By shapes first: a file of a few bytes can name a network of gigabytes.
     device = "meta"

@@ -13,6 +13,7 @@ import torch
 
 from fastsc.evaluation.models.sources import load_classifier
 from fastsc.export import main
+from fastsc.recipe import configure, dump
 from tests.fastsc.exporting.conftest import CLASSES, MEAN, STD, Run
 
 timm = pytest.importorskip("timm")
@@ -75,36 +76,70 @@ def test_the_folder_says_how_images_are_made(make_run: Run) -> None:
     assert config["label_names"][:2] == ["ant", "bee"]
 
 
-def results(path: Path, *models: str) -> dict[str, Any]:
+def results(path: Path, evaluated: list[str], *names: str) -> dict[str, Any]:
     """A results.json as fastsc.evaluate writes it, with one question; returns it."""
+    figures = {"top1": 0.625, "top1_perturbed": 0.5, "ds_relative": 0.1406, "flips": None}
     rows = [
-        {"model": model, "question": "continuity", "name": name, "value": value,
-         "low": value / 2, "high": value * 1.5, "n": 1234, "seed": 0}
-        for i, model in enumerate(models)
-        for name, value in (("top1", 0.625 + i / 100), ("ds_relative", 0.1406 + i / 100))
+        {"model": name, "question": "continuity", "name": figure,
+         "value": value and value + i / 100, "low": value and value / 2,
+         "high": value and value * 1.5, "n": 1234, "seed": 0}
+        for i, name in enumerate(names)
+        for figure, value in figures.items()
     ]  # fmt: skip
-    document = {
-        "metadata": {"data": "/somewhere/photos", "split": "val", "date": "2026-11-01"},
-        "results": rows,
-    }
+    metadata = {"data": "/somewhere/photos", "split": "val", "date": "2026-11-01"}
+    document = {"metadata": {**metadata, "models": evaluated}, "results": rows}
     path.write_text(json.dumps(document))
     return document
 
 
 def test_the_card_has_the_figures_of_results_json(make_run: Run, tmp_path: Path) -> None:
     hub = pytest.importorskip("huggingface_hub")
-    document = results(tmp_path / "results.json", "without", "with")
-    run = make_run()
-    target = exported(run, "--results", str(tmp_path / "results.json"), "--results-model", "with")
+    run, file = make_run(), tmp_path / "results.json"
+    document = results(file, ["elsewhere", str(run)], "without", "with")
+    target = exported(run, "--results", str(file), "--results-model", "with")
     card = hub.ModelCard.load(target / "README.md")
-    wanted = {row["name"]: row["value"] for row in document["results"] if row["model"] == "with"}
-    shown = {result.metric_type: result.metric_value for result in card.data.eval_results}
-    assert shown == {"accuracy": wanted["top1"], "ds_relative": wanted["ds_relative"]}
+    rows = {row["name"]: row for row in document["results"] if row["model"] == "with"}
+    shown = {result.metric_name: result.metric_value for result in card.data.eval_results}
+    assert shown == {
+        "top-1": rows["top1"]["value"],
+        "top-1, perturbed views": rows["top1_perturbed"]["value"],
+        "ds_relative": rows["ds_relative"]["value"],
+    }
     assert {result.dataset_name for result in card.data.eval_results} == {"photos"}
     assert card.data.library_name == "timm"
-    for name, value in wanted.items():
-        assert f"| {value:.4g} |" in card.text, name
+    for row in rows.values():
+        value, low, high = (row[key] for key in ("value", "low", "high"))
+        line = (
+            "| – | – | 1,234 |"
+            if value is None
+            else (f"| {value:.4g} | {low:.4g} to {high:.4g} | 1,234 |")
+        )
+        assert line in card.text
     assert "/somewhere" not in card.text
+
+
+def test_figures_of_another_network_are_refused_unless_it_is_named(
+    make_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, file = make_run(), tmp_path / "results.json"
+    words = [str(run), "--to", str(tmp_path / "hub"), "--results", str(file)]
+    results(file, ["torchvision:resnet152"], "resnet152")
+    assert main(words) == 2
+    assert "is of torchvision:resnet152, not of" in capsys.readouterr().err
+    assert not (tmp_path / "hub").exists()
+    assert main([*words, "--results-model", "resnet152"]) == 0
+    results(file, [str(run / "weights.safetensors")], "run")
+    assert main([*words[:2], str(tmp_path / "hub2"), *words[3:]]) == 0
+
+
+@pytest.mark.parametrize("plain", [False, True])
+def test_the_card_says_how_it_was_trained(make_run: Run, plain: bool) -> None:
+    run = make_run()
+    (run / "config.yaml").write_text(dump(configure("cifar100", plain=plain, data="x")))
+    text = (exported(run) / "README.md").read_text()
+    assert ("with cross-entropy alone" in text) == plain
+    assert ("semantic-continuity" in text) != plain
+    assert "Exported by fastsc" in text
 
 
 def test_a_card_without_figures(make_run: Run) -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -39,6 +41,8 @@ def wrong(folder: Path, words: list[str], capsys: pytest.CaptureFixture[str]) ->
     [
         (["RUN", "--to", "model.pt"], "unknown ending .pt"),
         (["RUN", "--to", "model.safetensors"], "unknown ending"),
+        (["RUN", "--to", "caf\udce9.onnx"], "is no UTF-8"),
+        (["RUN", "--to", "folder.pt2"], "is there already"),
         (["RUN", "--to", "taken.onnx"], "is there already"),
         (["RUN", "--to", "full"], "not empty"),
         (["RUN", "--to", "taken.onnx/model.pt2"], "taken.onnx"),
@@ -71,6 +75,7 @@ def test_a_mistake(
     Path("taken.onnx").write_text("mine")
     Path("full").mkdir()
     Path("full/note").write_text("mine")
+    Path("folder.pt2").mkdir()
     Path("unfinished").mkdir()
     Path("unfinished/config.yaml").write_text("recipe: cifar100\n")
     Path("list.json").write_text("[]")
@@ -79,7 +84,7 @@ def test_a_mistake(
         {"model": model, "question": "continuity", "name": "top1", "value": 0.5, "n": 3}
         for model in "ab"
     ]
-    metadata = {"data": "d", "split": "val", "date": ""}
+    metadata = {"data": "d", "split": "val", "date": "", "models": ["a", "b"]}
     Path("results.json").write_text(json.dumps({"metadata": metadata, "results": rows}))
     assert said in wrong(tmp_path, [word.replace("RUN", "run") for word in words], capsys)
 
@@ -128,8 +133,7 @@ def test_a_missing_package(
 ) -> None:
     monkeypatch.setattr("fastsc.cli.packages.installed", lambda name: name != package)
     line = wrong(tmp_path, [str(make_run()), "--to", str(tmp_path / "m.onnx")], capsys)
-    assert f"needs {package}" in line
-    assert "fastsc[export]" in line
+    assert line.endswith(f"m.onnx needs {package}: pip install -e '.[export]'\n")
 
 
 def fails_with(error: Exception) -> Callable[..., None]:
@@ -142,7 +146,6 @@ def fails_with(error: Exception) -> Callable[..., None]:
 @pytest.mark.parametrize(
     ("name", "error", "target"),
     [
-        ("torch.export.save", OSError(28, "No space left on device"), "new/model.pt2"),
         ("torch.export.export", RuntimeError("cannot trace\nthis"), "model.pt2"),
         ("safetensors.torch.save_file", OSError(28, "No space left on device"), "new/hub"),
     ],
@@ -177,3 +180,36 @@ def test_a_file_that_computes_something_else_is_not_kept(
     monkeypatch.setattr("torch.export.load", lambda path: Other())
     line = wrong(tmp_path, [str(run), "--to", str(tmp_path / "model.pt2")], capsys)
     assert "differ" in line
+
+
+def test_what_comes_in_the_meantime_stays(
+    make_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, target, load = make_run(), tmp_path / "model.pt2", torch.export.load
+
+    def another_was_first(part: Path) -> object:
+        target.write_text("mine")
+        return load(part)
+
+    monkeypatch.setattr("torch.export.load", another_was_first)
+    assert main([str(run), "--to", str(target)]) == 2
+    assert target.read_text() == "mine"
+    assert not list(tmp_path.glob(".*.part"))
+
+
+@pytest.mark.parametrize("target", ["model.pt2", "model.onnx", "hub"])
+def test_a_disk_that_is_full(make_run: Run, tmp_path: Path, target: str) -> None:
+    """A real process that may write no file of more than 100 kB."""
+    if target == "model.onnx":
+        pytest.importorskip("onnxscript")
+    run = make_run()
+    code = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000));"
+        "from fastsc.export import main; sys.exit(main())"
+    )
+    words = [sys.executable, "-c", code, str(run), "--to", str(tmp_path / "new" / target)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert not (tmp_path / "new").exists()

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from fastsc.evaluation.models.sources import load_classifier
 from fastsc.export import main
+from fastsc.recipe import configure, dump
+from fastsc.run.checkpoint import load_safetensors
 from tests.fastsc.exporting.conftest import CLASSES, MEAN, STD, Run
 
 SIDE = 64
@@ -115,3 +119,17 @@ def test_the_file_says_what_it_is(make_run: Run, tmp_path: Path) -> None:
     shape = images.type.tensor_type.shape.dim
     assert [dim.dim_value for dim in shape] == [0, 64, 64, 3]  # 0: any
     assert shape[0].dim_param
+
+
+def test_what_an_older_file_does_not_say_its_run_does(make_run: Run, tmp_path: Path) -> None:
+    """Blurred convolutions keep the weights' names: only the configuration tells."""
+    run, path = make_run("resnet18", 32, "imagenet", True), tmp_path / "model.pt2"
+    state, said = load_safetensors(run / "weights.safetensors")
+    del said["blurpool"]
+    texts = {key: json.dumps(value) for key, value in said.items()}
+    save_file(state, run / "weights.safetensors", texts)
+    config = configure("cifar100", data="x", model="resnet18", stem="imagenet", blurpool=True)
+    (run / "config.yaml").write_text(dump(config))
+    assert main([str(run), "--to", str(path)]) == 0
+    check(run, path, "normalized", side=32)
+    assert main([str(run), "--to", str(tmp_path / "hub")]) == 2
