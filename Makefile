@@ -27,14 +27,14 @@ help: ## list the targets
 demo: $(STAMP) ## train on photographs that packages ship, and draw what changed (runs/demo)
 	@$(PY) -m fastsc.demo $(ARGS)
 
-demo-colormnist: $(STAMP) ## colour bias on real digits, without and with the constraint (runs/colormnist)
+demo-colormnist: $(STAMP) ## color bias on real digits, without and with the constraint (runs/colormnist)
 	@$(PY) -m fastsc.colormnist_demo $(ARGS)
 
 reproduction: $(STAMP) ## docs/reproduction.md, its commands and figures anew, from the runs' committed records
 	@$(PY) -m fastsc.reproduce page $(ARGS)
 
 docs: $(STAMP) ## the documentation as a site (site/index.html); a dead link fails
-	@$(PY) -c 'import mkdocs, mkdocstrings, material' 2>/dev/null || $(PIP) install 'mkdocs-material' 'mkdocstrings[python]'
+	@$(PY) -c 'import mkdocs, mkdocstrings, material' 2>/dev/null || $(PIP) install -e '.[docs]'
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict $(ARGS)
 	echo "Wrote site/index.html"
 
@@ -57,7 +57,7 @@ format: $(STAMP) ## write the files in ruff's format
 options: $(STAMP) ## docs/options.md anew, from the options' fields
 	@$(PY) -m fastsc.config.table > docs/options.md
 
-bench: $(STAMP) ## kernels and loaders beside their peers (about 15 minutes)
+bench: $(STAMP) ## kernels and loaders, compared with their peers (about 15 minutes)
 	@$(PY) -m bench.kernels $(ARGS)
 	$(PY) -m bench.loaders $(ARGS)
 	$(PY) -m bench.agreement $(ARGS)

@@ -35,7 +35,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """Links that lead out of docs/ in the checkout stay within the site."""
     if page.file.src_uri in ("index.md", "CONTRIBUTING.md", "CHANGELOG.md"):
         return markdown.replace("](docs/", "](")
-    return markdown.replace("](../", "](")
+    return markdown if "/" in page.file.src_uri else markdown.replace("](../", "](")
 
 
 def check_public_names() -> None:

@@ -26,9 +26,9 @@ from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build
 IMAGES = Path(__file__).parent / "images"
 SIDE, SCALE = 64, 4  # pixels of an image, and by how much larger it is drawn
 PER_CLASS = {"train": 120, "val": 40}
-SHAPES = ("circle", "cross", "crescent", "heart", "ring", "square", "star", "triangle")
+SHAPES = ("circle", "crescent", "cross", "heart", "ring", "square", "star", "triangle")
 SHOWN = ("circle", "crescent", "heart", "star", "triangle")
-ARMS = {"cross-entropy": ["--alpha", "0", "--ce-views", "clean"], "with the constraint": []}
+ARMS = {"cross-entropy": ["--plain"], "with the constraint": []}
 COLORS = ("#888888", "#1f77b4")
 
 

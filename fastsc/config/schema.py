@@ -61,11 +61,11 @@ class DataConfig:
     ffcv a folder with train.beton and val.beton, made by `python -m fastsc.prepare beton`."""
     val: Dir = option("auto", part="local")
     """Folder of validation images, CLASS/*. auto: DIR/val, else DIR/test; none: no validation. With
-    --pipeline ffcv a beton; auto: DIR/val.beton."""
+    --pipeline ffcv an FFCV dataset; auto: DIR/val.beton."""
     pipeline: Literal["dali", "cpu", "ffcv", "memory"] = option("dali", resume="allowed")
     """Who loads. dali: NVIDIA DALI, decodes on the GPU where there is one; cpu: threads of this
-    process with the fastest JPEG decoder installed; ffcv: betons, one file of shrunk images, by
-    FFCV's decoder; memory: small images (CIFAR), all held as one array. Crops, flips and
+    process with the fastest JPEG decoder installed; ffcv: FFCV datasets (.beton) of shrunk images,
+    by FFCV's decoder; memory: small images (CIFAR), all held as one array. Crops, flips and
     perturbations of an image are the same in each; never replaced silently by another."""
     resolution: int = option(224, low=8, high=4096)
     """Side of the square that the model sees, in pixels. Cost grows with its square."""
@@ -95,8 +95,8 @@ class DataConfig:
     [max(0, 1 - s), 1 + s], its hue shift in [-s, s] turns (at most 0.5). 0 0 0 0: no
     perturbation."""
     workers: Count = option(None, low=1, high=1024, part="local")
-    """Threads that decode, of each process. None: one a core that this process may use, at most 16,
-    shared out over the processes of this machine."""
+    """Threads that decode, of each process. None: one per core that this process may use, at most
+    16, shared out over the processes of this machine."""
     decode: Literal["auto", "gpu", "cpu"] = option(
         "auto", part="machine", when="gpu", needs=("pipeline", "dali")
     )
@@ -104,7 +104,7 @@ class DataConfig:
     never. The other pipelines decode on the CPU."""
     prefetch: bool = option(True, part="machine")
     """With a GPU: copy the next batch there and make its views while the step at hand runs, on a
-    stream beside it. Without: in front of each step."""
+    stream of its own. Without: before each step."""
     on_bad_image: Literal["raise", "skip"] = option("raise", part="machine")
     """A broken image. raise: stop, name the file, exit 2, resumable; skip: put another in its place
     in the batch, and write a bad_image line to the log."""
@@ -120,9 +120,9 @@ class DataConfig:
 class MethodConfig:
     """Semantic continuity: loss = CE + alpha * DS(clean view, perturbed view)."""
 
-    # docs/reproduction.md has the default beside other settings, with its reasons. A cosine has no
-    # scale that could be shrunk; l2 at 1, the paper's plain reading, collapses the features, and so
-    # does a cosine at 100 from the first step: a weight that rises over the whole run leaves the
+    # docs/reproduction.md compares the default with other settings, with its reasons. A cosine has
+    # no scale that could be shrunk; l2 at 1, the paper's plain reading, collapses the features, and
+    # so does a cosine at 100 from the first step: a weight that rises over the whole run leaves the
     # early epochs to the cross-entropy.
     alpha: float = option(30.0, low=0, high=1_000_000)
     """Weight of DS in the loss; 0 trains without it (DS is still logged). It belongs to the kind of
@@ -186,7 +186,7 @@ class ModelConfig:
     num_classes: Count = option(None, low=2, high=10_000_000, resume="elsewhere")
     """Outputs of the classifier. None: as many as the training folder has classes."""
     blurpool: bool = False
-    """Blur in front of strided convolutions of 16 and more input channels (3x3 binomial; Zhang,
+    """Blur before strided convolutions of 16 and more input channels (3x3 binomial; Zhang,
     arXiv 1904.11486, as ffcv-imagenet does it). The weights keep their names."""
 
 
@@ -200,7 +200,7 @@ class OptimConfig:
     """Stop after so many steps, validate and write everything, for trials. The schedule stays that
     of --epochs."""
     batch_size: int = option(256, low=1, high=MAX_BATCH, resume="elsewhere")
-    """Unique images a step, over all processes and accumulation steps; the model sees twice as
+    """Unique images per step, over all processes and accumulation steps; the model sees twice as
     many, one clean and one perturbed view each."""
     accumulate: int = option(1, low=1, high=MAX_BATCH)
     """Work through a batch in so many parts, one after the other, before the optimizer steps: as
@@ -273,7 +273,7 @@ class RunConfig:
     fused_optimizer: bool = option(True, part="machine")
     """The optimizer's step in one pass over all weights; else several, tensor list by list."""
     compile: bool = option(False, part="machine")
-    """torch.compile the training step's model: one static graph a resolution. Start-up takes
+    """torch.compile the training step's model: one static graph per resolution. Start-up takes
     minutes; each new graph is logged."""
     pooling: Literal["auto", "fused", "separate"] = option(
         "auto", part="machine", when="fused", needs=("channels_last", True)

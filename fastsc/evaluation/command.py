@@ -49,10 +49,10 @@ def _parser() -> Parser:
     )
     # fmt: off
     add = parser.add_argument
-    add("models", nargs="+", metavar="MODEL", help="what to look at; see below")
+    add("models", nargs="+", metavar="MODEL", help="what to evaluate; see below")
     add("--data", type=folder_name, required=True, metavar="DIR", help="a folder of images")
     add("--out", type=folder_name, required=True, metavar="DIR",
-        help="results.json, report.html, rows/ (a row an image), cache/")
+        help="results.json, report.html, rows/ (one row per image), cache/")
     add("--only", nargs="+", choices=QUESTIONS, metavar="QUESTION",
         help=f"of {', '.join(QUESTIONS)}; default: all that the data can answer")
     add("--where-possible", action="store_true",
