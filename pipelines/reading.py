@@ -20,7 +20,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from fastsc.pipelines.disk import doing
+from fastsc.pipelines.disk import doing, without_waiting
 from fastsc.pipelines.errors import UserError, first_line
 
 MAX_TEXT = 2**20  # bytes of a file that a person writes: a recipe, a study, a class map
@@ -87,11 +87,6 @@ def open_file(path: str | os.PathLike[str]) -> BinaryIO:
         file.close()
         raise OSError(0, NO_FILE, os.fspath(path))
     return file
-
-
-def without_waiting(path: str, flags: int) -> int:
-    """An opener for `open`, for which a pipe without a writer is empty."""
-    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_bytes(path: Path, place: str, most: int = MAX_TEXT) -> bytes:

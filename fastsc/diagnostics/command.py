@@ -15,7 +15,7 @@ from fastsc.diagnostics.catalog import PROBES, Result
 from fastsc.diagnostics.examine import examine
 from fastsc.diagnostics.table import advice, show, to_json
 from fastsc.errors import UserError
-from fastsc.pipelines.reading import without_waiting
+from fastsc.pipelines.disk import without_waiting
 
 if TYPE_CHECKING:
     from rich.console import Console
