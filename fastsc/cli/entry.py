@@ -46,7 +46,8 @@ def run_command(
     """
     words = sys.argv[1:] if argv is None else argv
     stop = StopSignal() if stop is None else stop
-    with tolerant_streams(), stop, watched(DISK_TIMEOUT, name, STOPPING):
+    # Signals are handled last and let go first: what one raises must not come in between.
+    with tolerant_streams(), watched(DISK_TIMEOUT, name, STOPPING), stop:
         try:
             try:
                 return _finished(work, words)

@@ -97,7 +97,7 @@ def test_the_ranks_operations() -> None:
 
 
 # 12 validation images in batches of 8: with 4 ranks the last batch is one image for each.
-@pytest.mark.parametrize("n", [2, 4])
+@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_ranks_equal_one_process(image_folder: Path, tmp_path: Path, n: int) -> None:
     method = ["--ds", "relative", "--alpha", "0.5", "--ema", "0.9", "--clip-grad", "1"]
     single(image_folder, tmp_path / "one", *method)
@@ -199,8 +199,8 @@ def test_a_broken_image_on_one_rank_ends_all_with_one_line(
     ("more", "words"),
     [
         (["--batch-size", "9"], "is not a multiple of 2 processes"),
-        (["--model", "resnet19"], "resnet18"),
-        (["--alhpa", "3"], "--alpha"),
+        pytest.param(["--model", "resnet19"], "resnet18", marks=pytest.mark.slow),
+        pytest.param(["--alhpa", "3"], "--alpha", marks=pytest.mark.slow),
         (["--seed", "{rank}"], "--seed is 1 for rank 1 and 0 for rank 0"),
         (["--val", "val{rank}"], "the validation images of rank 1 are not those of rank 0"),
         (["--verify", "--data", "holes"], "train/boat/hole.png"),
