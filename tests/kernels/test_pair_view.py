@@ -264,6 +264,7 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
 """
 
 
+@pytest.mark.timeout(300)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names CPUs of x86-64")
 def test_bits_depend_neither_on_the_cpu_nor_on_the_code_cache(tmp_path: Path) -> None:
     """Compiled for CPUs with and without 512-bit vectors, anew and from the cache."""

@@ -203,6 +203,7 @@ def recomputed(*words: object) -> bool:
     return bool(looked)
 
 
+@pytest.mark.timeout(300)
 def test_what_a_figure_depends_on_is_in_the_caches_key(nets: str, image_folder: Path) -> None:
     for name in ("one", "two"):
         shutil.copytree(image_folder / "val", name)
