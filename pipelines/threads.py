@@ -73,9 +73,9 @@ class DaemonPool:
             self._tasks.put(None)
 
 
-def default_workers() -> int:
-    """Threads to decode with: the cores that this process may use, at most 16."""
-    return min(16, len(os.sched_getaffinity(0)))
+def default_workers(processes: int = 1) -> int:
+    """Threads of one of so many processes: its share of the cores that they may use, 1 to 16."""
+    return min(16, max(1, len(os.sched_getaffinity(0)) // processes))
 
 
 def in_order(

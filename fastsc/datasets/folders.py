@@ -138,4 +138,4 @@ def _hint(root: Path) -> str:
 
 def workers_of(config: DataConfig, ranks: Ranks) -> int:
     """Threads of this process: the cores of a machine are shared by its processes."""
-    return config.workers or max(1, default_workers() // ranks.local_world_size)
+    return config.workers or default_workers(ranks.local_world_size)

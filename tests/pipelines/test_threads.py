@@ -10,7 +10,18 @@ from concurrent.futures import CancelledError
 
 import pytest
 
-from fastsc.pipelines.threads import DaemonPool
+from fastsc.pipelines.threads import DaemonPool, default_workers
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "threads"),
+    [(2, 1, 2), (224, 1, 16), (224, 8, 16), (64, 8, 8), (4, 8, 1)],
+)
+def test_threads_are_a_share_of_the_cores(
+    monkeypatch: pytest.MonkeyPatch, cores: int, processes: int, threads: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+    assert default_workers(processes) == threads
 
 
 def test_results_and_errors_are_the_callers() -> None:
