@@ -92,11 +92,12 @@ def overlap(a: Tensor, b: Tensor) -> bool:
     return start_a < start_b + b.nbytes and start_b < start_a + a.nbytes
 
 
-def empty_view(x_u8: Tensor, dtype: torch.dtype) -> Tensor:
-    shape = x_u8.shape
+def empty_views(x_u8: Tensor, dtype: torch.dtype, n: int) -> Tensor:
+    """Room for n views of each image: (nN, 3, H, W), channels-last."""
+    shape = n * x_u8.shape[0], *x_u8.shape[1:]
     if x_u8.device.type != "cpu":
         return torch.empty(shape, dtype=dtype, device=x_u8.device).permute(0, 3, 1, 2)
-    memory = empty_bytes(x_u8.numel() * dtype.itemsize)
+    memory = empty_bytes(n * x_u8.numel() * dtype.itemsize)
     return torch.from_numpy(memory).view(dtype).view(shape).permute(0, 3, 1, 2)
 
 

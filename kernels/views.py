@@ -17,7 +17,7 @@ from fastsc.kernels.arguments import (
     check_images,
     check_order,
     check_out,
-    empty_view,
+    empty_views,
     overlap,
     scale_and_shift,
 )
@@ -69,7 +69,8 @@ def pair_view(
             each image's own, by "reference" or "compiled" only ("auto" is the former on the CPU).
 
     Returns:
-        (clean, perturbed), each (N, 3, H, W) in channels-last memory.
+        (clean, perturbed), each (N, 3, H, W) in channels-last memory; without `out` the first and
+        the last N rows of one tensor.
 
     Raises:
         ValueError: an argument does not fit; the message says what to do.
@@ -79,13 +80,14 @@ def pair_view(
     check_order(x_u8, order)
     implementation = _choose(impl, x_u8.device, threads, order)
     if out is None:
-        out = (empty_view(x_u8, dtype), empty_view(x_u8, dtype))
+        both, n = empty_views(x_u8, dtype, 2), x_u8.shape[0]
+        out = (both[:n], both[n:])
     else:
         clean, perturbed = out
         check_out("clean", clean, x_u8, dtype)
         check_out("perturbed", perturbed, x_u8, dtype)
         if clean.numel() and overlap(clean, perturbed):
-            raise ValueError("out: clean and perturbed share memory; give two separate buffers")
+            raise ValueError("out: clean and perturbed share memory; give two that do not overlap")
     _run(implementation, x_u8, factors, mean, std, *out)
     return out
 
@@ -138,7 +140,7 @@ def perturb(
 
 def _one_view(x_u8: Tensor, dtype: torch.dtype, out: Tensor | None) -> Tensor:
     if out is None:
-        return empty_view(x_u8, dtype)
+        return empty_views(x_u8, dtype, 1)
     check_out("view", out, x_u8, dtype)
     return out
 

@@ -198,10 +198,11 @@ class Pipeline(ABC):
         s = self.settings
         if self.device.type == "cpu":
             pixels, factors = torch.zeros((1, 1, 1, 3), dtype=torch.uint8), torch.zeros((1, 4))
-            clean, other = (self._pool.empty_views((1, 1, 1, 3), s.dtype) for _ in range(2))
-            normalize(pixels, s.mean, s.std, dtype=s.dtype, out=clean)
+            views = self._pool.empty_views((2, 1, 1, 3), s.dtype)
+            normalize(pixels, s.mean, s.std, dtype=s.dtype, out=views[:1])
             if s.paired:
-                pair_view(pixels, factors, s.mean, s.std, dtype=s.dtype, out=(clean, other))
+                out = views[:1], views[1:]
+                pair_view(pixels, factors, s.mean, s.std, dtype=s.dtype, out=out)
 
     @abstractmethod
     def close(self) -> None:
@@ -231,7 +232,8 @@ class Pipeline(ABC):
 
         n = len(index)
         m = s.n_paired(n) if s.paired else 0
-        clean, perturbed = buffer(n), buffer(m) if m else None
+        views = buffer(n + m)
+        clean, perturbed = views[:n], views[n:] if m else None
         if perturbed is not None:
             factors, out = self._to_device(plan.factors[index[:m]]), (clean[:m], perturbed)
             pair_view(images[:m], factors, s.mean, s.std, dtype=s.dtype, out=out)

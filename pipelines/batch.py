@@ -19,9 +19,11 @@ from fastsc.kernels.arguments import empty_bytes
 class PairBatch(NamedTuple):
     """One step's images, on the pipeline's device.
 
-    Views are normalized, (N, 3, H, W) in channels-last memory, RGB, in the pipeline's dtype. The
-    two never share memory. `perturbed` is None from a single-view pipeline; with a paired fraction
-    it holds the other views of the first M images, so that clean[:M] are their partners.
+    Views are normalized, (N, 3, H, W) in channels-last memory, RGB, in the pipeline's dtype. They
+    are the first N and the last M rows of one tensor, which a step can take as one batch without a
+    copy; they share no element, and neither is ever overwritten. `perturbed` is None from a
+    single-view pipeline; with a paired fraction it holds the other views of the first M images, so
+    that clean[:M] are their partners.
     """
 
     clean: torch.Tensor  # (N, 3, H, W)

@@ -136,10 +136,9 @@ class Step:
 
     def _loss(self, part: PairBatch, alpha: float) -> tuple[Tensor, Tensor, Pair]:
         """The loss, its figures (loss, ce, ds), and the pooled features of both views."""
-        assert part.perturbed is not None
         n = len(part.target)
         with autocast(self.device, self.precision):
-            outputs: Outputs = self.forward(torch.cat([part.clean, part.perturbed]), n)
+            outputs: Outputs = self.forward(both_views(part), n)
         clean, perturbed = outputs.views(n)
         parts = self.loss_of(
             clean.logits,
@@ -183,6 +182,22 @@ class Step:
             unsynced: contextlib.AbstractContextManager[Any] = self.forward.no_sync()  # type: ignore[operator]
             return unsynced
         return contextlib.nullcontext()
+
+
+def both_views(batch: PairBatch) -> Tensor:
+    """(N + M, 3, H, W): the clean views, then the perturbed ones.
+
+    As loaders hand them over they follow each other in one storage, and nothing is copied; the
+    parts of an accumulated batch are every n-th row.
+    """
+    clean, perturbed = batch.clean, batch.perturbed
+    assert perturbed is not None
+    storages = {view.untyped_storage().data_ptr() for view in (clean, perturbed)}
+    apart = perturbed.storage_offset() - clean.storage_offset()
+    whole = clean.stride() == perturbed.stride() and clean.stride(0) == clean[0].numel()
+    if len(storages) == 1 and whole and apart == clean.numel():
+        return clean.as_strided((len(clean) + len(perturbed), *clean.shape[1:]), clean.stride())
+    return torch.cat([clean, perturbed])
 
 
 def _laid_out(batch: PairBatch, layout: torch.memory_format) -> PairBatch:

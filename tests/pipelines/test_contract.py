@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import json
 import os
 import threading
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from fastsc.pipelines import PairBatch, UserError
+from fastsc.training.step import both_views
 from tests.pipelines.conftest import BATCH, N_VAL, SIZE, Make, N, epoch
 
 
@@ -48,7 +51,7 @@ def test_shapes_types_and_layout(make: Make) -> None:
         assert batch.target.tolist() == loader.index.targets[batch.index.numpy()].tolist()
 
 
-def test_views_share_no_memory_and_are_not_overwritten(make: Make) -> None:
+def test_views_share_no_element_and_are_not_overwritten(make: Make) -> None:
     loader = make()
     kept, copies = [], []
     for number in range(3):  # a consumer that keeps every batch
@@ -56,10 +59,23 @@ def test_views_share_no_memory_and_are_not_overwritten(make: Make) -> None:
             kept.append(batch)
             copies.append(PairBatch(*[None if x is None else x.clone() for x in batch]))  # type: ignore[arg-type]
     assert all_equal(kept, copies)
-    addresses = [
-        view.data_ptr() for b in kept for view in (b.clean, b.perturbed) if view is not None
-    ]
-    assert len(set(addresses)) == 2 * len(kept)
+    views = [view for b in kept for view in (b.clean, b.perturbed) if view is not None]
+    spans = sorted((view.data_ptr(), view.data_ptr() + view.nbytes) for view in views)
+    assert len(spans) == 2 * len(kept)
+    assert all(end <= start for (_, end), (start, _) in itertools.pairwise(spans))
+
+
+@pytest.mark.parametrize("options", [{}, {"paired_fraction": 0.6}, {"train": False}])
+def test_both_views_are_one_tensor(make: Make, options: dict[str, Any]) -> None:
+    loader = make(dtype=torch.bfloat16, **options)
+    for batch in loader:
+        assert batch.perturbed is not None
+        if "paired_fraction" in options:
+            assert len(batch.perturbed) == 3
+        both = both_views(batch)
+        assert both.data_ptr() == batch.clean.data_ptr(), "copied"
+        assert both.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(both, torch.cat([batch.clean, batch.perturbed]))
 
 
 def test_clean_view_is_that_of_the_single_view_loader(make: Make) -> None:

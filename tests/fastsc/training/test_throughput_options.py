@@ -11,8 +11,9 @@ import torch
 
 from fastsc.config.options import parse
 from fastsc.distributed.ranks import Ranks
-from fastsc.pipelines import UserError, build
+from fastsc.pipelines import PairBatch, UserError, build
 from fastsc.training import loaders as run_data
+from fastsc.training.step import both_views
 from tests.fastsc.runs import events, run, same_weights
 from tests.fastsc.training.test_train_options import PLAIN, training
 
@@ -67,6 +68,7 @@ def test_memory_format_of_weights_and_views(
         )
         batch = next(iter(trained.loader))
         trained.train_step(batch, measured=False)
+        assert (seen[-1].data_ptr() == batch.clean.data_ptr()) == (not more), "copied"
         weight = trained.core.model.net.conv1.weight  # type: ignore[union-attr]
         assert weight.is_contiguous(memory_format=wanted)  # type: ignore[union-attr, operator]
         assert seen[-1].is_contiguous(memory_format=wanted)
@@ -104,6 +106,29 @@ def test_what_does_not_go_together(
     assert error.count("\n") == 1
     assert said in error
     assert not (tmp_path / "run").exists()
+
+
+def test_views_that_are_apart_are_copied_into_one() -> None:
+    pool = torch.rand(9, 3, 4, 4).contiguous(memory_format=torch.channels_last)
+    number = torch.arange(4)
+
+    def batch(clean: torch.Tensor, perturbed: torch.Tensor) -> PairBatch:
+        return PairBatch(clean, perturbed, number, number)
+
+    adjacent = batch(pool[1:5], pool[5:9])
+    assert both_views(adjacent).data_ptr() == pool[1:].data_ptr()
+    for one in (
+        *(adjacent.part(i, n_parts) for n_parts in (2, 4) for i in range(n_parts)),
+        batch(pool[:4], pool[5:]),  # a row between them
+        batch(pool[5:], pool[1:5]),
+        batch(pool[:4], pool[4:].clone()),
+        batch(pool[:4], pool[4:].contiguous()),
+        batch(pool[1:5].clone(), pool[5:9]),
+    ):
+        assert one.perturbed is not None
+        both = both_views(one)
+        assert torch.equal(both, torch.cat([one.clean, one.perturbed]))
+        assert both.untyped_storage().data_ptr() != pool.untyped_storage().data_ptr()
 
 
 def test_build_refuses_a_gpus_decoder_elsewhere(image_folder: Path) -> None:
