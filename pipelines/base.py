@@ -176,7 +176,11 @@ class Pipeline(ABC):
         with closing(self._decode(self.plan(), shares)) as batches:
             for batch in batches:
                 self._tell(batch.bad)
-                yield replace(batch, images=batch.images.to(self.device))
+                try:
+                    yield replace(batch, images=batch.images.to(self.device, non_blocking=True))
+                finally:  # it may be DALI's own memory, or a pinned slot that is being copied
+                    if self._side is not None:
+                        self._side.hold(batch.images)
 
     def _handed(self, plan: Plan, batches: list[NDArray[np.int64]]) -> Generator[_Item, None, None]:
         """The batches with what was broken in them, ready for the consumer's stream."""

@@ -27,7 +27,9 @@ from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
 from fastsc.pipelines.threads import DaemonPool
 
-READERS = 4  # threads; reading releases the interpreter's lock
+# Threads that read, at least: else as many as decode, for a file on a network takes 2 ms. Reading
+# releases the interpreter's lock.
+READERS = 4
 # Images of an iteration on a CPU, where its threads wait for each other at the end of every
 # operator: small batches go in together (+7 % at 32 images a batch on two cores).
 TOGETHER = 128
@@ -38,8 +40,28 @@ CHUNK = 8  # files a task: handing one out costs as much as reading a cached fil
 Reading = list[tuple[int, Future[list[Sample]]]]
 
 
+class Graph:
+    """A DALI graph that lives over epochs: built with a GPU's decoders, it costs their set-up.
+
+    Attributes:
+        dali: Takes its batches from the last of `feeds`, to whose end it has come where it is
+            empty after the first batch.
+        feeds: That of the epoch at hand, if there is one. StopIteration ends it.
+    """
+
+    def __init__(self, make: Callable[[Callable[[], Any]], Any], resolution: int) -> None:
+        self.resolution = resolution
+        self.feeds = feeds = list[Callable[[], Any]]()
+        self.dali = make(lambda: feeds[-1]())  # without a reference to this object
+        self.dali.build()
+
+
 class DaliPipeline(Pipeline):
-    """Region decode, resize and flip in one DALI graph, built anew for every epoch (6 ms)."""
+    """Decode, resize and flip in one DALI graph: of the region on a CPU, of all on a GPU.
+
+    nvImageCodec 0.9, which DALI 2.3 and 2.4 ask for, crashes in the decoding of a JPEG's region on
+    some GPUs (its issue 55).
+    """
 
     name = "dali"
 
@@ -55,7 +77,9 @@ class DaliPipeline(Pipeline):
         self.decodes_on = torch.device("cpu") if settings.decode == "cpu" else self.device
         how = "mixed" if self.decodes_on.type == "cuda" else "cpu"
         self.decoder = f"dali {nvidia.dali.__version__} ({how})"
-        self._readers = DaemonPool(READERS, "fastsc-read")
+        self._whole = how == "mixed"
+        self._idle: Graph | None = None  # of the last epoch
+        self._readers = DaemonPool(max(READERS, settings.n_workers), "fastsc-read")
         # DALI's `run` has no time-out: it is waited for from outside.
         self.runner = DaemonPool(1, "fastsc-dali")
         # Found while decoding, by (epoch, dataset index): not given to DALI again. By epoch, since
@@ -66,6 +90,7 @@ class DaliPipeline(Pipeline):
         """Ends the threads."""
         self._readers.close()
         self.runner.close()
+        self._idle = None
 
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]
@@ -129,7 +154,29 @@ class DaliPipeline(Pipeline):
 
     def graph(self, source: Callable[[], Any], batch_size: int) -> Any:
         """A fresh graph that asks `source` for what it decodes, a batch at a time."""
-        return make_graph(self.settings, self.decodes_on, source, batch_size)
+        return make_graph(self.settings, self.decodes_on, source, batch_size, whole=self._whole)
+
+    def take_graph(self, feed: Callable[[], Any], batch_size: int) -> Graph:
+        """The graph of the epoch before, or a new one, about to run on another feed."""
+        graph, self._idle = self._idle, None
+        resolution = self.settings.resolution
+        if graph is None or graph.resolution != resolution:
+            graph = None  # its memory goes before another's comes
+            graph = Graph(lambda source: self.graph(source, batch_size), resolution)
+        graph.feeds.append(feed)
+        graph.dali.reset()
+        return graph
+
+    def keep_graph(self, graph: Graph) -> None:
+        """Takes back a graph that is drained. One that failed, or was left, is not used again."""
+        graph.feeds.clear()
+        self._idle = graph
+
+    def staged(self, images: torch.Tensor) -> torch.Tensor:
+        """DALI's images where the views' device reads them: for a GPU, not in pageable memory."""
+        if self.device.type == "cpu" or images.device.type != "cpu":
+            return images
+        return self._pool.empty(images.shape, images.dtype).copy_(images)
 
     def _find_broken(self, plan: Plan, samples: list[Sample], error: RuntimeError) -> None:
         """Finds which of the files in flight do not decode, and remembers them.
@@ -148,8 +195,11 @@ class DaliPipeline(Pipeline):
         self._broken |= {(plan.epoch, sample.index): reason for sample in broken}
 
     def _region_decodes(self, plan: Plan, sample: Sample) -> bool:
+        i, box = sample.index, plan.boxes[sample.index].tolist()
+        if self._whole:
+            box = [0, 0, int(self.index.heights[i]), int(self.index.widths[i])]
         try:
-            of_pipeline(self.name)(sample.encoded.tobytes(), *plan.boxes[sample.index].tolist())
+            of_pipeline(self.name)(sample.encoded.tobytes(), *box)
         except DecodeError:
             return False
         return True
@@ -166,7 +216,7 @@ class DaliPipeline(Pipeline):
 
 
 class Run:
-    """One life of a DALI graph over some batches."""
+    """Some batches through a DALI graph."""
 
     def __init__(
         self, pipeline: DaliPipeline, plan: Plan, batches: list[NDArray[np.int64]]
@@ -193,17 +243,19 @@ class Run:
     def __iter__(self) -> Iterator[Decoded]:
         for _ in range(max(READ_AHEAD, 2 * self._together)):
             self._read_next()
-        graph = self._pipeline.graph(self._feed, self._size * self._together)
-        graph.build()
-        while True:
+        graph = self._pipeline.take_graph(self._feed, self._size * self._together)
+        drained = False
+        while not drained:
             try:
-                (images,) = self._wait(self._pipeline.runner.submit(graph.run))
+                (images,) = self._wait(self._pipeline.runner.submit(graph.dali.run))
             except StopIteration:
                 break
+            if drained := graph.dali.empty():
+                self._pipeline.keep_graph(graph)
             yield from self._left_out()
             self._returned = self._inside.popleft()
             # Zero copy: the tensor keeps DALI's buffer alive, and DALI takes a fresh one.
-            rest = torch.from_dlpack(images.as_tensor())
+            rest = self._pipeline.staged(torch.from_dlpack(images.as_tensor()))
             for samples in self._returned:
                 index, bad = _slots(samples)
                 yield Decoded(rest[: len(index)], index, bad)

@@ -26,7 +26,12 @@ class Sample:
 
 
 def make_graph(
-    settings: Settings, device: torch.device, source: Callable[[], Any], batch_size: int
+    settings: Settings,
+    device: torch.device,
+    source: Callable[[], Any],
+    batch_size: int,
+    *,
+    whole: bool,
 ) -> Any:
     """The DALI pipeline: what `inputs` returns -> (N, R, R, 3) uint8.
 
@@ -35,6 +40,8 @@ def make_graph(
         device: Where it decodes and resizes.
         source: Asked for a batch of inputs at a time.
         batch_size: Images of such a batch at most.
+        whole: Decode all of an image and cut the region out of it, which gives the same pixels, in
+            place of decoding the region alone.
     """
     from nvidia.dali import fn, pipeline_def, types
 
@@ -58,15 +65,21 @@ def make_graph(
             ndim=1,
             no_copy=True,  # Run keeps the bytes until DALI has given the batch back
         )
-        images = fn.decoders.image_slice(
-            encoded,
-            anchor,
-            shape,
-            axis_names="HW",
-            output_type=types.RGB,
-            adjust_orientation=False,
-            device="mixed" if on_gpu else "cpu",
-        )
+        decoding = {
+            "device": "mixed" if on_gpu else "cpu",
+            "output_type": types.RGB,
+            "adjust_orientation": False,
+            # Of a GPU: chroma as the CPU's decoders interpolate it, and how much goes to nvJPEG's
+            # hardware.
+            "jpeg_fancy_upsampling": True,
+            "hw_decoder_load": s.decode_hardware,
+        }
+        if whole:
+            images = fn.decoders.image(encoded, **decoding)
+            # Not by the resize's own region, which reads up to 4 pixels past it.
+            images = fn.slice(images, start=anchor, shape=shape, axis_names="HW")
+        else:
+            images = fn.decoders.image_slice(encoded, anchor, shape, axis_names="HW", **decoding)
         images = fn.resize(
             images,
             size=[s.resolution, s.resolution],

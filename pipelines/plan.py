@@ -58,6 +58,7 @@ class Settings:
         world_size: The number of processes.
         timeout: Seconds to wait for a batch before saying which stage hangs.
         decode: Where "dali" decodes and resizes: "cpu", "gpu", or "auto", the device.
+        decode_hardware: Of a GPU's JPEGs, the part, from 0 to 1, that nvJPEG's hardware decodes.
         prefetch: On a GPU: make each batch one ahead, on a stream beside the consumer's.
         interpolation: Of the antialiased resize: "bilinear", or "bicubic" for networks that were
             trained so; "ffcv" has neither, and only takes the default.
@@ -87,6 +88,7 @@ class Settings:
     world_size: int = 1
     timeout: float = 120.0
     decode: Decode = "auto"
+    decode_hardware: float = 0.0
     prefetch: bool = True
     interpolation: Interpolation = "bilinear"
     report: Callable[[BadImage], None] | None = None
@@ -117,6 +119,8 @@ class Settings:
             raise UserError(f"the strength of hue must be at most 0.5, not {self.strengths[3]}")
         if not self.timeout > 0:
             raise UserError(f"timeout must be above 0 seconds, not {self.timeout}")
+        if not 0 <= self.decode_hardware <= 1:
+            raise UserError(f"decode_hardware must lie in [0, 1], not {self.decode_hardware}")
         if not 0 < self.val_crop <= 1:
             raise UserError(f"val_crop must lie in (0, 1], not {self.val_crop}")
         if not 0 < self.paired_fraction <= 1:

@@ -95,13 +95,18 @@ class DataConfig:
     [max(0, 1 - s), 1 + s], its hue shift in [-s, s] turns (at most 0.5). 0 0 0 0: no
     perturbation."""
     workers: Count = option(None, low=1, high=1024, part="local")
-    """Threads that decode, of each process. None: one per core that this process may use, at most
-    16, shared out over the processes of this machine."""
+    """Threads that decode, of each process. None: its share of the cores that the processes of this
+    machine may use, at most 16. As many read files for --pipeline dali, but at least 4."""
     decode: Literal["auto", "gpu", "cpu"] = option(
         "auto", part="machine", when="gpu", needs=("pipeline", "dali")
     )
     """Where --pipeline dali decodes and resizes. auto: on the GPU where the run has one; cpu: there
     never. The other pipelines decode on the CPU."""
+    decode_hardware: float = option(0.0, low=0, high=1, part="local", needs=("pipeline", "dali"))
+    """Part of a batch, in [0, 1], that --pipeline dali gives to the JPEG engines of a GPU that has
+    them (A100, H100; DALI's hw_decoder_load, 0.65 by its own default). They write without waiting
+    for earlier work on their stream, so that a busy GPU may spoil images, and they round otherwise
+    than the other decoder."""
     prefetch: bool = option(True, part="machine")
     """With a GPU: copy the next batch there and make its views while the step at hand runs, on a
     stream of its own. Without: before each step."""

@@ -36,6 +36,7 @@ from tests.pipelines.conftest import encoded, photograph
         ({"strengths": (0.4, float("nan"), 0.4, 0.1)}, "four numbers"),
         ({"strengths": (0.4, 0.4, 0.4, 0.6)}, "hue"),
         ({"val_crop": 0.0}, "val_crop"),
+        ({"decode_hardware": 1.5}, r"decode_hardware must lie in \[0, 1\]"),
         ({"dtype": torch.float64}, "dtype"),
         ({"timeout": 0.0}, "timeout"),
         ({"timeout": float("nan")}, "timeout"),

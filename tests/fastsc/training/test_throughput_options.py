@@ -84,6 +84,8 @@ def test_memory_format_of_weights_and_views(
     [
         (["--pipeline", "cpu", "--decode", "gpu"], "--decode gpu belongs to --pipeline dali"),
         (["--pipeline", "dali", "--decode", "gpu"], "not for dali on cpu"),
+        (["--pipeline", "cpu", "--decode-hardware", "0.5"], "belongs to --pipeline dali"),
+        (["--decode-hardware", "1.5"], "--decode-hardware must be at most 1"),
         (
             ["--pooling", "fused", "--no-channels-last"],
             "--pooling fused belongs to --channels",
