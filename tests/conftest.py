@@ -10,6 +10,8 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.forked import ForkedPopen
+
 FAULTS = pytest.StashKey["FaultTable"]()
 CLASSES = ("apple", "boat", "cloud", "door")
 TRAIN_PER_CLASS = 8
@@ -23,6 +25,20 @@ def one_thread() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")  # of the processes that tests start
         yield
+
+
+@pytest.fixture(scope="module")
+def forked() -> Iterator[None]:
+    """Python processes of a module's tests are forked, not started: see `tests.forked`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("subprocess.Popen", ForkedPopen)
+        yield
+
+
+@pytest.fixture
+def started(forked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """But not those of this test."""
+    monkeypatch.setattr("subprocess.Popen", ForkedPopen.__base__)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,7 +15,7 @@ from fastsc.run.log import read_log
 from fastsc.train import main
 
 SMALL = [
-    "--model", "resnet18", "--resolution", "32", "--batch-size", "8", "--epochs", "2",
+    "--model", "fastsc:resnet8w8", "--resolution", "32", "--batch-size", "8", "--epochs", "2",
     "--precision", "fp32", "--log-every", "1", "--workers", "2",
 ]  # fmt: skip
 

@@ -62,7 +62,9 @@ def close(found: list[Tensor], exact: list[Tensor], rounding: float, single: flo
         assert (a - b).norm() <= limit * b.norm() + 1e-9, (i, (a - b).norm() / b.norm())
 
 
-SHAPES = [(1, 1), (1, 33), (2, 3), (5, 33), (4, 64), (3, 2100)]
+SLOW = pytest.mark.slow
+SHAPES = [(1, 1), (2, 3), (3, 2100)]
+SHAPES += [pytest.param(size, marks=SLOW) for size in ((1, 33), (5, 33), (4, 64))]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -239,7 +241,12 @@ def sound(code: Compiled, registers: int, shared: int) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
     ("dtype", "capability"),
-    [(torch.float32, 90), (torch.bfloat16, 90), (torch.float16, 90), (torch.bfloat16, 80)],
+    [
+        (torch.float32, 90),
+        (torch.bfloat16, 90),
+        pytest.param(torch.float16, 90, marks=SLOW),
+        pytest.param(torch.bfloat16, 80, marks=SLOW),
+    ],
 )
 def test_code_of_the_gradient(kind: str, dtype: torch.dtype, capability: int) -> None:
     vec, block = distance_ops.columns(2048, dtype)

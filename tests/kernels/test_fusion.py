@@ -52,6 +52,9 @@ def over_the_rows(code: str) -> int:
     return loops(code, D, N * D, 2 * N * D)
 
 
+SLOW_FLOAT32 = pytest.param(torch.float32, marks=pytest.mark.slow)  # compiled for seconds
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -69,7 +72,7 @@ def test_loops_of_ds(kind: str, expected: tuple[int, int]) -> None:
     assert tuple(map(over_the_rows, codes)) == expected
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [SLOW_FLOAT32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [("l2", (4, 1)), ("relative", (3, 2)), ("cosine", (5, 3)), ("mse", (3, 1))],

@@ -264,6 +264,7 @@ for dtype in (torch.float32, torch.bfloat16, torch.float16):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names CPUs of x86-64")
 def test_bits_depend_neither_on_the_cpu_nor_on_the_code_cache(tmp_path: Path) -> None:
@@ -284,10 +285,10 @@ def test_bits_depend_neither_on_the_cpu_nor_on_the_code_cache(tmp_path: Path) ->
     if "avx512f" in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
         others.append({"NUMBA_CPU_NAME": "skylake-avx512", "NUMBA_CPU_FEATURES": ""})
     with ThreadPoolExecutor(2) as pool:
-        found = [pool.submit(digest, str(i), **other) for i, other in enumerate(others)]
+        digests = [pool.submit(digest, str(i), **other) for i, other in enumerate(others)]
         own = digest("own")
         assert digest("own") == own
-        for other, task in zip(others, found, strict=True):
+        for other, task in zip(others, digests, strict=True):
             assert task.result() == own, other
 
 

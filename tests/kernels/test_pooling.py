@@ -98,10 +98,10 @@ def close(found: list[Tensor], exact: list[Tensor], rounding: float, single: flo
 
 SHAPES = [
     (1, 1, 1, 1, 1),
-    (1, 1, 33, 1, 7),
-    (3, 3, 3, 7, 7),
+    pytest.param((1, 1, 33, 1, 7), marks=pytest.mark.slow),
+    pytest.param((3, 3, 3, 7, 7), marks=pytest.mark.slow),
     (5, 3, 64, 7, 7),  # fewer perturbed rows; not as wide as a warp's accesses
-    (2, 2, 24, 4, 4),
+    pytest.param((2, 2, 24, 4, 4), marks=pytest.mark.slow),
     (3, 2, 520, 3, 5),  # a second block, almost empty
 ]
 

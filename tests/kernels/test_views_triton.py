@@ -16,11 +16,14 @@ pytest.importorskip("triton")
 
 from fastsc.kernels import triton_pixels, views_triton
 from tests.kernels import triton_tools
-from tests.kernels.test_pair_view import DTYPES, IDENTITY, MEAN, STD, assert_exact, ends, images
+from tests.kernels.test_pair_view import IDENTITY, MEAN, STD, assert_exact, ends, images
 from tests.kernels.triton_tools import Compiled, Launch, interpreted, recorded
 
 MODULES = (views_triton, triton_pixels)
+SLOW = pytest.mark.slow
 FORMS = ("pair", "clean", "perturbed")
+SOME = (torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=SLOW))
+CAPABILITIES = (pytest.param(80, marks=SLOW), 90)
 STRONG = (1.0, 1.0, 1.0, 0.5)
 
 
@@ -67,7 +70,7 @@ def test_fma_of_the_tools_rounds_once() -> None:
     assert np.count_nonzero(triton_tools.fma(x, y, z) != x * y + z) > 300
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", SOME)
 @pytest.mark.parametrize(
     ("n", "height", "width"),
     [(3, 1, 1), (2, 1, 7), (2, 1, 16), (4, 16, 16), (3, 48, 32), (2, 4, 132), (2, 33, 47)],
@@ -80,7 +83,7 @@ def test_bits_are_those_of_numba(n: int, height: int, width: int, dtype: torch.d
     assert_equal_bits(pair, pair_view(x, factors, MEAN, STD, dtype=dtype, impl="numba"))
 
 
-@pytest.mark.parametrize(("height", "width"), [(223, 225), (224, 224)])
+@pytest.mark.parametrize(("height", "width"), [pytest.param(223, 225, marks=SLOW), (224, 224)])
 def test_an_image_of_many_programs(height: int, width: int) -> None:
     x, factors = images("random", 1, height, width), torch.tensor([[1.3, 0.7, 1.4, 0.1]])
     pair = triton_pair(x, factors, torch.bfloat16)
@@ -100,7 +103,7 @@ def test_both_ends_of_every_factor(strengths, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 16), (5, 7)])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", SOME)
 def test_identity_factors_give_the_clean_view(size: tuple[int, int], dtype: torch.dtype) -> None:
     x = images("random", 4, *size)
     factors = torch.tensor([IDENTITY, (0.7, 1.2, 1.3, 0.1), IDENTITY, (1.0, 1.0, 1.0, 0.01)])
@@ -120,7 +123,7 @@ def test_low_precision_is_one_rounding(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize("size", [(16, 16), (5, 7)])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", SOME)
 def test_one_view_alone_is_the_pairs(size: tuple[int, int], dtype: torch.dtype) -> None:
     x, factors = images("mixed", 3, *size), factors_of(3)
     factors[1] = torch.tensor(IDENTITY)
@@ -131,7 +134,7 @@ def test_one_view_alone_is_the_pairs(size: tuple[int, int], dtype: torch.dtype) 
     assert_equal_bits((clean, perturbed), pair)
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("dtype", SOME)
 @pytest.mark.parametrize(("of_x", "of_views"), [(1, 0), (0, 1), (5, 3), (16, 16)])
 def test_any_address_and_nothing_else_is_written(
     of_x: int, of_views: int, dtype: torch.dtype
@@ -169,8 +172,8 @@ def test_the_split_of_an_image_changes_no_bit(
     assert parts == {1, 2, 4}
 
 
-@pytest.mark.parametrize("brightness", [0.8, 1.0, 1.001, 2.5, 300.0])
-@pytest.mark.parametrize("kind", ["white", "random"])
+@pytest.mark.parametrize("brightness", [pytest.param(0.8, marks=SLOW), 1.001, 300.0])
+@pytest.mark.parametrize("kind", ["white", pytest.param("random", marks=SLOW)])
 def test_sums_of_a_large_share_do_not_overflow(kind: str, brightness: float) -> None:
     """A half of a word takes 257 bytes; one program here gets 320 and a rest for each."""
     pixels = 16 * (320 * 32 + 5)
@@ -262,8 +265,8 @@ def test_offsets_of_images_are_of_64_bits(size: tuple[int, int]) -> None:
         assert set(pointers) == {"i64"}
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("dtype", SOME)
 @pytest.mark.parametrize("form", FORMS)
 def test_machine_code_of_the_fast_path(form: str, dtype: torch.dtype, capability: int) -> None:
     code = launches(form, dtype, (224, 224))[-1].compile(capability)
@@ -282,8 +285,8 @@ def test_machine_code_of_the_fast_path(form: str, dtype: torch.dtype, capability
         assert code.count("FFMA") == 0  # two roundings
 
 
-@pytest.mark.parametrize("capability", [80, 90])
-@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("capability", CAPABILITIES)
+@pytest.mark.parametrize("dtype", SOME)
 @pytest.mark.parametrize("form", FORMS)
 def test_machine_code_of_the_general_path(form: str, dtype: torch.dtype, capability: int) -> None:
     code = launches(form, dtype, (223, 225))[-1].compile(capability)
@@ -291,7 +294,7 @@ def test_machine_code_of_the_general_path(form: str, dtype: torch.dtype, capabil
     assert code.count("LDG.*U8") == 3 * 2 * (2 if form == "pair" else 1)  # two pixels a thread
 
 
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", CAPABILITIES)
 @pytest.mark.parametrize("size", [(224, 224), (223, 225)])
 def test_machine_code_of_the_sums(size: tuple[int, int], capability: int) -> None:
     code = launches("pair", torch.bfloat16, size)[0].compile(capability)

@@ -16,6 +16,8 @@ from fastsc.cli.console import TolerantStream, open_console, tolerant_streams, w
 from fastsc.cli.entry import run_command
 from tests.fastsc.runs import events, run, same_weights
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 class Failing(io.StringIO):
     """A stream whose writes and flushes raise."""

@@ -19,6 +19,8 @@ from fastsc.errors import UserError
 from fastsc.run.folder import RunFolder
 from tests.fastsc.runs import run, start, wait_for_step
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 NAME_OF_THIS = Path(sys.argv[0]).stem  # pytest
 
 

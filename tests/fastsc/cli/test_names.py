@@ -20,6 +20,8 @@ from fastsc.pipelines import cache, scan
 from fastsc.run.checkpoint import load_safetensors
 from tests.fastsc.runs import events
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 NAME = os.fsdecode(b"caf\xe9")
 SHOWN = "caf\\udce9"
 SMALL = [

@@ -21,6 +21,8 @@ from fastsc.demos.colormnist import SPLITS, Score
 from fastsc.demos.colormnist_figure import CAPTIONS, FILLS, Bar, draw
 from fastsc.errors import UserError
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -19,6 +19,8 @@ from fastsc.train import main
 from tests.fastsc.runs import events, same_weights, wait_for_step, weights
 from tests.pipelines.conftest import undecodable
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 WORKER = Path(__file__).with_name("rank_worker.py")
 ROOT = Path(__file__).parents[3]
 # LayerNorm: nothing depends on which images share a process. 32 images, 4 steps an epoch.

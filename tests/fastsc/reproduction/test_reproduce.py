@@ -13,6 +13,8 @@ from fastsc import reproduce
 from tests.fastsc.reproduction.test_runner import ARMS, OPTIONS
 from tests.fastsc.reproduction.test_study import grid
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:

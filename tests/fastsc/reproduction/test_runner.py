@@ -21,6 +21,8 @@ from fastsc.run.checkpoint import load_safetensors
 from fastsc.run.log import read_log
 from tests.fastsc.reproduction.test_study import GRID, grid
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 OPTIONS = {"resolution": 16, "model": "fastsc:resnet8w4", "batch_size": 8, "workers": 1,
            "precision": "fp32", "crop": "none"}  # fmt: skip
 ARMS = {name: {**arm, "seeds": 1} for name, arm in GRID["arms"].items() if name != "ce-2e"}

@@ -16,6 +16,8 @@ from fastsc.recipe import configure
 from fastsc.trainer import train
 from tests.fastsc.runs import events, run
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 SMALL = {
     "pipeline": "cpu", "model": "fastsc:resnet8w4", "resolution": 32, "batch_size": 8,
     "max_steps": 2, "precision": "fp32", "device": "cpu", "workers": 1,

@@ -20,6 +20,8 @@ from fastsc.training.optimizer import lr_at
 from tests.fastsc.runs import SMALL, events, run, same_weights, start, wait_for_step, weights
 from tests.pipelines.conftest import BACKENDS, undecodable
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 @pytest.fixture
 def data(pipeline: str, request: pytest.FixtureRequest) -> Path:
@@ -59,7 +61,7 @@ def test_every_file_of_a_run(data: Path, tmp_path: Path, pipeline: str) -> None:
     assert events(out, "end")[0]["reason"] == "done"
 
     metadata = checkpoint.load_safetensors(out / "weights.safetensors")[1]
-    assert metadata["architecture"] == "resnet18"
+    assert metadata["architecture"] == "fastsc:resnet8w8"
     assert metadata["resolution"] == 32
     assert metadata["classes"] == ["apple", "boat", "cloud", "door"]
     assert "conv1.weight" in weights(out)  # the architecture's own names
@@ -247,7 +249,6 @@ OPTIONS = [
     ("--no-flip",),
     ("--strengths", "0.1", "0.1", "0.1", "0.1"),
     ("--precision", "bf16"),
-    ("--stem", "cifar"),
     ("--seed", "1"),
 ]
 
@@ -257,6 +258,12 @@ def plain_run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     out = tmp_path_factory.mktemp("plain") / "run"
     assert run(image_folder, out, "--val", "none") == 0
     return out
+
+
+def test_stem_is_that_of_small_images(image_folder: Path, tmp_path: Path) -> None:
+    more = ("--model", "resnet18", "--stem", "cifar", "--max-steps", "1", "--val", "none")
+    assert run(image_folder, tmp_path / "run", *more) == 0
+    assert weights(tmp_path / "run")["conv1.weight"].shape == (64, 3, 3, 3)
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=" ".join)
