@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import io
 import json
-import math
-import os
 import re
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -18,88 +15,10 @@ from PIL import Image
 
 from fastsc import evaluate, train
 from fastsc.evaluation import progress
-from fastsc.evaluation.questions.continuity import flip_radius
-from fastsc.evaluation.views import Viewer
 from fastsc.pipelines import scan
 from fastsc.run.log import read_log
 from tests.fastsc.evaluation import tiny
-
-NETS = """
-import torch
-from torch import nn
-from fastsc.models.smallnets import SmallResNet
-
-def small(seed=0, n=4):
-    torch.manual_seed(seed)
-    return SmallResNet(8, n)
-
-def other():
-    return small(1)
-
-def nan():
-    net = small()
-    net.layer1.conv1.weight.data[0] = float("nan")
-    return net
-
-def seven():
-    return small(0, 7)
-
-class Blind(SmallResNet):
-    def forward(self, x):
-        return super().forward((x > 0).float())
-
-def blind():
-    torch.manual_seed(0)
-    return Blind(8, 4)
-
-def maps():
-    return nn.Conv2d(3, 4, 3)
-
-def collapsed():
-    net = small()
-    net.layer1.conv1.weight.data.zero_()
-    for layer in net.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.weight.data.zero_()
-    return net
-"""
-FAST = ("--resolution", "32", "--resize", "36", "--images", "4", "--workers", "1")
-
-
-@pytest.fixture
-def nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A module of networks, importable from the current directory, where everything is written."""
-    name = f"nets_{tmp_path.name}"  # each test's own: Python keeps a module that it has imported
-    (tmp_path / f"{name}.py").write_text(NETS)
-    monkeypatch.chdir(tmp_path)
-    return name
-
-
-def results(out: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((out / "results.json").read_text())
-    return found
-
-
-def figure(out: Path, name: str, model: str | None = None) -> dict[str, Any]:
-    (row,) = (
-        r for r in results(out)["results"] if r["name"] == name and model in (None, r["model"])
-    )
-    return row
-
-
-def figures(out: Path) -> dict[str, float]:
-    """Every figure; NaN where it is undefined.
-
-    Not the ends of the intervals: of four images a bootstrap's quantiles jump at a rounding.
-    """
-    return {
-        f"{row['question']}/{row['name']}": math.nan if row["value"] is None else row["value"]
-        for row in results(out)["results"]
-    }
-
-
-def asked(*words: object) -> int:
-    return evaluate.main([str(word) for word in (*words, *FAST)])
+from tests.fastsc.evaluation.calls import FAST, asked, figure, results
 
 
 def test_one_call_writes_figures_rows_and_the_page(
@@ -130,120 +49,6 @@ def test_one_call_writes_figures_rows_and_the_page(
     assert metadata["index_hash"] == scan(image_folder / "val").hash
 
 
-def test_a_second_call_looks_at_no_image(
-    nets: str, image_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    command = f"{nets}:small", "--data", image_folder, "--out", "out"
-    assert asked(*command) == 0
-    first = results(Path("out"))
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("computed again")
-
-    monkeypatch.setattr(Viewer, "respond", refuse)
-    assert asked(*command) == 0
-    assert results(Path("out"))["results"] == first["results"]
-
-
-def test_an_interrupted_call_goes_on_where_it_was(
-    nets: str,
-    image_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    command = f"{nets}:small", "--data", image_folder, "--out", "out", "--only", "continuity"
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(flip_radius, "_walk", interrupt)
-        assert asked(*command) == 75
-    assert "the same command goes on" in capsys.readouterr().err
-    assert not Path("out/results.json").exists()
-    done = {path: path.stat().st_mtime_ns for path in Path("out/cache").iterdir()}
-    assert len(done) == 6  # pairs and five curves
-    assert asked(*command) == 0
-    assert {path: path.stat().st_mtime_ns for path in done} == done
-    assert len(list(Path("out/cache").iterdir())) == 6 + 4 + 1 + 3
-
-
-@pytest.mark.parametrize("question", ["continuity", "neighbours"])
-def test_the_announced_cost_is_about_what_is_spent(
-    question: str,
-    nets: str,
-    image_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    spent, respond = 0, Viewer.respond
-
-    def count(self: Viewer, pixels: Any, factors: Any = None) -> Any:
-        nonlocal spent
-        spent += len(pixels)
-        return respond(self, pixels, factors)
-
-    monkeypatch.setattr(Viewer, "respond", count)
-    assert asked(f"{nets}:small", "--data", image_folder, "--out", "out", "--only", question) == 0
-    (announced,) = re.findall(r"about ([\d,]+) passes", capsys.readouterr().out)
-    assert spent / 2 < int(announced.replace(",", "")) < 2 * spent
-
-
-def recomputed(*words: object) -> bool:
-    """Whether a call of `continuity` alone had to look at images."""
-    looked, respond = [], Viewer.respond
-
-    def count(self: Viewer, pixels: Any, factors: Any = None) -> Any:
-        looked.append(len(pixels))
-        return respond(self, pixels, factors)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Viewer, "respond", count)
-        assert asked(*words, "--out", "out", "--only", "continuity") == 0
-    return bool(looked)
-
-
-@pytest.mark.timeout(300)
-def test_what_a_figure_depends_on_is_in_the_caches_key(nets: str, image_folder: Path) -> None:
-    for name in ("one", "two"):
-        shutil.copytree(image_folder / "val", name)
-    os.utime("two/apple/00.jpg")
-    model, data = f"{nets}:small", ("--data", "one")
-    assert recomputed(model, *data)
-    assert not recomputed(model, *data)
-    others = (
-        (f"{nets}:other", *data),
-        (model, "--data", "two"),  # one of its files was written later
-        (model, *data, "--seed", "1"),
-        (model, *data, "--strengths", ".4", ".4", ".4", ".2"),
-        (model, *data, "--precision", "bf16"),
-        (model, *data, "--mean", ".5", ".5", ".5"),
-        (model, *data, "--pipeline", "memory"),
-    )
-    for other in others:
-        assert recomputed(*other), other
-    # What is right matters where labels do.
-    Path("map.json").write_text(json.dumps({"apple": 1, "boat": 0, "cloud": 2, "door": 3}))
-    before = asked(model, *data, "--out", "out", "--only", "shifts")
-    assert before == 0
-    first = figure(Path("out"), "accuracy/clean")["value"]
-    assert asked(model, *data, "--out", "out", "--only", "shifts", "--class-map", "map.json") == 0
-    assert figure(Path("out"), "accuracy/clean")["value"] != first
-    # A picture that is replaced by another of its size, under its name.
-    path = Path("one/apple/00.jpg")
-    n_bytes = path.stat().st_size
-    with Image.open(path) as picture:
-        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(path, quality=70)
-    missing = n_bytes - path.stat().st_size
-    assert missing >= 4
-    data_of = path.read_bytes()  # filled up by a comment, behind the two bytes it begins with
-    comment = b"\xff\xfe" + (missing - 2).to_bytes(2, "big") + bytes(missing - 4)
-    path.write_bytes(data_of[:2] + comment + data_of[2:])
-    assert path.stat().st_size == n_bytes
-    assert recomputed(model, *data)
-    assert not recomputed(model, *data)
-
-
 def test_models_are_compared_over_the_same_images(nets: str, image_folder: Path) -> None:
     two = f"{nets}:small", f"{nets}:other"
     options = "--data", image_folder, "--out", "out", "--only", "continuity", "--names", "A", "B"
@@ -266,6 +71,7 @@ def test_models_are_compared_over_the_same_images(nets: str, image_folder: Path)
     assert "B" in page
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_run_gives_what_it_logged_when_it_was_validated(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -284,6 +90,7 @@ def test_a_run_gives_what_it_logged_when_it_was_validated(
     assert figure(Path("out"), "top1")["model"] == "run"
 
 
+@pytest.mark.usefixtures("no_page")
 def test_strengths_are_those_that_a_run_trained_with(
     image_folder: Path,
     tmp_path: Path,
@@ -322,6 +129,7 @@ def test_strengths_are_those_that_a_run_trained_with(
 # --- labels --------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("no_page")
 def test_images_without_labels_have_no_top1_and_the_page_says_why(
     nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -338,6 +146,7 @@ def test_images_without_labels_have_no_top1_and_the_page_says_why(
     assert left_out["top-1"] in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_class_count_that_does_not_fit_is_named_and_a_class_map_mends_it(
     nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -429,6 +238,7 @@ def test_numbers_devices_and_folders_that_cannot_be(
     assert len(list(Path("data/val").iterdir())) == 4
 
 
+@pytest.mark.usefixtures("no_page")
 def test_what_only_asks_for_must_be_had_of_every_model(
     nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -445,6 +255,7 @@ def test_what_only_asks_for_must_be_had_of_every_model(
     assert "lets no gradient through" in reasons["gradients"]
 
 
+@pytest.mark.usefixtures("no_page")
 def test_what_one_model_cannot_is_asked_of_the_other(nets: str, image_folder: Path) -> None:
     two = f"{nets}:seven", f"{nets}:small"  # of which the first has no label for these folders
     only = "--data", image_folder, "--out", "out"
@@ -486,12 +297,14 @@ def test_where_nothing_moves_all_that_can_be_said_is_said(
     assert not [w for w in recwarn if issubclass(w.category, RuntimeWarning)]
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_question_that_is_named_twice_is_asked_once(nets: str, image_folder: Path) -> None:
     twice = "--only", "neighbours", "neighbours"
     assert asked(f"{nets}:small", "--data", image_folder, "--out", "out", *twice) == 0
     assert results(Path("out"))["metadata"]["questions"] == ["neighbours"]
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_broken_image_is_named_or_left_out(
     nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -511,43 +324,6 @@ def test_a_broken_image_is_named_or_left_out(
 # --- the machine ---------------------------------------------------------------------------------
 
 
-def test_no_figure_depends_on_the_memory_budget(
-    nets: str,
-    image_folder: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    command = f"{nets}:small", "--data", image_folder
-    assert asked(*command, "--out", "large", "--memory-budget", "1000") == 0
-    assert "--memory-budget" not in capsys.readouterr().out
-    assert asked(*command, "--out", "small", "--memory-budget", "1e-3") == 0
-    said = [row for row in capsys.readouterr().out.splitlines() if "--memory-budget" in row]
-    assert len(said) == 1
-    assert "--memory-budget 0.001 is too small" in said[0]
-    expected = pytest.approx(figures(Path("large")), rel=1e-4, abs=1e-5, nan_ok=True)
-    assert figures(Path("small")) == expected
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("computed again")
-
-    # What one budget has computed another finds.
-    monkeypatch.setattr(Viewer, "respond", refuse)
-    assert asked(*command, "--out", "small", "--memory-budget", "1000") == 0
-
-
-def test_fine_tuning_keeps_its_batch_and_says_so(
-    nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    transfer = "--transfer-data", image_folder, "--fine-tune", "--only", "transfer"
-    command = f"{nets}:small", "--data", image_folder, *transfer
-    assert asked(*command, "--out", "large", "--memory-budget", "1000") == 0
-    assert "fine-tuning" not in capsys.readouterr().out
-    assert asked(*command, "--out", "small", "--memory-budget", "1e-3") == 0
-    assert "fine-tuning keeps its batches of 64" in capsys.readouterr().out
-    expected = pytest.approx(figures(Path("large")), rel=1e-4, abs=1e-5, nan_ok=True)
-    assert figures(Path("small")) == expected
-
-
 @pytest.mark.parametrize("value", ["0", "-1", "nan", "inf", "much", ""])
 def test_budgets_that_are_none(
     value: str, nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
@@ -556,6 +332,7 @@ def test_budgets_that_are_none(
     assert f"{value!r} is not a number above 0" in mistake(capsys, *command)
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_log_says_how_far_it_is(
     nets: str,
     image_folder: Path,
