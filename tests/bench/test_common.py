@@ -167,6 +167,7 @@ def test_mistakes_end_with_status_2(arguments: list[str], message: str, capsys) 
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_the_kernel_benchmark_runs(tmp_path: Path) -> None:
     from bench.kernels import main
 

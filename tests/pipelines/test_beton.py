@@ -46,6 +46,7 @@ def test_samples_are_shrunk_by_their_longer_side(beton: BetonIndex) -> None:
     assert 5 < beton.samples.is_jpeg.sum() < 27
 
 
+@pytest.mark.slow
 def test_ffcvs_own_loader_reads_it(folder: Path) -> None:
     """In a process of its own, since FFCV's loader changes torch's threads."""
     program = """

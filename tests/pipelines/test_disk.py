@@ -13,6 +13,8 @@ import pytest
 from fastsc.pipelines.disk import doing, watched
 from tests.fastsc.runs import events, run, start, wait_for_step
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 # In the main thread, and in another that the main one waits for. libc's poll, called with the
 # interpreter's lock given back, does what a system call on a dead mount does: it does not return,
 # and no Python runs in its thread.
@@ -173,6 +175,7 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "hang.so"
 
 
+@pytest.mark.usefixtures("started")  # with its library
 @pytest.mark.parametrize("ends", ["by its deadline", "by signals"])
 def test_a_training_whose_checkpoint_hangs_ends_resumable(
     ends: str, shim: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -19,6 +19,8 @@ from torchvision.transforms.v2 import functional as tv
 from fastsc.pipelines import Index, build
 from tests.pipelines.conftest import encoded, odd_files, opened, photograph
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 SIZE = 32
 
 

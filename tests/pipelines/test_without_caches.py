@@ -30,7 +30,7 @@ loader.close()
 """
 
 
-@pytest.mark.parametrize("name", ["cpu", "memory"])
+@pytest.mark.parametrize("name", ["cpu", pytest.param("memory", marks=pytest.mark.slow)])
 def test_where_numba_cannot_cache(name: str, image_folder: Path) -> None:
     code = NOWHERE.format(name=name, folder=str(image_folder / "train"))
     done = subprocess.run(
@@ -108,7 +108,7 @@ print(one(1), one(1.5), two(2))
 """
 
 
-@pytest.mark.parametrize("closed", [False, True])
+@pytest.mark.parametrize("closed", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_compiling_is_said_once_and_only_where_it_is_done(
     closed: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from tests.fastsc.datasets.test_prepare import ROOT, mistake
 from tests.fastsc.runs import SMALL, events
 from tests.pipelines.conftest import broken_files, damage, needs_ffcv, odd_files, undecodable
 
-pytestmark = needs_ffcv
+pytestmark = [pytest.mark.usefixtures("forked"), needs_ffcv]
 
 
 @pytest.fixture
@@ -179,7 +179,9 @@ sys.exit(prepare.main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_interrupted_leaves_nothing(data: Path, tmp_path: Path, number: signal.Signals) -> None:
     out = tmp_path / "out"
     words = ["beton", "--data", data, "--out", out, "--val", "none"]

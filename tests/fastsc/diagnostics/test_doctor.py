@@ -345,6 +345,7 @@ def test_help_waits_for_no_torch(words: list[str]) -> None:
 # ---- the whole -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_the_whole_doctor(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()

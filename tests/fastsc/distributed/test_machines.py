@@ -291,7 +291,7 @@ esac
 """
 
 
-@pytest.mark.parametrize("stopped", [False, True])
+@pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_the_script_for_slurm(image_folder: Path, tmp_path: Path, stopped: bool) -> None:
     tools = tmp_path / "bin"
     tools.mkdir()

@@ -16,7 +16,6 @@ from fastsc.evaluation.questions.continuity import flip_radius
 from fastsc.evaluation.views import Viewer
 from tests.fastsc.evaluation.calls import asked, figure, figures, results
 
-
 pytestmark = pytest.mark.usefixtures("no_page")
 
 

@@ -152,7 +152,7 @@ def test_a_stopped_sweep_goes_on(image_folder: Path, tmp_path: Path) -> None:
     """SIGTERM in mid-training: 75, a checkpoint; the same command ends with the same weights."""
     arms = {name: ARMS[name] for name in ("both", "ce", "default")}
     path = tmp_path / "small.yaml"
-    path.write_text(grid(options=OPTIONS, epochs=40, arms=arms, baselines=["both"]))
+    path.write_text(grid(options=OPTIONS, epochs=16, arms=arms, baselines=["both"]))
     out = tmp_path / "out"
     command = [sys.executable, "-m", "fastsc.reproduce", str(path), "--data", str(image_folder)]
     command += ["--out", str(out), "--arms", "both", "--known", str(tmp_path)]

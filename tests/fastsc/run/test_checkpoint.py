@@ -31,6 +31,8 @@ from fastsc.run.checkpoint import (
     set_rng_state,
 )
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 def state(step: int) -> dict[str, object]:
     return {

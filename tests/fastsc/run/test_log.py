@@ -19,6 +19,8 @@ from fastsc.errors import UserError
 from fastsc.run.environment import environment
 from fastsc.run.log import RunLog, read_log
 
+pytestmark = pytest.mark.usefixtures("forked")
+
 
 def strict(path: Path) -> list[dict[str, Any]]:
     """As a strict reader sees it: one object a line, no NaN."""

@@ -72,7 +72,7 @@ def test_what_is_refused_is_missing() -> None:
     assert "No module named 'nvidia.dali'" in python("-c", "import nvidia.dali").stderr
 
 
-@pytest.mark.parametrize("pipeline", ["cpu", "memory"])
+@pytest.mark.parametrize("pipeline", ["cpu", pytest.param("memory", marks=pytest.mark.slow)])
 def test_training_and_resume(
     image_folder: Path,
     tmp_path: Path,
