@@ -83,7 +83,10 @@ def test_bits_are_those_of_numba(n: int, height: int, width: int, dtype: torch.d
     assert_equal_bits(pair, pair_view(x, factors, MEAN, STD, dtype=dtype, impl="numba"))
 
 
-@pytest.mark.parametrize(("height", "width"), [pytest.param(223, 225, marks=SLOW), (224, 224)])
+@pytest.mark.parametrize(
+    ("height", "width"),
+    [(112, 112), pytest.param(223, 225, marks=SLOW), pytest.param(224, 224, marks=SLOW)],
+)
 def test_an_image_of_many_programs(height: int, width: int) -> None:
     x, factors = images("random", 1, height, width), torch.tensor([[1.3, 0.7, 1.4, 0.1]])
     pair = triton_pair(x, factors, torch.bfloat16)
