@@ -278,6 +278,7 @@ def test_flipped_bytes_are_an_error_or_harmless(beton: BetonIndex, tmp_path: Pat
             verify(open_beton(path))
 
 
+@pytest.mark.slow
 def test_import_leaves_the_threads_alone(beton: BetonIndex) -> None:
     program = """
 import sys, numba, torch

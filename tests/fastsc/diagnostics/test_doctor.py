@@ -211,6 +211,7 @@ def test_a_cache_that_cannot_be_written(tmp_path: Path, monkeypatch: pytest.Monk
     assert "FASTSC_CACHE_DIR" in (result.remedy or "")
 
 
+@pytest.mark.slow
 def test_compiled_code_that_can_be_kept_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
     """As in an installation that nobody can write to, without a home."""
     (before,) = examine([BY_NAME["files", "compiled"]])

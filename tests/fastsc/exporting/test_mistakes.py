@@ -197,7 +197,10 @@ def test_what_comes_in_the_meantime_stays(
     assert not list(tmp_path.glob(".*.part"))
 
 
-@pytest.mark.parametrize("target", ["model.pt2", "model.onnx", "hub"])
+@pytest.mark.parametrize(
+    "target",
+    [*(pytest.param(name, marks=pytest.mark.slow) for name in ("model.pt2", "model.onnx")), "hub"],
+)
 def test_a_disk_that_is_full(make_run: Run, tmp_path: Path, target: str) -> None:
     """A real process that may write no file of more than 100 kB."""
     if target == "model.onnx":
