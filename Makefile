@@ -3,7 +3,7 @@ SHELL       := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .ONESHELL:
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-colormnist reproduction docs test test-slow lint format options bench ffcv clean check-host
+.PHONY: help demo demo-colormnist reproduction docs test test-fast test-slow lint format options bench ffcv clean check-host
 
 PYTHON ?= python3
 JOBS   ?= 2#              processes of `make test`
@@ -40,6 +40,9 @@ docs: $(STAMP) ## the documentation as a site (site/index.html); a dead link fai
 
 test: lint ## lint, then the tests that are quick (about 20 minutes on two cores)
 	@$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
+
+test-fast: $(STAMP) ## while you write: no processes, no interpreted kernels, no browser
+	@$(PY) -m pytest -q -m "not slow and not heavy" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-slow: $(STAMP) ## the long tests: fuzzing, faults, memory
 	@$(PY) -m pytest -q -m slow --timeout 1800 $(ARGS)

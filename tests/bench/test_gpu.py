@@ -16,6 +16,8 @@ from bench import gpu, handover, step
 from bench.common import Result
 from bench.kernel_table import Detail, columns
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parent.parent.parent
 ROWS = (
     "pair_view/kornia-compiled", "pair_view/fastsc-triton-bf16", "pool_ds/cosine-separate",

@@ -18,6 +18,7 @@ from fastsc.kernels.distance import KINDS
 from tests.kernels.test_distance import eager
 from tests.kernels.triton_tools import Compiled, compile_kernel, interpreted
 
+pytestmark = pytest.mark.heavy
 LOW = (torch.float32, torch.bfloat16, torch.float16)
 SLOW = pytest.mark.slow
 SOME = (torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=SLOW))

@@ -19,10 +19,13 @@ from fastsc.kernels import distance, ds, pool_ds, pooling
 
 N, D, H, W = 4, 33, 5, 7  # their products differ, so that a loop's length says what it is over
 SEEN = "2.14"
-pytestmark = pytest.mark.skipif(
-    not torch.__version__.startswith(f"{SEEN}."),
-    reason=f"the loops were counted with torch {SEEN}, this is {torch.__version__}",
-)
+pytestmark = [
+    pytest.mark.heavy,
+    pytest.mark.skipif(
+        not torch.__version__.startswith(f"{SEEN}."),
+        reason=f"the loops were counted with torch {SEEN}, this is {torch.__version__}",
+    ),
+]
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,8 @@ from fastsc.kernels import ds, pool_ds
 from fastsc.kernels.pooling import KINDS, SIDES
 from tests.kernels.test_distance import eager
 
+pytestmark = pytest.mark.heavy
+
 try:
     from fastsc.kernels import distance_ops, distance_triton, pooling_triton
     from tests.kernels.triton_tools import compile_kernel, interpreted

@@ -19,6 +19,7 @@ from tests.kernels import triton_tools
 from tests.kernels.test_pair_view import IDENTITY, MEAN, STD, assert_exact, ends, images
 from tests.kernels.triton_tools import Compiled, Launch, interpreted, recorded
 
+pytestmark = pytest.mark.heavy
 MODULES = (views_triton, triton_pixels)
 SLOW = pytest.mark.slow
 FORMS = ("pair", "clean", "perturbed")

@@ -18,7 +18,7 @@ from fastsc.pipelines import BetonIndex, UserError, build, open_beton, scan
 from fastsc.pipelines.ffcv import FfcvPipeline, verify
 from tests.pipelines.conftest import damage, encoded, needs_ffcv, opened, photograph, undecodable
 
-pytestmark = needs_ffcv
+pytestmark = [needs_ffcv, pytest.mark.heavy]
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import pytest
 from fastsc.pipelines.disk import doing, watched
 from tests.fastsc.runs import events, run, start, wait_for_step
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 # In the main thread, and in another that the main one waits for. libc's poll, called with the
 # interpreter's lock given back, does what a system call on a dead mount does: it does not return,

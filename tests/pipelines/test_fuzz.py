@@ -17,7 +17,7 @@ import pytest
 from fastsc.pipelines import BetonIndex
 from tests.pipelines.conftest import FFCV, encoded, opened, photograph
 
-pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.slow]
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.slow, pytest.mark.heavy]
 
 SEED, N_MUTANTS, N_GOOD = 20201109, 1000, 200
 

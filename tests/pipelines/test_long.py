@@ -12,7 +12,7 @@ import pytest
 from fastsc.pipelines import build
 from tests.pipelines.conftest import broken_files, odd_files, opened, with_holes
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 EPOCHS = """
 import sys

@@ -16,7 +16,7 @@ from fastsc.pipelines import scan
 from fastsc.pipelines.headers import Header
 from tests.pipelines.conftest import encoded, photograph
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 N_CLASSES, FILES_A_CLASS = 1000, 1000
 

@@ -19,7 +19,7 @@ from torchvision.transforms.v2 import functional as tv
 from fastsc.pipelines import Index, build
 from tests.pipelines.conftest import encoded, odd_files, opened, photograph
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 SIZE = 32
 

@@ -18,7 +18,7 @@ from fastsc.pipelines.errors import StalledError
 from fastsc.pipelines.sweep import verify
 from tests.pipelines.conftest import DALI, needs_dali, needs_ffcv, opened
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 # A pipe that nobody writes to stands for a mount that is gone. In a process of its own, since a
 # thread that hangs must not keep it alive.

@@ -12,6 +12,8 @@ import pytest
 
 from fastsc.pipelines.threads import DaemonPool, default_workers
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.mark.parametrize(
     ("cores", "processes", "threads"),

@@ -13,6 +13,8 @@ from fastsc.kernels.jit import NOTICE
 from fastsc.pipelines import build, cache, scan
 from tests.pipelines.conftest import DALI, FFCV, opened
 
+pytestmark = pytest.mark.heavy
+
 # numba, where neither the installation nor the home can be written.
 NOWHERE = """
 import numba

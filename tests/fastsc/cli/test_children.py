@@ -13,6 +13,8 @@ import pytest
 
 from fastsc.cli.children import Children
 
+pytestmark = pytest.mark.heavy
+
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 

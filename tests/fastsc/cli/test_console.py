@@ -16,7 +16,7 @@ from fastsc.cli.console import TolerantStream, open_console, tolerant_streams, w
 from fastsc.cli.entry import run_command
 from tests.fastsc.runs import events, run, same_weights
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 
 class Failing(io.StringIO):

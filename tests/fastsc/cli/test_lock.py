@@ -19,7 +19,7 @@ from fastsc.errors import UserError
 from fastsc.run.folder import RunFolder
 from tests.fastsc.runs import run, start, wait_for_step
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 NAME_OF_THIS = Path(sys.argv[0]).stem  # pytest
 

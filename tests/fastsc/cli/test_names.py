@@ -20,7 +20,7 @@ from fastsc.pipelines import cache, scan
 from fastsc.run.checkpoint import load_safetensors
 from tests.fastsc.runs import events
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 NAME = os.fsdecode(b"caf\xe9")
 SHOWN = "caf\\udce9"

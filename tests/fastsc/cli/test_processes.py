@@ -17,7 +17,7 @@ import pytest
 
 from tests.fastsc.runs import events, same_weights, wait_for_step
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 ROOT = Path(__file__).parents[3]
 TRAIN = [
     "fastsc.train", "cifar100", "--model", "fastsc:resnet8w8", "--batch-size", "8",

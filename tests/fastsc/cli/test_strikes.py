@@ -26,7 +26,7 @@ from fastsc import train
 from tests.conftest import FaultTable
 from tests.fastsc.cli.struck import start
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900), pytest.mark.heavy]
 
 TRIES = 10
 TINY = {"model": "fastsc:resnet8w8", "resolution": 16, "batch_size": 8, "workers": 1,

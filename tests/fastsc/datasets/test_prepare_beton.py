@@ -20,7 +20,7 @@ from tests.fastsc.datasets.test_prepare import ROOT, mistake
 from tests.fastsc.runs import SMALL, events
 from tests.pipelines.conftest import broken_files, damage, needs_ffcv, odd_files, undecodable
 
-pytestmark = [pytest.mark.usefixtures("forked"), needs_ffcv]
+pytestmark = [pytest.mark.usefixtures("forked"), needs_ffcv, pytest.mark.heavy]
 
 
 @pytest.fixture

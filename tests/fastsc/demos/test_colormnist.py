@@ -21,7 +21,7 @@ from fastsc.demos.colormnist import SPLITS, Score
 from fastsc.demos.colormnist_figure import CAPTIONS, FILLS, Bar, draw
 from fastsc.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 
 @pytest.fixture(scope="module")

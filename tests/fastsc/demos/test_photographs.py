@@ -21,7 +21,7 @@ from fastsc.demos import photographs as demo
 from fastsc.demos.photographs import Measured
 from fastsc.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 pytest.importorskip("skimage", reason="the photographs come with scikit-image: fastsc[eval]")
 pytest.importorskip("sklearn", reason="the photographs come with scikit-learn: fastsc[eval]")

@@ -26,6 +26,8 @@ from fastsc.pipelines import PIPELINES
 from fastsc.pipelines.decode import DECODERS
 from fastsc.run import environment
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parent.parent.parent.parent
 BY_NAME = {(probe.group, probe.name): probe for probe in PROBES}
 

@@ -30,6 +30,8 @@ from tests.fastsc.distributed.test_ranks import (
 )
 from tests.fastsc.runs import events, same_weights, wait_for_step
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parents[3]
 FAULTS = Path(__file__).parents[1] / "training" / "fault_worker.py"
 MORE = ["--checkpoint-steps", "3"]

@@ -19,7 +19,7 @@ from fastsc.train import main
 from tests.fastsc.runs import events, same_weights, wait_for_step, weights
 from tests.pipelines.conftest import undecodable
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 WORKER = Path(__file__).with_name("rank_worker.py")
 ROOT = Path(__file__).parents[3]

@@ -20,6 +20,8 @@ from fastsc.run.log import read_log
 from tests.fastsc.evaluation import tiny
 from tests.fastsc.evaluation.calls import FAST, asked, figure, results
 
+pytestmark = pytest.mark.heavy
+
 
 def test_one_call_writes_figures_rows_and_the_page(
     nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]

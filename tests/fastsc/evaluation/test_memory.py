@@ -29,6 +29,8 @@ from fastsc.evaluation.models.passes import Passes
 from fastsc.models.smallnets import SmallResNet
 from tests.fastsc.evaluation import tiny
 
+pytestmark = pytest.mark.heavy
+
 CPU = torch.device("cpu")
 
 

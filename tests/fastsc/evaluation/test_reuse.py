@@ -16,7 +16,7 @@ from fastsc.evaluation.questions.continuity import flip_radius
 from fastsc.evaluation.views import Viewer
 from tests.fastsc.evaluation.calls import asked, figure, figures, results
 
-pytestmark = pytest.mark.usefixtures("no_page")
+pytestmark = [pytest.mark.usefixtures("no_page"), pytest.mark.heavy]
 
 
 def test_an_interrupted_call_goes_on_where_it_was(

@@ -15,6 +15,8 @@ import torch
 from fastsc.export import main
 from tests.fastsc.exporting.conftest import Run
 
+pytestmark = pytest.mark.heavy
+
 Folder = Path
 
 

@@ -24,7 +24,7 @@ from fastsc.training.setup import build, view_noise
 from tests.fastsc.distributed.test_ranks import ranked
 from tests.fastsc.runs import events, run, same_weights
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 N, M = 6, 4  # clean and perturbed rows
 

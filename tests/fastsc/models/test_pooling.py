@@ -20,6 +20,8 @@ from fastsc.training.setup import prepare
 from fastsc.training.step import Step
 from tests.fastsc.training.test_train_options import events, run
 
+pytestmark = pytest.mark.heavy
+
 CPU = torch.device("cpu")
 N, SIDE = 6, 32
 

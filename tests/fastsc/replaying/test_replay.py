@@ -21,7 +21,7 @@ from tests.fastsc.distributed.test_ranks import torchrun
 from tests.fastsc.replaying.replay_worker import record
 from tests.pipelines.conftest import BACKENDS, DALI, opened, undecodable
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 WORKER = Path(__file__).with_name("replay_worker.py")
 # 32 images: 4 steps an epoch, 8 in all.

@@ -18,7 +18,7 @@ from fastsc.replay import main
 from tests.fastsc.replaying.test_replay import trained
 from tests.pipelines.conftest import encoded, photograph, undecodable
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 # --- files ----------------------------------------------------------------------------------------
 

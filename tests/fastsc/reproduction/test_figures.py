@@ -31,6 +31,8 @@ from fastsc.reproduction.figures.axes import ticks
 from fastsc.reproduction.figures.labels import beside
 from fastsc.reproduction.seeds import Over
 
+pytestmark = pytest.mark.heavy
+
 pytest.importorskip("matplotlib")
 
 NAN = float("nan")

@@ -13,7 +13,7 @@ from fastsc import reproduce
 from tests.fastsc.reproduction.test_runner import ARMS, OPTIONS
 from tests.fastsc.reproduction.test_study import grid
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from fastsc.run.checkpoint import load_safetensors
 from fastsc.run.log import read_log
 from tests.fastsc.reproduction.test_study import GRID, grid
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 OPTIONS = {"resolution": 16, "model": "fastsc:resnet8w4", "batch_size": 8, "workers": 1,
            "precision": "fp32", "crop": "none"}  # fmt: skip

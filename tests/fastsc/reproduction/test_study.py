@@ -14,6 +14,8 @@ from fastsc.reproduction import STUDIES
 from fastsc.reproduction.runner import words
 from fastsc.reproduction.study import load_study, parse_study
 
+pytestmark = pytest.mark.heavy
+
 GRID = {
     "title": "Small",
     "about": "A few images",

@@ -31,7 +31,7 @@ from fastsc.run.checkpoint import (
     set_rng_state,
 )
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 
 def state(step: int) -> dict[str, object]:

@@ -19,7 +19,7 @@ from fastsc.errors import UserError
 from fastsc.run.environment import environment
 from fastsc.run.log import RunLog, read_log
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 
 def strict(path: Path) -> list[dict[str, Any]]:

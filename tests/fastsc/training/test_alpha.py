@@ -17,7 +17,7 @@ from tests.fastsc.distributed.test_ranks import ranked, single
 from tests.fastsc.runs import events, same_weights
 from tests.fastsc.training.test_train_options import run
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 WELL = Spread(10.0, 30.0)
 NAN = float("nan")

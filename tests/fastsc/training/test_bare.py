@@ -14,6 +14,8 @@ from fastsc.run import checkpoint
 from fastsc.train import main
 from tests.fastsc.runs import events, weights
 
+pytestmark = pytest.mark.heavy
+
 ROOT = Path(__file__).parent.parent.parent.parent
 
 # Python runs this before anything else: what is refused is as good as not installed.

@@ -12,6 +12,8 @@ import pytest
 from tests.fastsc.runs import events
 from tests.fastsc.training.test_train_options import TINY, run
 
+pytestmark = pytest.mark.heavy
+
 
 @pytest.mark.slow
 def test_compiled_training_is_the_same_with_one_graph_a_resolution(

@@ -16,7 +16,7 @@ from fastsc.recipe import configure
 from fastsc.trainer import train
 from tests.fastsc.runs import events, run
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 SMALL = {
     "pipeline": "cpu", "model": "fastsc:resnet8w4", "resolution": 32, "batch_size": 8,

@@ -23,7 +23,7 @@ from fastsc.train import main
 from tests.conftest import FaultTable
 from tests.fastsc.runs import events, same_weights
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.heavy]
 
 WORKER = Path(__file__).with_name("fault_worker.py")
 ROOT = Path(__file__).parents[3]

@@ -20,7 +20,7 @@ from fastsc.training.optimizer import lr_at
 from tests.fastsc.runs import SMALL, events, run, same_weights, start, wait_for_step, weights
 from tests.pipelines.conftest import BACKENDS, undecodable
 
-pytestmark = pytest.mark.usefixtures("forked")
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 
 @pytest.fixture

@@ -14,6 +14,8 @@ from fastsc.run.log import read_log
 from tests.fastsc.runs import run, same_weights, start
 from tests.fastsc.training.test_train import BACKENDS, data
 
+pytestmark = pytest.mark.heavy
+
 __all__ = ["data"]  # a fixture: what --data is for a pipeline
 
 MORE = ("--epochs", "15", "--checkpoint-steps", "2")

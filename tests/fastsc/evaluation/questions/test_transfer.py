@@ -33,6 +33,8 @@ from fastsc.kernels.color import color_jitter
 from fastsc.pipelines import Pipeline, keyed
 from tests.fastsc.evaluation import tiny
 
+pytestmark = pytest.mark.heavy
+
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)
 SIZES = {"a": 14, "b": 9, "c": 7}
 

@@ -27,6 +27,8 @@ from tests.fastsc.evaluation import slider_cases
 from tests.fastsc.evaluation.report.chromium import CHROMIUM, MISSING, Page, browse
 from tests.fastsc.evaluation.slider_cases import NASTY, by_torchvision
 
+pytestmark = pytest.mark.heavy
+
 NODE = shutil.which("node")
 CLOSE = 2  # of 255
 PIXELS = """(selector) => {
