@@ -34,7 +34,7 @@ def cpu_stages(index: Index, workers: int) -> list[Case]:
     loader = build("cpu", index, batch_size=BATCH, resolution=SIZE, workers=workers)
     plan, rows = loader.plan(), _rows(index)
     decode, slot = pick()[1], np.empty((SIZE, SIZE, 3), np.uint8)
-    encoded = {i: read_file(index.path(i), int(index.n_bytes[i])) for i in rows}
+    encoded = {i: read_file(index.place(i)) for i in rows}
     regions = {i: decode(encoded[i], *plan.boxes[i].tolist()) for i in rows}
 
     def each(stage: Callable[[int], object]) -> Callable[[], None]:
@@ -45,7 +45,7 @@ def cpu_stages(index: Index, workers: int) -> list[Case]:
         return run
 
     stages: dict[str, Callable[[int], object]] = {
-        "read": lambda i: read_file(index.path(i), int(index.n_bytes[i])),
+        "read": lambda i: read_file(index.place(i)),
         "decode": lambda i: decode(encoded[i], *plan.boxes[i].tolist()),
         "resize": lambda i: place(regions[i], slot, (0, 0), bool(plan.flips[i])),
     }
@@ -126,7 +126,7 @@ def dali_stages(index: Index) -> list[Case]:
 
     def read() -> None:
         for i in rows:
-            read_file(index.path(i), int(index.n_bytes[i]))
+            read_file(index.place(i))
 
     loader.close()
     return [

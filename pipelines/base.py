@@ -278,7 +278,7 @@ class Pipeline(ABC):
         """
         broken = index if attempt == 0 else plan.substitute(index, attempt - 1)
         path = self.index.path(broken)
-        if not self.index.root.exists():  # unplugged, unmounted, removed: no file's fault
+        if not self.index.is_there:  # unplugged, unmounted, removed: no file's fault
             raise UserError(f"{self.index.root} has vanished; bring it back")
         if self.settings.on_bad_image == "raise":
             raise UserError(

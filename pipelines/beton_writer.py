@@ -141,7 +141,7 @@ class _Encoder:
 
     def _encode(self, i: int) -> _Sample:
         height, width = int(self._index.heights[i]), int(self._index.widths[i])
-        encoded = read_file(self._index.path(i), int(self._index.n_bytes[i]))
+        encoded = read_file(self._index.place(i))
         image = decoded(
             encoded, (0, 0, height, width), self._decode, by_pillow=i in self._index.by_pillow
         )

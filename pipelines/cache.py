@@ -55,21 +55,32 @@ def folder() -> Path:
     return Path(home) / "fastsc"
 
 
-def _file(root: Path) -> Path:
-    return folder() / f"index-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]}.npz"
+def _file(kind: str, root: Path) -> Path:
+    return folder() / f"{kind}-{hashlib.sha256(os.fsencode(root.resolve())).hexdigest()[:24]}.npz"
 
 
 def load(root: Path, key: str, n: int) -> Table | None:
     """The cached table of a folder's n files; None where there is none for its present state."""
     try:
         with blamed("the cache"):
-            path = _file(root)
-            stored = load_arrays(path, str(path), MAX_BYTES_EACH * n + MAX_JSON)
-            if str(stored["key"]) != _FORMAT + key:
-                return None
-            return _checked(stored, n)
+            stored = load_stored("index", root, key, MAX_BYTES_EACH * n + MAX_JSON)
+            return None if stored is None else _checked(stored, n)
     except UserError:
         return None  # absent, damaged or of another format: the scan makes it again
+
+
+def load_stored(kind: str, root: Path, key: str, most: int) -> dict[str, NDArray[Any]] | None:
+    """What `store_arrays` kept; None where it is of another state.
+
+    most: Bytes that the arrays may have.
+
+    Raises:
+        UserError: There is nothing, or it is damaged.
+    """
+    with blamed("the cache"):
+        path = _file(kind, root)
+        stored = load_arrays(path, str(path), most)
+        return stored if str(stored["key"]) == _FORMAT + key else None
 
 
 def _checked(stored: dict[str, NDArray[Any]], n: int) -> Table:
@@ -90,22 +101,28 @@ def _checked(stored: dict[str, NDArray[Any]], n: int) -> Table:
 
 
 def store(root: Path, key: str, table: Table) -> None:
-    """Writes the table of a folder; a cache that cannot be written costs the next run a scan."""
+    """Writes the table of a folder."""
+    store_arrays(
+        "index",
+        root,
+        key,
+        heights=table.heights,
+        widths=table.widths,
+        reasons=np.array(json.dumps(table.reasons)),
+        by_pillow=np.array(sorted(table.by_pillow), np.int64),
+    )
+
+
+def store_arrays(kind: str, root: Path, key: str, **arrays: NDArray[Any]) -> None:
+    """Writes arrays; a cache that cannot be written costs the next run a scan."""
     with contextlib.suppress(OSError, RuntimeError):  # no room, or a user without a home
         folder().mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder(), suffix=".tmp", delete=False) as file:
             try:
-                np.savez_compressed(
-                    file,
-                    key=_FORMAT + key,
-                    heights=table.heights,
-                    widths=table.widths,
-                    reasons=json.dumps(table.reasons),
-                    by_pillow=np.array(sorted(table.by_pillow), np.int64),
-                )
+                np.savez_compressed(file, allow_pickle=False, key=np.array(_FORMAT + key), **arrays)
                 file.flush()
                 os.fsync(file.fileno())
-                os.replace(file.name, _file(root))
+                os.replace(file.name, _file(kind, root))
             except BaseException:
                 os.unlink(file.name)
                 raise

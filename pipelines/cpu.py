@@ -70,7 +70,7 @@ class CpuPipeline(Pipeline):
     def _region(self, index: int, box: NDArray[np.int32], task: Task) -> NDArray[np.uint8]:
         """The pixels of a box (top, left, height, width) of one image: (h, w, 3)."""
         task.stage = "reading"
-        encoded = read_file(self.index.path(index), int(self.index.n_bytes[index]))
+        encoded = read_file(self.index.place(index))
         task.stage = "decoding"
         return decoded(
             encoded, box.tolist(), self._decode_region, by_pillow=index in self.index.by_pillow

@@ -118,7 +118,7 @@ class DaliPipeline(Pipeline):
                     raise DecodeError(reason)
                 if index != wanted:
                     slot = np.empty(self.index.n_bytes[index], np.uint8)
-                read_into(self.index.path(index), slot)
+                read_into(self.index.place(index), slot)
                 if index in self.index.by_pillow:
                     slot = self._as_ppm(index, slot)
                 return Sample(index, slot, tuple(bad))

@@ -22,7 +22,7 @@ from PIL import Image
 
 from fastsc.pipelines import formats
 from fastsc.pipelines.errors import UserError, first_line
-from fastsc.pipelines.headers import Parser
+from fastsc.pipelines.headers import Parser, Source
 
 RGB8 = NDArray[np.uint8]  # (H, W, 3)
 
@@ -199,7 +199,7 @@ def of_pipeline(name: str) -> Decoder:
 
 
 def header_parser() -> tuple[str, Parser | None]:
-    """Name and version of, and a parser (path) -> (height, width) by, the library that will decode.
+    """Name and version of the library that will decode, and a parser by it: (height, width).
 
     nvImageCodec where it is installed, since DALI decodes with it and may crash on a header that it
     cannot parse; else None: Pillow's own reading of the header is all there is.
@@ -208,8 +208,8 @@ def header_parser() -> tuple[str, Parser | None]:
         return f"pil {PIL.__version__}", None
     from nvidia import nvimgcodec
 
-    def parse(path: str) -> tuple[int, int]:
-        stream = nvimgcodec.CodeStream(path)
+    def parse(source: Source) -> tuple[int, int]:
+        stream = nvimgcodec.CodeStream(source)
         return stream.height, stream.width
 
     return f"nvimgcodec {nvimgcodec.__version__} pil {PIL.__version__}", parse

@@ -1,6 +1,12 @@
-"""Reading image files, if they are still the ones that were indexed."""
+"""Where an image's bytes are, and reading them if they are still those that were indexed."""
 
 from __future__ import annotations
+
+import errno
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,17 +14,103 @@ from numpy.typing import NDArray
 from fastsc.pipelines.decode import DecodeError
 
 TRAIN_BETON, VAL_BETON = "train.beton", "val.beton"  # in the folder that --data names
+MAX_OPEN = 256  # shards that stay open; of the 1,024 files that a process may usually have
 
 
-def read_into(path: str, slot: NDArray[np.uint8]) -> None:
-    """Fills a slot of the file's indexed size with its bytes.
+class Shard:
+    """A file that holds many images. It is opened when first read, by whichever thread, and stays
+    open if it is one of the first MAX_OPEN of its index.
+
+    Attributes:
+        path: The file.
+        n_bytes, time: Its size, and when it last changed, in nanoseconds, at the time of the scan.
+    """
+
+    def __init__(self, path: str, n_bytes: int, time: int, *, stays_open: bool = True) -> None:
+        self.path, self.n_bytes, self.time = path, n_bytes, time
+        self._stays_open = stays_open
+        self._held: dict[str, int] = {}
+
+    def read(self, n_bytes: int, offset: int) -> bytes:
+        """So many bytes from an offset on.
+
+        Raises:
+            OSError: The shard cannot be read, or is another than at the scan.
+        """
+        buffer = bytearray(n_bytes)
+        self.read_into(memoryview(buffer), offset)
+        return bytes(buffer)
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fills a writable view of bytes; raises as `read` does."""
+        stat = os.stat(self.path)  # by its name: one that has taken its place is another
+        if (stat.st_size, stat.st_mtime_ns) != (self.n_bytes, self.time):
+            raise OSError(errno.ESTALE, "the shard has changed since it was indexed", self.path)
+        file = self._held.get(self.path, -1)
+        opened = file < 0
+        if opened:
+            file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            done = 0
+            while done < len(view):
+                if not (n := os.preadv(file, [view[done:]], offset + done)):
+                    raise OSError(errno.EIO, "the shard has been cut", self.path)
+                done += n
+        finally:
+            # Of two threads that open it at once, the later one closes its own.
+            if opened and not (self._stays_open and self._held.setdefault(self.path, file) == file):
+                os.close(file)
+
+    def __del__(self) -> None:
+        for file in self._held.values():
+            with suppress(OSError):
+                os.close(file)
+
+
+class Place(NamedTuple):
+    """Where an image's bytes are: a file of its own, or a part of a shard."""
+
+    path: str  # of the file or the shard
+    n_bytes: int
+    shard: Shard | None = None
+    offset: int = 0
+
+    def read(self) -> bytes:
+        """The part of the shard; raises as `Shard.read` does."""
+        assert self.shard is not None, "a file is read by its name"
+        return self.shard.read(self.n_bytes, self.offset)
+
+
+@dataclass(frozen=True, eq=False)
+class Members:
+    """The places of an index's images in its shards; rows are dataset indices."""
+
+    shards: tuple[Shard, ...]
+    shard: NDArray[np.int32]  # (n,) positions in `shards`
+    offsets: NDArray[np.int64]  # (n,) bytes from the shard's start
+
+    def place(self, index: int, n_bytes: int) -> Place:
+        """The place of an image of so many bytes."""
+        shard = self.shards[self.shard[index]]
+        return Place(shard.path, n_bytes, shard, int(self.offsets[index]))
+
+    def part(self, rows: NDArray[np.int64]) -> Members:
+        """The places of some rows."""
+        return Members(self.shards, self.shard[rows], self.offsets[rows])
+
+
+def read_into(place: Place, slot: NDArray[np.uint8]) -> None:
+    """Fills a slot of the image's indexed size with its bytes.
 
     Raises:
-        DecodeError: The file is gone, unreadable, or its size has changed.
+        DecodeError: The file is gone, unreadable, or has changed.
     """
     try:
+        if place.shard is not None:
+            place.shard.read_into(slot.data, place.offset)
+            return
         # Unbuffered: Python's buffer would be one more copy and system call.
-        with open(path, "rb", buffering=0) as file:
+        with open(place.path, "rb", buffering=0) as file:
             view, done = slot.data, 0
             while done < len(slot) and (n := file.readinto(view[done:])):
                 done += n
@@ -28,13 +120,15 @@ def read_into(path: str, slot: NDArray[np.uint8]) -> None:
         raise DecodeError(f"cannot be read ({error.strerror})") from None
 
 
-def read_file(path: str, n_bytes: int) -> bytes:
-    """A file's bytes; raises as `read_into` does."""
+def read_file(place: Place) -> bytes:
+    """An image's bytes; raises as `read_into` does."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            encoded = file.read(n_bytes + 1)  # a device would never end
+        if place.shard is not None:
+            return place.read()
+        with open(place.path, "rb", buffering=0) as file:
+            encoded = file.read(place.n_bytes + 1)  # a device would never end
     except OSError as error:
         raise DecodeError(f"cannot be read ({error.strerror})") from None
-    if len(encoded) != n_bytes:
-        raise DecodeError(f"has changed since it was indexed ({n_bytes} bytes then)")
+    if len(encoded) != place.n_bytes:
+        raise DecodeError(f"has changed since it was indexed ({place.n_bytes} bytes then)")
     return encoded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from itertools import takewhile
 from typing import BinaryIO, NamedTuple
 
@@ -41,16 +42,17 @@ class HeaderError(Exception):
     """A header that cannot be read; the message is the reason."""
 
 
+Source = str | bytes  # the name of an image's file, or its bytes
 # Parses a header as the decoder that will run does; raises RuntimeError where it cannot.
-Parser = Callable[[str], tuple[int, int]]
+Parser = Callable[[Source], tuple[int, int]]
 
 
-def read_header(path: str, n_bytes: int, parse: Parser | None = None) -> Header:
-    """Checks one file without decoding it.
+def read_header(source: Source, n_bytes: int, parse: Parser | None = None) -> Header:
+    """Checks one image without decoding it.
 
     Args:
-        path: The file.
-        n_bytes: Its size on disk.
+        source: Its file, or its bytes.
+        n_bytes: Its size.
         parse: The decoder's own parser, returning (height, width): of the files that it will
             decode, what it cannot parse is left out, since DALI can crash the interpreter on it.
 
@@ -60,7 +62,7 @@ def read_header(path: str, n_bytes: int, parse: Parser | None = None) -> Header:
     if n_bytes == 0:
         return Header(0, 0, "empty file")
     try:
-        with open_file(path) as file:
+        with open_file(source) if isinstance(source, str) else BytesIO(source) as file:
             image = _opened(file)
             width, height = image.size
             by_pillow = formats.by_pillow(image)
@@ -73,7 +75,7 @@ def read_header(path: str, n_bytes: int, parse: Parser | None = None) -> Header:
         return Header(0, 0, error.strerror or str(error), passing=True)
     if reason is None and parse is not None and not by_pillow:
         try:
-            height, width = parse(path)
+            height, width = parse(source)
         except RuntimeError as error:
             reason = f"its header cannot be parsed ({error})"
     return Header(0, 0, reason) if reason else Header(height, width, by_pillow=by_pillow)

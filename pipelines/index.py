@@ -1,4 +1,4 @@
-"""The index of an image folder: path, class, height and width of every file, from headers alone.
+"""The index of images: name, class, place, height and width of every one, from headers alone.
 
 Made once, cached, and renewed when the folder changes. All that later depends on a sample (its
 crops, its factors, its place in the order) is keyed by its position here, the dataset index, which
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
+from array import array
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -24,8 +25,10 @@ from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.decode import header_parser
 from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.files import Members, Place
 from fastsc.pipelines.headers import Header, Parser, read_header
 from fastsc.pipelines.progress import MIN_FILES, tracked
+from fastsc.pipelines.shards import contents, opened, shards_of
 from fastsc.pipelines.walk import EXTENSIONS, Listing, is_system, leads_up, list_files
 
 SCAN_CHUNK = 64  # files a task
@@ -35,12 +38,13 @@ SCAN_THREADS = 8  # more than cores: on a cold disk the scan waits for reads
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """An image folder's files, in sorted order; rows are dataset indices.
+    """A folder's images, or those of tars, in sorted order; rows are dataset indices.
 
     Attributes:
-        root: The folder that holds one folder a class.
+        root: The folder that holds one folder per class, or tars; or what such a folder's name
+            would be, where tars of that name lie beside each other.
         classes: Class names, sorted.
-        paths: (n,) file names relative to root.
+        paths: (n,) file names relative to root, or the names that members of tars have.
         targets: (n,) int64, positions in `classes`.
         heights, widths: (n,) int32 pixels, EXIF orientation ignored; 0 for a file left out.
         n_bytes: (n,) int64, size of each file at the time of the scan.
@@ -49,6 +53,8 @@ class Index:
             alike: Pillow decodes them, in every pipeline.
         passed_over: Folders and files, relative to root, that are hidden or an operating
             system's, and folders beside the classes that are links to one that they lie in.
+        members: Where the images lie in tars; None: each is a file.
+        faults: Damaged tars, and members of no use, which have no row.
     """
 
     root: Path
@@ -61,13 +67,28 @@ class Index:
     left_out: dict[int, str] = field(default_factory=dict)
     by_pillow: frozenset[int] = frozenset()
     passed_over: tuple[str, ...] = ()
+    members: Members | None = None
+    faults: tuple[BadImage, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def path(self, index: int) -> str:
-        """Full name of the file at a dataset index."""
-        return os.path.join(self.root, self.paths[index])
+        """What a person is told of a dataset index: its file, or its shard and its name there."""
+        folder = self.root if self.members is None else self.place(index).path
+        return os.path.join(folder, self.paths[index])
+
+    def place(self, index: int) -> Place:
+        """Where the bytes of a dataset index are."""
+        n_bytes = int(self.n_bytes[index])
+        if self.members is None:
+            return Place(self.path(index), n_bytes)
+        return self.members.place(index, n_bytes)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether its folder still is: else no file is at fault."""
+        return self.root.exists() or (self.members is not None and self.root.parent.exists())
 
     @property
     def usable(self) -> NDArray[np.int64]:
@@ -86,7 +107,8 @@ class Index:
 
     def bad_images(self) -> list[BadImage]:
         """The files left out, as the log has them."""
-        return [BadImage(self.path(i), why) for i, why in sorted(self.left_out.items())]
+        left_out = (BadImage(self.path(i), why) for i, why in sorted(self.left_out.items()))
+        return [*self.faults, *left_out]
 
     def passed_over_line(self) -> str | None:
         """What is to be said of `passed_over`, or None."""
@@ -107,11 +129,25 @@ class Index:
             left_out={**self.left_out, **broken},
         )
 
+    def part(self, rows: NDArray[np.int64]) -> Self:
+        """Usable images alone, as an index of their own."""
+        return replace(
+            self,
+            paths=tuple(self.paths[i] for i in rows),
+            targets=self.targets[rows],
+            heights=self.heights[rows],
+            widths=self.widths[rows],
+            n_bytes=self.n_bytes[rows],
+            left_out={},
+            by_pillow=frozenset(np.flatnonzero(np.isin(rows, list(self.by_pillow))).tolist()),
+            members=None if self.members is None else self.members.part(rows),
+            faults=(),
+        )
+
     def require(self, on_bad_image: str) -> None:
         """Raises UserError where no file is usable, or where one is not and the user said raise."""
-        if self.left_out and on_bad_image == "raise":
-            first = self.bad_images()[0]
-            more = f" (and {len(self.left_out) - 1} more)" if len(self.left_out) > 1 else ""
+        if on_bad_image == "raise" and (bad := self.bad_images()):
+            first, more = bad[0], f" (and {len(bad) - 1} more)" if len(bad) > 1 else ""
             raise UserError(
                 f"{first.path}: {first.reason}{more}; mend or remove it, or leave such files out "
                 "with --on-bad-image skip"
@@ -134,15 +170,18 @@ def scan(
     root: str | os.PathLike[str],
     *,
     classes: Sequence[str] | None = None,
+    label_key: str | None = None,
     use_cache: bool = True,
     progress: bool = True,
 ) -> Index:
-    """Indexes a folder of `CLASS/**/*.jpg`, reading headers only.
+    """Indexes a folder of `CLASS/**/*.jpg`, or of tars with such images, reading headers only.
 
     Args:
-        root: The folder; each folder in it is a class, whatever lies below belongs to it.
+        root: The folder; each folder in it is a class, whatever lies below belongs to it. Or a
+            folder of tars, or the name that tars beside each other begin with (`shards`).
         classes: Class names that set the targets (training's, for a validation folder). Default:
             the folder's own, sorted.
+        label_key: Of WebDataset's tars: the field of a KEY.json that is the label.
         use_cache: Take the result from the user's cache while the folder has not changed.
         progress: Show a bar on a terminal while many files are read.
 
@@ -151,13 +190,29 @@ def scan(
             an image, or one that is not among `classes`.
     """
     root = Path(root)
-    own, listing, passed_over = _list_files(root)
+    try:
+        tars = shards_of(root)
+        shards = opened(tars)
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    members, faults = None, tuple[BadImage, ...]()
+    if shards:
+        held = contents(root, shards, label_key, use_cache=use_cache, progress=progress)
+        own, passed_over, faults = held.classes, held.hidden, held.faults
+        members, rows = Members(shards, held.shard, held.offsets), held.targets
+        listing = Listing()
+        listing.names, listing.sizes = held.names, array("q", held.n_bytes.tobytes())
+        times = np.array([shard.time for shard in shards], np.int64)[held.shard]
+        listing.times = array("q", times.tobytes())
+    else:
+        own, listing, passed_over = _list_files(root)
+        rows = np.repeat(np.arange(len(own)), listing.counts)
     names = tuple(classes) if classes is not None else own
     require_known(root, own, names)
     position = {name: i for i, name in enumerate(names)}
-    targets = np.repeat(np.array([position[name] for name in own], np.int64), listing.counts)
-    index = _indexed(root, names, listing, targets, use_cache=use_cache, progress=progress)
-    return replace(index, passed_over=(*passed_over, *sorted(listing.hidden)))
+    targets = np.array([position[name] for name in own], np.int64)[rows]
+    index = _indexed(root, names, listing, targets, members, use_cache=use_cache, progress=progress)
+    return replace(index, passed_over=(*passed_over, *sorted(listing.hidden)), faults=faults)
 
 
 def scan_flat(folder: str | os.PathLike[str]) -> Index:
@@ -185,6 +240,7 @@ def _indexed(
     classes: tuple[str, ...],
     listing: Listing,
     targets: NDArray[np.int64],
+    members: Members | None = None,
     *,
     use_cache: bool = True,
     progress: bool = True,
@@ -194,22 +250,25 @@ def _indexed(
     decoder, parse = header_parser()
     key = _fingerprint(decoder, listing)
     table = cache.load(root, key, len(paths)) if use_cache else None
+    n = len(paths)
+    empty = np.zeros(n, np.int32)
+    index = Index(root, classes, paths, targets, empty, empty, n_bytes, members=members)
     if table is None:
-        files = [(os.path.join(root, p), int(size)) for p, size in zip(paths, n_bytes, strict=True)]
-        headers = _read_headers(files, parse, f"Reading headers of {root}" if progress else None)
+        # As they lie on the disk, which tells where reading them one after the other is fastest.
+        order = range(n) if members is None else np.lexsort((members.offsets, members.shard))
+        places = [index.place(int(i)) for i in order]
+        title = f"Reading headers of {root}" if progress else None
+        read = dict(zip(order, _read_headers(places, parse, title), strict=True))
+        headers = [read[i] for i in range(n)]
         table = cache.Table.of(headers)
         if use_cache and not any(header.passing for header in headers):
             cache.store(root, key, table)
-    return Index(
-        root,
-        classes,
-        paths,
-        targets,
-        table.heights,
-        table.widths,
-        n_bytes,
-        table.reasons,
-        table.by_pillow,
+    return replace(
+        index,
+        heights=table.heights,
+        widths=table.widths,
+        left_out=table.reasons,
+        by_pillow=table.by_pillow,
     )
 
 
@@ -229,21 +288,27 @@ def require_known(root: Path, own: Sequence[str], names: Sequence[str]) -> None:
         )
 
 
-def _read_headers(
-    files: list[tuple[str, int]], parse: Parser | None, title: str | None
-) -> list[Header]:
-    def read(chunk: list[tuple[str, int]]) -> list[Header]:
-        with doing(f"reading headers from {chunk[0][0]} on"):
-            return [read_header(path, n_bytes, parse) for path, n_bytes in chunk]
+def _read_headers(places: list[Place], parse: Parser | None, title: str | None) -> list[Header]:
+    def read_one(place: Place) -> Header:
+        if place.shard is None:
+            return read_header(place.path, place.n_bytes, parse)
+        try:
+            return read_header(place.read(), place.n_bytes, parse)
+        except OSError as error:
+            return Header(0, 0, error.strerror or str(error), passing=True)
+
+    def read(chunk: list[Place]) -> list[Header]:
+        with doing(f"reading headers from {chunk[0].path} on"):
+            return [read_one(place) for place in chunk]
 
     # In chunks, since a task of the pool costs more memory than a row of the index.
-    chunks = [files[at : at + SCAN_CHUNK] for at in range(0, len(files), SCAN_CHUNK)]
+    chunks = [places[at : at + SCAN_CHUNK] for at in range(0, len(places), SCAN_CHUNK)]
     # The filter is the process's, so that it is set once and not by the threads: PIL warns about
     # sizes that are judged here by one rule for all decoders.
     with warnings.catch_warnings(), ThreadPoolExecutor(SCAN_THREADS) as pool:
         warnings.simplefilter("ignore")
         done: Iterable[list[Header]] = pool.map(read, chunks)
-        if title is not None and len(files) >= MIN_FILES:
+        if title is not None and len(places) >= MIN_FILES:
             done = tracked(done, title, len(chunks))
         return [header for chunk in done for header in chunk]
 

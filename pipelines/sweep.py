@@ -63,7 +63,7 @@ def decoding(
     def one(i: int) -> str | None:
         height, width = int(index.heights[i]), int(index.widths[i])
         try:
-            encoded = read_file(index.path(i), int(index.n_bytes[i]))
+            encoded = read_file(index.place(i))
             image = decoded(encoded, (0, 0, height, width), decode, by_pillow=i in index.by_pillow)
         except DecodeError as error:
             return str(error)

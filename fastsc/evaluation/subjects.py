@@ -125,7 +125,8 @@ def stamp(indices: Iterable[Index]) -> str:
     for index in indices:
         digest.update(index.hash.encode())
         for i in index.usable.tolist():
-            digest.update(os.stat(index.path(i)).st_mtime_ns.to_bytes(8, "little", signed=True))
+            time = os.stat(index.place(i).path).st_mtime_ns
+            digest.update(time.to_bytes(8, "little", signed=True))
     return digest.hexdigest()
 
 

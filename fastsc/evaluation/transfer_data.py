@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +58,7 @@ def _halves(index: Index, seed: int) -> tuple[Index, Index]:
             f"--transfer-data {index.root}: it has one image a class, and none to test on; take a "
             "data set with several"
         )
-    return _part(index, usable[learned]), _part(index, usable[~learned])
+    return index.part(usable[learned]), index.part(usable[~learned])
 
 
 def ranks_in_class(index: Index, seed: int) -> NDArray[np.int64]:
@@ -70,15 +69,3 @@ def ranks_in_class(index: Index, seed: int) -> NDArray[np.int64]:
         own = order[index.targets[order] == label]
         ranks[own] = np.arange(len(own))
     return ranks
-
-
-def _part(index: Index, rows: NDArray[np.int64]) -> Index:
-    return replace(
-        index,
-        paths=tuple(index.paths[i] for i in rows),
-        targets=index.targets[rows],
-        heights=index.heights[rows],
-        widths=index.widths[rows],
-        n_bytes=index.n_bytes[rows],
-        left_out={},
-    )
