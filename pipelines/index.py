@@ -15,7 +15,7 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,8 +27,9 @@ from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.files import Members, Place
 from fastsc.pipelines.headers import Header, Parser, read_header
+from fastsc.pipelines.lists import list_of, read_list
 from fastsc.pipelines.progress import MIN_FILES, tracked
-from fastsc.pipelines.shards import contents, opened, shards_of
+from fastsc.pipelines.shards import contents, opened, relative_in, shards_of
 from fastsc.pipelines.walk import EXTENSIONS, Listing, is_system, leads_up, list_files
 
 SCAN_CHUNK = 64  # files a task
@@ -42,7 +43,7 @@ class Index:
 
     Attributes:
         root: The folder that holds one folder per class, or tars; or what such a folder's name
-            would be, where tars of that name lie beside each other.
+            would be, where tars of that name lie beside each other; or a list, or LIST.csv/SPLIT.
         classes: Class names, sorted.
         paths: (n,) file names relative to root, or the names that members of tars have.
         targets: (n,) int64, positions in `classes`.
@@ -54,6 +55,7 @@ class Index:
         passed_over: Folders and files, relative to root, that are hidden or an operating
             system's, and folders beside the classes that are links to one that they lie in.
         members: Where the images lie in tars; None: each is a file.
+        folder: What `paths` are relative to, where it is not root: a list's.
         faults: Damaged tars, and members of no use, which have no row.
     """
 
@@ -68,6 +70,7 @@ class Index:
     by_pillow: frozenset[int] = frozenset()
     passed_over: tuple[str, ...] = ()
     members: Members | None = None
+    folder: Path | None = None
     faults: tuple[BadImage, ...] = ()
 
     def __len__(self) -> int:
@@ -75,8 +78,9 @@ class Index:
 
     def path(self, index: int) -> str:
         """What a person is told of a dataset index: its file, or its shard and its name there."""
-        folder = self.root if self.members is None else self.place(index).path
-        return os.path.join(folder, self.paths[index])
+        if self.members is not None:
+            return os.path.join(self.place(index).path, self.paths[index])
+        return os.path.join(self.folder or self.root, self.paths[index])
 
     def place(self, index: int) -> Place:
         """Where the bytes of a dataset index are."""
@@ -88,7 +92,9 @@ class Index:
     @property
     def is_there(self) -> bool:
         """Whether its folder still is: else no file is at fault."""
-        return self.root.exists() or (self.members is not None and self.root.parent.exists())
+        if self.members is not None:
+            return os.path.exists(os.path.dirname(self.members.shards[0].path))
+        return (self.folder or self.root).exists()
 
     @property
     def usable(self) -> NDArray[np.int64]:
@@ -178,7 +184,8 @@ def scan(
 
     Args:
         root: The folder; each folder in it is a class, whatever lies below belongs to it. Or a
-            folder of tars, or the name that tars beside each other begin with (`shards`).
+            folder of tars, or the name that tars beside each other begin with (`shards`); or a
+            list, LIST.csv, or one of its splits, LIST.csv/SPLIT (`lists`).
         classes: Class names that set the targets (training's, for a validation folder). Default:
             the folder's own, sorted.
         label_key: Of WebDataset's tars: the field of a KEY.json that is the label.
@@ -190,29 +197,143 @@ def scan(
             an image, or one that is not among `classes`.
     """
     root = Path(root)
+    source = _of_list(root) or _of_tars(root, label_key, use_cache, progress) or _of_folder(root)
+    names = tuple(classes) if classes is not None else source.classes
+    require_known(root, source.classes, names)
+    position = {name: i for i, name in enumerate(names)}
+    targets = np.array([position[name] for name in source.classes], np.int64)[source.targets]
+    index = _indexed(
+        root,
+        names,
+        source.listing,
+        targets,
+        source.members,
+        source.folder,
+        use_cache=use_cache,
+        progress=progress,
+    )
+    passed_over = (*source.passed_over, *sorted(source.listing.hidden))
+    index = replace(index, passed_over=passed_over, faults=source.faults)
+    return index.without(source.left_out) if source.left_out else index
+
+
+def part_of(data: Path, name: str) -> Path | None:
+    """What `scan` takes for a part of a data set: a folder's, tars' or a list's, if there is one.
+
+    Args:
+        data: A folder, or a list (.csv).
+        name: "train", "val", "test", or what else a folder or a split of the list is called.
+
+    Raises:
+        UserError: The list cannot be read.
+    """
+    if (listed := list_of(data)) is None:
+        return data / name if (data / name).is_dir() or shards_of(data / name) else None
+    splits = read_list(listed[0]).splits
+    if splits is None:
+        return data if name == "train" else None
+    return data / name if name in splits else None
+
+
+def relative(name: str, root: Path) -> str | None:
+    """What an index of this root has in `paths` for an image that its `path` has called `name`;
+    None for one of another folder."""
+    if (listed := list_of(root)) is not None:
+        return name.removeprefix(f"{listed[0].parent}{os.sep}")
+    return relative_in(name, root)
+
+
+class _Source(NamedTuple):
+    """Images before their headers are read; targets (n,) are positions in `classes`, its own."""
+
+    classes: tuple[str, ...]
+    targets: NDArray[np.int64]
+    listing: Listing
+    members: Members | None = None
+    folder: Path | None = None
+    passed_over: tuple[str, ...] = ()
+    faults: tuple[BadImage, ...] = ()
+    left_out: dict[int, str] = {}  # noqa: RUF012, never written
+
+
+def _of_folder(root: Path) -> _Source:
+    classes, listing, passed_over = _list_files(root)
+    targets = np.repeat(np.arange(len(classes)), listing.counts)
+    return _Source(classes, targets, listing, passed_over=passed_over)
+
+
+def _of_tars(root: Path, label_key: str | None, use_cache: bool, progress: bool) -> _Source | None:
     try:
-        tars = shards_of(root)
-        shards = opened(tars)
+        shards = opened(shards_of(root))
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
-    members, faults = None, tuple[BadImage, ...]()
-    if shards:
-        held = contents(root, shards, label_key, use_cache=use_cache, progress=progress)
-        own, passed_over, faults = held.classes, held.hidden, held.faults
-        members, rows = Members(shards, held.shard, held.offsets), held.targets
-        listing = Listing()
-        listing.names, listing.sizes = held.names, array("q", held.n_bytes.tobytes())
-        times = np.array([shard.time for shard in shards], np.int64)[held.shard]
-        listing.times = array("q", times.tobytes())
-    else:
-        own, listing, passed_over = _list_files(root)
-        rows = np.repeat(np.arange(len(own)), listing.counts)
-    names = tuple(classes) if classes is not None else own
-    require_known(root, own, names)
-    position = {name: i for i, name in enumerate(names)}
-    targets = np.array([position[name] for name in own], np.int64)[rows]
-    index = _indexed(root, names, listing, targets, members, use_cache=use_cache, progress=progress)
-    return replace(index, passed_over=(*passed_over, *sorted(listing.hidden)), faults=faults)
+    if not shards:
+        return None
+    held = contents(root, shards, label_key, use_cache=use_cache, progress=progress)
+    times = np.array([shard.time for shard in shards], np.int64)[held.shard]
+    return _Source(
+        held.classes,
+        held.targets,
+        _listing(held.names, held.n_bytes, times),
+        Members(shards, held.shard, held.offsets),
+        passed_over=held.hidden,
+        faults=held.faults,
+    )
+
+
+def _of_list(root: Path) -> _Source | None:
+    """The rows of a list, in its order; one that is there already is left out."""
+    if (named := list_of(root)) is None:
+        return None
+    path, split = named
+    rows = read_list(path)
+    if split is not None:
+        rows = rows.of(split)
+    if not rows.paths:
+        raise UserError(f"{path}: no row of the split {split}")
+    lines: dict[str, int] = {}
+    left_out = {}
+    for i, (name, line) in enumerate(zip(rows.paths, rows.lines, strict=True)):
+        if (first := lines.setdefault(os.path.normpath(name), line)) != line:
+            left_out[i] = f"line {line} of {path.name} has it again, after line {first}"
+    classes = rows.classes
+    position = {name: i for i, name in enumerate(classes)}
+    sizes, times = _sizes_and_times([os.path.join(path.parent, name) for name in rows.paths])
+    return _Source(
+        classes,
+        np.array([position[label] for label in rows.labels], np.int64),
+        _listing(list(rows.paths), sizes, times),
+        folder=path.parent,
+        left_out=left_out,
+    )
+
+
+def _sizes_and_times(paths: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(n,) bytes and nanoseconds of the last change; zeros of a file that is not there."""
+
+    def stats(chunk: list[str]) -> list[tuple[int, int]]:
+        with doing(f"looking for files from {chunk[0]} on"):
+            return [_size_and_time(path) for path in chunk]
+
+    chunks = [paths[at : at + SCAN_CHUNK] for at in range(0, len(paths), SCAN_CHUNK)]
+    with ThreadPoolExecutor(SCAN_THREADS) as pool:
+        columns = np.array([row for chunk in pool.map(stats, chunks) for row in chunk], np.int64)
+    return columns[:, 0], columns[:, 1]
+
+
+def _size_and_time(path: str) -> tuple[int, int]:
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return 0, 0  # reading its header says why
+    return stat.st_size, stat.st_mtime_ns
+
+
+def _listing(names: list[str], sizes: NDArray[np.int64], times: NDArray[np.int64]) -> Listing:
+    listing = Listing()
+    listing.names = names
+    listing.sizes, listing.times = array("q", sizes.tobytes()), array("q", times.tobytes())
+    return listing
 
 
 def scan_flat(folder: str | os.PathLike[str]) -> Index:
@@ -241,6 +362,7 @@ def _indexed(
     listing: Listing,
     targets: NDArray[np.int64],
     members: Members | None = None,
+    folder: Path | None = None,
     *,
     use_cache: bool = True,
     progress: bool = True,
@@ -252,7 +374,9 @@ def _indexed(
     table = cache.load(root, key, len(paths)) if use_cache else None
     n = len(paths)
     empty = np.zeros(n, np.int32)
-    index = Index(root, classes, paths, targets, empty, empty, n_bytes, members=members)
+    index = Index(
+        root, classes, paths, targets, empty, empty, n_bytes, members=members, folder=folder
+    )
     if table is None:
         # As they lie on the disk, which tells where reading them one after the other is fastest.
         order = range(n) if members is None else np.lexsort((members.offsets, members.shard))

@@ -45,17 +45,13 @@ LABEL_KEY = "label"  # in a KEY.json
 MAX_LABEL = 1_000_000
 MANY = 16  # shards whose walk takes so long that a bar is shown
 _THREADS = 8  # they wait for the disk
+_TAR = r"\.(tar(\.(gz|bz2|xz|zst))?|tgz)"
 _UNPACK = {".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd"}  # else gunzip
 _PARTS = {"val": "val|validation", "test": "test", "train": "train"}
 _Label = int | str
 
 
 # --- which shards ---------------------------------------------------------------------------------
-
-
-def is_split(root: Path) -> bool:
-    """Whether a folder of images is there, or tars of that name beside each other."""
-    return root.is_dir() or bool(_beside(root))
 
 
 def shards_of(root: Path) -> list[Path]:
@@ -66,25 +62,26 @@ def shards_of(root: Path) -> list[Path]:
         UserError: They are compressed.
         OSError: The folder cannot be read.
     """
-    if not root.is_dir():
-        return _beside(root)
-    with os.scandir(root) as entries:
-        listed = sorted(entry.name for entry in entries if not is_system(entry.name))
-    tars = [root / name for name in listed if name.endswith(".tar")]
-    packed = [name for name in listed if re.search(r"\.(tgz|tar\.(gz|bz2|xz|zst))$", name)]
-    if not (tars or packed) or any((root / name).is_dir() for name in listed):
-        return []
-    if packed:
-        how = _UNPACK.get(Path(packed[0]).suffix, "gunzip")
-        raise UserError(
-            f"{root / packed[0]}: compressed, and images are read in any order; unpack it once: "
-            f"{how} {root / packed[0]}"
-        )
+    tars = _beside(root)
+    if root.is_dir():
+        with os.scandir(root) as entries:
+            listed = sorted(entry.name for entry in entries if not is_system(entry.name))
+        tars = [root / name for name in listed if re.search(rf"{_TAR}$", name)]
+        if tars and any((root / name).is_dir() for name in listed):
+            return []
+    for path in tars:
+        if path.suffix != ".tar":
+            raise UserError(
+                f"{path}: compressed, and images are read in any order; unpack it once: "
+                f"{_UNPACK.get(path.suffix, 'gunzip')} {path}"
+            )
     return tars
 
 
 def _beside(root: Path) -> list[Path]:
     """NAME-000.tar, …, where no folder is there. Another name may stand in front of NAME."""
+    if root.exists():
+        return []
     pattern = _name_pattern(root)
     try:
         names = sorted(entry.name for entry in os.scandir(root.parent) if pattern(entry.name))
@@ -95,12 +92,11 @@ def _beside(root: Path) -> list[Path]:
 
 def _name_pattern(root: Path) -> Any:
     name = _PARTS.get(root.name, re.escape(root.name))
-    return re.compile(rf"(.*[-_.])?({name})[-_.]\d+\.tar").fullmatch
+    return re.compile(rf"(.*[-_.])?({name})[-_.]\d+{_TAR}").fullmatch
 
 
-def relative(name: str, root: Path) -> str | None:
-    """What an index of this root has in `paths` for an image that its `path` has called `name`;
-    None for one of another folder."""
+def relative_in(name: str, root: Path) -> str | None:
+    """`index.relative` in a folder of images or of tars, or in tars beside each other."""
     if name.startswith(f"{root}{os.sep}"):
         return re.sub(r"^[^/]+\.tar/", "", name[len(f"{root}{os.sep}") :])
     shard, is_inside, key = name.partition(".tar/")

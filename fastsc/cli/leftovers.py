@@ -11,6 +11,8 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
+from fastsc.errors import UserError
+
 TRIES = 10
 
 
@@ -85,3 +87,19 @@ def remove_stale(paths: Iterable[Path]) -> None:
                     path.unlink()
             finally:
                 os.close(file)
+
+
+def require_free(out: Path) -> None:
+    """Raises UserError where something is in a folder that is to be made."""
+    if out.name in ("", "..") or out.resolve() == Path.cwd():
+        raise UserError(f"--out {out}: is where you are, or above; name a folder in it")
+    try:
+        if out.is_symlink() or (out.exists() and not out.is_dir()):
+            raise UserError(f"--out {out}: is no folder; name another")
+        if out.is_dir() and any(out.iterdir()):
+            raise UserError(f"--out {out}: is not empty; name another folder")
+    except (OSError, ValueError) as error:
+        if isinstance(error, UserError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise UserError(f"--out {out}: cannot be written ({reason})") from None

@@ -57,11 +57,16 @@ class DataConfig:
     """Images: where they are, how they are cut, how the second view is perturbed."""
 
     data: Annotated[str, _shown("DIR", required=True)] = option("", part="local")
-    """An ImageFolder: DIR/train/CLASS/* and DIR/val/CLASS/* (or DIR/test/CLASS/*). With --pipeline
-    ffcv a folder with train.beton and val.beton, made by `python -m fastsc.prepare beton`."""
+    """An ImageFolder: DIR/train/CLASS/* and DIR/val/CLASS/* (or DIR/test/CLASS/*). Or tars, not
+    unpacked: DIR/train/*.tar and DIR/val/*.tar, or DIR/train-000.tar, DIR/val-000.tar and so on. Or
+    LIST.csv, with the columns path, label and split. With --pipeline ffcv a folder with train.beton
+    and val.beton, made by `python -m fastsc.prepare beton`."""
+    label_key: Annotated[str | None, _shown("NAME")] = option(None, part="local")
+    """In WebDataset's tars, the field of every KEY.json that is the label. None: KEY.cls, else the
+    field label."""
     val: Dir = option("auto", part="local")
-    """Folder of validation images, CLASS/*. auto: DIR/val, else DIR/test; none: no validation. With
-    --pipeline ffcv an FFCV dataset; auto: DIR/val.beton."""
+    """Validation images: a folder of CLASS/* or *.tar, or a list. auto: DIR/val, else DIR/test;
+    none: no validation. With --pipeline ffcv an FFCV dataset; auto: DIR/val.beton."""
     pipeline: Literal["dali", "cpu", "ffcv", "memory"] = option("dali", resume="allowed")
     """Who loads. dali: NVIDIA DALI, decodes on the GPU where there is one; cpu: threads of this
     process with the fastest JPEG decoder installed; ffcv: FFCV datasets (.beton) of shrunk images,

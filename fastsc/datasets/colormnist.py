@@ -34,6 +34,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from fastsc.cli.leftovers import require_free
 from fastsc.cli.parser import folder_name
 from fastsc.datasets.digits import CLASSES, PACKAGED, Digits, Labels, read_digits
 from fastsc.datasets.photographs import free_name
@@ -144,7 +145,7 @@ def prepare(
         raise UserError(f"--correlation must be a number from 0 to 1, not {correlation:g}")
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed must be from 0 to 2**63 - 1, not {seed}")
-    _require_free(out)
+    require_free(out)
     original = read_digits(digits)
     splits = split_and_color(original.labels, original.n_train, correlation, seed)
     metadata = describe(original, splits, correlation, seed)
@@ -308,18 +309,3 @@ def _first_of_each_class(
         order = np.argsort(draws[of_class], kind="stable")
         chosen.append(of_class[order[: max(1, len(of_class) // share)]])
     return np.sort(np.concatenate(chosen))
-
-
-def _require_free(out: Path) -> None:
-    if out.name in ("", "..") or out.resolve() == Path.cwd():
-        raise UserError(f"--out {out}: is where you are, or above; name a folder in it")
-    try:
-        if out.is_symlink() or (out.exists() and not out.is_dir()):
-            raise UserError(f"--out {out}: is no folder; name another")
-        if out.is_dir() and any(out.iterdir()):
-            raise UserError(f"--out {out}: is not empty; name another folder")
-    except (OSError, ValueError) as error:
-        if isinstance(error, UserError):
-            raise
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise UserError(f"--out {out}: cannot be written ({reason})") from None

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from fastsc.cli.console import write_line
 from fastsc.cli.parser import Parser
-from fastsc.datasets import beton, colormnist
+from fastsc.datasets import beton, colormnist, tar
 
 # Each module has `add_arguments(parser)` and `run(args) -> str`, and imports what is slow in `run`.
 COMMANDS = {
     "beton": (beton, "betons of an ImageFolder, FFCV's files, for --pipeline ffcv"),
+    "tar": (tar, "tars of an ImageFolder, which training reads without unpacking them"),
     "colormnist": (colormnist, "an ImageFolder of MNIST digits whose colour tells their class"),
 }
 

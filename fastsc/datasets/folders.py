@@ -1,8 +1,10 @@
-"""A run's image folders: which they are, their indices, and what does not decode in them."""
+"""A run's images: where they are, their indices, and what does not decode of them."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,6 +15,8 @@ from fastsc.pipelines import BetonIndex, Index, open_beton, scan
 from fastsc.pipelines.decode import of_pipeline
 from fastsc.pipelines.ffcv import verify as verify_samples
 from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
+from fastsc.pipelines.index import part_of
+from fastsc.pipelines.lists import list_of
 from fastsc.pipelines.sweep import verify
 from fastsc.pipelines.threads import default_workers
 
@@ -32,20 +36,23 @@ def open_data(config: DataConfig) -> Data:
             skipped.
     """
     root = Path(config.data)
-    if not os.path.isdir(root):
+    if not (os.path.isdir(root) or (list_of(root) and os.path.isfile(root))):
         raise UserError(f"--data {root}: {_absent(root)}")
+    opened: Callable[..., Index] = partial(scan, label_key=config.label_key)
     is_beton = config.pipeline == "ffcv"
     if is_beton:
         _require_betons(root)
-    elif not (root / "train").is_dir():
-        raise UserError(f"--data {root}: has no folder train; {_hint(root)}")
+        train_path, opened = root / TRAIN_BETON, open_beton
+    elif (part := part_of(root, "train")) is not None:
+        train_path = part
+    else:
+        raise UserError(f"--data {root}: has no {_hint(root)}")
     val_path = _val_beton(config, root) if is_beton else _val_folder(config, root)
-    train = open_beton(root / TRAIN_BETON) if is_beton else scan(root / "train")
+    train = opened(train_path)
     train.require(config.on_bad_image)
     train.require_classes()
     if val_path is None:
         return Data(train, None)
-    opened = open_beton if is_beton else scan
     val = opened(val_path, classes=train.classes)
     val.require(config.on_bad_image)
     return Data(train, val)
@@ -106,17 +113,16 @@ def _val_folder(config: DataConfig, root: Path) -> Path | None:
     if config.val == "none":
         return None
     if config.val != "auto":
-        folder = Path(config.val)
-        if not folder.is_dir():
-            raise UserError(
-                f"--val {folder}: {_absent(folder)}; --val none trains without validation"
-            )
-        return folder
+        path = Path(config.val)
+        if not (path.is_dir() or list_of(path) or part_of(path.parent, path.name)):
+            raise UserError(f"--val {path}: {_absent(path)}; --val none trains without validation")
+        return path
     for name in ("val", "test"):
-        if (root / name).is_dir():
-            return root / name
+        if (part := part_of(root, name)) is not None:
+            return part
+    what, other = ("split", "LIST2.csv") if list_of(root) else ("folder", "DIR")
     raise UserError(
-        f"--data {root}: has no folder val or test; name one with --val DIR, or train without "
+        f"--data {root}: has no {what} val or test; name one with --val {other}, or train without "
         "validation with --val none"
     )
 
@@ -131,9 +137,11 @@ def _absent(path: Path) -> str:
 
 
 def _hint(root: Path) -> str:
+    if list_of(root):
+        return "rows of the split train"
     if any(root.glob("*.beton")):
-        return "*.beton files are read by --pipeline ffcv"
-    return "expected train/CLASS/*.jpg in it"
+        return "folder train; *.beton files are read by --pipeline ffcv"
+    return "folder train; expected train/CLASS/*.jpg in it, or train/*.tar"
 
 
 def workers_of(config: DataConfig, ranks: Ranks) -> int:

@@ -50,7 +50,8 @@ def _parser() -> Parser:
     # fmt: off
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="what to evaluate; see below")
-    add("--data", type=folder_name, required=True, metavar="DIR", help="a folder of images")
+    add("--data", type=folder_name, required=True, metavar="DIR",
+        help="a folder of images, or of tars; or a list of files, LIST.csv")
     add("--out", type=folder_name, required=True, metavar="DIR",
         help="results.json, report.html, rows/ (one row per image), cache/")
     add("--only", nargs="+", choices=QUESTIONS, metavar="QUESTION",
@@ -65,7 +66,10 @@ def _parser() -> Parser:
 
     data = parser.add_argument_group("the data")
     add = data.add_argument
-    add("--split", metavar="NAME", help="folder in DIR; default: val, test, train, or DIR itself")
+    add("--split", metavar="NAME",
+        help="folder, tars or split in DIR; default: val, test, train, or DIR itself")
+    add("--label-key", metavar="NAME",
+        help="of WebDataset's tars: the field of KEY.json that is the label")
     add("--class-map", type=Path, metavar="FILE",
         help="JSON or YAML: class folder to the model's output, by number or name")
     add("--class", dest="class_name", metavar="FOLDER",

@@ -14,7 +14,9 @@ from fastsc.cli.console import printable
 from fastsc.errors import UserError
 from fastsc.pipelines import Index, Pipeline, scan
 from fastsc.pipelines.decode import of_pipeline
-from fastsc.pipelines.index import scan_flat
+from fastsc.pipelines.index import part_of, scan_flat
+from fastsc.pipelines.lists import list_of, read_list
+from fastsc.pipelines.shards import shards_of
 from fastsc.pipelines.sweep import verify
 from fastsc.pipelines.walk import EXTENSIONS, is_system, list_files
 
@@ -45,24 +47,27 @@ def open_split(
     split: str | None = None,
     on_bad_image: str = "raise",
     pipeline: str = "cpu",
+    label_key: str | None = None,
 ) -> Split:
     """Indexes the images of a data set.
 
     Args:
         data: A folder with a folder val, test or train (the first that is there is taken), or with
-            the images themselves: in one folder a class, or in none, unlabelled.
+            the images themselves: in one folder per class, in tars, or in neither, unlabelled. Or a
+            list (.csv).
         split: The folder in `data` to take instead.
         on_bad_image: "raise": a file whose header is broken is a mistake; "skip": every image is
             decoded once, and those that do not decode are left out.
         pipeline: The one that will look at them.
+        label_key: See `pipelines.scan`.
 
     Raises:
         UserError: A folder is missing or holds no images, or an image is broken and is not to be
             skipped.
     """
     folder = _folder(Path(data), split)
-    labelled = _is_labelled(folder)
-    index = scan(folder) if labelled else scan_flat(folder)
+    labelled = not folder.is_dir() or bool(shards_of(folder)) or _is_labelled(folder)
+    index = scan(folder, label_key=label_key) if labelled else scan_flat(folder)
     return Split(checked(index, on_bad_image, pipeline), labelled)
 
 
@@ -79,16 +84,21 @@ def checked(index: Index, on_bad_image: str, pipeline: str) -> Index:
 
 
 def _folder(data: Path, split: str | None) -> Path:
-    if not data.is_dir():
+    is_list = list_of(data) is not None
+    if not (data.is_dir() or (is_list and data.is_file())):
         what = "a file, not a folder" if data.exists() else "no such folder"
-        raise UserError(f"--data {data}: {what}; it wants a folder of images")
+        raise UserError(f"--data {data}: {what}; it wants a folder of images, or a list (.csv)")
     if split is not None:
-        if (data / split).is_dir():
-            return data / split
-        there = sorted(entry.name for entry in data.iterdir() if entry.is_dir())
+        if (part := part_of(data, split)) is not None:
+            return part
+        if is_list:
+            there = sorted(set(read_list(data).splits or ()))
+        else:
+            there = sorted(entry.name for entry in data.iterdir() if entry.is_dir())
         known = some(there, 5) or "none at all"
-        raise UserError(f"--split {split}: {data} has no such folder, but {known}")
-    return next((data / name for name in SPLITS if (data / name).is_dir()), data)
+        what = "split" if is_list else "folder"
+        raise UserError(f"--split {split}: {data} has no such {what}, but {known}")
+    return next((part for name in SPLITS if (part := part_of(data, name)) is not None), data)
 
 
 def _is_labelled(folder: Path) -> bool:

@@ -28,6 +28,7 @@ class Options:
     names: Sequence[str] | None = None
     seed: int = 0
     split: str | None = None
+    label_key: str | None = None
     class_map: Path | None = None
     class_name: str | None = None
     transfer_data: Path | None = None

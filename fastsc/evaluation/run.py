@@ -46,7 +46,9 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     names = _names(options)
     if options.strengths is not None:
         check_strengths(options.strengths)
-    split = open_split(options.data, options.split, options.on_bad_image, options.pipeline)
+    split = open_split(
+        options.data, options.split, options.on_bad_image, options.pipeline, options.label_key
+    )
     if line := split.index.passed_over_line():
         say(line)
     _check_out(options.out, split)

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from fastsc.errors import UserError
 from fastsc.evaluation.data import checked
 from fastsc.pipelines import Index, keyed, scan
+from fastsc.pipelines.index import part_of
+from fastsc.pipelines.lists import list_of
 
 TESTS = ("val", "test")
 
@@ -35,14 +37,14 @@ def transfer_splits(
             skipped, or one image a class leaves nothing to test on.
     """
     data = Path(data)
-    if not data.is_dir():
+    if not (data.is_dir() or list_of(data)):
         what = "a file, not a folder" if data.exists() else "no such folder"
         raise UserError(f"--transfer-data {data}: {what}; it wants a folder of labelled images")
-    test = next((data / name for name in TESTS if (data / name).is_dir()), None)
-    if test is None or not (data / "train").is_dir():
-        one = data / "train" if (data / "train").is_dir() else test or data
-        return _halves(checked(scan(one), on_bad_image, pipeline), seed)
-    train = scan(data / "train")
+    test = next((part for name in TESTS if (part := part_of(data, name)) is not None), None)
+    learned = part_of(data, "train")
+    if test is None or learned is None:
+        return _halves(checked(scan(learned or test or data), on_bad_image, pipeline), seed)
+    train = scan(learned)
     indices = train, scan(test, classes=train.classes)
     train, tested = (checked(index, on_bad_image, pipeline) for index in indices)
     return train, tested

@@ -6,7 +6,6 @@ ran before. The last one that ran a step is what counts for it.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from fastsc.config.checks import check_ranges
 from fastsc.config.recipes import field_types, load_recipe, with_values
 from fastsc.errors import UserError
 from fastsc.pipelines.files import TRAIN_BETON
+from fastsc.pipelines.index import relative
 from fastsc.run.folder import RunFolder
 from fastsc.run.log import read_log
 
@@ -150,13 +150,13 @@ class History:
         broken: dict[str, bool] = {}
         for segment in self.segments[: self.segments.index(moment.segment) + 1]:
             root = TRAIN_BETON if segment.facts.get("pipeline") == "ffcv" else "train"
-            folder = f"{Path(segment.facts.get('data') or '', root)}{os.sep}"
+            folder = Path(segment.facts.get("data") or "", root)
             first = segment is self.segments[0]
             for event in segment.events[1:]:
                 # Behind the header comes what the scan or --verify found, then other lines.
                 first = first and event["event"] in ("bad_image", "rank")
-                if event["event"] == "bad_image" and event["path"].startswith(folder):
-                    broken.setdefault(event["path"].removeprefix(folder), first)
+                if event["event"] == "bad_image" and (name := relative(event["path"], folder)):
+                    broken.setdefault(name, first)
         return broken
 
 

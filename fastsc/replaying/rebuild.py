@@ -16,6 +16,7 @@ from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
 from fastsc.pipelines import BadImage, Index, PairBatch, Pipeline
 from fastsc.pipelines.fields import Fields
+from fastsc.pipelines.index import relative
 from fastsc.pipelines.plan import Plan, local_batches
 from fastsc.replaying.history import History, Moment
 from fastsc.run.folder import RunFolder
@@ -265,7 +266,7 @@ def _check_broken(
     """Raises UserError for a file that the run could decode; the others have their substitutes."""
     known = history.broken(moment)
     for image in bad:
-        path = image.path.removeprefix(str(index.root)).lstrip("/")
+        path = relative(image.path, index.root)
         if ran.data.on_bad_image == "raise" or (moment.certain and path not in known):
             raise UserError(
                 f"{image.path}: {image.reason}; the run could decode it: put it back as it was"

@@ -50,6 +50,8 @@ def _opened(data: Path) -> tuple[Index, Index | None]:
     if not (data / "train").is_dir():
         raise UserError(f"--data {data}: has no folder train")
     train = scan(data / "train")
+    if train.members is not None:
+        raise UserError(f"--data {data}: tars; files are linked here, so unpack them")
     folder = next((data / name for name in ("val", "test") if (data / name).is_dir()), None)
     return train, None if folder is None else scan(folder, classes=train.classes)
 

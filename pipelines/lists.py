@@ -1,0 +1,121 @@
+"""A list of image files: a CSV with the columns path, label and, if it has parts, split."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.fields import shown
+from fastsc.pipelines.reading import blamed, read_text
+
+COLUMNS = ("path", "label", "split")
+MAX_BYTES = 2**30
+_SPLITS = {"validation": "val", "valid": "val", "dev": "val", "training": "train"}
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The rows of a list, or of one of its splits, in its order: columns, a row each.
+
+    Attributes:
+        paths: As the list has them: absolute, or relative to its folder.
+        labels: Class names, or numbers without leading zeros.
+        splits: "train", "val", "test" or what else it says; None where it has no such column.
+        lines: Numbers of the rows' lines, from 1.
+    """
+
+    paths: Sequence[str]
+    labels: Sequence[str]
+    splits: Sequence[str] | None
+    lines: Sequence[int]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes' names, sorted; of numbers those from 0 on, without a gap."""
+        numbers = [int(label) for label in self.labels if is_number(label)]
+        if len(numbers) < len(self.labels):
+            return tuple(sorted(set(self.labels)))
+        return tuple(str(number) for number in range(max(numbers) + 1))
+
+    def of(self, split: str) -> Listed:
+        """The rows of one split."""
+        rows = [i for i, name in enumerate(self.splits or ()) if name == split]
+        paths, labels = ([column[i] for i in rows] for column in (self.paths, self.labels))
+        return Listed(paths, labels, None, [self.lines[i] for i in rows])
+
+
+def list_of(root: Path) -> tuple[Path, str | None] | None:
+    """The list, and which of its splits, that LIST.csv or LIST.csv/SPLIT names; None if neither."""
+    if root.suffix.lower() == ".csv" and not root.is_dir():
+        return root, None
+    if root.parent.suffix.lower() == ".csv" and not root.parent.is_dir():
+        return root.parent, root.name
+    return None
+
+
+def is_number(label: str) -> bool:
+    """Whether a label is a number from 0 to a million."""
+    return label.isascii() and label.isdecimal() and len(label) < 8
+
+
+def read_list(path: Path) -> Listed:
+    """The rows of a CSV, whose first may name the columns.
+
+    Raises:
+        UserError: It cannot be read, or a row has no path or no label.
+    """
+    try:
+        stat = os.stat(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    return _read(path, (stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=2)  # a data set's training and validation list
+def _read(path: Path, state: tuple[int, int]) -> Listed:  # noqa: ARG001, another is read again
+    text = read_text(path, str(path), MAX_BYTES).removeprefix("\ufeff")
+    paths, labels, splits, lines = list[str](), list[str](), list[str](), list[int]()
+    order: list[int] | None = None
+    with blamed(str(path)):
+        rows = csv.reader(text.splitlines(), strict=True)
+        for row in rows:
+            if not any(cell.strip() for cell in row):
+                continue
+            cells = [cell.strip() for cell in row]
+            if order is None:
+                order, is_heading = _order(cells, path)
+                if is_heading:
+                    continue
+            place = f"{path}: line {rows.line_num}"
+            if len(cells) <= max(order) or not all(cells[i] for i in order):
+                raise UserError(f"{place}: {shown(row)} has no {', '.join(COLUMNS[: len(order)])}")
+            values = [cells[i] for i in order]
+            if "\0" in values[0]:
+                raise UserError(f"{place}: {shown(values[0])} is no file's name")
+            paths.append(values[0])
+            labels.append(str(int(values[1])) if is_number(values[1]) else values[1])
+            lines.append(rows.line_num)
+            if len(order) > 2:
+                name = values[2].lower()
+                splits.append(_SPLITS.get(name, name))
+    if not paths:
+        raise UserError(f"{path}: no row in it; a CSV with {', '.join(COLUMNS)} is expected")
+    return Listed(paths, labels, splits or None, lines)
+
+
+def _order(cells: list[str], path: Path) -> tuple[list[int], bool]:
+    """Where the columns are, and whether the first row says so."""
+    names = [cell.lower() for cell in cells]
+    if "path" in names and "label" in names:
+        return [names.index(name) for name in COLUMNS if name in names], True
+    if len(cells) not in (2, 3):
+        raise UserError(
+            f"{path}: line 1 has {len(cells)} columns, and not {', '.join(COLUMNS[:2])} and, if "
+            "it has parts, split; or name them in the first line"
+        )
+    return list(range(len(cells))), False
