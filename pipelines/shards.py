@@ -333,7 +333,8 @@ def _sorted(
     rows = [(n, walked.names[row], row) for n, row in zip(numbers, kept, strict=True)]
     rows = sorted(row for row in rows if row[0] < len(classes))
     bad = tuple(
-        BadImage(os.path.join(shards[i].path, name), reason) for i, name, reason in sorted(faults)
+        BadImage(os.path.join(shards[i].path, name) if name else shards[i].path, reason)
+        for i, name, reason in sorted(faults)
     )
     if not rows:
         why = f"; {bad[0].path}: {bad[0].reason}" if bad else f" ({', '.join(EXTENSIONS)})"

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from fastsc.pipelines import BetonIndex, Index, PairBatch, Pipeline, build, open_beton, scan
+from fastsc.pipelines.tar_writer import write_tars
 
 needs_dali = pytest.mark.skipif(
     importlib.util.find_spec("nvidia.dali") is None if importlib.util.find_spec("nvidia") else True,
@@ -25,6 +26,7 @@ needs_ffcv = pytest.mark.skipif(
 )
 DALI, FFCV = pytest.param("dali", marks=needs_dali), pytest.param("ffcv", marks=needs_ffcv)
 BACKENDS = [DALI, "cpu", FFCV, "memory"]
+TARS = [pytest.param("dali-tars", marks=needs_dali), "cpu-tars", "memory-tars"]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -55,6 +57,13 @@ def opened(backend: str, folder: Path, into: Path | None = None, **stored: Any) 
     options = BetonOptions(**{"resolution": 120, "quality": 95, "jpeg_share": 0.5} | stored)
     write_beton(index, path, options, on_bad_image="skip", workers=2)
     return open_beton(path)
+
+
+def packed(folder: Path, out: Path, shard_size: int = 50_000) -> Path:
+    """OUT/{train,val}/*.tar of a folder's images, some tars of each."""
+    for part in ("train", "val"):
+        write_tars(scan(folder / part), out / part, shard_size, on_bad_image="skip", workers=2)
+    return out
 
 
 def photograph(seed: int = 0, size: tuple[int, int] = (90, 70)) -> Image.Image:
@@ -177,9 +186,19 @@ N, N_VAL, BATCH = 31, 11, 5  # usable images, divisible by nothing: 6 batches, 1
 Make = Callable[..., Pipeline]
 
 
+@pytest.fixture(params=[*BACKENDS, *TARS])
+def source(request: pytest.FixtureRequest) -> str:
+    """What the contract's images come from: a backend's folder or beton, or tars."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture
-def make(backend: str, image_folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Make:
+def make(source: str, image_folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Make:
     """build(...) of the backend at hand over the shared folder, closed after the test."""
+    backend, _, tars = source.partition("-")
+    if tars:
+        image_folder = packed(image_folder, tmp_path / "tars")
     indices = {
         "train": opened(backend, image_folder / "train", tmp_path).without(
             {17: "left out by the test"}

@@ -11,6 +11,7 @@ from PIL import Image
 from torchvision.transforms.v2 import functional as tv
 
 from fastsc.pipelines import IMAGENET_STD, BetonIndex, Pipeline
+from fastsc.pipelines.files import read_file
 from tests.pipelines.conftest import SIZE, Make, epoch
 
 
@@ -32,7 +33,7 @@ def test_perturbed_view_is_torchvisions(make: Make) -> None:
 def whole_image(loader: Pipeline, i: int) -> torch.Tensor:
     """What the backend reads for a dataset index, decoded by Pillow: (3, H, W) uint8."""
     if not isinstance(loader.index, BetonIndex):
-        with Image.open(loader.index.path(i)) as file:
+        with Image.open(io.BytesIO(read_file(loader.index.place(i)))) as file:
             return tv.pil_to_tensor(file.convert("RGB"))
     samples, beton = loader.index.samples, loader.index.root.read_bytes()
     stored = beton[samples.offsets[i] : samples.offsets[i] + samples.n_bytes[i]]
