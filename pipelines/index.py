@@ -14,6 +14,7 @@ from array import array
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple, Self
 
@@ -298,35 +299,42 @@ def _of_list(root: Path) -> _Source | None:
             left_out[i] = f"line {line} of {path.name} has it again, after line {first}"
     classes = rows.classes
     position = {name: i for i, name in enumerate(classes)}
-    sizes, times = _sizes_and_times([os.path.join(path.parent, name) for name in rows.paths])
+    sizes, times, missing = _stats([os.path.join(path.parent, name) for name in rows.paths])
     return _Source(
         classes,
         np.array([position[label] for label in rows.labels], np.int64),
         _listing(list(rows.paths), sizes, times),
         folder=path.parent,
-        left_out=left_out,
+        left_out=missing | left_out,
     )
 
 
-def _sizes_and_times(paths: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """(n,) bytes and nanoseconds of the last change; zeros of a file that is not there."""
+def _stats(paths: list[str]) -> tuple[NDArray[np.int64], NDArray[np.int64], dict[int, str]]:
+    """(n,) bytes, and nanoseconds of the last change; and which files cannot be had, and why."""
 
-    def stats(chunk: list[str]) -> list[tuple[int, int]]:
+    def stats(chunk: list[str]) -> list[os.stat_result | OSError]:
         with doing(f"looking for files from {chunk[0]} on"):
-            return [_size_and_time(path) for path in chunk]
+            return [_stat(path) for path in chunk]
 
     chunks = [paths[at : at + SCAN_CHUNK] for at in range(0, len(paths), SCAN_CHUNK)]
+    sizes, times, missing = array("q"), array("q"), dict[int, str]()
     with ThreadPoolExecutor(SCAN_THREADS) as pool:
-        columns = np.array([row for chunk in pool.map(stats, chunks) for row in chunk], np.int64)
-    return columns[:, 0], columns[:, 1]
+        for i, stat in enumerate(chain.from_iterable(pool.map(stats, chunks))):
+            if isinstance(stat, OSError):
+                missing[i] = stat.strerror or str(stat)
+                sizes.append(0)
+                times.append(0)
+            else:
+                sizes.append(stat.st_size)
+                times.append(stat.st_mtime_ns)
+    return np.array(sizes, np.int64), np.array(times, np.int64), missing
 
 
-def _size_and_time(path: str) -> tuple[int, int]:
+def _stat(path: str) -> os.stat_result | OSError:
     try:
-        stat = os.stat(path)
-    except OSError:
-        return 0, 0  # reading its header says why
-    return stat.st_size, stat.st_mtime_ns
+        return os.stat(path)
+    except OSError as error:
+        return error
 
 
 def _listing(names: list[str], sizes: NDArray[np.int64], times: NDArray[np.int64]) -> Listing:

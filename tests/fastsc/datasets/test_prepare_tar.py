@@ -1,0 +1,277 @@
+"""`python -m fastsc.prepare tar`, and jobs on tars and lists: those of the folder, bit for bit."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from fastsc import evaluate, prepare, replay, train
+from fastsc.evaluation.data import open_split
+from fastsc.evaluation.subjects import stamp
+from fastsc.pipelines import UserError, build, open_beton, scan
+from fastsc.pipelines import tar_writer as writer
+from tests.fastsc.datasets.test_prepare import mistake
+from tests.fastsc.runs import events, same_weights
+from tests.pipelines.conftest import (
+    DALI,
+    broken_files,
+    encoded,
+    needs_ffcv,
+    photograph,
+    undecodable,
+)
+
+SMALL = [
+    "cifar100", "--model", "fastsc:resnet8w8", "--resolution", "32", "--batch-size", "8",
+    "--epochs", "5", "--precision", "fp32", "--log-every", "1", "--workers", "1", "--crop", "rrc",
+    "--device", "cpu",
+]  # fmt: skip
+
+
+def pack(data: Path, out: Path, *more: str) -> int:
+    words = ["tar", "--data", str(data), "--out", str(out), "--shard-size", "50kB", *more]
+    return prepare.main(words)
+
+
+@pytest.fixture
+def data(image_folder: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(image_folder, tmp_path / "data"))
+
+
+@pytest.fixture(scope="module")
+def tars(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("packed") / "tars"
+    assert pack(image_folder, out) == 0
+    return out
+
+
+def test_writes_both_parts_and_says_what_is_in_them(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "tars"
+    assert pack(data, out) == 0
+    assert sorted(os.listdir(out)) == ["train", "val"]
+    printed, err = capsys.readouterr()
+    lines = printed.splitlines()
+    assert lines[0].startswith(f"wrote {out / 'train'}: 32 images in 3 tars, 0.1 MB")
+    assert lines[1].startswith(f"wrote {out / 'val'}: 12 images in 1 tars, ")
+    assert err == ""
+    assert scan(out / "train").hash == scan(data / "train").hash
+    assert mistake(capsys, "tar", "--data", data, "--out", out).endswith(
+        f"--out {out}: is not empty; name another folder"
+    )
+    again = tmp_path / "again"
+    assert pack(out, again, "--val", "none") == 0  # tars into tars
+    assert scan(again / "train").hash == scan(data / "train").hash
+    assert os.listdir(again) == ["train"]
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--shard-size", "0"], "'0' is no size; say 500MB or 1GB"),
+        (["--shard-size", "1PB"], "'1PB' is no size"),
+        (["--shard-size", "-1GB"], "--shard-size"),
+        (["--val", ""], "--val is empty"),
+        (["--val", "nowhere"], "--val nowhere: no such folder"),
+        (["--data", "nowhere"], "--data nowhere: no such folder"),
+        (["--out", "a-file"], "--out a-file: is no folder; name another"),
+    ],
+)
+def test_mistakes(
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    more: list[str],
+    said: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("a-file").touch()
+    assert said in mistake(capsys, "tar", "--data", data, "--out", "new/out", *more)
+    assert sorted(os.listdir()) == ["a-file", "data"]
+
+
+def test_broken_images_stop_it_or_are_packed_as_they_are(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, content in broken_files().items():
+        (data / "train" / "door" / name).write_bytes(content)
+    (data / "train" / "door" / "gone.jpg").symlink_to("nowhere.jpg")
+    words = ["tar", "--data", data, "--out", tmp_path / "out"]
+    assert "--on-bad-image skip" in mistake(capsys, *words)
+    assert os.listdir(tmp_path) == ["data"]
+    assert pack(data, tmp_path / "out", "--on-bad-image", "skip") == 0
+    said = capsys.readouterr().out
+    assert f"; left out 1: {data}/train/door/gone.jpg (cannot be read (No such file" in said
+    (data / "train" / "door" / "gone.jpg").unlink()
+    ours, theirs = scan(tmp_path / "out" / "train"), scan(data / "train")
+    assert ours.hash == theirs.hash
+    assert len(ours.left_out) == len(broken_files())
+
+
+@pytest.mark.parametrize("error", ["full", "unsound", "name"])
+def test_nothing_is_left_half_written(
+    data: Path,
+    tmp_path: Path,
+    error: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    real, rename = writer.zlib.crc32, Path.rename
+    calls = 0
+
+    def crc32(content: bytes) -> int:
+        nonlocal calls
+        calls += 1
+        if error == "full" and calls == 20:
+            raise OSError(28, "No space left on device")
+        return real(content) + (error == "unsound" and calls == 50)
+
+    def fails_at_train(self: Path, target: Path) -> Path:
+        if target.name == "train" and error == "name":
+            raise OSError(28, "No space left on device")
+        return rename(self, target)
+
+    monkeypatch.setattr(writer.zlib, "crc32", crc32)
+    monkeypatch.setattr(Path, "rename", fails_at_train)
+    line = mistake(capsys, "tar", "--data", data, "--out", tmp_path / "out")
+    assert ("does not read back" if error == "unsound" else "No space left on device") in line
+    assert os.listdir(tmp_path) == ["data"]
+
+
+def test_what_is_in_no_class_folder_is_not_packed(data: Path, tmp_path: Path) -> None:
+    path = data / "train" / "x.csv"
+    path.write_text("boat/00.jpg,apple\n")
+    with pytest.raises(UserError, match="does not lie in a folder of its class, apple"):
+        writer.write_tars(scan(path), tmp_path / "out", 10**9)
+
+
+@needs_ffcv
+def test_a_beton_of_tars_is_that_of_the_folder(
+    tars: Path, beton_folder: Path, tmp_path: Path
+) -> None:
+    words = ["beton", "--data", str(tars), "--out", str(tmp_path / "out")]
+    assert prepare.main(words) == 0
+    for name in ("train.beton", "val.beton"):
+        assert (tmp_path / "out" / name).read_bytes() == (beton_folder / name).read_bytes()
+    assert open_beton(tmp_path / "out" / "train.beton").hash == scan(tars / "train").hash
+
+
+# ---- the main job --------------------------------------------------------------------------------
+
+
+def run(data: Path, out: Path, *more: str) -> None:
+    assert train.main([*SMALL, "--data", str(data), "--out", str(out), *more]) == 0
+
+
+@pytest.mark.parametrize("pipeline", [DALI, "cpu"])
+def test_the_job_from_tars_is_that_from_the_folder(
+    image_folder: Path, tars: Path, tmp_path: Path, pipeline: str
+) -> None:
+    more = ["--pipeline", pipeline]
+    run(image_folder, tmp_path / "a", *more)
+    run(tars, tmp_path / "b", *more)
+    # And begun with the folder, ended after 7 of 20 steps, and gone on with from tars.
+    run(image_folder, tmp_path / "c", *more, "--max-steps", "7")
+    run(tars, tmp_path / "c", *more, "--resume")
+    losses = [[row["loss"] for row in events(tmp_path / name, "step")] for name in "abc"]
+    assert len(losses[0]) == 20
+    assert losses[0] == losses[1] == losses[2]
+    validations = [[row["val"] for row in events(tmp_path / name, "epoch")] for name in "ab"]
+    assert validations[0] == validations[1]
+    hashes = {events(tmp_path / name, "header")[0]["index_hash"] for name in "abc"}
+    assert len(hashes) == 1
+    assert same_weights(tmp_path / "a", tmp_path / "b")
+    assert same_weights(tmp_path / "a", tmp_path / "c")
+
+
+def test_a_step_is_replayed_from_tars_with_its_substitutes(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (data / "train" / "boat" / "hole.png").write_bytes(undecodable())
+    assert pack(data, tmp_path / "tars", "--on-bad-image", "skip") == 0
+    skip = ["--on-bad-image", "skip", "--pipeline", "cpu", "--val", "none"]
+    run(tmp_path / "tars", tmp_path / "run", *skip, "--epochs", "1")
+    (bad,) = events(tmp_path / "run", "bad_image")
+    assert bad["path"].endswith(".tar/boat/hole.png")
+    index = scan(data / "train")
+    order = build("cpu", index, batch_size=8, resolution=32, seed=0).plan(0).order
+    step = 1 + order.tolist().index(index.paths.index("boat/hole.png")) // 8
+    capsys.readouterr()
+    shown = []
+    for place in (tmp_path / "tars", data):
+        out = str(tmp_path / f"of-{place.name}")
+        words = [str(tmp_path / "run"), "--step", str(step), "--data", str(place), "--out", out]
+        assert replay.main(words) == 0
+        shown.append(capsys.readouterr().out.split("\nwrote")[0])
+        assert "in place of boat/hole.png, which is broken" in shown[-1]
+    assert shown[0] == shown[1]
+
+
+def test_label_key_reaches_the_shards(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        (tmp_path / "wds").mkdir(exist_ok=True)
+        with tarfile.open(tmp_path / "wds" / f"photos-{part}-000.tar", "w") as tar:
+            for i in range(8):
+                label = json.dumps({"species": "cat" if i % 2 else "dog"}).encode()
+                image = encoded(photograph(i))
+                for name, content in ((f"{i}.jpg", image), (f"{i}.json", label)):
+                    entry = tarfile.TarInfo(name)
+                    entry.size = len(content)
+                    tar.addfile(entry, io.BytesIO(content))
+    words = ["--pipeline", "cpu", "--label-key", "species", "--epochs", "1"]
+    run(tmp_path / "wds", tmp_path / "run", *words)
+    (header,) = events(tmp_path / "run", "header")
+    assert (header["classes"], header["images"], header["val_images"]) == (2, 8, 8)
+
+
+# ---- lists ---------------------------------------------------------------------------------------
+
+
+def test_a_list_trains_and_is_evaluated(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = []
+    for part, n in (("train", 16), ("val", 4)):
+        index = scan(image_folder / part)
+        rows += [
+            [index.path(i), index.classes[index.targets[i]], part]
+            for i in range(0, len(index), len(index) // n)
+        ][:n]
+    assert len(rows) == 20
+    path = tmp_path / "LIST.csv"
+    with open(path, "w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    run(path, tmp_path / "run", "--pipeline", "cpu", "--epochs", "1")
+    (header,) = events(tmp_path / "run", "header")
+    assert (header["images"], header["val_images"], header["classes"]) == (16, 4, 4)
+    words = [str(tmp_path / "run"), "--data", str(path), "--out", str(tmp_path / "e"), "--only"]
+    more = ["continuity", "--workers", "1", "--device", "cpu", "--images", "4"]
+    assert evaluate.main([*words, *more]) == 0
+    results = json.loads((tmp_path / "e" / "results.json").read_text())
+    assert results["metadata"]["index_hash"] == header["val_index_hash"]
+    capsys.readouterr()
+    assert evaluate.main([*words, *more, "--split", "dev"]) == 2
+    assert "--split dev: " in capsys.readouterr().err
+
+    path.write_text("".join(f"{row[0]},{row[1]}\n" for row in rows))
+    words = [*SMALL, "--data", str(path), "--out", str(tmp_path / "run2"), "--pipeline", "cpu"]
+    assert train.main(words) == 2
+    assert "has no split val or test; name one with --val LIST2.csv" in capsys.readouterr().err
+    assert train.main([*words, "--val", str(path), "--epochs", "1"]) == 0
+
+
+def test_tars_are_evaluated_as_their_folder(image_folder: Path, tars: Path) -> None:
+    for part in (None, "train"):
+        theirs, ours = (open_split(folder, part) for folder in (image_folder, tars))
+        assert ours.labelled
+        assert ours.index.hash == theirs.index.hash
+        assert len(stamp([ours.index])) == 64
