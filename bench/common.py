@@ -46,13 +46,14 @@ class Case:
     """One thing to time. `run` handles `items` items a call (or returns how many it handled).
 
     `unit` decides the direction: a rate, written X/s, is items a second; anything else is
-    milliseconds an item, and less is better.
+    milliseconds an item, and less is better. `before` is called before each run, and not timed.
     """
 
     name: str
     run: Callable[[], object]
     items: int = 1
     unit: str = "ms/image"
+    before: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True)
@@ -124,6 +125,7 @@ def measure(
     for turn in range(rounds):
         for position in range(len(cases)):
             case = cases[(turn + position) % len(cases)]
+            case.before()
             synchronize(device)
             start = clock()
             handled = case.run()

@@ -2,11 +2,12 @@
 
 Photographs from JPEG files, or from betons made of them, to batches of float32 views of 224 pixels
 on the CPU, shuffled, cropped and flipped; a pair is a clean and a color-jittered view of one crop.
-All read from the page cache with `--workers` decoding threads or worker processes; fastsc-dali adds
-a thread to DALI's, which DALI's own pipeline gains nothing from, and both have threads that read.
-`floor` decodes the crops' regions and resizes them, with our decoder and as many threads, and
-nothing else. The stages are timed alone, on one thread. DIR is a folder of class folders, or has
-one in train/; without it photographs that packages ship are written to a temporary folder.
+All read from the page cache (but see `--cold`) with `--workers` decoding threads or worker
+processes; fastsc-dali adds a thread to DALI's, which DALI's own pipeline gains nothing from, and
+both have threads that read. `floor` decodes the crops' regions and resizes them, with our decoder
+and as many threads, and nothing else. The stages are timed alone, on one thread. DIR is a folder of
+class folders, or has one in train/; without it photographs that packages ship are written to a
+temporary folder.
 """
 
 from __future__ import annotations
@@ -26,13 +27,23 @@ from bench import peers, stages
 from bench.common import Case, Row, Skipped, add_arguments, measure, parse, report
 from bench.loaders_plot import draw
 from bench.peers import BATCH, SIZE, PairDataset, drain
-from bench.sources import BETONS, add_data_argument, beton, linked_folder, mistakes, source_folder
+from bench.sources import (
+    BETONS,
+    add_data_argument,
+    beton,
+    drop_caches,
+    linked_folder,
+    mistakes,
+    source_folder,
+    tars,
+)
 from fastsc.errors import UserError
 from fastsc.pipelines import Index, build, open_beton, scan
 from fastsc.pipelines.decode import pick
 from fastsc.pipelines.resample import place
 
 Maker = Callable[[], Callable[[], int]]
+COLD = ("loaders/fastsc-cpu/pair", "loaders/fastsc-cpu-tar/pair")
 
 
 def fastsc(name: str, data: Index | Path, workers: int, *, paired: bool) -> peers.Epoch:
@@ -95,8 +106,17 @@ def makers(folder: Path, index: Index, workers: int) -> dict[str, tuple[Maker, s
     def ffcv(kind: str, **more: bool) -> Maker:
         return lambda: peers.ffcv(beton(index, files, kind), workers, **more)
 
+    def packed() -> Path:
+        return tars(index, files, 4 * workers)
+
+    def webdataset(paired: bool) -> Maker:
+        return lambda: peers.webdataset(packed(), workers, paired=paired)
+
     made: dict[str, tuple[Maker, str]] = {
         "fastsc-cpu/pair": (ours("cpu", True), ""),
+        "fastsc-cpu-tar/pair": (lambda: fastsc("cpu", packed(), workers, paired=True), ""),
+        "webdataset-torchvision/pair": (webdataset(True), "webdataset"),
+        "webdataset-torchvision/single": (webdataset(False), "webdataset"),
         "fastsc-cpu/single": (ours("cpu", False), ""),
         "fastsc-dali/pair": (ours("dali", True), "fastsc[dali]"),
         "fastsc-dali/single": (ours("dali", False), "fastsc[dali]"),
@@ -121,7 +141,7 @@ def makers(folder: Path, index: Index, workers: int) -> dict[str, tuple[Maker, s
 
 
 def make_cases(
-    folder: Path, index: Index, workers: int, only: Sequence[str] | None
+    folder: Path, index: Index, workers: int, only: Sequence[str] | None, *, cold: bool = False
 ) -> tuple[list[Case], list[Row]]:
     """Every loader as a case, and a row with the reason for each that is not here."""
     cases, skipped = [], list[Row]()
@@ -132,6 +152,9 @@ def make_cases(
         unit = "pairs/s" if name.endswith("/pair") else "images/s"
         try:
             cases.append(Case(name, make(), len(index), unit))
+            if cold and name in COLD:
+                drop_caches()
+                cases.append(replace(cases[-1], name=f"{name}-cold", before=drop_caches))
         except (ImportError, ValueError) as error:
             hint = (
                 f"; pip install '{package}'" if package and not isinstance(error, UserError) else ""
@@ -166,6 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cores = min(16, len(os.sched_getaffinity(0)))
     parser.add_argument("--workers", type=int, default=cores, help="threads or worker processes")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose name has this in it")
+    parser.add_argument(
+        "--cold", action="store_true", help=f"{' and '.join(COLD)} also with an empty page cache"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results (.png, .svg)")
     parser.set_defaults(rounds=5)
     options = parse(parser, arguments)
@@ -184,7 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # vectors in place (ffcv/memory_managers/os_cache.py, state_type), by which numba finds what
         # it has compiled, and a later compilation would end in a KeyError.
         timed = stage_cases(index, folder.parent, options.workers)
-        cases, rows = make_cases(folder, index, options.workers, options.only)
+        cases, rows = make_cases(folder, index, options.workers, options.only, cold=options.cold)
         if options.only:
             timed = [case for case in timed if any(word in case.name for word in options.only)]
         if not cases + timed:

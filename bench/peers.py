@@ -37,8 +37,8 @@ class PairDataset(Dataset[tuple[torch.Tensor, ...]]):
     `kind` is "tensor" or "pil" (torchvision transforms v2) or "albumentations".
     """
 
-    def __init__(self, index: Index, kind: str, *, paired: bool = True) -> None:
-        self.files = [index.path(i) for i in range(len(index))]
+    def __init__(self, index: Index | None, kind: str, *, paired: bool = True) -> None:
+        self.files = [] if index is None else [index.path(i) for i in range(len(index))]
         self.kind, self.paired = kind, paired
         if kind == "albumentations":
             import albumentations as A
@@ -74,6 +74,10 @@ class PairDataset(Dataset[tuple[torch.Tensor, ...]]):
             from PIL import Image
 
             image = self.crop(Image.open(self.files[i]).convert("RGB"))
+        return self.views(image)
+
+    def views(self, image: Any) -> tuple[torch.Tensor, ...]:
+        """The views of a crop: of "tensor" and "pil"."""
         if not self.paired:
             return (self.finish(image),)
         return self.finish(image), self.finish(self.jitter(image))
@@ -97,6 +101,26 @@ def data_loader(dataset: PairDataset, workers: int) -> Epoch:
         num_workers=workers,
         drop_last=True,
         persistent_workers=True,
+    )
+    return lambda: drain(loader)
+
+
+def webdataset(folder: Path, workers: int, *, paired: bool) -> Epoch:
+    """WebDataset's own loader of a folder of tars, with torchvision's transforms of tensors."""
+    import webdataset as wds
+    from torchvision.io import ImageReadMode, decode_image
+
+    transforms = PairDataset(None, "tensor", paired=paired)
+
+    def views(sample: dict[str, Any]) -> tuple[torch.Tensor, ...]:
+        content = next(value for key, value in sample.items() if not key.startswith("__"))
+        pixels = torch.frombuffer(bytearray(content), dtype=torch.uint8)
+        return transforms.views(transforms.crop(decode_image(pixels, ImageReadMode.RGB)))
+
+    tars = sorted(map(str, folder.glob("*.tar")))
+    dataset = wds.WebDataset(tars, shardshuffle=len(tars)).shuffle(1000).map(views)
+    loader = DataLoader(
+        dataset, batch_size=BATCH, num_workers=workers, drop_last=True, persistent_workers=True
     )
     return lambda: drain(loader)
 

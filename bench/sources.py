@@ -1,13 +1,15 @@
-"""The photographs that the loaders' benchmarks read, as folders and as betons."""
+"""The photographs that the loaders' benchmarks read, as folders, tars and betons."""
 
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from fastsc.pipelines import Index, UserError, open_beton, scan
+from fastsc.pipelines.tar_writer import write_tars
 
 MIN_FILES = 2500  # an epoch so long that its start does not count
 
@@ -49,6 +51,23 @@ def linked_folder(source: Path, target: Path, n: int | None = None) -> Path:
         file = Path(index.path(i)).resolve()
         (folder / f"{copy:03d}-{i:07d}{file.suffix}").symlink_to(file)
     return target
+
+
+def tars(index: Index, files: Path, n: int) -> Path:
+    """A folder of some n tars of the photographs, packed once."""
+    folder = files / "tars"
+    if not folder.exists():
+        write_tars(index, folder, max(1, int(index.n_bytes.sum()) // n))
+    return folder
+
+
+def drop_caches() -> None:
+    """Has the next read of every file come from the disk; a UserError where that is not allowed."""
+    os.sync()
+    try:
+        Path("/proc/sys/vm/drop_caches").write_text("3")
+    except OSError as error:
+        raise UserError(f"the page cache cannot be dropped here ({error.strerror})") from None
 
 
 def beton(index: Index, folder: Path, kind: str) -> Path:

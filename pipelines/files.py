@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-from contextlib import suppress
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -61,10 +61,9 @@ class Shard:
             if opened and not (self._stays_open and self._held.setdefault(self.path, file) == file):
                 os.close(file)
 
-    def __del__(self) -> None:
+    def __del__(self, close: Callable[[int], None] = os.close) -> None:
         for file in self._held.values():
-            with suppress(OSError):
-                os.close(file)
+            close(file)
 
 
 class Place(NamedTuple):

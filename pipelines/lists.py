@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from fastsc.pipelines.reading import blamed, read_text
 
 COLUMNS = ("path", "label", "split")
 MAX_BYTES = 2**30
+MAX_LABEL = 1_000_000  # as a number; above, a name
 _SPLITS = {"validation": "val", "valid": "val", "dev": "val", "training": "train"}
 
 
@@ -60,7 +62,7 @@ def list_of(root: Path) -> tuple[Path, str | None] | None:
 
 def is_number(label: str) -> bool:
     """Whether a label is a number from 0 to a million."""
-    return label.isascii() and label.isdecimal() and len(label) < 8
+    return label.isascii() and label.isdecimal() and len(label) < 8 and int(label) <= MAX_LABEL
 
 
 def read_list(path: Path) -> Listed:
@@ -82,7 +84,7 @@ def _read(path: Path, state: tuple[int, int]) -> Listed:  # noqa: ARG001, anothe
     paths, labels, splits, lines = list[str](), list[str](), list[str](), list[int]()
     order: list[int] | None = None
     with blamed(str(path)):
-        rows = csv.reader(text.splitlines(), strict=True)
+        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         for row in rows:
             if not any(cell.strip() for cell in row):
                 continue

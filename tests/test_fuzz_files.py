@@ -30,13 +30,15 @@ from fastsc.evaluation.models.labels import _read_map
 from fastsc.evaluation.models.sources import load_source
 from fastsc.evaluation.results.store import Store
 from fastsc.models.build import build_net
-from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BetonIndex, cache, open_beton
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BetonIndex, cache, open_beton, scan
 from fastsc.pipelines.beton import _read_block
+from fastsc.pipelines.files import read_file
 from fastsc.replaying.history import History
 from fastsc.replaying.rebuild import Wishes, rebuild
 from fastsc.reproduction.records import read_record
 from fastsc.reproduction.study import load_study
 from fastsc.run.log import read_log
+from tests.pipelines.conftest import packed
 
 ROOT = Path(__file__).parent.parent
 OLD = ROOT / "tests" / "old"
@@ -118,6 +120,15 @@ RECIPE = yaml.safe_load((OLD / "run" / "config.yaml").read_text())
 STUDY = yaml.safe_load((OLD / "study.yaml").read_text())
 RECORD = json.loads((OLD / "records" / "both-0.json").read_text())
 EVENTS = [json.loads(line) for line in (OLD / "run" / "log.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture
+def tars(image_folder: Path, tmp_path: Path) -> Path:
+    """Two tars, one of them cut."""
+    folder = packed(image_folder, tmp_path / "tars", 100_000) / "train"
+    first = folder / "00000.tar"
+    first.write_bytes(first.read_bytes()[:-700])
+    return folder
 
 
 @pytest.fixture
@@ -271,6 +282,43 @@ def test_an_index_cache(data: st.DataObject, monkeypatch: pytest.MonkeyPatch) ->
         assert found is None or (found.heights == 1).all()
         file.write_bytes(data.draw(damaged(archive(**columns))))
         cache.load(Path("x"), "key", 3)
+
+
+@pytest.mark.slow
+@fuzzed
+@given(data=st.data())
+def test_a_cache_of_tars(data: st.DataObject, tars: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with tempfile.TemporaryDirectory() as home:
+        monkeypatch.setenv("FASTSC_CACHE_DIR", home)
+        index = scan(tars, progress=False)
+        (file,) = Path(home).glob("tars-*")
+        with np.load(file) as stored:
+            columns = {name: stored[name] for name in stored.files}
+        name = data.draw(st.sampled_from(sorted(columns)))
+        n = len(index)
+        odd = data.draw(st.sampled_from([
+            np.zeros(0), np.array("x"), np.array(3), np.full(n, -1), np.full(n, 2**40), np.ones(n),
+            np.full(n, 9, np.int32), np.array("[" * 5000), np.array('{"classes": ["a"]}'),
+            np.array('{"classes": [], "faults": [[1, 2]], "hidden": []}'), np.zeros(9, np.uint8),
+        ]))  # fmt: skip
+        file.write_bytes(archive(**{**columns, name: odd}))
+        for content in (file.read_bytes(), data.draw(damaged(archive(**columns)))):
+            file.write_bytes(content)
+            again = scan(tars, progress=False)
+            assert len(again) == n
+            assert all(read_file(again.place(i)) for i in range(n))
+
+
+@pytest.mark.slow
+@fuzzed
+@given(
+    content=damaged(b'path,label,split\na.jpg,cat,train\n"b ""c"".jpg",dog,val\n\n/d.jpg,1,val\n')
+)
+def test_a_list(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "x.csv"
+    path.write_bytes(content)
+    for root in (path, path / "val"):
+        reads(lambda root=root: scan(root, use_cache=False))  # type: ignore[misc]
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from tests.pipelines.conftest import needs_dali, needs_ffcv
 
 SETTLED = {
     "fastsc-cpu/pair", "fastsc-cpu/single", "fastsc-dali/pair", "fastsc-dali/single",
+    "fastsc-cpu-tar/pair", "webdataset-torchvision/pair", "webdataset-torchvision/single",
     "fastsc-ffcv/pair", "fastsc-ffcv/single", "torchvision-tensor/pair", "torchvision-pil/pair",
     "albumentations/pair", "dali-own-colour/pair", "dali/single", "ffcv/single", "floor",
 }  # fmt: skip
@@ -45,7 +46,7 @@ def test_every_settled_name_is_a_row(image_folder: Path, tmp_path: Path) -> None
 def test_ours_run_single_and_paired(short: Path, tmp_path: Path) -> None:
     words = ["--only", "loaders/fastsc", "floor", "loaders/dali", "--plot", str(tmp_path / "p.svg")]
     rows = run(short, tmp_path, *words)
-    assert len(rows) == 4 + 6 + 2 + 5
+    assert len(rows) == 5 + 6 + 2 + 5
     for name, row in rows.items():
         assert row["unit"] == ("pairs/s" if name.endswith("/pair") else "images/s")
         assert row["median"] > 0  # type: ignore[operator]

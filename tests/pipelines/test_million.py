@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastsc.pipelines import index as index_module
-from fastsc.pipelines import scan
+from fastsc.pipelines import scan, shards
 from fastsc.pipelines.headers import Header
 from tests.pipelines.conftest import encoded, photograph
 
@@ -24,13 +24,13 @@ N_CLASSES, FILES_A_CLASS = 1000, 1000
 LOAD = """
 import re, sys, time
 from pathlib import Path
-from fastsc.pipelines import index
+from fastsc.pipelines import index, shards
 
 def mebibytes(name):
     status = Path("/proc/self/status").read_text()
     return int(re.search(name + r":\\s*(\\d+) kB", status)[1]) // 1024
 
-index.read_header = None  # from the cache or not at all
+index.read_header = shards.members = None  # from the cache or not at all
 before, start = mebibytes("VmRSS"), time.perf_counter()
 found = index.scan(sys.argv[1])
 seconds = time.perf_counter() - start
@@ -54,9 +54,34 @@ def million(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(root)  # pytest would keep it for three runs
 
 
+@pytest.fixture
+def million_in_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A thousand tars, of which nothing but the size is real, and what their headers would say."""
+    root = tmp_path / "train"
+    root.mkdir()
+    for label in range(N_CLASSES):
+        (root / f"{label:04d}.tar").touch()
+        os.truncate(root / f"{label:04d}.tar", 1024 * FILES_A_CLASS)
+
+    def walk(i: int, *_: object) -> shards._Walked:
+        walked = shards._Walked()
+        for k in range(FILES_A_CLASS):
+            walked.names.append(f"n{k:08d}/n{k:08d}_{i}.JPEG")
+            walked.shards.append(i)
+            walked.offsets.append(1024 * k + 512)
+            walked.sizes.append(500)
+        return walked
+
+    monkeypatch.setattr(shards, "_walk", walk)
+    return root
+
+
+@pytest.mark.parametrize("kind", ["million", "million_in_tars"])
 def test_a_million_images_load_from_the_cache(
-    million: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    million: Path = request.getfixturevalue(kind)
+
     def read(files: list[tuple[str, int]], *_: object) -> list[Header]:
         return [Header(70, 90)] * len(files)  # reading them takes minutes
 

@@ -18,7 +18,8 @@ from fastsc.evaluation.subjects import stamp
 from fastsc.pipelines import UserError, build, open_beton, scan
 from fastsc.pipelines import tar_writer as writer
 from tests.fastsc.datasets.test_prepare import mistake
-from tests.fastsc.runs import events, same_weights
+from tests.fastsc.runs import events, same_weights, start, wait_for_step
+from tests.fastsc.runs import run as train_on
 from tests.pipelines.conftest import (
     DALI,
     broken_files,
@@ -191,6 +192,20 @@ def test_the_job_from_tars_is_that_from_the_folder(
     assert len(hashes) == 1
     assert same_weights(tmp_path / "a", tmp_path / "b")
     assert same_weights(tmp_path / "a", tmp_path / "c")
+
+
+@pytest.mark.slow
+def test_a_killed_job_goes_on_from_the_folder(
+    image_folder: Path, tars: Path, tmp_path: Path
+) -> None:
+    more = ["--checkpoint-steps", "1", "--epochs", "40"]
+    process = start(tars, tmp_path / "a", "cpu", *more)
+    wait_for_step(process, tmp_path / "a", 6)
+    process.kill()
+    process.communicate()
+    assert train_on(image_folder, tmp_path / "a", *more, "--resume", "--max-steps", "30") == 0
+    assert train_on(tars, tmp_path / "b", *more, "--max-steps", "30") == 0
+    assert same_weights(tmp_path / "a", tmp_path / "b")
 
 
 def test_a_step_is_replayed_from_tars_with_its_substitutes(
