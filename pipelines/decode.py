@@ -22,7 +22,7 @@ from PIL import Image
 
 from fastsc.pipelines import formats
 from fastsc.pipelines.errors import UserError, first_line
-from fastsc.pipelines.headers import Parser, Source
+from fastsc.pipelines.headers import Parser
 
 RGB8 = NDArray[np.uint8]  # (H, W, 3)
 
@@ -208,7 +208,7 @@ def header_parser() -> tuple[str, Parser | None]:
         return f"pil {PIL.__version__}", None
     from nvidia import nvimgcodec
 
-    def parse(source: Source) -> tuple[int, int]:
+    def parse(source: str | bytes) -> tuple[int, int]:
         stream = nvimgcodec.CodeStream(source)
         return stream.height, stream.width
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+import io
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.pipelines.decode import DecodeError
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer as Buffer
 
 TRAIN_BETON, VAL_BETON = "train.beton", "val.beton"  # in the folder that --data names
 MAX_OPEN = 256  # shards that stay open; of the 1,024 files that a process may usually have
@@ -74,10 +78,35 @@ class Place(NamedTuple):
     shard: Shard | None = None
     offset: int = 0
 
-    def read(self) -> bytes:
-        """The part of the shard; raises as `Shard.read` does."""
-        assert self.shard is not None, "a file is read by its name"
-        return self.shard.read(self.n_bytes, self.offset)
+    def open(self) -> BinaryIO:
+        """The part of the shard as a file; reading it raises as `Shard.read` does."""
+        return io.BufferedReader(_Part(self))
+
+
+class _Part(io.RawIOBase):
+    """A part of a shard, read by `pread` where it is asked for."""
+
+    def __init__(self, place: Place) -> None:
+        self._place, self._at = place, 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        start = {io.SEEK_SET: 0, io.SEEK_CUR: self._at, io.SEEK_END: self._place.n_bytes}[whence]
+        self._at = max(0, start + offset)
+        return self._at
+
+    def readinto(self, buffer: Buffer) -> int:
+        place, view = self._place, memoryview(buffer).cast("B")
+        assert place.shard is not None, "a file is opened by its name"
+        n = max(0, min(len(view), place.n_bytes - self._at))
+        place.shard.read_into(view[:n], place.offset + self._at)
+        self._at += n
+        return n
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +152,7 @@ def read_file(place: Place) -> bytes:
     """An image's bytes; raises as `read_into` does."""
     try:
         if place.shard is not None:
-            return place.read()
+            return place.shard.read(place.n_bytes, place.offset)
         with open(place.path, "rb", buffering=0) as file:
             encoded = file.read(place.n_bytes + 1)  # a device would never end
     except OSError as error:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from io import BytesIO
 from itertools import takewhile
 from typing import BinaryIO, NamedTuple
 
@@ -42,16 +41,16 @@ class HeaderError(Exception):
     """A header that cannot be read; the message is the reason."""
 
 
-Source = str | bytes  # the name of an image's file, or its bytes
-# Parses a header as the decoder that will run does; raises RuntimeError where it cannot.
-Parser = Callable[[Source], tuple[int, int]]
+# Parses the header of a file, or of its bytes, as the decoder that will run does; raises
+# RuntimeError where it cannot.
+Parser = Callable[[str | bytes], tuple[int, int]]
 
 
-def read_header(source: Source, n_bytes: int, parse: Parser | None = None) -> Header:
+def read_header(source: str | BinaryIO, n_bytes: int, parse: Parser | None = None) -> Header:
     """Checks one image without decoding it.
 
     Args:
-        source: Its file, or its bytes.
+        source: Its file's name, or the opened file.
         n_bytes: Its size.
         parse: The decoder's own parser, returning (height, width): of the files that it will
             decode, what it cannot parse is left out, since DALI can crash the interpreter on it.
@@ -62,23 +61,30 @@ def read_header(source: Source, n_bytes: int, parse: Parser | None = None) -> He
     if n_bytes == 0:
         return Header(0, 0, "empty file")
     try:
-        with open_file(source) if isinstance(source, str) else BytesIO(source) as file:
+        with open_file(source) if isinstance(source, str) else source as file:
             image = _opened(file)
             width, height = image.size
             by_pillow = formats.by_pillow(image)
             reason = _size_reason(height, width) or formats.refusal(image)
             if reason is None and image.format in ("JPEG", "MPO"):
                 reason = _jpeg_reason(file, n_bytes)
+            if reason is None and parse is not None and not by_pillow:
+                head = source if isinstance(source, str) else _head(file, image.format)
+                height, width = parse(head)
     except HeaderError as error:
         return Header(0, 0, str(error))
     except OSError as error:
         return Header(0, 0, error.strerror or str(error), passing=True)
-    if reason is None and parse is not None and not by_pillow:
-        try:
-            height, width = parse(source)
-        except RuntimeError as error:
-            reason = f"its header cannot be parsed ({error})"
+    except RuntimeError as error:
+        reason = f"its header cannot be parsed ({error})"
     return Header(0, 0, reason) if reason else Header(height, width, by_pillow=by_pillow)
+
+
+def _head(file: BinaryIO, kind: str | None) -> bytes:
+    """What a parser of headers wants of an image: of a JPEG the segments before its first scan."""
+    scan = _first_scan(file)[0] if kind in ("JPEG", "MPO") else None
+    file.seek(0)
+    return file.read() if scan is None else file.read(scan + JPEG_TAIL)
 
 
 def _opened(file: BinaryIO) -> Image.Image:

@@ -203,18 +203,8 @@ def scan(
     require_known(root, source.classes, names)
     position = {name: i for i, name in enumerate(names)}
     targets = np.array([position[name] for name in source.classes], np.int64)[source.targets]
-    index = _indexed(
-        root,
-        names,
-        source.listing,
-        targets,
-        source.members,
-        source.folder,
-        use_cache=use_cache,
-        progress=progress,
-    )
-    passed_over = (*source.passed_over, *sorted(source.listing.hidden))
-    index = replace(index, passed_over=passed_over, faults=source.faults)
+    source = source._replace(classes=names, targets=targets)
+    index = _indexed(root, source, use_cache=use_cache, progress=progress)
     return index.without(source.left_out) if source.left_out else index
 
 
@@ -245,7 +235,7 @@ def relative(name: str, root: Path) -> str | None:
 
 
 class _Source(NamedTuple):
-    """Images before their headers are read; targets (n,) are positions in `classes`, its own."""
+    """Images before their headers are read; targets (n,) are positions in `classes`."""
 
     classes: tuple[str, ...]
     targets: NDArray[np.int64]
@@ -360,33 +350,34 @@ def scan_flat(folder: str | os.PathLike[str]) -> Index:
     targets = np.zeros(len(listing.names), np.int64)
     inside = len(folder.name) + len(os.sep)  # of names that begin with the folder's
     listing.names = [name[inside:] for name in listing.names]
-    index = _indexed(folder, ("",), listing, targets)
-    return replace(index, passed_over=tuple(sorted(name[inside:] for name in listing.hidden)))
+    listing.hidden = [name[inside:] for name in listing.hidden]
+    return _indexed(folder, _Source(("",), targets, listing))
 
 
 def _indexed(
-    root: Path,
-    classes: tuple[str, ...],
-    listing: Listing,
-    targets: NDArray[np.int64],
-    members: Members | None = None,
-    folder: Path | None = None,
-    *,
-    use_cache: bool = True,
-    progress: bool = True,
+    root: Path, source: _Source, *, use_cache: bool = True, progress: bool = True
 ) -> Index:
-    """The index of listed files, whose headers come from the cache or are read."""
-    paths, n_bytes = tuple(listing.names), np.array(listing.sizes, np.int64)
+    """The index of listed images, whose headers come from the cache or are read."""
+    listing, members, n = source.listing, source.members, len(source.listing.names)
     decoder, parse = header_parser()
     key = _fingerprint(decoder, listing)
-    table = cache.load(root, key, len(paths)) if use_cache else None
-    n = len(paths)
-    empty = np.zeros(n, np.int32)
+    table = cache.load(root, key, n) if use_cache else None
+    sides = np.zeros(n, np.int32)
     index = Index(
-        root, classes, paths, targets, empty, empty, n_bytes, members=members, folder=folder
+        root,
+        source.classes,
+        tuple(listing.names),
+        source.targets,
+        sides,
+        sides,
+        np.array(listing.sizes, np.int64),
+        passed_over=(*source.passed_over, *sorted(listing.hidden)),
+        members=members,
+        folder=source.folder,
+        faults=source.faults,
     )
     if table is None:
-        # As they lie on the disk, which tells where reading them one after the other is fastest.
+        # In the order in which they lie on the disk.
         order = range(n) if members is None else np.lexsort((members.offsets, members.shard))
         places = [index.place(int(i)) for i in order]
         title = f"Reading headers of {root}" if progress else None
@@ -422,12 +413,8 @@ def require_known(root: Path, own: Sequence[str], names: Sequence[str]) -> None:
 
 def _read_headers(places: list[Place], parse: Parser | None, title: str | None) -> list[Header]:
     def read_one(place: Place) -> Header:
-        if place.shard is None:
-            return read_header(place.path, place.n_bytes, parse)
-        try:
-            return read_header(place.read(), place.n_bytes, parse)
-        except OSError as error:
-            return Header(0, 0, error.strerror or str(error), passing=True)
+        source = place.path if place.shard is None else place.open()
+        return read_header(source, place.n_bytes, parse)
 
     def read(chunk: list[Place]) -> list[Header]:
         with doing(f"reading headers from {chunk[0].path} on"):

@@ -241,7 +241,7 @@ def test_options_of_the_documentation_exist() -> None:
         if command == "prepare":
             text += "".join(
                 run(sys.executable, "-m", "fastsc.prepare", kind, "--help")
-                for kind in ("beton", "colormnist")
+                for kind in ("beton", "tar", "colormnist")
             )
         unknown = options - set(re.findall(r"--[a-z-]+", text)) - {"--list-recipes"}
         assert not unknown, f"fastsc.{command} has no {sorted(unknown)}"
