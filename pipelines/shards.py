@@ -422,7 +422,7 @@ def _checked(root: Path, stored: dict[str, NDArray[Any]], shards: tuple[Shard, .
     for column, kind in ((targets, "i8"), (shard, "i4"), (offsets, "i8"), (n_bytes, "i8")):
         if column.shape != (n,) or column.dtype != kind or column.min(initial=0) < 0:
             raise ValueError("of other images")
-    sizes = np.array([one.n_bytes for one in shards])
+    sizes = np.array([file.n_bytes for file in shards])
     if targets.max() >= len(classes) or shard.max() >= len(shards):
         raise ValueError("of other shards")
     if (offsets > sizes[shard]).any() or (n_bytes > sizes[shard] - offsets).any():

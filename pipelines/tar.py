@@ -52,38 +52,38 @@ def members(path: str, file: int, size: int) -> Iterator[Member]:
         TarError: It is none, or damaged: behind what was yielded, nothing can be read.
         OSError: It cannot be read.
     """
-    at, long_name, pax, everywhere = 0, "", dict[bytes, bytes](), dict[bytes, bytes]()
+    start, long_name, pax, everywhere = 0, "", dict[bytes, bytes](), dict[bytes, bytes]()
     while True:
-        block = _pread(path, file, _READ, at)
+        block = _pread(path, file, _READ, start)
         header = block[:BLOCK]
         if len(header) < BLOCK:
             what = "in a header" if header else "without an end mark"
             raise TarError(f"truncated: it ends {what}, at byte {size}")
         if header == _ZEROS:
-            _require_zeros(path, file, at, size)
+            _require_zeros(path, file, start, size)
             return
-        _check(header, at)
-        kind, n_bytes = header[156:157], _number(header[124:136], at)
-        data = at + BLOCK
+        _check(header, start)
+        kind, n_bytes = header[156:157], _number(header[124:136], start)
+        data = start + BLOCK
         if kind in _LONG_NAME + _LONG_LINK + _PAX + _PAX_GLOBAL:
             if n_bytes > _MAX_RECORDS:
-                raise TarError(f"the header at byte {at} claims a name of {n_bytes:,} bytes")
+                raise TarError(f"the header at byte {start} claims a name of {n_bytes:,} bytes")
             if data + n_bytes > size:
-                raise TarError(f"truncated: it ends in the name at byte {at}")
+                raise TarError(f"truncated: it ends in the name at byte {start}")
             content = _content(path, file, block, data, n_bytes)
             if kind == _LONG_NAME:
                 long_name = os.fsdecode(content.split(b"\0", 1)[0])
             elif kind in _PAX:
-                pax = _records(content, at)
+                pax = _records(content, start)
             elif kind == _PAX_GLOBAL:
-                everywhere |= _records(content, at)
-            at = data + -(-n_bytes // BLOCK) * BLOCK
+                everywhere |= _records(content, start)
+            start = data + -(-n_bytes // BLOCK) * BLOCK
             continue
         records = everywhere | pax
         sparse = kind == _SPARSE or any(key.startswith(b"GNU.sparse.") for key in records)
         name = _name(header, long_name, records)
         if b"size" in records:
-            n_bytes = _decimal(records[b"size"], at)
+            n_bytes = _decimal(records[b"size"], start)
         long_name, pax = "", {}
         if kind in _WITHOUT_DATA:
             n_bytes = 0
@@ -100,7 +100,7 @@ def members(path: str, file: int, size: int) -> Iterator[Member]:
             yield Member(name, data, 0, f"{what}; {_AGAIN} {how}", b"")
         elif kind in _FILE and not name.endswith("/"):  # of old, a folder's name ends so
             yield Member(name, data, n_bytes, None, block[BLOCK:])
-        at = data + -(-n_bytes // BLOCK) * BLOCK
+        start = data + -(-n_bytes // BLOCK) * BLOCK
 
 
 _AGAIN = "make the tar again"
@@ -119,24 +119,24 @@ def _name(header: bytes, long_name: str, records: dict[bytes, bytes]) -> str:
     return os.fsdecode(name)
 
 
-def _check(header: bytes, at: int) -> None:
+def _check(header: bytes, start: int) -> None:
     """Raises TarError where the checksum is another: of bytes, or as some sum them up, signed."""
     field = header[148:156]
     try:
         stored = int(field.split(b"\0", 1)[0].strip() or b"0", 8)
     except ValueError:
         stored = -1
-    found = sum(header) - sum(field) + 8 * ord(" ")
-    if stored == found:
+    total = sum(header) - sum(field) + 8 * ord(" ")
+    if stored == total:
         return
-    signed = found - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
+    signed = total - 256 * sum(byte > 127 for byte in header[:148] + header[156:])
     if stored != signed:
-        if at == 0:
+        if start == 0:
             raise TarError("not a tar: its first header has no checksum that fits")
-        raise TarError(f"damaged: the checksum of the header at byte {at} does not fit")
+        raise TarError(f"damaged: the checksum of the header at byte {start} does not fit")
 
 
-def _number(field: bytes, at: int) -> int:
+def _number(field: bytes, start: int) -> int:
     """A size: octal digits, or behind a set bit a number to the base 256."""
     if field[0] & 0x80:
         number = int.from_bytes(field, "big", signed=True) if field[0] == 0xFF else (
@@ -150,16 +150,16 @@ def _number(field: bytes, at: int) -> int:
             return 0
         if all(0x30 <= digit <= 0x37 for digit in digits):
             return int(digits, 8)
-    raise TarError(f"damaged: the header at byte {at} has no size")
+    raise TarError(f"damaged: the header at byte {start} has no size")
 
 
-def _decimal(text: bytes, at: int) -> int:
+def _decimal(text: bytes, start: int) -> int:
     if not text.isdigit() or len(text) > 20:
-        raise TarError(f"damaged: the PAX records at byte {at} have no size")
+        raise TarError(f"damaged: the PAX records at byte {start} have no size")
     return int(text)
 
 
-def _records(content: bytes, at: int) -> dict[bytes, bytes]:
+def _records(content: bytes, start: int) -> dict[bytes, bytes]:
     """PAX's records: "LENGTH KEY=VALUE\\n" each, the length of all of it."""
     records, begin = dict[bytes, bytes](), 0
     while begin < len(content):
@@ -167,7 +167,7 @@ def _records(content: bytes, at: int) -> dict[bytes, bytes]:
         end = begin + int(digits) if space and digits.isdigit() else 0
         key, equals, value = content[begin + len(digits) + 1 : end - 1].partition(b"=")
         if not begin < end <= len(content) or content[end - 1 : end] != b"\n" or not equals:
-            raise TarError(f"damaged: the PAX records at byte {at} cannot be read")
+            raise TarError(f"damaged: the PAX records at byte {start} cannot be read")
         records[key] = value
         begin = end
     return records
@@ -184,12 +184,12 @@ def _behind_maps(path: str, file: int, header: bytes, data: int) -> int:
     return data
 
 
-def _require_zeros(path: str, file: int, at: int, size: int) -> None:
+def _require_zeros(path: str, file: int, start: int, size: int) -> None:
     """Raises TarError where the end mark is a page that was lost, or another tar follows it."""
-    end = at
+    end = start
     while block := _pread(path, file, 2**20, end):
         if block.count(0) < len(block):
-            raise TarError(f"damaged: zeros at byte {at} of {size}, and more behind them")
+            raise TarError(f"damaged: zeros at byte {start} of {size}, and more behind them")
         end += len(block)
 
 

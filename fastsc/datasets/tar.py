@@ -74,7 +74,7 @@ def run(args: argparse.Namespace) -> str:
             data=str(args.data), val=args.val, pipeline="cpu", on_bad_image=args.on_bad_image
         )
     )
-    said = []
+    lines = []
     with locked(args.out), ExitStack() as undo:
         # Beside what it becomes: a rename is whole only within one file system.
         unfinished = args.out / f".tars.{os.getpid()}.tmp"
@@ -94,16 +94,16 @@ def run(args: argparse.Namespace) -> str:
                 workers=args.workers,
                 title=f"Writing {args.out / name}",
             )
-            said.append(_said(unfinished / name, args.out / name, len(index) - len(skipped)))
+            lines.append(_summary(unfinished / name, args.out / name, len(index) - len(skipped)))
             if skipped:
                 first = min(skipped)
-                said[-1] += f"; left out {len(skipped)}: {index.path(first)} ({skipped[first]})"
-                said[-1] += ", …" if len(skipped) > 1 else ""
+                lines[-1] += f"; left out {len(skipped)}: {index.path(first)} ({skipped[first]})"
+                lines[-1] += ", …" if len(skipped) > 1 else ""
         _rename(unfinished, args.out)
-    return "\n".join(said)
+    return "\n".join(lines)
 
 
-def _said(written: Path, folder: Path, n: int) -> str:
+def _summary(written: Path, folder: Path, n: int) -> str:
     sizes = [path.stat().st_size for path in written.iterdir()]
     return f"wrote {folder}: {n} images in {len(sizes)} tars, {sum(sizes) / 1e6:.1f} MB"
 

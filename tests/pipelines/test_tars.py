@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import tarfile
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ import torch
 
 from fastsc.pipelines import BadImage, UserError, build, cache, scan, shards
 from fastsc.pipelines.decode import DecodeError
+from fastsc.pipelines.errors import StalledError
 from fastsc.pipelines.files import MAX_OPEN, Shard, read_file
 from fastsc.pipelines.index import relative
 from fastsc.pipelines.sweep import verify
@@ -466,6 +468,17 @@ def test_a_shard_that_changes_in_mid_epoch(
     with pytest.raises(UserError, match="has vanished; bring it back"):
         list(strict)
     strict.close()
+
+
+@pytest.mark.parametrize("name", [DALI, "cpu"])
+def test_a_hanging_read_is_named(tars: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    loader = build(name, tars / "train", batch_size=8, resolution=16, timeout=1, workers=1)
+    hanging = threading.Event()
+    monkeypatch.setattr(Shard, "read_into", lambda *_: hanging.wait(30))
+    with pytest.raises(StalledError, match=r"no batch for 1 s: reading .*/train/\d+\.tar/.*\.jpg"):
+        list(loader)
+    hanging.set()
+    loader.close()
 
 
 def test_one_descriptor_per_shard_and_no_more_than_some(tmp_path: Path) -> None:

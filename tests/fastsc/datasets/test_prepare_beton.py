@@ -169,8 +169,8 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the backgro
 import fastsc.datasets.folders
 from fastsc import prepare
 scan = fastsc.datasets.folders.scan
-def swap(root):
-    index = scan(root)
+def swap(root, **options):
+    index = scan(root, **options)
     os.unlink(index.path(20))
     os.mkfifo(index.path(20))
     return index

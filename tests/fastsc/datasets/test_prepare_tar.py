@@ -118,7 +118,7 @@ def test_broken_images_stop_it_or_are_packed_as_they_are(
     assert len(ours.left_out) == len(broken_files())
 
 
-@pytest.mark.parametrize("error", ["full", "unsound", "name"])
+@pytest.mark.parametrize("error", ["full", "unsound", "name", "interrupt"])
 def test_nothing_is_left_half_written(
     data: Path,
     tmp_path: Path,
@@ -134,6 +134,8 @@ def test_nothing_is_left_half_written(
         calls += 1
         if error == "full" and calls == 20:
             raise OSError(28, "No space left on device")
+        if error == "interrupt" and calls == 20:
+            raise KeyboardInterrupt
         return real(content) + (error == "unsound" and calls == 50)
 
     def fails_at_train(self: Path, target: Path) -> Path:
@@ -143,8 +145,11 @@ def test_nothing_is_left_half_written(
 
     monkeypatch.setattr(writer.zlib, "crc32", crc32)
     monkeypatch.setattr(Path, "rename", fails_at_train)
-    line = mistake(capsys, "tar", "--data", data, "--out", tmp_path / "out")
-    assert ("does not read back" if error == "unsound" else "No space left on device") in line
+    if error == "interrupt":
+        assert pack(data, tmp_path / "out") == 130
+    else:
+        line = mistake(capsys, "tar", "--data", data, "--out", tmp_path / "out")
+        assert ("does not read back" if error == "unsound" else "No space left on device") in line
     assert os.listdir(tmp_path) == ["data"]
 
 
