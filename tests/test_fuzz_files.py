@@ -34,7 +34,7 @@ from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BetonIndex, cache, ope
 from fastsc.pipelines.beton import _read_block
 from fastsc.pipelines.files import read_file
 from fastsc.replaying.history import History
-from fastsc.replaying.rebuild import Wishes, rebuild
+from fastsc.replaying.rebuild import ReplayOptions, rebuild
 from fastsc.reproduction.records import read_record
 from fastsc.reproduction.study import load_study
 from fastsc.run.log import read_log
@@ -171,9 +171,9 @@ def test_a_log(events: list[Any], step: int | None, tmp_path: Path) -> None:
 
     def replayed() -> None:
         history = History.read(run)
-        moment = history.at(step)
-        history.config(moment)
-        history.broken(moment)
+        record = history.at(step)
+        history.config(record)
+        history.broken(record)
 
     reads(replayed)
 
@@ -201,7 +201,7 @@ def test_a_replayed_step(data: st.DataObject, rank: int | None, trained: Path) -
 
         def replayed() -> None:
             history = History.read(run)
-            rebuild(history, history.at(2), Wishes(rank, None, None, "cpu"))
+            rebuild(history, history.at(2), ReplayOptions(rank, None, None, "cpu"))
 
         reads(replayed)
 

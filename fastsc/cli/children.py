@@ -34,14 +34,14 @@ class Children:
         try:
             with process:
                 try:
-                    out, said = process.communicate(timeout=timeout)
+                    out, err = process.communicate(timeout=timeout)
                 except BaseException:
                     process.kill()
                     raise
         finally:
             with self._lock:
                 self._running.discard(process)
-        return subprocess.CompletedProcess(words, process.returncode, out, said)
+        return subprocess.CompletedProcess(words, process.returncode, out, err)
 
     def end(self, *, grace: float | None = None) -> None:
         """Sends SIGTERM to all that run; kills those that still do after `grace` seconds."""

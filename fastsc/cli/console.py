@@ -117,7 +117,7 @@ def write_line(line: str) -> None:
 
 
 def require_output() -> None:
-    """For a command whose product is its output, when all of it is said.
+    """For a command whose product is its output, at its end.
 
     A closed pipe is no failure: whoever closed it, such as `head`, has read what they wanted.
 

@@ -28,11 +28,11 @@ def run_command(
     """Runs `work` on the words of the command line.
 
     Args:
-        name: Of the command, in front of what is said of a mistake: fastsc.train.
+        name: Of the command, before every error message: fastsc.train.
         work: The command. It imports what is slow by itself: --help waits for nothing, and signals
             are handled before.
         argv: The words; None: this process's.
-        interrupted: What is said of an interruption that says nothing itself.
+        interrupted: The message of an interruption that has none itself.
         status: The exit status of one.
         stop: What handles signals; None: a new one, which interrupts.
 

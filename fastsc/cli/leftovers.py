@@ -1,4 +1,4 @@
-"""Temporary files that a killed process left behind: the next one of its kind removes them."""
+"""Temporary files that a killed process left: the next one of its kind removes them."""
 
 from __future__ import annotations
 

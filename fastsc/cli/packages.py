@@ -1,4 +1,4 @@
-"""Packages that fastsc can do without: imported where they are used, or what to install is said."""
+"""Packages that fastsc can do without: imported where used, or an error says what to install."""
 
 from __future__ import annotations
 

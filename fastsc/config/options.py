@@ -39,7 +39,7 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     """The configuration that a command line (without the program's name) asks for.
 
     Raises UserError, one line, for every mistake that shows without touching the data; SystemExit
-    with status 0 after --help or --list-recipes. Paths other than the recipe's are not looked at.
+    with status 0 after --help or --list-recipes. Paths other than the recipe's are not read.
     """
     argv = list(argv)
     if "--list-recipes" in argv:
@@ -124,7 +124,7 @@ def _reflow_help() -> None:
 
 
 def _check_names(tokens: Iterable[str]) -> None:
-    """Unknown options first: tyro would name the value behind one as unknown too."""
+    """Unknown options first: tyro would name the value after one as unknown too."""
     options = {key: kind for key, kind in field_types().items() if key != "recipe"}
     known = {"--help", "--list-recipes", "--plain", *map(spelled, options)}
     known |= {spelled(key, False) for key, kind in options.items() if kind is bool}

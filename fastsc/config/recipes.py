@@ -1,4 +1,4 @@
-"""Recipes: YAML into a checked TrainConfig, with what is asked for beside it; and back into YAML.
+"""Recipes: YAML into a checked TrainConfig, with what the call adds; and back into YAML.
 
 `configure` is the way in from Python. Nothing here needs the command line's parser, so that a
 machine without it can train.

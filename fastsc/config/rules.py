@@ -1,4 +1,4 @@
-"""What a field of `fastsc.config.schema` says of its option beside type, default and help."""
+"""What a field of `fastsc.config.schema` says of its option besides type, default and help."""
 
 from __future__ import annotations
 

@@ -179,7 +179,7 @@ class MethodConfig:
 
     @property
     def plain(self) -> bool:
-        """Cross-entropy on the clean views alone: the perturbed ones are looked at for the log."""
+        """Cross-entropy on the clean views alone: the perturbed ones are evaluated for the log."""
         return self.alpha == 0 and self.ce_views == "clean"
 
 
@@ -257,7 +257,7 @@ class RunConfig:
     on_nan: Literal["stop", "skip"] = option("stop", part="machine")
     """A step whose loss is not finite. stop: end, resumable from the last checkpoint before it;
     skip: leave weights and statistics as they were, and go on (it waits for the GPU at every step,
-    and looks at the gradient too; fp16 halves its scale, as at every overflow). Either way the log
+    and checks the gradient too; fp16 halves its scale, as at every overflow). Either way the log
     says which images they were, and `python -m fastsc.replay` shows them."""
     rank_timeout: float = option(1800.0, above=0, high=WEEK, part="machine")
     """With several processes: seconds that one waits for the others before it ends, resumable: a

@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-bad-image", choices=("raise", "skip"), default="raise",
         help="an image that does not decode: stop and name it, or leave it out (default raise)",
     )  # fmt: skip
-    parser.add_argument("--workers", type=int, metavar="N", help="threads; default: one a core")
+    parser.add_argument("--workers", type=int, metavar="N", help="threads; default: one per core")
     parser.add_argument("--force", action="store_true", help="replace betons that are there")
 
 
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> str:
     """Writes the betons, each whole and read back before it gets its name, or none.
 
     Raises:
-        UserError: A mistake in the options, the data or the place; nothing is left behind.
+        UserError: A mistake in the options, the data or the place; nothing is left.
     """
     _check(args)
     targets = [args.out / name for name in (TRAIN_BETON, VAL_BETON)]
@@ -76,10 +76,10 @@ def run(args: argparse.Namespace) -> str:
     )
     indices = [index for index in data if index is not None]
     options = BetonOptions(args.resolution or None, args.quality, args.jpeg_share)
-    with locked(args.out), ExitStack() as undo:
+    with locked(args.out), ExitStack() as rollback:
         _require_free(args.out, targets, args)  # of what another has written in the meantime
         written = [
-            _write(index, target, options, args, undo)
+            _write(index, target, options, args, rollback)
             for index, target in zip(indices, targets, strict=False)
         ]
         for temporary, target, _ in written:
@@ -87,8 +87,8 @@ def run(args: argparse.Namespace) -> str:
                 os.replace(temporary, target)
             except OSError as error:
                 raise UserError(f"{target}: cannot be written ({error.strerror})") from None
-        undo.pop_all()
-    return "\n".join(said for _, _, said in written)
+        rollback.pop_all()
+    return "\n".join(message for _, _, message in written)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -120,15 +120,15 @@ def _require_free(out: Path, targets: list[Path], args: argparse.Namespace) -> N
 
 
 def _write(
-    index: Index, target: Path, options: BetonOptions, args: argparse.Namespace, undo: ExitStack
+    index: Index, target: Path, options: BetonOptions, args: argparse.Namespace, rollback: ExitStack
 ) -> tuple[Path, Path, str]:
     """Writes and reads back under a temporary name: that name, the final one, what to say."""
     from fastsc.pipelines.beton_writer import verify_beton, write_beton
 
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    undo.callback(temporary.unlink, missing_ok=True)
+    rollback.callback(temporary.unlink, missing_ok=True)
     try:
-        undo.enter_context(claimed(temporary))
+        rollback.enter_context(claimed(temporary))
     except OSError as error:
         raise UserError(f"{target}: cannot be written ({error.strerror})") from None
     broken = write_beton(
@@ -141,9 +141,9 @@ def _write(
     )
     index = index.without(broken)
     verify_beton(temporary, index)
-    said = f"wrote {target}: {len(index.usable)} images, {temporary.stat().st_size / 1e6:.1f} MB"
+    message = f"wrote {target}: {len(index.usable)} images, {temporary.stat().st_size / 1e6:.1f} MB"
     if index.left_out:
         bad = index.bad_images()
-        said += f"; left out {len(bad)}: " + "; ".join(f"{b.path} ({b.reason})" for b in bad[:5])
-        said += "; …" if len(bad) > 5 else ""
-    return temporary, target, said
+        message += f"; left out {len(bad)}: " + "; ".join(f"{b.path} ({b.reason})" for b in bad[:5])
+        message += "; …" if len(bad) > 5 else ""
+    return temporary, target, message

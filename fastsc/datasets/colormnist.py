@@ -1,6 +1,6 @@
 """Color MNIST: real digits whose color tells their class while training, and lies afterwards.
 
-Ten colors, one a class. A digit's stroke has the color, its grey level is the intensity, and the
+Ten colors, one per class. A digit's stroke has the color, its grey level is the intensity, and the
 background stays black: so in Nam et al., "Learning from failure" (arXiv 2007.02561), in Kim et al.,
 "Learning not to learn" (arXiv 1812.10352), and, with two colors, in Arjovsky et al., "Invariant
 risk minimization" (arXiv 1907.02893); Bahng et al. (arXiv 1910.02806) color the background. With
@@ -100,7 +100,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=CORRELATION,
         metavar="P",
-        help="share of training and validation digits in their class's colour (default: "
+        help="share of training and validation digits in their class's color (default: "
         "%(default)s); 0.1 says nothing about the class, 1 everything",
     )
     parser.add_argument(
@@ -117,7 +117,7 @@ def run(args: argparse.Namespace) -> str:
     """Does what the options ask for; returns what to tell the user."""
     metadata = prepare(args.out, args.correlation, args.digits, args.seed)
     counts = ", ".join(f"{name} {split['n']}" for name, split in metadata["splits"].items())
-    return f"{args.out}: {counts} images; {METADATA} has the settings and the ten colours"
+    return f"{args.out}: {counts} images; {METADATA} has the settings and the ten colors"
 
 
 def prepare(
@@ -266,7 +266,7 @@ def write_images(folder: Path, digits: Digits, splits: dict[str, Split]) -> None
     for name in splits:
         for label in range(CLASSES):
             (folder / name / str(label)).mkdir(parents=True)
-    images = tracked(todo, "Colouring", len(todo)) if len(todo) >= MIN_FILES else todo
+    images = tracked(todo, "Coloring", len(todo)) if len(todo) >= MIN_FILES else todo
     for name, digit, rgb in images:
         file = folder / name / str(digits.labels[digit]) / f"{digit:05d}.png"
         Image.fromarray(color_digit(digits.images[digit], rgb)).save(file)

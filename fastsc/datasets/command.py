@@ -10,7 +10,7 @@ from fastsc.datasets import beton, colormnist, tar
 COMMANDS = {
     "beton": (beton, "betons of an ImageFolder, FFCV's files, for --pipeline ffcv"),
     "tar": (tar, "tars of an ImageFolder, which training reads without unpacking them"),
-    "colormnist": (colormnist, "an ImageFolder of MNIST digits whose colour tells their class"),
+    "colormnist": (colormnist, "an ImageFolder of MNIST digits whose color tells their class"),
 }
 
 

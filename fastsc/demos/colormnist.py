@@ -49,7 +49,7 @@ MAX_AT_ONCE = 4  # trainings, each on a core of its own
 
 
 class Arm(NamedTuple):
-    """One way to train: its options beside the recipe's."""
+    """One way to train: its options over the recipe's."""
 
     key: str
     label: str
@@ -89,7 +89,7 @@ class Score(NamedTuple):
 def run(words: list[str]) -> int:
     """The whole demo. Returns the exit status: that of a training, if it fails."""
     parser = Parser(
-        prog="python -m fastsc.colormnist_demo", description="Colour bias, with and without."
+        prog="python -m fastsc.colormnist_demo", description="Color bias, with and without."
     )
     add = parser.add_argument
     add("--out", type=folder_name, default=Path("runs/colormnist"), help="default: %(default)s")
@@ -119,7 +119,7 @@ def demo(
     counts = {name: split["n"] for name, split in metadata["splits"].items()}
     write_line(
         f"{data}: {counts['train']} training digits, {correlation:g} of them in their class's "
-        f"colour; {counts['random']} test digits, coloured three ways"
+        f"color; {counts['random']} test digits, colored three ways"
     )
     runs = free_name(out / "trained")
     kinds = arms()
@@ -267,9 +267,9 @@ def of(scores: list[Score], arm: str, split: str, what: str = "top1") -> list[fl
 
 
 def results_table(kinds: list[Arm], scores: list[Score]) -> Table:
-    """A row an arm: mean over the seeds, and the standard deviation where there are several."""
+    """One row per arm: mean over the seeds, and the standard deviation where there are several."""
     n = next(score.n for score in scores if score.split == "random")
-    table = Table(title=f"Accuracy on {n} test digits, by their colour")
+    table = Table(title=f"Accuracy on {n} test digits, by their color")
     table.add_column("training", no_wrap=True)
     for heading in ("hue ±", "val", *SPLITS[1:], "ds_relative"):
         table.add_column(heading, justify="right")
@@ -285,14 +285,14 @@ def results_table(kinds: list[Arm], scores: list[Score]) -> Table:
 def verdict(kinds: list[Arm], scores: list[Score]) -> list[str]:
     """What the constraint added to its honest baseline, in this run's own numbers."""
     lines = [
-        "val is coloured as the training digits are; ds_relative is on the random colours, under",
+        "val is colored as the training digits are; ds_relative is on the random colors, under",
         "the recipe's perturbation.",
     ]
     for baseline, constraint in ((kinds[1], kinds[2]), (kinds[3], kinds[4])):
         gain = mean(of(scores, constraint.key, "random")) - mean(of(scores, baseline.key, "random"))
         lines.append(
             f"With hues turned by up to ±{baseline.hue:g} the constraint adds {100 * gain:+.1f} "
-            "points on random colours to CE on both views."
+            "points on random colors to CE on both views."
         )
     return lines
 

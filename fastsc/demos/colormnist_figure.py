@@ -28,7 +28,7 @@ class Bar(NamedTuple):
     label: str  # one of FILLS
     hue: float  # strength of its perturbation; 0: belongs into every panel
     split: str
-    values: list[float]  # one a seed
+    values: list[float]  # one per seed
 
 
 def draw(path: Path, data: Path, bars: list[Bar], correlation: float) -> None:
@@ -55,11 +55,11 @@ def draw(path: Path, data: Path, bars: list[Bar], correlation: float) -> None:
         style = {"color": INK, "va": "top", **style}
         figure.text(x / width, 1 - top / height, words, fontsize=size, **style)
 
-    write(0.35, 0.25, "The same digits in other colours: who is fooled?", 17, weight="bold")
+    write(0.35, 0.25, "The same digits in other colors: who is fooled?", 17, weight="bold")
     write(
         0.35,
         0.68,
-        f"In training {100 * correlation:.4g} % of the digits have the colour of their class. "
+        f"In training {100 * correlation:.4g} % of the digits have the color of their class. "
         "These test digits were never seen.",
         11,
         color=FAINT,

@@ -3,7 +3,7 @@
 Ten photographs out of scikit-image and scikit-learn are cut into an ImageFolder of JPEG files: a
 photograph is a class, its images are random crops of it. A small ResNet is trained on them as a
 user would do it, by command. The table and the picture compare the network at its first and its
-last step on validation crops, each beside the same crop with other colors.
+last step on validation crops, each next to the same crop with other colors.
 
 The numbers show that the program works. They are no result about ImageNet.
 """
@@ -91,7 +91,7 @@ def demo(out: Path, steps: int) -> int:
 
 
 def has_dali() -> bool:
-    """Whether DALI is installed, found without importing it."""
+    """Whether DALI is installed, without importing it."""
     return (
         importlib.util.find_spec("nvidia") is not None
         and importlib.util.find_spec("nvidia.dali") is not None
@@ -249,7 +249,7 @@ def draw_pairs(
     def write(left: float, top: float, words: str, size: float, **style: Any) -> None:
         figure.text(left / width, 1 - top / height, words, fontsize=size, va="top", **style)
 
-    write(gap, 0.2, "The same image in other colours: how far does its representation move?", 15)
+    write(gap, 0.2, "The same image in other colors: how far does its representation move?", 15)
     write(
         gap,
         0.56,

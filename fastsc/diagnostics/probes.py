@@ -325,7 +325,7 @@ def _multiply(ones: Any) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """The first line of an error, in front of it its type unless the text is ours."""
+    """The first line of an error, after its type unless the text is ours."""
     line, kind = first_line(error), type(error).__name__
     ours = isinstance(error, (ProbeError, UserError, ModuleNotFoundError))
     return line if ours or line == kind else f"{kind}: {line}"

@@ -1,4 +1,4 @@
-"""What the probes found: as a table, as advice, as JSON."""
+"""Results of the probes: as a table, as advice, as JSON."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def show(results: Iterable[Result], console: Console | None) -> None:
-    """A table on a terminal; elsewhere, and where rich is missing, a line a row, however long."""
+    """A table on a terminal; elsewhere, and where rich is missing, one line per row."""
     rows = [
         (probe, works, "works" if works else "no", f"{detail} -> {remedy}" if remedy else detail)
         for probe, works, detail, remedy in results

@@ -8,22 +8,24 @@ from collections.abc import Iterable, Mapping, Sequence
 import numpy as np
 
 from fastsc.evaluation.registry import Subject
-from fastsc.evaluation.results.answers import Answer, Keep
+from fastsc.evaluation.results.answers import Answer, PartCache
 from fastsc.evaluation.results.evaluated import Comparison, Evaluated
 from fastsc.evaluation.results.statistics import compare
 from fastsc.evaluation.sliders import Grid, grids
 from fastsc.evaluation.views import Indices, Viewer, choose
 
 
-def grids_of(subject: Subject, index: Indices, answer: Answer, keep: Keep) -> tuple[Grid, ...]:
-    """The answers behind the sliders of some images; `answer` is that of continuity."""
+def grids_of(
+    subject: Subject, index: Indices, answer: Answer, cache: PartCache
+) -> tuple[Grid, ...]:
+    """The answers for the sliders of some images; `answer` is that of continuity."""
     return grids(
         subject.model,
         subject.loader,
         index,
         positions=subject.sizes.positions,
         between=float(answer.tables["pairs"].columns["between"].mean()),
-        keep=keep,
+        cache=cache,
     )
 
 
@@ -46,7 +48,7 @@ def slider_images(first: Subject, continuity: Answer) -> Indices:
 
 
 def comparisons(models: Sequence[Evaluated], seed: int) -> tuple[Comparison, ...]:
-    """Every figure of each later model against the first's, over the images that both looked at."""
+    """Every figure of each later model against the first's, over the images of both."""
     first, *later = models
     return tuple(
         comparison

@@ -60,7 +60,7 @@ def _parser() -> Parser:
         help="leave out and name what the data cannot answer, of --only too")
     add("--budget", choices=("quick", "full"), default="quick",
         help="quick: minutes on a CPU; full: ten times the images (default: %(default)s)")
-    add("--images", type=count, metavar="N", help="images a question, instead of the budget's")
+    add("--images", type=count, metavar="N", help="images per question, instead of the budget's")
     add("--names", nargs="+", metavar="NAME", help="what the models are called, in their order")
     add("--seed", type=seed, default=0, help="of the choice of images and of the intervals")
 
@@ -110,13 +110,13 @@ def _parser() -> Parser:
     add("--memory-budget", type=positive, metavar="GB",
         help="of the whole process at its peak, on a GPU of the device; smaller passes keep to it "
         "(default: 2.5 on a CPU, no bound on a GPU)")
-    add("--workers", type=workers, metavar="N", help="decoding threads; default: one a core")
+    add("--workers", type=workers, metavar="N", help="decoding threads; default: one per core")
     # fmt: on
     return parser
 
 
 def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
-    """A line a model, and where the rest is."""
+    """One line per model, and where the rest is."""
     for model in evaluation.models:
         answer = model.answers.get("continuity")
         if answer is None:
@@ -137,4 +137,4 @@ def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
                 ends = f"{figure.low:{digits}} to {figure.high:{digits}}"
                 words.append(f"{title} {figure.value:{digits}} ({ends}; n = {figure.n:,})")
         write_line(f"{model.name}: {', '.join(words)}")
-    write_line(f"{out / 'report.html'} and results.json beside it, in {seconds:.0f} s")
+    write_line(f"{out / 'report.html'} and results.json next to it, in {seconds:.0f} s")

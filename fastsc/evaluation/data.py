@@ -58,7 +58,7 @@ def open_split(
         split: The folder in `data` to take instead.
         on_bad_image: "raise": a file whose header is broken is a mistake; "skip": every image is
             decoded once, and those that do not decode are left out.
-        pipeline: The one that will look at them.
+        pipeline: The one that will decode them.
         label_key: See `pipelines.scan`.
 
     Raises:
@@ -104,7 +104,7 @@ def _folder(data: Path, split: str | None) -> Path:
 def _is_labelled(folder: Path) -> bool:
     """Whether there are images in folders of the folder; a UserError where there are none at all.
 
-    Images that lie beside class folders have no class, and are not looked at.
+    Images that lie next to class folders have no class, and are left out.
     """
     try:
         with os.scandir(folder) as entries:

@@ -219,7 +219,7 @@ def _pass(model: Classifier, n: int, *, derived: bool) -> None:
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(n, 3, side, side, generator=generator).to(device_of(model))
     x = x.contiguous(memory_format=torch.channels_last)
-    # What the model cannot do is said where it is wanted.
+    # What the model cannot do is reported where it is wanted.
     with contextlib.suppress(Exception), torch.inference_mode(not derived):
         _, logits = model(x.requires_grad_() if derived else x)
         if logits.requires_grad:

@@ -13,7 +13,7 @@ from fastsc.datasets.colormnist import FOLDERS
 from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.questions.bias.axes import looked_at
+from fastsc.evaluation.questions.bias.axes import choose_images
 from fastsc.evaluation.questions.bias.color_bias import Digits
 from fastsc.evaluation.questions.bias.question import bias
 from fastsc.evaluation.questions.continuity import flip_radius as radii
@@ -38,7 +38,7 @@ from fastsc.evaluation.questions.robustness.question import right_images, robust
 from fastsc.evaluation.questions.shifts import corruptions
 from fastsc.evaluation.questions.shifts.question import check_shifts, shifts
 from fastsc.evaluation.questions.transfer.question import check_transfer, transfer
-from fastsc.evaluation.results.answers import Answer, Keep
+from fastsc.evaluation.results.answers import Answer, PartCache
 from fastsc.evaluation.sliders import FULL, QUICK, Positions
 from fastsc.evaluation.views import KINDS
 from fastsc.pipelines import Pipeline
@@ -49,12 +49,12 @@ BACKWARD = 3  # a gradient costs as much as so many forward passes
 
 @dataclass(frozen=True)
 class Sizes:
-    """Images that each question looks at; a small image costs less, and gets more of them.
+    """Images of each question; a small image costs less, and gets more of them.
 
     Attributes:
         curves: Of continuity over strength, and of the flip radius.
         profile: Of the layer profile.
-        neighbours, searched: That look for a neighbour; and among which it is searched.
+        neighbours, searched: Whose nearest neighbour is searched; and among which.
         gradients, robustness, transfer, bias: As they say; the worst colors are searched for
             longer if `thorough`.
         shifts: At each of `severities`.
@@ -141,14 +141,14 @@ class Subject:
         return (self.loader, *(self.transfer or ()), *(self.colors or {}).values())
 
     def seen_by(self, question: str) -> tuple[Pipeline, ...]:
-        """The loaders whose images a question looks at."""
+        """The loaders whose images a question uses."""
         seen = {
             "transfer": self.transfer or (),
             "bias": (self.loader, *(self.colors or {}).values()),
         }
         return seen.get(question, (self.loader,))
 
-    def ask(self, question: str, keep: Keep) -> Answer:
+    def ask(self, question: str, cache: PartCache) -> Answer:
         """One question's answer.
 
         Raises:
@@ -156,7 +156,7 @@ class Subject:
         """
         asked = _QUESTIONS[question]
         loaders = _transfer_loaders(self) if question == "transfer" else (self.loader,)
-        return asked.ask(self.model, *loaders, **asked.options(self), seed=self.seed, keep=keep)
+        return asked.ask(self.model, *loaders, **asked.options(self), seed=self.seed, cache=cache)
 
     def cannot(self, question: str) -> str | None:
         """Why the data cannot answer a question; None where it can. Nothing is computed."""
@@ -279,7 +279,7 @@ _QUESTIONS = {
         lambda s: (
             Digits(s.colors, s.sizes.bias, s.seed)
             if s.colors
-            else looked_at(s.loader, s.sizes.bias, s.seed)
+            else choose_images(s.loader, s.sizes.bias, s.seed)
         ),
     ),
 }

@@ -26,7 +26,7 @@ from fastsc.evaluation.results.answers import Answer
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.evaluation.results.store import Store, opened
 from fastsc.evaluation.sliders import Grid
-from fastsc.evaluation.subjects import keeper, look_beside, make_subject, stamp
+from fastsc.evaluation.subjects import auxiliary_data, make_subject, part_cache, stamp
 from fastsc.evaluation.views import Viewer
 
 
@@ -54,7 +54,7 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     _check_out(options.out, split)
     sources = _sources(options)
     strengths = options.strengths or _strengths(sources, say)
-    beside = look_beside(options, split)
+    auxiliary = auxiliary_data(options, split)
     models = [source.classifier.to(device).use_channels_last() for source in sources]
     limit_passes(models, options.memory_budget, options.batch_size, device, say)
     if device.type == "cpu":
@@ -71,7 +71,7 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
         subjects = []
         for name, source in zip(names, sources, strict=True):
             subject = make_subject(
-                options, name, split, source, device, precision, sizes, strengths, beside
+                options, name, split, source, device, precision, sizes, strengths, auxiliary
             )
             for loader in subject.loaders:
                 loaders.callback(loader.close)
@@ -80,13 +80,13 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
                 say(f"{name}: {line}")
         asked = _questions(options, subjects, say)
         n = len(subjects[0].loader.index.usable)
-        looks = passes(asked, sizes, n)
-        _announce(subjects, sum(looks.values()), options.budget, say)
+        counts = passes(asked, sizes, n)
+        _announce(subjects, sum(counts.values()), options.budget, say)
         store = loaders.enter_context(opened(options.out))
         progress = Progress(
             {
                 (subject.name, question): count
-                for question, count in looks.items()
+                for question, count in counts.items()
                 for subject in subjects
                 if question not in subject.left_out
             },
@@ -198,13 +198,13 @@ def _questions(
 
 
 def _announce(
-    subjects: Sequence[Subject], n_looks: int, budget: Budget, say: Callable[[str], object]
+    subjects: Sequence[Subject], n_passes: int, budget: Budget, say: Callable[[str], object]
 ) -> None:
     """What it will cost, before anything is spent; the full budget's in minutes, too."""
     n = len(subjects[0].loader.index.usable)
-    line = f"{budget} budget, {n:,} images: about {n_looks:,} passes through each model"
+    line = f"{budget} budget, {n:,} images: about {n_passes:,} passes through each model"
     if budget == "full":
-        seconds = sum(n_looks / rate(subject) for subject in subjects)
+        seconds = sum(n_passes / rate(subject) for subject in subjects)
         line += f", {max(1, round(seconds / 60)):,} minutes here, less what is cached"
     say(line)
 
@@ -231,8 +231,8 @@ def _ask_all(
             began, before = time.monotonic(), store.computed
             try:
                 with progress.part(subject.name, question):
-                    keep = keeper(store, subject, stamps, question)
-                    answers[subject.name][question] = subject.ask(question, keep)
+                    cache = part_cache(store, subject, stamps, question)
+                    answers[subject.name][question] = subject.ask(question, cache)
             except UserError as error:
                 wanted = options.only is not None and not options.where_possible
                 if wanted or not str(error).startswith(f"{question}: "):
@@ -247,9 +247,9 @@ def _ask_all(
         images = slider_images(subjects[0], answers[subjects[0].name]["continuity"])
         for subject in subjects:
             with progress.part(subject.name, "sliders"):
-                keep = keeper(store, subject, stamps, "sliders")
+                cache = part_cache(store, subject, stamps, "sliders")
                 answer = answers[subject.name]["continuity"]
-                grids[subject.name] = grids_of(subject, images, answer, keep)
+                grids[subject.name] = grids_of(subject, images, answer, cache)
     return [
         Evaluated(
             name=subject.name,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.results.answers import Arrays, Keep, compute
+from fastsc.evaluation.results.answers import Arrays, PartCache, compute
 from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer
 from fastsc.kernels.color import IDENTITY
 from fastsc.pipelines import Pipeline
@@ -91,7 +91,7 @@ def grids(
     *,
     positions: Positions = QUICK,
     between: float,
-    keep: Keep = compute,
+    cache: PartCache = compute,
     class_names: Sequence[str] | None = None,
 ) -> tuple[Grid, ...]:
     """A model's answers to a few images at every combination of slider positions.
@@ -105,7 +105,7 @@ def grids(
         index: (m,) dataset indices.
         positions: Of each slider, ascending, with the unchanged value; QUICK or FULL, or others.
         between: The mean distance of different images' features.
-        keep: One part an image.
+        cache: One part per image.
         class_names: Of the model's outputs. Default: `model.classes`, else numbers.
 
     Raises:
@@ -123,7 +123,7 @@ def grids(
         def answer(one: int = one, title: str = title) -> Arrays:
             return _answer(viewer, one, positions, title)
 
-        arrays = keep(f"sliders/{one}", settings, answer)
+        arrays = cache(f"sliders/{one}", settings, answer)
         top, moved = arrays["top"], arrays["moved"]
         with np.errstate(divide="ignore", invalid="ignore"):  # features that are all the same
             relative = np.where(moved == 0, 0, moved / between)

@@ -1,4 +1,4 @@
-"""A model beside the loaders that show it images, and what its cached answers depend on."""
+"""A model with the loaders that show it images, and what its cached answers depend on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fastsc.evaluation.models.libraries import imagenet_names
 from fastsc.evaluation.models.sources import Source
 from fastsc.evaluation.options import Options, Strengths
 from fastsc.evaluation.registry import Sizes, Subject
-from fastsc.evaluation.results.answers import Keep
+from fastsc.evaluation.results.answers import PartCache
 from fastsc.evaluation.results.store import Store
 from fastsc.evaluation.transfer_data import transfer_splits
 from fastsc.pipelines import Index, Pipeline, build, scan
@@ -32,8 +32,8 @@ PACKAGES = (  # that figures come from
 LABELLED = ("gradients", "robustness", "shifts", "bias")  # depend on what is right
 
 
-class Beside(NamedTuple):
-    """What some questions look at beside the data.
+class AuxiliaryData(NamedTuple):
+    """What some questions use next to the data.
 
     Attributes:
         transfer: Another data set's training and test part.
@@ -44,7 +44,7 @@ class Beside(NamedTuple):
     colors: dict[str, Index] | None
 
 
-def look_beside(options: Options, split: Split) -> Beside:
+def auxiliary_data(options: Options, split: Split) -> AuxiliaryData:
     """Indexes it; a UserError where another data set is asked for that cannot be had."""
     other, folders = options.transfer_data, colormnist_splits(options.data)
     if other is None and options.fine_tune:
@@ -56,7 +56,7 @@ def look_beside(options: Options, split: Split) -> Beside:
     if folders is not None:
         classes = split.index.classes
         colors = {name: scan(path, classes=classes) for name, path in folders.items()}
-    return Beside(transfer, colors)
+    return AuxiliaryData(transfer, colors)
 
 
 def make_subject(
@@ -68,9 +68,9 @@ def make_subject(
     precision: Precision,
     sizes: Sizes,
     strengths: Strengths,
-    beside: Beside,
+    auxiliary: AuxiliaryData,
 ) -> Subject:
-    """A model, which is on its device, beside its loader."""
+    """A model, which is on its device, with its loader."""
     model = source.classifier
     labels = map_labels(split, source, options.class_map)
     if source.synsets is not None and labels.how == "names":
@@ -98,12 +98,12 @@ def make_subject(
         )
 
     transfer = colors = None
-    if beside.transfer is not None:
-        train, test = beside.transfer
+    if auxiliary.transfer is not None:
+        train, test = auxiliary.transfer
         # What is learned depends on the batch, and so not on the memory that there is.
         transfer = loader(train, bounded=not options.fine_tune), loader(test)
-    if beside.colors is not None:
-        colors = {name: loader(one) for name, one in beside.colors.items()}
+    if auxiliary.colors is not None:
+        colors = {name: loader(one) for name, one in auxiliary.colors.items()}
     return Subject(
         name=name,
         model=model,
@@ -130,10 +130,12 @@ def stamp(indices: Iterable[Index]) -> str:
     return digest.hexdigest()
 
 
-def keeper(store: Store, subject: Subject, stamps: Mapping[str, str], question: str) -> Keep:
-    """The `Keep` of one question about one model, with all that its answers depend on."""
+def part_cache(
+    store: Store, subject: Subject, stamps: Mapping[str, str], question: str
+) -> PartCache:
+    """The cache of one question about one model, with all that its answers depend on."""
     loader, labels = subject.loader, subject.labels.tobytes()
-    return store.keep(
+    return store.cache(
         question=question,
         model=subject.model.hash,
         data=stamps[question],

@@ -29,7 +29,7 @@ def transfer_splits(
         seed: Of the halves.
         on_bad_image: "raise": a file whose header is broken is a mistake; "skip": every image is
             decoded once, and those that do not decode are left out.
-        pipeline: The one that will look at them.
+        pipeline: The one that will decode them.
 
     Raises:
         UserError: There is no such folder, it holds no class folders or no images, its test part

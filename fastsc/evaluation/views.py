@@ -53,7 +53,7 @@ class Images(NamedTuple):
 
 
 class Viewer:
-    """A classifier that looks at a loader's images.
+    """A classifier on a loader's images.
 
     Args:
         model: On the loader's device, in eval mode.
@@ -85,7 +85,7 @@ class Viewer:
         total = -(-len(index) // self.settings.batch_size)
         done = 0
         for decoded in tracked(self.loader.decoded(index), title, total):
-            for bad in decoded.bad:  # though --on-bad-image skip has left out what it found
+            for bad in decoded.bad:  # though --on-bad-image skip has left out the broken ones
                 raise UserError(f"{bad.path}: {bad.reason}; it decodes only in part: remove it")
             rows = slice(done, done + len(decoded.index))
             done = rows.stop
@@ -101,7 +101,7 @@ class Viewer:
 
     @torch.inference_mode()
     def respond(self, pixels: Tensor, factors: Factors | None = None) -> Response:
-        """The answer to a batch of `images`, unchanged or with a row of factors an image."""
+        """The answer to a batch of `images`, unchanged or with a row of factors per image."""
         with autocast(self.loader.device, self._autocast):  # type: ignore[arg-type]
             features, logits = self.ask(self.view(pixels, factors))
         return Response(features.float().cpu(), logits.float().cpu())

@@ -1,4 +1,4 @@
-"""Blur in front of strided convolutions, against aliasing."""
+"""Blur before strided convolutions, against aliasing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class BlurConv2d(nn.Conv2d):
     """A convolution of a blurred input: [1 2 1] ⊗ [1 2 1] / 16, zeros outside.
 
     Zhang (arXiv 1904.11486) blurs between a dense convolution and the subsampling. ffcv-imagenet
-    blurs in front of the strided convolution, which costs a quarter of it, and so do we. The state
+    blurs before the strided convolution, which costs a quarter of it, and so do we. The state
     holds what nn.Conv2d's holds.
     """
 

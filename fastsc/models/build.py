@@ -96,7 +96,7 @@ def _use_cifar_stem(net: nn.Module, name: str) -> None:
     stem = [getattr(net, part, None) for part in ("conv1", "bn1", "maxpool")]
     if not all(isinstance(part, nn.Module) for part in stem):
         raise UserError(f"--stem cifar is for ResNets, and {name} has no conv1, bn1 and maxpool")
-    # The norm behind it tells the width: a deep stem (timm's resnet10t) is a sequence here.
+    # The norm after it tells the width: a deep stem (timm's resnet10t) is a sequence here.
     width = net.get_parameter("bn1.weight").shape[0]
     net.conv1 = nn.Conv2d(3, width, 3, stride=1, padding=1, bias=False)
     nn.init.kaiming_normal_(net.conv1.weight, mode="fan_out", nonlinearity="relu")

@@ -35,7 +35,7 @@ class FeatureModel(nn.Module):
         features_from: Which inputs the features are, in words.
         feature_map: The module whose output is the last map with positions, or None.
         pool: What is done with that output, in place of making it float32 (`models.pooling`).
-        drops_by_function: Whether F.dropout stands in front of the classifier and is to be undone;
+        drops_by_function: Whether F.dropout stands before the classifier and is to be taken back;
             torch.compile cannot.
 
     Raises:
@@ -155,7 +155,7 @@ def _in_words(names: list[str], n_inputs: int, *, mean: bool) -> str:
 
 
 class Buffers:
-    """What a forward pass in training mode leaves behind in a module: statistics of batch norm."""
+    """What a forward pass in training mode changes in a module: statistics of batch norm."""
 
     def __init__(self, module: nn.Module) -> None:
         self._kept = [(buffer, buffer.clone()) for buffer in module.buffers()]

@@ -46,8 +46,8 @@ class Call:
         shape: Of its input.
         source: Autograd's node of its input, and which of its outputs; equal for equal inputs.
         node: Autograd's node of its output; None without a graph.
-        dropout: The first of the dropout modules in front of it, with the number of its call.
-        by_function: Whether F.dropout or its like stands in front of these, or of the layer.
+        dropout: The first of the dropout modules before it, with the number of its call.
+        by_function: Whether F.dropout or its like stands before these, or of the layer.
         dropouts: All dropout modules in front.
         feature_map: The module whose output was the last with positions before.
     """

@@ -127,7 +127,7 @@ class SharedDraws(TorchDispatchMode):
 
 
 class _Shared(nn.Module):
-    """In front of a class of the library's, whose forward it asks about the clean rows alone."""
+    """Mixed in before a class of the library whose forward runs on the clean rows alone."""
 
     views: Views
     rate: str  # the attribute with the share that is dropped
@@ -153,7 +153,7 @@ class _Shared(nn.Module):
 
 
 class _SharedMask(_Shared):
-    """In front of a class whose output is the input times a mask that hangs on its shape alone."""
+    """Mixed in before a class whose output is the input times a mask of its shape alone."""
 
     def forward(self, x: Tensor) -> Tensor:
         if (rows := self._rows_of(x)) is None:
@@ -168,14 +168,14 @@ class _SharedMask(_Shared):
 
 
 class _SharedRows(_SharedMask):
-    """In front of a class whose mask is of one number per row."""
+    """Mixed in before a class whose mask is of one number per row."""
 
     def _ones(self, x: Tensor, n: int) -> Tensor:
         return x.new_ones((n, *(1 for _ in x.shape[1:])))
 
 
 class _SharedPatches(_Shared):
-    """In front of timm's PatchDropout: the tokens that stay are those of the clean view."""
+    """Mixed in before timm's PatchDropout: the tokens that stay are those of the clean view."""
 
     def forward(self, x: Tensor) -> Any:
         if (rows := self._rows_of(x)) is None:

@@ -289,7 +289,7 @@ def modes_kept(net: nn.Module) -> Iterator[None]:
 def _graph(net: nn.Module) -> Iterator[None]:
     """Autograd writes down what comes of what, and keeps none of the tensors for it.
 
-    Frozen parameters have gradients in here: behind a frozen part its graph would end.
+    Frozen parameters have gradients in here: after a frozen part its graph would end.
     """
     frozen = [p for p in net.parameters() if not p.requires_grad and p.is_floating_point()]
     try:

@@ -33,7 +33,7 @@ class Residual(nn.Module):
 class Stage(nn.Module):
     """3 × 3 convolution, halved by max-pooling, and residual blocks of one convolution each.
 
-    In the manner of Page's ResNet-9 ("How to train your ResNet", 2018): pooling in front of the
+    In the manner of Page's ResNet-9 ("How to train your ResNet", 2018): pooling before the
     norm keeps what is memory-bound, which on a CPU takes most of the time, at the smaller size.
     """
 

@@ -184,6 +184,6 @@ def _text(match: re.Match[str]) -> str:
 
 
 def _rounded(match: re.Match[str]) -> str:
-    """Two digits behind the point, or four of what is below 1."""
+    """Two digits after the point, or four of what is below 1."""
     x = float(match[0])
     return f"{x:.{4 if abs(x) < 1 else 2}f}".rstrip("0").rstrip(".")

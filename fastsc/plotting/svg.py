@@ -10,7 +10,7 @@ _REFERENCE = re.compile(r'href="#([^"]+)"|url\(#([^)]+)\)')
 
 
 def theme(ink: str, muted: str, grid: str, font_size: float, line: float) -> dict[str, Any]:
-    """Matplotlib's settings: text stays text, two spines, a grid behind the data.
+    """Matplotlib's settings: text stays text, two spines, a grid below the data.
 
     Args:
         ink, muted, grid: Colors of words, of axes and ticks, and of the grid.

@@ -32,18 +32,18 @@ def run(words: list[str]) -> int:
     from fastsc.replaying.history import History
 
     history = History.read(args.run)
-    moment = history.at(args.step)
-    name = f"step-{moment.step:08d}" + (f"-rank-{args.rank}" if args.rank is not None else "")
+    record = history.at(args.step)
+    name = f"step-{record.step:08d}" + (f"-rank-{args.rank}" if args.rank is not None else "")
     out: Path = args.out or args.run / "replay" / name
     _check_free(out)
 
     from fastsc.errors import StalledError  # torch takes seconds; a mistake should not
     from fastsc.replaying.export import table
-    from fastsc.replaying.rebuild import Wishes, rebuild
+    from fastsc.replaying.rebuild import ReplayOptions, rebuild
 
-    wishes = Wishes(args.rank, args.data, args.pipeline, args.device)
+    options = ReplayOptions(args.rank, args.data, args.pipeline, args.device)
     try:
-        rebuilt = rebuild(history, moment, wishes)
+        rebuilt = rebuild(history, record, options)
     except StalledError as error:  # a dead mount
         raise UserError(str(error)) from None
     names = _write(out, rebuilt, args.run)
@@ -100,7 +100,9 @@ def _parser() -> Parser:
 def _check_free(out: Path) -> None:
     """Raises UserError where something else than a replay lies there."""
     try:
-        if out.is_dir() and not (held := {path.name for path in out.iterdir()}) <= _ours(held):
+        if out.is_dir() and not (existing := {path.name for path in out.iterdir()}) <= _ours(
+            existing
+        ):
             raise UserError(f"--out {out}: holds other files than a replay's; name another folder")
         if not out.is_dir() and (out.exists() or out.is_symlink()):
             raise UserError(f"--out {out}: is a file, not a folder")

@@ -50,9 +50,9 @@ def arrays(rebuilt: Rebuilt) -> dict[str, Any]:
 
 def metadata(rebuilt: Rebuilt) -> dict[str, Any]:
     """Where the batch comes from: JSON values."""
-    config, moment = rebuilt.config, rebuilt.moment
+    config, record = rebuilt.config, rebuilt.record
     return {
-        "step": moment.step,
+        "step": record.step,
         "epoch": rebuilt.epoch,
         "batch": rebuilt.batch,
         "batches_per_epoch": rebuilt.n_batches,
@@ -65,14 +65,14 @@ def metadata(rebuilt: Rebuilt) -> dict[str, Any]:
         "strengths": config.data.strengths,
         "dtype": str(rebuilt.dtype).removeprefix("torch."),
         "pipeline": config.data.pipeline,
-        "pipeline_then": moment.segment.facts.get("pipeline"),
+        "pipeline_then": record.segment.facts.get("pipeline"),
         "decoder": rebuilt.decoder,
         "decoder_then": rebuilt.decoder_then,
         "device": rebuilt.device,
         "device_then": rebuilt.device_then,
         "index_hash": rebuilt.index.hash,
         "classes": rebuilt.index.classes,
-        "nonfinite": moment.nonfinite is not None,
+        "nonfinite": record.nonfinite is not None,
         "notes": rebuilt.notes,
     }
 
@@ -137,7 +137,7 @@ def _where(rebuilt: Rebuilt) -> str:
     if rebuilt.rank is None:
         share = f"all {rebuilt.world_size} ranks"
     return (
-        f"step {rebuilt.moment.step}, epoch {rebuilt.epoch}, batch {rebuilt.batch} of "
+        f"step {rebuilt.record.step}, epoch {rebuilt.epoch}, batch {rebuilt.batch} of "
         f"{rebuilt.n_batches}, {share}"
     )
 

@@ -1,6 +1,6 @@
 """A run's log read backwards: which options, ranks and data a past step ran with.
 
-A run is a start and any number of resumes, each from a checkpoint that may lie behind steps which
+A run is a start and any number of resumes, each from a checkpoint that may come after steps which
 ran before. The last one that ran a step is what counts for it.
 """
 
@@ -58,7 +58,7 @@ class Segment:
         return self.last if self.ended else self.last + (self.facts.get("log_every") or 1) - 1
 
 
-class Moment(NamedTuple):
+class StepRecord(NamedTuple):
     """A step of a run."""
 
     step: int  # from 1
@@ -100,8 +100,8 @@ class History:
                 segments[-1].reach(step)
         return cls(run, segments)
 
-    def at(self, step: int | None) -> Moment:
-        """The moment of a step; of the last one that was not finite, for None.
+    def at(self, step: int | None) -> StepRecord:
+        """The record of a step; of the last one that was not finite, for None.
 
         Raises:
             UserError: No such step has run.
@@ -115,45 +115,45 @@ class History:
             for segment in reversed(self.segments):
                 if segment.start < step <= (segment.last if certain else segment.most):
                     lines = [line for line in _nonfinite(segment) if line["step"] == step]
-                    return Moment(step, segment, lines[-1] if lines else None, certain)
+                    return StepRecord(step, segment, lines[-1] if lines else None, certain)
         what = f"the run's last step is {last}" if last else "the run has done no step yet"
         raise UserError(f"--step {step}: {what}")
 
-    def _last_nonfinite(self) -> Moment:
+    def _last_nonfinite(self) -> StepRecord:
         for segment in reversed(self.segments):
             if lines := _nonfinite(segment):
-                return Moment(lines[-1]["step"], segment, lines[-1], certain=True)
+                return StepRecord(lines[-1]["step"], segment, lines[-1], certain=True)
         last = max(segment.last for segment in self.segments)
         raise UserError(
             f"{self.run}: every logged loss is finite; name a step with --step N, 1 to {last}"
         )
 
-    def config(self, moment: Moment) -> TrainConfig:
+    def config(self, record: StepRecord) -> TrainConfig:
         """The options that the step ran with.
 
         Raises:
             UserError: The log or config.yaml names a value that no option can have.
         """
-        folder, facts = RunFolder(self.run), moment.segment.facts
+        folder, facts = RunFolder(self.run), record.segment.facts
         logged = {key: facts[key] for key in field_types() if key in facts}
         config = with_values(load_recipe(str(folder.config)), logged, str(folder.log))
         check_ranges(config)
         return config
 
-    def broken(self, moment: Moment) -> dict[str, bool]:
-        """Training files that the log names as broken, up to the moment's segment.
+    def broken(self, record: StepRecord) -> dict[str, bool]:
+        """Training files that the log names as broken, up to the record's segment.
 
         Returns:
             Name relative to the training folder -> whether it was so from the start and was left
             out of the index; the others had substitutes.
         """
         broken: dict[str, bool] = {}
-        for segment in self.segments[: self.segments.index(moment.segment) + 1]:
+        for segment in self.segments[: self.segments.index(record.segment) + 1]:
             root = TRAIN_BETON if segment.facts.get("pipeline") == "ffcv" else "train"
             folder = Path(segment.facts.get("data") or "", root)
             first = segment is self.segments[0]
             for event in segment.events[1:]:
-                # Behind the header comes what the scan or --verify found, then other lines.
+                # After the header come the results of the scan or --verify, then other lines.
                 first = first and event["event"] in ("bad_image", "rank")
                 if event["event"] == "bad_image" and (name := relative(event["path"], folder)):
                     broken.setdefault(name, first)
@@ -169,5 +169,5 @@ def _resumed(segments: list[Segment], event: Event) -> Segment:
     start: int = event["step"]
     before = next(segment for segment in reversed(segments) if segment.start <= start)
     before.reach(start)
-    said = {key: value for key, value in event.items() if key not in ("event", "step", "epoch")}
-    return Segment(start, segments[-1].facts | (event.get("changed") or {}) | said)
+    own = {key: value for key, value in event.items() if key not in ("event", "step", "epoch")}
+    return Segment(start, segments[-1].facts | (event.get("changed") or {}) | own)

@@ -18,7 +18,7 @@ from fastsc.pipelines import BadImage, Index, PairBatch, Pipeline
 from fastsc.pipelines.fields import Fields
 from fastsc.pipelines.index import relative
 from fastsc.pipelines.plan import Plan, local_batches
-from fastsc.replaying.history import History, Moment
+from fastsc.replaying.history import History, StepRecord
 from fastsc.run.folder import RunFolder
 from fastsc.training.loaders import build_loaders
 from fastsc.training.schedules import resolution_at
@@ -27,8 +27,8 @@ Int64 = NDArray[np.int64]
 MAX_NOTES = 10  # of rows
 
 
-class Wishes(NamedTuple):
-    """What a replay is asked for beside the step; None: as it was in the run."""
+class ReplayOptions(NamedTuple):
+    """Options of a replay besides the step; None: as it was in the run."""
 
     rank: int | None = None  # None: the whole batch
     data: str | None = None
@@ -52,7 +52,7 @@ class Rebuilt:
         notes: What a reader should know, one line each.
     """
 
-    moment: Moment
+    record: StepRecord
     config: TrainConfig
     epoch: int
     batch: int
@@ -72,30 +72,30 @@ class Rebuilt:
     notes: list[str]
 
 
-def rebuild(history: History, moment: Moment, wishes: Wishes) -> Rebuilt:
+def rebuild(history: History, record: StepRecord, options: ReplayOptions) -> Rebuilt:
     """Decodes the images of one step, as its run did.
 
     Raises:
         UserError: There is no such rank, the images are not the run's, or one of them cannot be
             decoded.
     """
-    facts, notes = moment.segment.facts, list[str]()
-    header = Fields(facts, f"{RunFolder(history.run).log}, what step {moment.step} ran with")
-    world_size, logged = header.whole("world_size", 1), _logged(moment)
+    facts, notes = record.segment.facts, list[str]()
+    header = Fields(facts, f"{RunFolder(history.run).log}, what step {record.step} ran with")
+    world_size, logged = header.whole("world_size", 1), _logged(record)
     if logged is not None:
         world_size = len(logged)
-    if wishes.rank is not None and not 0 <= wishes.rank < world_size:
+    if options.rank is not None and not 0 <= options.rank < world_size:
         ranks = f"ranks 0 to {world_size - 1}" if world_size > 1 else "one rank, 0"
-        raise UserError(f"--rank {wishes.rank}: step {moment.step} ran with {ranks}")
-    if not moment.certain:
-        last = moment.segment.last
-        notes.append(f"the log ends at step {last}: step {moment.step} need not have run")
-    ran = history.config(moment)
-    device, device_then = _device(wishes, facts.get("device"))
-    config = _options(ran, wishes, device)
+        raise UserError(f"--rank {options.rank}: step {record.step} ran with {ranks}")
+    if not record.certain:
+        last = record.segment.last
+        notes.append(f"the log ends at step {last}: step {record.step} need not have run")
+    ran = history.config(record)
+    device, device_then = _device(options, facts.get("device"))
+    config = _options(ran, options, device)
     if ran.optim.batch_size % (world_size * ran.optim.accumulate):
         header.wrong("world_size", f"a divisor of the batch of {ran.optim.batch_size} images")
-    index = _index(history, moment, config, header)
+    index = _index(history, record, config, header)
     dtype = DTYPES[header.text("precision", DTYPES)]  # type: ignore[index]  # "auto" is not logged
     bad: list[BadImage] = []
     loader, _ = build_loaders(
@@ -103,7 +103,7 @@ def rebuild(history: History, moment: Moment, wishes: Wishes) -> Rebuilt:
     )
     try:
         n_batches = len(loader)
-        epoch, batch = divmod(moment.step - 1, n_batches)
+        epoch, batch = divmod(record.step - 1, n_batches)
         resolution = resolution_at(epoch, config.data)
         loader.set_resolution(resolution)
         plan = loader.plan(epoch)
@@ -112,32 +112,32 @@ def rebuild(history: History, moment: Moment, wishes: Wishes) -> Rebuilt:
             for rank in range(world_size)
         ]
         if logged is not None:
-            shares = _checked(logged, moment, index, len(planned[0]))
-        wanted = range(world_size) if wishes.rank is None else (wishes.rank,)
+            shares = _checked(logged, record, index, len(planned[0]))
+        wanted = range(world_size) if options.rank is None else (options.rank,)
         views = _views(loader, plan, [shares[rank] for rank in wanted])
         decoder = loader.decoder
     finally:
         loader.close()
     order = _dealt([torch.from_numpy(planned[rank]) for rank in wanted]).numpy()
     notes += _about_where(ran, config, facts.get("decoder"), decoder, device_then, device)
-    if moment.nonfinite is not None:
+    if record.nonfinite is not None:
         notes.append(
-            f"the loss of step {moment.step} was not finite: these are the images that the log "
+            f"the loss of step {record.step} was not finite: these are the images that the log "
             "names for it"
         )
         if bad:
-            raise UserError(f"{bad[0].path}: {bad[0].reason}; step {moment.step} has read it")
+            raise UserError(f"{bad[0].path}: {bad[0].reason}; step {record.step} has read it")
     else:
-        _check_broken(history, moment, ran, index, bad, notes)
-    notes += _about_rows(plan, index, order, views.index.numpy(), history.broken(moment))
-    whole = wishes.rank is None and world_size > 1
+        _check_broken(history, record, ran, index, bad, notes)
+    notes += _about_rows(plan, index, order, views.index.numpy(), history.broken(record))
+    whole = options.rank is None and world_size > 1
     return Rebuilt(
-        moment=moment,
+        record=record,
         config=config,
         epoch=epoch,
         batch=batch,
         n_batches=n_batches,
-        rank=None if whole else wishes.rank or 0,
+        rank=None if whole else options.rank or 0,
         world_size=world_size,
         resolution=resolution,
         dtype=dtype,
@@ -156,14 +156,14 @@ def rebuild(history: History, moment: Moment, wishes: Wishes) -> Rebuilt:
 # --- options and data -----------------------------------------------------------------------------
 
 
-def _options(ran: TrainConfig, wishes: Wishes, device: torch.device) -> TrainConfig:
+def _options(ran: TrainConfig, options: ReplayOptions, device: torch.device) -> TrainConfig:
     """The run's options with what is asked for here, and nothing that a replay has no use for."""
     config = ran.replace(
-        data=wishes.data or ran.data.data,
-        pipeline=wishes.pipeline or ran.data.pipeline,
+        data=options.data or ran.data.data,
+        pipeline=options.pipeline or ran.data.pipeline,
         workers=None,
         val="none",
-        # What may not be broken is said here, with another advice than to the trainer's user.
+        # What may not be broken is reported here, with another advice than to the trainer's user.
         on_bad_image="skip",
     )
     if device.type != "cuda" or config.data.pipeline != "dali":
@@ -171,10 +171,10 @@ def _options(ran: TrainConfig, wishes: Wishes, device: torch.device) -> TrainCon
     return config
 
 
-def _device(wishes: Wishes, then: str | None) -> tuple[torch.device, str | None]:
+def _device(options: ReplayOptions, then: str | None) -> tuple[torch.device, str | None]:
     """Where to make the views: asked for, or the run's device where this machine has such."""
     then = None if then == "auto" else then
-    name = wishes.device or ("cpu" if then == "cpu" else "auto")
+    name = options.device or ("cpu" if then == "cpu" else "auto")
     try:
         device = pick_device(name, _ranks(1))
     except RuntimeError:
@@ -190,7 +190,7 @@ def _ranks(world_size: int) -> Ranks:
     return ranks
 
 
-def _index(history: History, moment: Moment, config: TrainConfig, header: Fields) -> Index:
+def _index(history: History, record: StepRecord, config: TrainConfig, header: Fields) -> Index:
     """The run's index: of the training images, less what was left out of the run."""
     then, n_then = header.text("index_hash"), header.whole("images")
     index = open_data(config.data).train
@@ -199,7 +199,7 @@ def _index(history: History, moment: Moment, config: TrainConfig, header: Fields
     position = {path: i for i, path in enumerate(index.paths)}
     left_out = {
         position[path]: "left out of the run"
-        for path, from_the_start in history.broken(moment).items()
+        for path, from_the_start in history.broken(record).items()
         if from_the_start and path in position
     }
     if (verified := index.without(left_out)).hash == then:
@@ -235,18 +235,18 @@ def _dealt(parts: list[torch.Tensor]) -> torch.Tensor:
     return torch.stack(parts, 1).flatten(0, 1)
 
 
-def _logged(moment: Moment) -> list[Int64] | None:
+def _logged(record: StepRecord) -> list[Int64] | None:
     """The dataset indices that the log names for a step, by rank; None where it names none."""
-    if moment.nonfinite is None or not moment.nonfinite.get("index"):
+    if record.nonfinite is None or not record.nonfinite.get("index"):
         return None
-    return [np.array(share, np.int64) for share in moment.nonfinite["index"]]
+    return [np.array(share, np.int64) for share in record.nonfinite["index"]]
 
 
-def _checked(logged: list[Int64], moment: Moment, index: Index, n: int) -> list[Int64]:
+def _checked(logged: list[Int64], record: StepRecord, index: Index, n: int) -> list[Int64]:
     for share in logged:
         if share.shape != (n,) or share.min() < 0 or share.max() >= len(index):
             raise UserError(
-                f"the log's line of the loss of step {moment.step} is damaged: every rank had {n} "
+                f"the log's line of the loss of step {record.step} is damaged: every rank had {n} "
                 f"of {len(index)} images"
             )
     return logged
@@ -257,17 +257,17 @@ def _checked(logged: list[Int64], moment: Moment, index: Index, n: int) -> list[
 
 def _check_broken(
     history: History,
-    moment: Moment,
+    record: StepRecord,
     ran: TrainConfig,
     index: Index,
     bad: list[BadImage],
     notes: list[str],
 ) -> None:
     """Raises UserError for a file that the run could decode; the others have their substitutes."""
-    known = history.broken(moment)
+    known = history.broken(record)
     for image in bad:
         path = relative(image.path, index.root)
-        if ran.data.on_bad_image == "raise" or (moment.certain and path not in known):
+        if ran.data.on_bad_image == "raise" or (record.certain and path not in known):
             raise UserError(
                 f"{image.path}: {image.reason}; the run could decode it: put it back as it was"
             )
@@ -299,11 +299,11 @@ def _about_where(
 
 
 def _about_rows(
-    plan: Plan, index: Index, planned: Int64, held: Int64, known: dict[str, bool]
+    plan: Plan, index: Index, planned: Int64, actual: Int64, known: dict[str, bool]
 ) -> list[str]:
     """Where rows hold other images than the plan's, or may have done so."""
     notes = []
-    for row, (wanted, at) in enumerate(zip(planned.tolist(), held.tolist(), strict=True)):
+    for row, (wanted, at) in enumerate(zip(planned.tolist(), actual.tolist(), strict=True)):
         path = index.paths[wanted]
         if wanted == at:
             if known.get(path) is False:

@@ -9,7 +9,7 @@ from typing import Literal
 
 from fastsc.reproduction.records import Record
 from fastsc.reproduction.seeds import (
-    Over,
+    SeedEstimate,
     Verdict,
     difference_over,
     mean_over,
@@ -88,8 +88,8 @@ CLAIMS: dict[str, tuple[Measure, ...]] = {
         *(_ratio(f"gradients/lipschitz/{kind}", f"slope along {kind}") for kind in STRENGTHS),
     ),
     "robustness": (
-        _share("robustness/photometric/random", "right in random colours"),
-        _share("robustness/photometric/worst", "right in the worst colours"),
+        _share("robustness/photometric/random", "right in random colors"),
+        _share("robustness/photometric/worst", "right in the worst colors"),
         _share("robustness/accuracy/worst/linf/1", "right under attacks, linf 1/255"),
         _share("robustness/accuracy/worst/l2/0.5", "right under attacks, RMS 0.5/255"),
     ),
@@ -106,30 +106,30 @@ CLAIMS: dict[str, tuple[Measure, ...]] = {
         _share("transfer/knn20/accuracy", "20 nearest neighbours, accuracy"),
     ),
     "bias": (
-        _share("bias/accuracy/random", "right in random colours"),
-        _share("bias/accuracy/reversed", "right in another class’s colours"),
-        _share("bias/probe/colour", "colour read from the features", "lower"),
+        _share("bias/accuracy/random", "right in random colors"),
+        _share("bias/accuracy/reversed", "right in another class’s colors"),
+        _share("bias/probe/colour", "color read from the features", "lower"),
     ),
 }
 
 
 @dataclass(frozen=True)
 class Effect:
-    """An arm beside a baseline in one measure.
+    """An arm against a baseline in one measure.
 
     Attributes:
         measure, arm, against: What of whom.
         own, theirs: The arm's and the baseline's figure, over the seeds that both have.
-        found: The effect.
+        estimate: The effect.
         verdict: On the claim that the arm is better, or not worse.
     """
 
     measure: Measure
     arm: str
     against: str
-    own: Over
-    theirs: Over
-    found: Over
+    own: SeedEstimate
+    theirs: SeedEstimate
+    estimate: SeedEstimate
     verdict: Verdict
 
 
@@ -158,7 +158,7 @@ def values_of(records: Records, arm: str, key: str) -> dict[int, float]:
     return values
 
 
-def over(records: Records, arm: str, key: str) -> Over:
+def estimate_of(records: Records, arm: str, key: str) -> SeedEstimate:
     """A figure of an arm over its seeds."""
     return mean_over(list(values_of(records, arm, key).values()))
 
@@ -176,7 +176,7 @@ def effect_of(records: Records, measure: Measure, arm: str, against: str) -> Eff
     )
 
 
-def _verdict(measure: Measure, effect: Over) -> Verdict:
+def _verdict(measure: Measure, effect: SeedEstimate) -> Verdict:
     if measure.effect == "not worse":
         return verdict_not_worse(effect, MARGIN)
     none = 1.0 if measure.effect == "ratio" else 0.0
@@ -187,7 +187,7 @@ def _verdict(measure: Measure, effect: Over) -> Verdict:
 def effects_of(
     records: Records, measures: Iterable[Measure], arm: str, baselines: Sequence[str]
 ) -> list[Effect]:
-    """Every effect that the records can tell: a measure beside each baseline."""
+    """Every effect that the records can tell: a measure against each baseline."""
     effects = (effect_of(records, m, arm, against) for m in measures for against in baselines)
     return [effect for effect in effects if effect is not None]
 
@@ -199,21 +199,21 @@ class Goal:
     label: str
     measure: Measure
     against: str
-    found: Over
+    estimate: SeedEstimate
     verdict: Verdict
 
 
 def goals_of(study: Study, records: Records) -> list[Goal]:
-    """ds_relative beside plain training and beside augmentation; top-1 beside each baseline."""
+    """ds_relative against plain training and augmentation; top-1 against each baseline."""
     default, goals = study.default, list[Goal]()
     for against, limit in ((study.reference, TO_REFERENCE), (study.augmentation, TO_BASELINE)):
         effect = effect_of(records, RELATIVE, default, against)
         if effect is not None:
             label = f"ds_relative over that of {study.arms[against].label}, at most {limit:g}"
-            verdict = verdict_below(effect.found, limit)
-            goals.append(Goal(label, RELATIVE, against, effect.found, verdict))
+            verdict = verdict_below(effect.estimate, limit)
+            goals.append(Goal(label, RELATIVE, against, effect.estimate, verdict))
     for effect in effects_of(records, [TOP1], default, study.baselines):
         label = f"top-1 less that of {study.arms[effect.against].label}"
         label += f", at least −{100 * MARGIN:g} point"
-        goals.append(Goal(label, TOP1, effect.against, effect.found, effect.verdict))
+        goals.append(Goal(label, TOP1, effect.against, effect.estimate, effect.verdict))
     return goals

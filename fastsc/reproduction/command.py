@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from fastsc.reproduction.session import Session
 
 MORE = """\
-Options behind -- go to every training: `-- --device cuda --model resnet18`. STUDY `page` trains
+Options after -- go to every training: `-- --device cuda --model resnet18`. STUDY `page` trains
 nothing: it makes docs/reproduction.md and its figures anew from the committed records."""
 
 
@@ -53,7 +53,7 @@ def _parser() -> Parser:
     add("--transfer-data", type=folder_name, metavar="DIR",
         help="labelled images for the question transfer; default: Color MNIST, made in OUT")
 
-    trial = parser.add_argument_group("trials; what they find is no result, and their page says so")
+    trial = parser.add_argument_group("trials; their figures are no result, and their page says so")
     add = trial.add_argument
     add("--limit-images", type=count, metavar="N", help="of training and of validation")
     add("--max-steps", type=count, metavar="N", help="of each training")
@@ -74,8 +74,8 @@ def _run(args: argparse.Namespace, more: list[str]) -> int:
     for name in ("data", "out"):
         if getattr(args, name) is None:
             raise UserError(f"--{name} is missing; see --help")
-    with ExitStack() as held:
-        session = open_session(args, more, _known(args), held)
+    with ExitStack() as resources:
+        session = open_session(args, more, _known(args), resources)
         return _carry_out(session, dry=args.dry_run)
 
 

@@ -104,7 +104,7 @@ def speeds_of(study: Study, records: Iterable[Record], tasks: Iterable[Task]) ->
 def cost_table(
     study: Study, tasks: Sequence[Task], n_images: int, speeds: Sequence[Speed], cores: int
 ) -> Table:
-    """A row an arm with what is left to do, and the sum in hours of each machine.
+    """One row per arm with what is left to do, and the sum in hours of each machine.
 
     cores: that this machine has, which measured rates of a core are multiplied by.
     """

@@ -38,13 +38,13 @@ class Record:
         command: That one may type to run it again.
         made: Date, hardware, versions, commit, threads, device, precision.
         images: Of training and of validation.
-        steps, seconds: Optimizer steps; of all epochs, the validation behind the last one among it.
+        steps, seconds: Optimizer steps; of all epochs, the validation after the last one among it.
         pairs_per_s: Unique images a second of the steps: the median over what was logged.
         val: The last validation: top1, top5, top1_perturbed, ds, ds_relative, n.
         curve: Columns of numbers over the steps.
         trial: Whether steps or images were cut short, so that it is no result.
         figures: "question/name" -> value, of `fastsc.evaluate`.
-        asked: How it was asked: images a question, budget, seconds.
+        asked: How it was asked: images per question, budget, seconds.
     """
 
     study: str

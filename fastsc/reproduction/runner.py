@@ -39,7 +39,7 @@ _GRACE = 60.0  # seconds for a training to write its checkpoint when it is told 
 
 
 class FailedError(Exception):
-    """A training or an evaluation ended with a status that is not 0; it has said why."""
+    """A training or an evaluation ended with a status that is not 0; it has printed the reason."""
 
     def __init__(self, status: int) -> None:
         super().__init__(status)
@@ -245,14 +245,14 @@ class _Workers:
         return checked(asked_of, str(path))
 
     def _call(self, module: str, command: Sequence[str], run: Path) -> None:
-        """Raises FailedError with the process's status, its last words said."""
+        """Raises FailedError with the process's status, after printing its last line."""
         if self.stopping:
             raise FailedError(EXIT_RESUMABLE)
         try:
             process = self.children.run(
                 [sys.executable, "-m", f"fastsc.{module}", *command],
                 env=self._environment,
-                stdout=subprocess.DEVNULL,  # what it says is in the run's log
+                stdout=subprocess.DEVNULL,  # what it prints is in the run's log
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="backslashreplace",  # libraries write a file's name as it is
@@ -263,7 +263,7 @@ class _Workers:
             self.stopping = True  # whoever told it to stop means the sweep
         if process.returncode != 0:
             if not self.stopping:
-                lines = process.stderr.strip().splitlines() or ["it said nothing"]
+                lines = process.stderr.strip().splitlines() or ["it printed nothing"]
                 self.say(f"{run.name}: {lines[-1]}")
             # Killed, by the kernel for want of memory, say: our own fault, as a crash is.
             raise FailedError(max(process.returncode, 1))

@@ -21,7 +21,7 @@ Verdict = Literal["holds", "does not hold", "not shown"]
 
 
 @dataclass(frozen=True)
-class Over:
+class SeedEstimate:
     """A figure over n seeds.
 
     Attributes:
@@ -38,45 +38,45 @@ class Over:
     lower: float = NAN
     upper: float = NAN
 
-    def times(self, factor: float) -> Over:
+    def times(self, factor: float) -> SeedEstimate:
         """The same in another unit."""
         ends = (self.value, self.low, self.high, self.lower, self.upper)
         value, low, high, lower, upper = (factor * end for end in ends)
-        return Over(value, low, high, self.n, lower, upper)
+        return SeedEstimate(value, low, high, self.n, lower, upper)
 
 
-def mean_over(values: Sequence[float]) -> Over:
-    """The mean of a value a seed; NaN where there is none or one of them is NaN."""
+def mean_over(values: Sequence[float]) -> SeedEstimate:
+    """The mean of a value per seed; NaN where there is none or one of them is NaN."""
     x = np.asarray(values, np.float64)
     n = len(x)
     if n == 0 or not np.isfinite(x).all():
-        return Over(NAN, NAN, NAN, n)
+        return SeedEstimate(NAN, NAN, NAN, n)
     value = float(x.mean())
     if n == 1:
-        return Over(value, NAN, NAN, 1)
+        return SeedEstimate(value, NAN, NAN, 1)
     error = float(x.std(ddof=1)) / math.sqrt(n)
     two, one = (_quantile(q, n - 1) * error for q in ((1 + LEVEL) / 2, LEVEL))
-    return Over(value, value - two, value + two, n, value - one, value + one)
+    return SeedEstimate(value, value - two, value + two, n, value - one, value + one)
 
 
-def difference_over(a: Sequence[float], b: Sequence[float]) -> Over:
+def difference_over(a: Sequence[float], b: Sequence[float]) -> SeedEstimate:
     """The mean of a - b, seed by seed."""
     assert len(a) == len(b), "arms are paired by seed"
     return mean_over([x - y for x, y in zip(a, b)])
 
 
-def ratio_over(a: Sequence[float], b: Sequence[float]) -> Over:
+def ratio_over(a: Sequence[float], b: Sequence[float]) -> SeedEstimate:
     """The geometric mean of a / b, seed by seed; NaN where one of them is not above 0."""
     assert len(a) == len(b), "arms are paired by seed"
     if any(not (x > 0 and y > 0) for x, y in zip(a, b)):
-        return Over(NAN, NAN, NAN, len(a))
+        return SeedEstimate(NAN, NAN, NAN, len(a))
     logs = mean_over([math.log(x / y) for x, y in zip(a, b)])
     ends = (logs.value, logs.low, logs.high)
     value, low, high = (math.exp(end) for end in ends)
-    return Over(value, low, high, logs.n, math.exp(logs.lower), math.exp(logs.upper))
+    return SeedEstimate(value, low, high, logs.n, math.exp(logs.lower), math.exp(logs.upper))
 
 
-def verdict_below(effect: Over, bound: float) -> Verdict:
+def verdict_below(effect: SeedEstimate, bound: float) -> Verdict:
     """Whether a figure lies below a bound: "holds" or "does not hold" if the interval says so.
 
     Seeds that agree exactly have an interval of no length: one at the bound shows nothing.
@@ -86,14 +86,14 @@ def verdict_below(effect: Over, bound: float) -> Verdict:
     return "does not hold" if effect.low > bound else "not shown"
 
 
-def verdict_above(effect: Over, bound: float) -> Verdict:
+def verdict_above(effect: SeedEstimate, bound: float) -> Verdict:
     """Likewise, above it."""
     if effect.low > bound:
         return "holds"
     return "does not hold" if effect.high < bound else "not shown"
 
 
-def verdict_not_worse(effect: Over, margin: float) -> Verdict:
+def verdict_not_worse(effect: SeedEstimate, margin: float) -> Verdict:
     """Whether a difference is above -margin, one-sided at 95 % (non-inferiority)."""
     if effect.lower >= -margin:
         return "holds"

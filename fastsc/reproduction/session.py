@@ -80,12 +80,12 @@ class Session:
             folder = self.sweep.out / "colormnist"
             prepared(folder, CORRELATION, None)
             self.sweep.transfer = folder / "random"
-            say(f"transfer to the digits of Color MNIST in random colours, {folder}")
+            say(f"transfer to the digits of Color MNIST in random colors, {folder}")
 
     def _records(self) -> list[Record]:
         """Of the grid's runs, as far as there are any, and of this session's; a replication's own.
 
-        So a page does not lose what another call of the same grid has found.
+        So a page does not lose the figures of another call of the same grid.
         """
         arms = list(dict.fromkeys(task.arm.name for task in self.tasks))
         seeds = list(dict.fromkeys(task.seed for task in self.tasks))
@@ -109,11 +109,11 @@ class Session:
 
 
 def open_session(
-    args: argparse.Namespace, more: Sequence[str], known: Path | None, held: ExitStack
+    args: argparse.Namespace, more: Sequence[str], known: Path | None, resources: ExitStack
 ) -> Session:
-    """Everything that the user may have got wrong is found here, before anything is written.
+    """Everything that the user may have got wrong is checked here, before anything is written.
 
-    held: Keeps other commands out of --out until it is closed.
+    resources: Keeps other commands out of --out until it is closed.
 
     Raises:
         UserError: One line for the user.
@@ -155,7 +155,7 @@ def open_session(
     if args.limit_images is not None and args.dry_run:
         raise UserError("--dry-run counts the whole study: leave --limit-images out")
     if not args.dry_run:
-        held.enter_context(locked(args.out))
+        resources.enter_context(locked(args.out))
     if args.limit_images is not None:
         data, line = limited(data, args.out, args.limit_images)
         study, smaller = _smaller_batch(study, default.optim.batch_size, args.limit_images)
@@ -164,7 +164,7 @@ def open_session(
         data, line = share(data, args.out, study.images, val=default.data.val == "auto")
         lines.append(line)
     if trial:
-        lines.append("a trial: what it finds is no result, and its page says so")
+        lines.append("a trial: its figures are no result, and its page says so")
     sweep = Sweep(
         study=study,
         data=data,
@@ -181,7 +181,7 @@ def open_session(
 def _larger(study: Study, pipeline: str, data: Path, lines: list[str]) -> bool:
     """Whether the folder has more training images than the study means; of fewer a line tells."""
     if pipeline == "ffcv" or not (data / "train").is_dir():
-        return False  # a beton is taken as it is; what is missing is said where data are opened
+        return False  # an FFCV dataset is taken as it is; opening it reports what is missing
     n = len(scan(data / "train").usable)
     if n < study.images:
         lines.append(
@@ -192,7 +192,7 @@ def _larger(study: Study, pipeline: str, data: Path, lines: list[str]) -> bool:
 
 
 def _options(study: Study, more: Sequence[str]) -> dict[str, object]:
-    """The options that are named behind --; one that is given the recipe's own value counts."""
+    """The options that are named after --; one that is given the recipe's own value counts."""
     if not more:
         return {}
     given = plain_options(parse([study.recipe, "--data", "DIR", *more]))
@@ -202,7 +202,7 @@ def _options(study: Study, more: Sequence[str]) -> dict[str, object]:
         raise UserError("--plain is an arm's of its own: a study says which are plain")
     for key in ("data", "out", "resume", "seed"):
         if key in named:
-            raise UserError(f"--{key} belongs to fastsc.reproduce itself, in front of --")
+            raise UserError(f"--{key} belongs to fastsc.reproduce itself, before --")
     return {key: given[key] for key in named}
 
 

@@ -38,7 +38,7 @@ class Arm:
     Attributes:
         name: Of its runs and records.
         label: What a reader sees.
-        options: Fields of `fastsc.config` beside the recipe's and the study's.
+        options: Fields of `fastsc.config`, over the recipe's and the study's.
         seeds: How many; 0, 1, …
         times: Epochs, as a multiple of the study's.
     """
@@ -100,7 +100,7 @@ class Study:
         reference: Plain training, in whose units continuity is given.
         baselines: Arms of equal cost that a claim has to beat.
         augmentation: The one of them that sees the same views as the default.
-        claimed: Further arms whose claims are tested -> the arms that they are tested beside.
+        claimed: Further arms whose claims are tested -> the arms that they are tested against.
         reason: Why the default is what it is; no results, which the page takes from the records.
         chosen: How it was chosen, which a reader of its verdicts has to know.
         arms: By name, in the order in which they are run.
@@ -137,7 +137,7 @@ class Study:
     rates: tuple[Rate, ...] = ()
 
     @property
-    def beside(self) -> tuple[str, ...]:
+    def compared(self) -> tuple[str, ...]:
         """The arms that the default is compared with: plain training, then those of equal cost."""
         return tuple(dict.fromkeys((self.reference, *self.baselines)))
 

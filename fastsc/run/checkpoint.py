@@ -47,7 +47,7 @@ def save(
     folder = Path(folder)
     path = folder / f"step-{step:08d}.pt"
     write_atomically(path, lambda temporary: _torch_save(state, temporary))
-    # A later one than this was broken when the run resumed behind it: it must not count as kept.
+    # A later one than this was broken when the run resumed after it: it must not count as kept.
     saved = _checkpoints(folder)
     later = [other for other in saved if _step(other) > step]
     old = [other for other in saved[len(later) + keep :] if _step(other) != best]
@@ -239,7 +239,7 @@ class _Watched:
 
 def _torch_save(state: State, path: str) -> None:
     # Through Python's file: torch's own writer turns a full disk into a RuntimeError about offsets,
-    # and, when it closes the archive behind a failed write, hides the OSError of this one as well.
+    # and, when it closes the archive after a failed write, hides the OSError of this one as well.
     with open(path, "wb") as file:
         try:
             torch.save(state, _Watched(file, path))  # type: ignore[arg-type]  # it can be written
@@ -251,7 +251,7 @@ def _torch_save(state: State, path: str) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[str], None]) -> None:
-    """Temporary file beside it, fsync, rename, fsync of the folder: no reader sees half a file.
+    """Temporary file next to it, fsync, rename, fsync of the folder: no reader sees half a file.
 
     Temporary files of the same name that killed processes left are removed.
 

@@ -60,7 +60,7 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str | None:
-    """Commit that fastsc runs from, "-dirty" behind it if tracked files were changed; else None."""
+    """Commit that fastsc runs from, "-dirty" after it if tracked files were changed; else None."""
     import fastsc
 
     package = Path(fastsc.__file__).resolve().parent

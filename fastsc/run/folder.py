@@ -18,7 +18,7 @@ from fastsc.errors import UserError
 from fastsc.pipelines.disk import doing
 
 CHECKPOINT = re.compile(r"step-(\d{8,12})\.pt")
-# What a run and its sinks write beside config.yaml before the first step.
+# What a run and its sinks write next to config.yaml before the first step.
 WRITTEN = (
     LOCK, "log.jsonl", "ranks", "checkpoints", "steps.csv", "epochs.csv", "tensorboard", "wandb",
     "wandb-id.txt",
@@ -103,14 +103,14 @@ class RunFolder:
     def create(self, config: TrainConfig, *, fresh: bool) -> Callable[[], None]:
         """Writes the resolved configuration, under the run's lock; returns what undoes it.
 
-        fresh: no run was there when it was looked for.
+        fresh: no run was there at the first check.
 
         Raises:
-            UserError: Another run came first, while this one looked at its data; or a full disk.
+            UserError: Another run came first, while this one read its data; or a full disk.
         """
         if fresh and self.config.exists():
             raise UserError(f"--out {self.root}: another run has begun there; name another folder")
-        undo = self._remember()
+        rollback = self._remember()
         try:
             text = dump(config.replace(out=str(self.root), resume=False))
             with doing(f"writing {self.config}"):
@@ -118,9 +118,9 @@ class RunFolder:
                 os.replace(self._part, self.config)  # it marks a run's folder
                 self.checkpoints.mkdir(exist_ok=True)
         except OSError as error:
-            undo()
+            rollback()
             raise UserError(f"--out {self.root}: cannot be written ({error.strerror})") from None
-        return undo
+        return rollback
 
     def require(self) -> None:
         """Raises UserError where the folder was removed in the meantime."""
@@ -140,7 +140,7 @@ class RunFolder:
         """A function that leaves the folder as it is now; a run's files in it are its own."""
         before = self.config.read_bytes() if self.config.exists() else None
 
-        def undo() -> None:
+        def rollback() -> None:
             if before is not None:
                 self.config.write_bytes(before)
                 return
@@ -151,7 +151,7 @@ class RunFolder:
                 else:
                     path.unlink(missing_ok=True)
 
-        return undo
+        return rollback
 
 
 def _image_folders(data: DataConfig) -> list[Path]:

@@ -35,7 +35,7 @@ class Sink(Protocol):
 
 @contextmanager
 def open_sinks(config: TrainConfig, root: Path) -> Iterator[list[Sink]]:
-    """The sinks that a run asked for, writing below its folder; closed behind the context.
+    """The sinks that a run asked for, writing below its folder; closed after the context.
 
     Raises:
         UserError: One cannot be opened; those before it are closed.

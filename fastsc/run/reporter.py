@@ -23,7 +23,7 @@ from fastsc.run.validation import Validation
 
 
 class Report:
-    """Everything that is said of one run; on other ranks than the main one it says nothing."""
+    """All messages of one run; on other ranks than the main one there are none."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""Checkpoints written beside the step: by a thread, from a copy of the state."""
+"""Checkpoints written by a thread while the steps go on, from a copy of the state."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class CheckpointWriter:
     def save(self, state: State, step: int, *, best: int | None = None) -> None:
         """Copies the state and begins to write it, once the checkpoint before it is on the disk.
 
-        best: the step whose checkpoint stays beside the newest.
+        best: the step whose checkpoint stays besides the newest.
 
         Raises:
             UserError: The one before could not be written, or its weights are not finite.

@@ -267,7 +267,7 @@ def _no_head(net: nn.Module, name: str, rows: int) -> str:
             "image; hand over the network without what makes several of an image"
         )
     return (
-        f"model {name} has no linear layer in front of its outputs; name the module whose output "
+        f"model {name} has no linear layer before its outputs; name the module whose output "
         "is its representation with --features"
     )
 

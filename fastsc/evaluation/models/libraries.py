@@ -166,7 +166,7 @@ def _loaded(
 ) -> tuple[nn.Module, tuple[str, ...]]:
     """torchvision's or timm's network with weights of a file, and as many outputs as these have.
 
-    With what is to be said of the file.
+    With a note on the file.
     """
     n = n or 1000
     net = build_net(title, n, "imagenet", resolution)
@@ -178,7 +178,7 @@ def _loaded(
     if title.startswith("timm:") and not fits:
         # Weights as their authors published them, or for another resolution: as timm loads them.
         convert = getattr(sys.modules[type(net).__module__], "checkpoint_filter_fn", None)
-        with contextlib.suppress(Exception):  # of another model: what is wrong is said below
+        with contextlib.suppress(Exception):  # of another model: the error is raised below
             state = state if convert is None else convert(dict(state), net)
     load_model_state(net, state, file.path)
     return net, notes

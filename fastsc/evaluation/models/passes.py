@@ -19,7 +19,7 @@ class Passes:
     Attributes:
         forward: Where nothing is derived.
         backward: Where the images have a gradient, for which a pass keeps its activations.
-        before: Is called ahead of every pass with its images, and whether they have a gradient.
+        before: Is called before every pass with its images, and whether they have a gradient.
     """
 
     forward: int | None = None

@@ -38,7 +38,7 @@ from fastsc.pipelines.fields import Fields
 from fastsc.run.checkpoint import check_model_state, load_model_state, load_safetensors
 
 KEYS = "architecture", "classes", "resolution", "stem"  # of our metadata, in every version
-_UNSAID = {"val_crop": 0.875, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "blurpool": False}
+_DEFAULTS = {"val_crop": 0.875, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "blurpool": False}
 MAX_SIDE = 16_384  # pixels of an image that a network sees
 FORMS = (
     "a run's folder, a .safetensors file of fastsc, torchvision:NAME, timm:NAME, module:function"
@@ -47,7 +47,7 @@ FORMS = (
 
 @dataclass(frozen=True, kw_only=True)
 class ModelOptions:
-    """What is asked for beside a model's name; None: as the model itself says.
+    """Options of a model besides its name; None: as the model itself says.
 
     Attributes:
         weights: A file for torchvision:, timm: and module:function.
@@ -71,7 +71,7 @@ class ModelOptions:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Source:
-    """A classifier, and what is known of it beside.
+    """A classifier, and what else is known of it.
 
     Attributes:
         synsets: WordNet names of its outputs ("n01440764"), where these are ImageNet's classes.
@@ -161,7 +161,7 @@ def _classifier(loaded: Net, model: str, options: ModelOptions) -> Classifier:
         )
     except UserError:
         raise
-    except Exception as error:  # noqa: BLE001, a stranger's forward can raise anything
+    except Exception as error:  # noqa: BLE001, a user's forward can raise anything
         raise UserError(
             f"model {model} cannot be asked: {type(error).__name__}: {first_line(error)}"
         ) from None
@@ -260,8 +260,8 @@ def _file(path: Path, config: Path) -> Net:
     try:
         if not is_safetensors(path):
             raise UserError(f"{path} is not a weights file of fastsc: torch.save wrote it")
-        state, said = load_safetensors(path)
-        missing = next((k for k in KEYS if k not in said), None)
+        state, stored = load_safetensors(path)
+        missing = next((k for k in KEYS if k not in stored), None)
         if missing is not None:
             raise UserError(f"{path} is not a weights file of fastsc: it has no {missing}")
     except UserError as error:
@@ -273,10 +273,10 @@ def _file(path: Path, config: Path) -> Net:
         try:
             run = load_recipe(str(config))
         except UserError:
-            if "val_crop" not in said:
+            if "val_crop" not in stored:
                 raise
     of_run = {} if run is None else run.flat()
-    metadata = Fields({**_UNSAID, **of_run, **said}, f"model {path}")
+    metadata = Fields({**_DEFAULTS, **of_run, **stored}, f"model {path}")
     classes = tuple(map(printable, metadata.texts("classes")))
     resolution = metadata.whole("resolution", 1, MAX_SIDE)
     preprocessing = Preprocessing(
@@ -307,7 +307,7 @@ def _filled(
 ) -> tuple[nn.Module, int]:
     """The network of this architecture with the state's weights, and its number of outputs.
 
-    With --num-classes there are outputs without a name behind the n of the classes.
+    With --num-classes there are outputs without a name after the n of the classes.
     """
     name, stem, blurpool = architecture
 
@@ -342,7 +342,7 @@ def _function(module: str, name: str, file: WeightsFile | None) -> Net:
         for part in name.split("."):
             target = getattr(target, part)
         net = target if isinstance(target, nn.Module) or not callable(target) else target()
-    except (Exception, SystemExit) as error:  # noqa: BLE001, a stranger's code can raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001, a user's code can raise anything
         raise UserError(f"model {title}: {type(error).__name__}: {first_line(error)}") from None
     if not isinstance(net, nn.Module):
         raise UserError(f"model {title}: gives {type(net).__name__}, not a torch.nn.Module")

@@ -46,7 +46,7 @@ class Part:
     Attributes:
         path: Keys of the mappings on the way to it.
         state: Name -> tensor, or another thing that a network keeps there.
-        prefix: Of its names in front of the network's.
+        prefix: Of its names, before the network's.
     """
 
     path: tuple[str, ...]
@@ -106,7 +106,7 @@ def read_weights(file: WeightsFile, net: nn.Module, passed_over: tuple[str, ...]
 
     Args:
         file: Nothing in it is run.
-        net: Whose names are looked for; what does not fit is left to who loads the weights.
+        net: Whose names are searched; what does not fit is left to who loads the weights.
         passed_over: Beginnings of the network's names that are left out without a word.
 
     Raises:
@@ -325,7 +325,7 @@ def _may_be_weights(value: object) -> bool:
 def _prefixes(part: Part, own: Mapping[str, str]) -> list[str]:
     """What the network's names begin with in a part: where most of them are, and averages of any.
 
-    Where few are, what stands in front of all names by the wrappers' custom, so that other names
+    Where few are, the prefix of all names by the wrappers' custom, so that other names
     can be told from the rest.
     """
     counts: Counter[str] = Counter()

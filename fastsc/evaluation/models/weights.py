@@ -60,7 +60,7 @@ def downloads(name: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _hub_offline_if_unreachable(name: str) -> Iterator[None]:
-    """Without an answer from its server the hub's client looks at its cache alone.
+    """Without an answer from its server the hub's client uses its cache alone.
 
     It would otherwise try for most of a minute.
     """

@@ -7,9 +7,9 @@ What all of them take:
         perturbations.
     labels: (len(index),) int64, the right output of each dataset index, -1 where there is none.
         Default: the loader's classes; of gradients, none.
-    n: Images at most, of those that the question can look at. None: all of them.
+    n: Images at most, of those that the question can use. None: all of them.
     seed: Of the choice of images, of all draws and of the intervals.
-    keep: Caches parts; see `fastsc.evaluation.results.answers`.
+    cache: Of parts; see `fastsc.evaluation.results.answers`.
 
 All raise a UserError where an image does not decode.
 """

@@ -19,7 +19,7 @@ from fastsc.cli.packages import installed
 from fastsc.errors import UserError
 from fastsc.evaluation.data import class_images
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Rows, compute
+from fastsc.evaluation.results.answers import Answer, Arrays, Example, PartCache, Rows, compute
 from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.views import Factors, Indices, Viewer, choose
 from fastsc.pipelines import Pipeline, keyed
@@ -62,7 +62,7 @@ def embedding(
     n: int | None = IMAGES,
     views: int = VIEWS,
     seed: int = 0,
-    keep: Keep = compute,
+    cache: PartCache = compute,
 ) -> Embedding:
     """Pooled features of one class and of one image's perturbed views, by PCA, t-SNE and UMAP.
 
@@ -99,22 +99,22 @@ def embedding(
         "strengths": loader.settings.strengths,
     }  # fmt: skip
 
-    features = keep(
+    features = cache(
         "features", settings, lambda: _features(viewer, index, int(image), view_factors)
     )["features"]
     if not np.ptp(features, axis=0).any():
         raise UserError(
             f"embedding: model {model.name} gives all images of class {name} the same features"
         )
-    axes = keep("axes", settings, lambda: _axes(features, seed))
+    axes = cache("axes", settings, lambda: _axes(features, seed))
     points = {"PCA": axes["PCA"], "t-SNE": axes["t-SNE"]}
     left_out: tuple[str, ...] = ()
     if installed("umap"):
-        points |= keep("umap", settings, lambda: {"UMAP": _umap(features, seed)})
+        points |= cache("umap", settings, lambda: {"UMAP": _umap(features, seed)})
     else:
         left_out = ("UMAP: umap-learn is not installed; pip install umap-learn",)
     draws = table[:SPREAD_VIEWS, at]
-    spread = keep("spread", settings, lambda: {"views": _view_distances(viewer, some, draws)})
+    spread = cache("spread", settings, lambda: {"views": _view_distances(viewer, some, draws)})
     rows = Rows(some, {"views": spread["views"], "others": _mean_distances(features, at, index)})
     return Embedding(
         tables={"views": rows},

@@ -23,7 +23,7 @@ from fastsc.evaluation.results.answers import (
     Answer,
     Arrays,
     Example,
-    Keep,
+    PartCache,
     Rows,
     compute,
     concatenated,
@@ -74,7 +74,7 @@ def gradients(
     labels: NDArray[np.int64] | None = None,
     n: int | None = 64,
     seed: int = 0,
-    keep: Keep = compute,
+    cache: PartCache = compute,
 ) -> Gradients:
     """The input gradient at an image and at its perturbed view, and the slopes along each kind.
 
@@ -114,7 +114,7 @@ def gradients(
         "n": len(index), "seed": seed, "strengths": loader.settings.strengths,
     }  # fmt: skip
     derived = in_parts(
-        keep,
+        cache,
         "gradients",
         slices(len(index), DERIVED),
         settings,
@@ -140,7 +140,7 @@ def gradients(
         )
     if kinds:
         slopes = in_parts(
-            keep,
+            cache,
             "slopes",
             slices(len(index), WALKED),
             settings,
@@ -238,7 +238,7 @@ def input_gradients(
 def _slopes(viewer: Viewer, index: Indices, kinds: list[str]) -> Arrays:
     """Kind -> (m,) the largest slope of an image's steps, ‖Δf‖₂ over the RMS of Δx."""
     slopes = {kind: np.zeros(len(index)) for kind in kinds}
-    for images in viewer.images(index, "gradients: slopes along the colours"):
+    for images in viewer.images(index, "gradients: slopes along the colors"):
         for kind in kinds:
             slopes[kind][images.rows] = _largest_slope(viewer, images.pixels, kind)
     return slopes

@@ -20,12 +20,20 @@ from torch import Tensor
 from fastsc.errors import UserError
 from fastsc.evaluation.data import class_images
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Rows, compute, in_parts
+from fastsc.evaluation.results.answers import (
+    Answer,
+    Arrays,
+    Example,
+    PartCache,
+    Rows,
+    compute,
+    in_parts,
+)
 from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.views import Indices, Viewer, choose, shares
 from fastsc.pipelines import Pipeline, keyed
 
-SELVES = 500  # images of a part that looks at both views
+SELVES = 500  # images of a part of both views
 SEARCHED = 1000  # images of a part of the search
 N_EXAMPLES = 8
 # Of the mean distance to a random other image: what lies nearer is the same picture twice, of which
@@ -40,7 +48,7 @@ class Neighbours(Answer):
     Attributes:
         others: (n, 2) int64, dataset indices of the random and the nearest other image of the
             class, in the order of the table "triples".
-        searched: Images among which the nearest was looked for, all classes together.
+        searched: Images among which the nearest was searched, all classes together.
     """
 
     question: ClassVar[str] = "neighbours"
@@ -55,7 +63,7 @@ def neighbours(
     n: int | None = 500,
     most: int | None = 20_000,
     seed: int = 0,
-    keep: Keep = compute,
+    cache: PartCache = compute,
 ) -> Neighbours:
     """How many images lie further from their perturbed selves than from others of their class.
 
@@ -66,7 +74,7 @@ def neighbours(
     the larger. Two copies of a file in one class are two images: nearest is then 0.
 
     Args, besides those of all questions (`fastsc.evaluation.questions`):
-        most: The features of so many images at most are looked at. Where the classes at hand have
+        most: The features of so many images at most are computed. Where the classes at hand have
             more, each is searched among a keyed choice of its images, equally many a class; the
             nearest of fewer lies further away. None: no bound.
 
@@ -86,10 +94,10 @@ def neighbours(
         "n": len(index), "most": most, "seed": seed, "strengths": loader.settings.strengths
     }  # fmt: skip
     parts = shares(index, SELVES)
-    selves = in_parts(keep, "selves", parts, settings, partial(_selves, viewer))
+    selves = in_parts(cache, "selves", parts, settings, partial(_selves, viewer))
     features = torch.from_numpy(selves["features"]).double()
     searches = [
-        keep(f"search-{place}", settings, partial(_search, viewer, part, index, features, random))
+        cache(f"search-{place}", settings, partial(_search, viewer, part, index, features, random))
         for place, part in enumerate(shares(searched, SEARCHED))
     ]
     apart = np.stack([part["nearest"] for part in searches])  # (parts, n)

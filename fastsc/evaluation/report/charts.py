@@ -105,7 +105,7 @@ def dots(
     line: float | None = None,
     joined: bool = False,
 ) -> Markup:
-    """A row a name, a dot with its interval a model; from top to bottom.
+    """One row per name, a dot with its interval per model; from top to bottom.
 
     Args:
         rows: Names, short enough for half a phone's width.
@@ -176,7 +176,7 @@ def dot_chart(
         return None
     figures = [[one.figure(name) for name in shown] for one in models]
     unit = next(figure.unit for row in figures for figure in row if figure)
-    said = "; ".join(
+    listing = "; ".join(
         f"{one.model.name}: "
         + ", ".join(
             f"{row} {figure.value}"
@@ -196,7 +196,7 @@ def dot_chart(
     if unit is PERCENT and high is None:
         high = 1.02
     svg = dots(
-        list(shown.values()), drawn, axis, f"{title}: {said}", unit,
+        list(shown.values()), drawn, axis, f"{title}: {listing}", unit,
         high=high, line=line, joined=chance is not None,
     )  # fmt: skip
     return Chart(svg, caption, title)

@@ -82,7 +82,7 @@ def _about(evaluation: Evaluation) -> str:
 
 
 def _facts(evaluation: Evaluation) -> tuple[tuple[str, tuple[str, ...]], ...]:
-    """What is known of the models: (fact, one value a model)."""
+    """What is known of the models: (fact, one value per model)."""
     names = dict.fromkeys(fact for model in evaluation.models for fact in model.facts)
     return tuple(
         (name.replace("_", " "), tuple(str(m.facts.get(name, "–")) for m in evaluation.models))

@@ -96,7 +96,7 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Said:
+class Statements:
     """One model's sentences, the most important first.
 
     Attributes:
@@ -114,7 +114,7 @@ class Said:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How much of a figure one model has beside another, and whether chance explains it."""
+    """How a figure of one model differs from another's, and whether chance explains it."""
 
     figure: str
     models: str
@@ -131,8 +131,8 @@ class Section:
         key: The question's name, as the anchor of its section.
         title: In a word.
         asks: The question as a person would ask it.
-        said: The answers, one a model.
-        beside: What the figures are to be compared with.
+        statements: The answers, one per model.
+        reference: What the figures are to be compared with.
         verdicts: On the comparisons that matter.
         charts, galleries, tables: What shows it.
     """
@@ -140,8 +140,8 @@ class Section:
     key: str
     title: str
     asks: str
-    said: tuple[Said, ...]
-    beside: str = ""
+    statements: tuple[Statements, ...]
+    reference: str = ""
     verdicts: tuple[Verdict, ...] = ()
     galleries: tuple[Gallery, ...] = ()
     charts: tuple[Charts, ...] = ()
@@ -192,7 +192,7 @@ class Question:
         return len(self.evaluation.models) == 1
 
     def called(self, asked: Asked) -> str:
-        """A model's name before what is said of it; nothing where there is one model."""
+        """A model's name before its text; nothing where there is one model."""
         return "" if self.alone else f"{asked.model.name}: "
 
     def measures(self, family: str | None = None) -> tuple[Measure, ...]:
@@ -224,7 +224,7 @@ class Code:
         words: What its templates call.
         charts: Of one heading.
         cards: Of one model's gallery.
-        tables: Beside those of the figures.
+        tables: Besides those of the figures.
     """
 
     words: Mapping[str, object] = field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Images of the data, as cards on the page: the clean one beside the one in other colors."""
+"""Images of the data, as cards on the page: the clean one next to the one in other colors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from fastsc.evaluation.results.answers import Example
 TINY = 64  # pixels of a side up to which an image is kept without loss
 LARGEST = 320  # of a side on the page
 CARDS = 6  # of one model
-CARDS_EACH, WIDE_CARDS_EACH = 3, 4  # of several: a row of the page, or two with four images a card
+CARDS_EACH, WIDE_CARDS_EACH = (
+    3,
+    4,
+)  # of several: a row of the page, or two with four images per card
 Factors = tuple[float, float, float, float]
 
 
@@ -42,12 +45,14 @@ def picture(pixels: NDArray[np.uint8], name: str, caption: str) -> Shot:
     return Shot(data_uri(pixels), f"{name}: {caption}", caption, max(pixels.shape[:2]))
 
 
-def shot(question: Question, asked: Asked, index: int, factors: Factors | None, said: str) -> Shot:
-    """An image as a model sees it, unchanged or not; `said` goes under it."""
+def shot(
+    question: Question, asked: Asked, index: int, factors: Factors | None, caption: str
+) -> Shot:
+    """An image as a model sees it, unchanged or not; with its caption."""
     pixels = asked.model.picture(index, factors)
     change = "unchanged" if factors is None else factors_text(factors)
-    alt = f"{title_of(question, index)}: {said}" + ("" if change in said else f", {change}")
-    return Shot(data_uri(pixels), alt, said, max(pixels.shape[:2]))
+    alt = f"{title_of(question, index)}: {caption}" + ("" if change in caption else f", {change}")
+    return Shot(data_uri(pixels), alt, caption, max(pixels.shape[:2]))
 
 
 def title_of(question: Question, index: int) -> str:
@@ -73,15 +78,15 @@ def example_cards(question: Question, asked: Asked, others: Sequence[str] = ()) 
     for example in asked.answer.examples[: most_cards(question, wide=bool(others))]:
         shots = [
             shot(question, asked, example.index, None, "unchanged"),
-            shot(question, asked, example.index, example.factors, "in other colours"),
+            shot(question, asked, example.index, example.factors, "in other colors"),
         ]
         for place, other in enumerate(example.others):
-            said = others[place] if place < len(others) else "for comparison"
-            shots.append(shot(question, asked, other, None, said))
+            caption = others[place] if place < len(others) else "for comparison"
+            shots.append(shot(question, asked, other, None, caption))
         yield example_card(question, example, shots)
 
 
 def example_card(question: Question, example: Example, shots: Sequence[Shot]) -> Card:
-    """An example's pictures with what is to be said of it."""
+    """An example's pictures with the lines about it."""
     lines = (factors_text(example.factors), *example.lines)
     return Card(tuple(shots), title_of(question, example.index), lines)

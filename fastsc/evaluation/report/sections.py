@@ -14,8 +14,8 @@ from fastsc.evaluation.report.parts import (
     Gallery,
     Key,
     Question,
-    Said,
     Section,
+    Statements,
     questions,
 )
 from fastsc.evaluation.report.pictures import example_cards, title_of
@@ -70,14 +70,14 @@ def section(question: Question) -> Section:
         "question": question, "title_of": title_of, "has": names.__contains__, **code.words,
     }  # fmt: skip
 
-    said = []
+    statements = []
     for asked in question.asked:
         its = {
             **values, "asked": asked, "answer": asked.answer,
             "f": asked.figure, "each": asked.each,
         }  # fmt: skip
-        said.append(
-            Said(
+        statements.append(
+            Statements(
                 asked.model.name,
                 asked.slot,
                 paragraphs(own.get("sentences", ""), its),
@@ -89,8 +89,8 @@ def section(question: Question) -> Section:
         question.name,
         own["title"],
         own.get("asks", ""),
-        tuple(said),
-        line(own.get("beside", ""), values),
+        tuple(statements),
+        line(own.get("reference", ""), values),
         verdicts(question, next(compared, {})),
         tuple(_galleries(question, own.get("galleries", ()), values)),
         tuple(_charts(question, own.get("charts", ()), values)),
@@ -108,7 +108,7 @@ def _unknown(question: Question) -> dict[str, Any]:
         "title": question.name.replace("_", " ").capitalize(),
         "sentences": "\n\n".join(sentence.format(*item) for item in words.items()),
         "verdicts": [words],
-        "galleries": [{"title": "Images worth a look", "note": ""}],
+        "galleries": [{"title": "The most telling images", "note": ""}],
     }
 
 

@@ -1,6 +1,6 @@
 // Shows what the grids say at the sliders' positions. Text goes in as text, never as HTML.
 
-/** The numbers behind base64 of little-endian bytes. */
+/** The numbers in base64 of little-endian bytes. */
 function unpack(base64, Kind) {
   const bytes = Uint8Array.from(atob(base64), (c) => c.charCodeAt(0));
   return new Kind(bytes.buffer);
@@ -117,7 +117,7 @@ function start(root) {
     );
     draw(find(".sliders-unchanged"), recolor(pictures[chosen], original), side);
     find(".sliders-unchanged").setAttribute("aria-label", `${caption}, unchanged`);
-    find(".sliders-recolored").setAttribute("aria-label", `${caption}, in the sliders' colours`);
+    find(".sliders-recolored").setAttribute("aria-label", `${caption}, in the sliders' colors`);
     find(".sliders-caption").textContent = caption;
     panels.forEach((panel, m) => showCount(panel, answers[m]));
     show();

@@ -1,4 +1,4 @@
-"""Every figure of a question in tables: value, interval and n a model, and what differs."""
+"""Every figure of a question in tables: value, interval and n per model, and what differs."""
 
 from __future__ import annotations
 

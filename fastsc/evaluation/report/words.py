@@ -23,7 +23,7 @@ class Unit:
 
     Attributes:
         scale: Of the stored value.
-        suffix: Behind it, with its space.
+        suffix: After it, with its space.
         signed: A plus sign stands before what is above 0.
     """
 
@@ -217,7 +217,7 @@ def box_text(strengths: Sequence[float]) -> str:
     b, c, s, h = strengths
     hue = strength_text("hue", h)
     if b == c == s:
-        return f"light and colours within {strength_text('brightness', b)} (hue {hue})"
+        return f"light and colors within {strength_text('brightness', b)} (hue {hue})"
     parts = [
         f"{kind} within {strength_text(kind, x)}"
         for kind, x in zip(("brightness", "contrast", "saturation", "hue"), strengths, strict=True)
@@ -230,10 +230,10 @@ def factors_text(factors: Sequence[float]) -> str:
     """ "brightness +38 %, contrast −12 %, saturation +5 %, hue −20°", without what is unchanged."""
     changes = [factors[0] - 1, factors[1] - 1, factors[2] - 1, factors[3]]
     kinds = ("brightness", "contrast", "saturation", "hue")
-    said = [
+    changed = [
         f"{k} {change_text(k, x)}" for k, x in zip(kinds, changes, strict=True) if abs(x) > 5e-4
     ]
-    return ", ".join(said) or "unchanged"
+    return ", ".join(changed) or "unchanged"
 
 
 def the_only(values: Iterable[Any]) -> Any:

@@ -1,4 +1,4 @@
-"""What a question gives back: rows an image, and the figures that are computed from them."""
+"""What a question gives back: rows per image, and the figures that are computed from them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fastsc.evaluation.results.statistics import Estimate, estimate
 
 P = TypeVar("P")
 Arrays = dict[str, NDArray[Any]]
-Keep = Callable[[str, Mapping[str, object], Callable[[], Arrays]], Arrays]
-"""keep(part, settings, compute): the arrays of a part of a question, computed or from a cache.
+PartCache = Callable[[str, Mapping[str, object], Callable[[], Arrays]], Arrays]
+"""cache(part, settings, compute): the arrays of a part of a question, computed or from a cache.
 
 `settings` are JSON values on which the arrays depend besides model and data. What an interrupted
 evaluation has computed is kept by the part: no part should take much longer than a minute.
@@ -24,7 +24,7 @@ evaluation has computed is kept by the part: no part should take much longer tha
 
 
 def compute(part: str, settings: Mapping[str, object], compute: Callable[[], Arrays]) -> Arrays:
-    """The `Keep` that keeps nothing."""
+    """The `PartCache` that stores nothing."""
     del part, settings
     return compute()
 
@@ -36,7 +36,7 @@ def concatenated(parts: Iterable[Arrays]) -> Arrays:
 
 
 def in_parts(
-    keep: Keep,
+    cache: PartCache,
     name: str,
     parts: Iterable[P],
     settings: Mapping[str, object],
@@ -48,7 +48,7 @@ def in_parts(
     Parts are rows or dataset indices; `own` are settings of one part besides those of all.
     """
     return concatenated(
-        keep(f"{name}-{place}", {**settings, **own(part)}, partial(work, part))
+        cache(f"{name}-{place}", {**settings, **own(part)}, partial(work, part))
         for place, part in enumerate(parts)
     )
 
@@ -81,13 +81,13 @@ class Rows:
 
 @dataclass(frozen=True)
 class Example:
-    """An image in other colors, worth a look.
+    """An image in other colors that tells much.
 
     Attributes:
         index: Dataset index.
         factors: Brightness, contrast, saturation, hue.
         lines: What to say of it.
-        others: Dataset indices of unchanged images to show beside it.
+        others: Dataset indices of unchanged images to show next to it.
     """
 
     index: int
@@ -112,7 +112,7 @@ class Answer:
         question: Its name.
         tables: Rows an image, by the name of the part that made them.
         measures: The figures, as functions of the tables.
-        examples: Images worth a look, the most telling first.
+        examples: Images, the most telling first.
         seed: Of the choice of images, the draws and the intervals.
         left_out: Parts that could not be answered: "neighbours: one image a class", one line each.
     """

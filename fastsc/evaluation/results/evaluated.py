@@ -1,4 +1,4 @@
-"""Everything that an evaluation found, as `results.json` and the page take it."""
+"""All results of an evaluation, as `results.json` and the page take it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A figure of `model` less that of `against`, over the images that both looked at."""
+    """A figure of `model` less that of `against`, over the images of both."""
 
     model: str
     against: str

@@ -247,14 +247,14 @@ def _wilson(hits: Floats) -> tuple[float, float]:
 
 
 def _mcnemar(a: Floats, b: Floats) -> float:
-    """Exact: where the two differ, each is as often ahead as the other."""
+    """Exact: where the two differ, each is as often the larger."""
     from scipy.stats import binomtest
 
-    ahead, discordant = int((a > b).sum()), int((a != b).sum())
-    return float(binomtest(ahead, discordant).pvalue) if discordant else 1.0
+    larger, discordant = int((a > b).sum()), int((a != b).sum())
+    return float(binomtest(larger, discordant).pvalue) if discordant else 1.0
 
 
 def _share_error(a: Floats, b: Floats) -> float:
     """Standard error of a paired difference of shares, half a pair added to each of the cells."""
-    n, ahead, behind = len(a) + 2, (a > b).sum() + 0.5, (a < b).sum() + 0.5
-    return float(np.sqrt(ahead + behind - (ahead - behind) ** 2 / n) / n)
+    n, larger, smaller = len(a) + 2, (a > b).sum() + 0.5, (a < b).sum() + 0.5
+    return float(np.sqrt(larger + smaller - (larger - smaller) ** 2 / n) / n)

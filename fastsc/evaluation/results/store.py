@@ -1,4 +1,4 @@
-"""What an evaluation leaves in its folder: cached parts, rows an image, results.json."""
+"""What an evaluation leaves in its folder: cached parts, rows per image, results.json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from fastsc.cli.lock import locked
 from fastsc.errors import UserError
-from fastsc.evaluation.results.answers import Answer, Arrays, Keep
+from fastsc.evaluation.results.answers import Answer, Arrays, PartCache
 from fastsc.evaluation.results.evaluated import Evaluation
 from fastsc.evaluation.results.statistics import Difference, Estimate
 from fastsc.pipelines.disk import doing
@@ -48,7 +48,7 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.computed = self.found = 0  # parts
+        self.computed = 0  # parts
         try:
             (root / "cache").mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -56,10 +56,10 @@ class Store:
                 f"--out {root} cannot be written: {error.strerror}; name another folder"
             ) from None
 
-    def keep(self, **scope: object) -> Keep:
-        """A `Keep` of arrays that depend on the scope, JSON values, besides a part's settings."""
+    def cache(self, **scope: object) -> PartCache:
+        """A cache of arrays that depend on the scope, JSON values, besides a part's settings."""
 
-        def kept(
+        def cached(
             part: str, settings: Mapping[str, object], compute: Callable[[], Arrays]
         ) -> Arrays:
             key = _key({"format": FORMAT, "part": part, "settings": settings, **scope})
@@ -69,11 +69,9 @@ class Store:
                 arrays = compute()
                 write_arrays(path, {**arrays, _SEAL: _seal(key, arrays)})
                 self.computed += 1
-            else:
-                self.found += 1
             return arrays
 
-        return kept
+        return cached
 
     def write(self, evaluation: Evaluation) -> None:
         """rows/MODEL/QUESTION-TABLE.npz and results.json, each whole or not at all."""

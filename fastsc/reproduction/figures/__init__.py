@@ -1,8 +1,8 @@
 """The figures of docs/reproduction.md, each drawn from plain numbers: what is public of them.
 
 Every function returns the text of an SVG file, and the same numbers give the same bytes. The caller
-says what a figure finds (its title), what its axes show, and how many seeds stand behind each
-label; nothing here knows of records or studies.
+says what a figure finds (its title), what its axes show, and how many seeds each label
+stands for; nothing here knows of records or studies.
 """
 
 from fastsc.plotting.sheet import Mark

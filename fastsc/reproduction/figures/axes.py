@@ -7,16 +7,16 @@ from typing import Any
 
 import numpy as np
 
-from fastsc.reproduction.seeds import Over
+from fastsc.reproduction.seeds import SeedEstimate
 
 
-def reach(estimates: Sequence[Over]) -> Any:
+def reach(estimates: Sequence[SeedEstimate]) -> Any:
     """(2, n) lengths of error bars below and above the values; 0 where there is no interval."""
     lengths = [(one.value - one.low, one.high - one.value) for one in estimates]
     return np.nan_to_num(np.reshape(lengths, (-1, 2)).T)
 
 
-def values(estimates: Sequence[Over]) -> list[float]:
+def values(estimates: Sequence[SeedEstimate]) -> list[float]:
     """(n) their values; NaN is not drawn."""
     return [one.value for one in estimates]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastsc.plotting.sheet import INK, SHADE, Mark, draw, wrap
 from fastsc.reproduction.figures.axes import reach, ticks, values
-from fastsc.reproduction.seeds import Over, Verdict
+from fastsc.reproduction.seeds import SeedEstimate, Verdict
 
 VERDICTS: dict[Verdict, Mark] = {
     "holds": Mark("green"),
@@ -32,7 +32,7 @@ class Row:
     """
 
     label: str
-    estimate: Over
+    estimate: SeedEstimate
     verdict: Verdict = "not shown"
     bound: float | None = None
 
@@ -46,7 +46,7 @@ def effects(
     directions: tuple[str, str],
     write: Callable[[float], str] = "{:.2f}".format,
 ) -> str:
-    """A row an effect: label, dot with interval, and the figures in words at the right.
+    """One row per effect: label, dot with interval, and the figures in words at the right.
 
     Args:
         sections: Rows by heading, from top to bottom.
@@ -88,11 +88,11 @@ def effects(
         axis.tick_params(axis="y", length=0)
         axis.grid(visible=False, axis="y")
         axis.spines["left"].set_visible(False)
-        beside = {"transform": axis.get_yaxis_transform(), "va": "center_baseline"}
+        style = {"transform": axis.get_yaxis_transform(), "va": "center_baseline"}
         for place, label in zip(places, axis.get_yticklabels()):
             if place in rows:
                 words = _words(rows[place].estimate, write)
-                axis.text(1.03, place, words, **beside)
+                axis.text(1.03, place, words, **style)
             else:
                 label.set_fontweight("bold")
                 axis.axhspan(place - _ROW / 2 + 3, place + _ROW / 2 - 3, color=SHADE, zorder=0)
@@ -104,7 +104,7 @@ def effects(
     return draw(title, paint, height=y + 80)
 
 
-def _words(effect: Over, write: Callable[[float], str]) -> str:
+def _words(effect: SeedEstimate, write: Callable[[float], str]) -> str:
     """The value with its interval, as far as there are any."""
     if not math.isfinite(effect.value):
         return "–"

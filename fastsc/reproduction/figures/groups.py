@@ -10,7 +10,7 @@ import numpy as np
 
 from fastsc.plotting.sheet import INK, SHADE, Mark, draw
 from fastsc.reproduction.figures.axes import reach, ticks, values
-from fastsc.reproduction.seeds import Over
+from fastsc.reproduction.seeds import SeedEstimate
 
 _HEIGHT = 310.0
 
@@ -20,7 +20,7 @@ class Series:
     """A model or an arm: an estimate of each group; NaN is left out."""
 
     label: str
-    estimates: Sequence[Over]
+    estimates: Sequence[SeedEstimate]
     mark: Mark = field(default_factory=Mark)
 
 
@@ -58,7 +58,7 @@ def bars(
 
     Args:
         groups: Names under the axis.
-        series: One a bar of each group, in the order of the key.
+        series: One bar of each group, in the order of the key.
         title: The finding.
         y: What the axis shows, with its unit.
         chance: What guessing gives: a dashed line with its word.

@@ -28,7 +28,7 @@ _STARTS, _ROUNDS = 40, 8
 _ALONG = np.linspace(0.15, 0.95, 6)  # places along a leader that stand for it
 
 
-def beside(
+def place_labels(
     points: Sequence[tuple[float, float]],
     sizes: Sequence[tuple[float, float]],
     room: Box,

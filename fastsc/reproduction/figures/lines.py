@@ -10,7 +10,7 @@ from typing import Any
 from fastsc.plotting.sheet import COLORS, Color, Mark, draw
 from fastsc.reproduction.figures.axes import reach, ticks, values
 from fastsc.reproduction.figures.plane import Point
-from fastsc.reproduction.seeds import Over
+from fastsc.reproduction.seeds import SeedEstimate
 
 _PANEL = 230.0  # height of one with its name
 DASHES: Any = (0, (4, 2.5))
@@ -122,7 +122,7 @@ def _panels(figure: Any, names: Sequence[str], x: str) -> Any:
     return axes
 
 
-def _band(axis: Any, label: str, interval: Over, place: int) -> None:
+def _band(axis: Any, label: str, interval: SeedEstimate, place: int) -> None:
     """A baseline: its interval from side to side, its value in dashes of its own."""
     color, dashes = _BANDS[place % len(_BANDS)]
     if math.isfinite(interval.low):

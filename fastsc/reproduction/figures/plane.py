@@ -9,8 +9,8 @@ from typing import Any, Literal
 
 from fastsc.plotting.sheet import COLORS, MUTED, Mark, draw, size
 from fastsc.reproduction.figures.axes import reach, ticks, values
-from fastsc.reproduction.figures.labels import LEADER, Box, beside
-from fastsc.reproduction.seeds import Over
+from fastsc.reproduction.figures.labels import LEADER, Box, place_labels
+from fastsc.reproduction.seeds import SeedEstimate
 
 Role = Literal["no constraint", "constraint", "constraint, as recommended"]
 MARKS: dict[Role, Mark] = {
@@ -23,11 +23,11 @@ _LABEL = 12.0  # font size of the points' labels
 
 @dataclass(frozen=True)
 class Point:
-    """An arm: `x` and `y` with their intervals; its label stands beside it."""
+    """An arm: `x` and `y` with their intervals; its label stands next to it."""
 
     label: str
-    x: Over
-    y: Over
+    x: SeedEstimate
+    y: SeedEstimate
     role: Role = "constraint"
 
 
@@ -87,7 +87,7 @@ def _shade(axis: Any, goal: Goal) -> None:
 
 
 def _label(axis: Any, points: Sequence[Point], goal: Goal | None) -> None:
-    """A name beside each point, in its color; one farther away with a thin line."""
+    """A name next to each point, in its color; one farther away with a thin line."""
     at = [_pixels(axis, point.x.value, point.y.value) for point in points]
     low = [_pixels(axis, point.x.low, point.y.low) for point in points]
     high = [_pixels(axis, point.x.high, point.y.high) for point in points]
@@ -104,7 +104,7 @@ def _label(axis: Any, points: Sequence[Point], goal: Goal | None) -> None:
                for point in points]  # fmt: skip
     sizes = [size(point.label, _LABEL, weight) for point, weight in zip(points, weights)]
     room = (left + 2, bottom + 2, right - 2, top - 2)
-    boxes = beside(at, sizes, room, hard=markers, soft=lines)
+    boxes = place_labels(at, sizes, room, hard=markers, soft=lines)
     for point, weight, (x, y), box in zip(points, weights, at, boxes):
         near = min(max(x, box[0]), box[2]), min(max(y, box[1]), box[3])
         far = math.dist((x, y), near) >= LEADER

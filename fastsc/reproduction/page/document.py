@@ -27,7 +27,7 @@ AGAIN = "replications"
 def write_docs(records: Path, docs: Path) -> Path:
     """DOCS/reproduction.md, its commands and its figures, from RECORDS/STUDY/*.json.
 
-    Those of a replication lie in AGAIN beside RECORDS, where no sweep takes them for done.
+    Those of a replication lie in AGAIN next to RECORDS, where no sweep takes them for done.
 
     Raises:
         UserError: There are no records, or the disk does not take the page.

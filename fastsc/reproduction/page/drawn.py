@@ -41,18 +41,18 @@ class Picture:
 
 
 def headline(s: Results) -> str:
-    """What the default reaches beside plain training and the better baseline; empty if unknown."""
+    """What the default reaches against plain training and the better baseline; empty if unknown."""
     effect = s.effect(RELATIVE, s.study.default, s.study.reference)
-    if effect is None or effect.found.n < 2:
+    if effect is None or effect.estimate.n < 2:
         return ""
     cost = "an unknown cost"
     top1 = effects_of(s.runs, [TOP1], s.study.default, s.study.baselines)
     if top1:
         best = max(top1, key=lambda one: one.theirs.value)
-        cost = f"{signed(100 * best.found.value, 1)} points"
+        cost = f"{signed(100 * best.estimate.value, 1)} points"
     return (
-        f"The default leaves {100 * effect.found.value:.0f} % of plain training’s movement, at "
-        f"{cost} of top-1 beside the better baseline"
+        f"The default leaves {100 * effect.estimate.value:.0f} % of plain training’s movement, at "
+        f"{cost} of top-1 against the better baseline"
     )
 
 
@@ -71,16 +71,16 @@ def _plane(s: Results) -> Picture | None:
             point = replace(point, role="constraint, as recommended")
         elif s.study.config_alpha(name) == 0:
             point = replace(point, role="no constraint")
-        # Names of the many, which the table beside it explains: labels in words would not fit.
+        # Names of the many, which the table below it explains: labels in words would not fit.
         if name not in in_words:
             point = replace(point, label=f"{name} (n = {point.y.n})")
         points.append(point)
     goal = None
-    best = [s.over(name, TOP1.key).value for name in s.study.baselines if name in names]
+    best = [s.estimate(name, TOP1.key).value for name in s.study.baselines if name in names]
     if best and s.study.augmentation in names:
-        limit = TO_BASELINE * s.over(s.study.augmentation, RELATIVE.key).value
+        limit = TO_BASELINE * s.estimate(s.study.augmentation, RELATIVE.key).value
         goal = fig.Goal("the goal", x=limit, y=100 * (max(best) - MARGIN))
-    title = headline(s) or "Accuracy beside continuity"
+    title = headline(s) or "Accuracy against continuity"
     return Picture(title, fig.plane(points, title, x=DS_AXIS, y=TOP1_AXIS, goal=goal))
 
 
@@ -108,7 +108,7 @@ def _by_kind(s: Results) -> Picture | None:
     wanted = s.study.groups.get("depth") or (s.study.reference, *s.study.baselines, s.study.default)
     series = []
     for mark, name in zip(MARKS, s.present(wanted)):
-        estimates = [s.over(name, measure.key) for measure in kinds]
+        estimates = [s.estimate(name, measure.key) for measure in kinds]
         n = max(estimate.n for estimate in estimates)
         if n:
             series.append(fig.Series(_label(s, name, n), estimates, mark))
@@ -116,7 +116,7 @@ def _by_kind(s: Results) -> Picture | None:
         return None
     effects = effects_of(s.runs, kinds, s.study.default, [s.study.reference])
     title = "ds_relative under each perturbation alone"
-    if effects and effects[0].found.n > 1:
+    if effects and effects[0].estimate.n > 1:
         falls = sum(one.verdict == "holds" for one in effects)
         title = "ds_relative is smaller with the default than with plain training: shown for "
         title += f"{falls} of {len(effects)} perturbations"
@@ -128,7 +128,7 @@ def _colors(s: Results) -> Picture | None:
     folders = ("aligned", "random", "reversed")
     series = []
     for place, name in enumerate(s.present(s.study.groups.get("colours", ()))):
-        estimates = [s.over(name, f"bias/accuracy/{folder}").times(100) for folder in folders]
+        estimates = [s.estimate(name, f"bias/accuracy/{folder}").times(100) for folder in folders]
         mark = replace(MARKS[place % len(MARKS)], filled=place < len(MARKS))
         if all(math.isfinite(estimate.value) for estimate in estimates):
             series.append(fig.Series(_label(s, name, estimates[0].n), estimates, mark))
@@ -136,9 +136,9 @@ def _colors(s: Results) -> Picture | None:
         return None
     measure = Measure("bias/accuracy/random", "", "higher", "difference")
     change = s.effect(measure, s.study.default, s.study.augmentation)
-    title = "Right answers by the colour of the digits"
-    if change is not None and change.found.n > 1 and change.found.value > 0:
-        title = f"In random colours the default reads {effect(change)} points of the digits more "
+    title = "Right answers by the color of the digits"
+    if change is not None and change.estimate.n > 1 and change.estimate.value > 0:
+        title = f"In random colors the default reads {effect(change)} points of the digits more "
         title += "than augmentation alone"
     write = "{:.1f}" if len(series) < 5 else "{:.0f}"  # more bars are too thin for tenths
     y = "right answers, %"
@@ -146,13 +146,15 @@ def _colors(s: Results) -> Picture | None:
 
 
 def _effects(s: Results, *, ratios: bool) -> Picture | None:
-    """Every claim beside the baseline that augments, as ratios or as differences in points."""
+    """Every claim against the baseline that augments, as ratios or as differences in points."""
     sections: dict[str, list[fig.Row]] = {}
     for question in CLAIMS:
-        for one in s.effects(question, beside=[s.study.augmentation]):
-            if (one.measure.effect == "ratio") != ratios or not math.isfinite(one.found.value):
+        for one in s.effects(question, against=[s.study.augmentation]):
+            if (one.measure.effect == "ratio") != ratios or not math.isfinite(one.estimate.value):
                 continue
-            row = fig.Row(one.measure.directed, one.found.times(1 if ratios else 100), one.verdict)
+            row = fig.Row(
+                one.measure.directed, one.estimate.times(1 if ratios else 100), one.verdict
+            )
             if one.measure.effect == "not worse":  # its test is one-sided
                 change = replace(row.estimate, low=row.estimate.lower, high=row.estimate.upper)
                 label = f"{row.label} (interval: 90 %)"
@@ -164,9 +166,9 @@ def _effects(s: Results, *, ratios: bool) -> Picture | None:
     base, n_holds = s.label(s.study.augmentation), sum(row.verdict == "holds" for row in rows)
     title = f"Of {len(rows)} differences from {base}, {n_holds} are shown to be as claimed"
     if ratios:
-        title = f"Of {len(rows)} measures that should fall, {n_holds} are shown to, beside {base}"
+        title = f"Of {len(rows)} measures that should fall, {n_holds} are shown to, against {base}"
     if all(math.isnan(row.estimate.low) for row in rows):
-        title = f"The default beside {base}, in a single seed, which shows nothing"
+        title = f"The default compared with {base}, in a single seed, which shows nothing"
     svg = fig.effects(
         sections,
         title,
@@ -238,7 +240,7 @@ PICTURES: Mapping[str, Callable[[Results], Picture | None]] = {
 
 
 def _point(s: Results, name: str) -> fig.Point:
-    top1, relative = s.over(name, TOP1.key), s.over(name, RELATIVE.key)
+    top1, relative = s.estimate(name, TOP1.key), s.estimate(name, RELATIVE.key)
     return fig.Point(_label(s, name, top1.n), relative, top1.times(100))
 
 

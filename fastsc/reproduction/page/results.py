@@ -15,7 +15,7 @@ from fastsc.reproduction.page.words import EQUAL, NONE, count, signed, table
 from fastsc.reproduction.records import Record
 from fastsc.reproduction.runner import Task
 from fastsc.reproduction.runner import words as typed
-from fastsc.reproduction.seeds import LEVEL, Over, mean_over, prediction
+from fastsc.reproduction.seeds import LEVEL, SeedEstimate, mean_over, prediction
 from fastsc.reproduction.study import Study
 from fastsc.run.resume import plain_options
 from fastsc.training.alpha import near
@@ -57,7 +57,7 @@ class Results:
         return [name for name in (self.study.arms if names is None else names) if name in have]
 
     def group(self, name: str, least: int = 3) -> list[str]:
-        """The arms of a group; none of so few, or without its base, beside which all stand."""
+        """The arms of a group; none of so few, or without its base, with which all are compared."""
         group = self.study.groups.get(name, ())
         names = self.present(group)
         based = name == "target" or names[:1] == list(group[:1])
@@ -71,20 +71,20 @@ class Results:
         """The records of an arm by seed."""
         return [record for (arm, _), record in sorted(self.runs.items()) if arm == name]
 
-    def over(self, name: str, key: str) -> Over:
+    def estimate(self, name: str, key: str) -> SeedEstimate:
         """A figure of an arm over its seeds."""
-        return claims.over(self.runs, name, key)
+        return claims.estimate_of(self.runs, name, key)
 
     def effect(self, measure: Measure, name: str, against: str) -> Effect | None:
-        """Of an arm beside another; None where there is no common seed."""
+        """Of an arm against another; None where there is no common seed."""
         return claims.effect_of(self.runs, measure, name, against)
 
     def effects(
-        self, *questions: str, arm: str | None = None, beside: Sequence[str] | None = None
+        self, *questions: str, arm: str | None = None, against: Sequence[str] | None = None
     ) -> list[Effect]:
-        """The claims of these questions, or of all; of the default beside each baseline."""
+        """The claims of these questions, or of all; of the default against each baseline."""
         measures = [measure for question in questions or CLAIMS for measure in CLAIMS[question]]
-        baselines = self.study.beside if beside is None else beside
+        baselines = self.study.compared if against is None else against
         return claims.effects_of(self.runs, measures, arm or self.study.default, baselines)
 
     def goals(self, *, further: bool = False) -> list[Goal]:
@@ -92,7 +92,7 @@ class Results:
         return claims.goals_of(self.study, self.further if further else self.runs)
 
     def goal_rows(self, goals: Sequence[Goal]) -> Iterator[Row]:
-        """A row a goal, with what was reached."""
+        """One row per goal, with what was reached."""
         verdicts = {"holds": "reached", "does not hold": "missed", "not shown": "undecided"}
         for goal in goals:
             yield [goal.label, words.effect(goal), verdicts[goal.verdict]]
@@ -122,7 +122,7 @@ class Results:
     def relative(self, records: Sequence[Record]) -> str:
         """An arm's ds_relative; collapsed features have none."""
         runs = {(record.arm, record.seed): record for record in records}
-        estimate = claims.over(runs, records[0].arm, RELATIVE.key)
+        estimate = claims.estimate_of(runs, records[0].arm, RELATIVE.key)
         if estimate.n == len(records):
             return words.number(estimate)
         if estimate.n:
@@ -130,54 +130,55 @@ class Results:
         return "collapsed" if any(record.collapsed for record in records) else NONE
 
     def arms(self) -> Iterator[Row]:
-        """A row an arm: mean ± half the 95 % interval over its seeds."""
+        """One row per arm: mean ± half the 95 % interval over its seeds."""
         for name in self.present():
             records = self.of(name)
-            top1 = self.over(name, TOP1.key)
+            top1 = self.estimate(name, TOP1.key)
             yield [
                 f"{self.label(name)} (`{name}`)", records[0].options["epochs"], _views(records[0]),
-                top1.n, words.percent(top1), words.percent(self.over(name, "val/top1_perturbed")),
+                top1.n, words.percent(top1),
+                words.percent(self.estimate(name, "val/top1_perturbed")),
                 self.relative(records),
             ]  # fmt: skip
 
-    def beside(self, names: Sequence[str]) -> Iterator[Row]:
-        """A row an arm: figures, and effects beside the first one over common seeds."""
+    def compared(self, names: Sequence[str]) -> Iterator[Row]:
+        """One row per arm: figures, and effects against the first one over common seeds."""
         base = names[0]
         for name in names:
-            top1, records = self.over(name, TOP1.key), self.of(name)
+            top1, records = self.estimate(name, TOP1.key), self.of(name)
             left = min(record.left for record in records)
             cells = [f"{self.label(name)} (`{name}`)", str(top1.n), words.percent(top1)]
             cells += [self.relative(records), f"{100 * left:.0f} %"]
             for measure in (CHANGE, RELATIVE):
                 change = None if name == base else self.effect(measure, name, base)
                 cells.append(NONE if change is None else words.effect(change))
-                most = max(top1.n, self.over(base, TOP1.key).n)
-                if change is not None and change.found.n < most:
-                    cells[-1] += f" in {count(change.found.n, 'common seed')}"
+                most = max(top1.n, self.estimate(base, TOP1.key).n)
+                if change is not None and change.estimate.n < most:
+                    cells[-1] += f" in {count(change.estimate.n, 'common seed')}"
             yield cells
 
     def claims(self, effects: Sequence[Effect]) -> str:
-        """A row a measure: the arm's figure, and effect and verdict beside each baseline."""
+        """One row per measure: the arm's figure, and effect and verdict against each baseline."""
         headings = ["measure", self.label(effects[0].arm)]
         against = list(dict.fromkeys(one.against for one in effects))
         for name in against:
-            headings += [self.label(name), "beside it"]
+            headings += [self.label(name), "against it"]
         rows = []
         for measure in dict.fromkeys(one.measure for one in effects):
             by_name = {one.against: one for one in effects if one.measure == measure}
-            most = max(by_name.values(), key=lambda one: one.found.n)
+            most = max(by_name.values(), key=lambda one: one.estimate.n)
             row = [measure.directed, words.figure(measure, most.own)]
             for one in map(by_name.get, against):
                 if one is None:
                     row += [NONE, NONE]
                     continue
-                fewer = f", n = {one.found.n}" if one.found.n < most.found.n else ""
+                fewer = f", n = {one.estimate.n}" if one.estimate.n < most.estimate.n else ""
                 row += [words.figure(measure, one.theirs), words.judged(one) + fewer]
             rows.append(row)
         return table(rows, *headings)
 
     def replication(self) -> Iterator[Row]:
-        """Means of further seeds beside where those of the known runs say they should lie."""
+        """Means of further seeds, and where those of the known runs predict them."""
         for name in Results(self.study, self.further).present():
             for key, scale, digits in (("val/top1", 100, 1), ("val/ds_relative", 1, 3)):
                 old, new = (list(claims.values_of(runs, name, key).values())
@@ -196,7 +197,7 @@ class Results:
 
     def asked(self, question: str) -> list[str]:
         """On how many images networks were asked."""
-        records = [record for name in (self.study.default, *self.study.beside)
+        records = [record for name in (self.study.default, *self.study.compared)
                    for record in self.of(name)
                    if any(key.startswith(f"{question}/") for key in record.figures)]  # fmt: skip
         sizes = [record.asked.get("sizes", {}).get(SIZES[question]) for record in records]
@@ -216,8 +217,8 @@ class Results:
             if relative is None:
                 sides.setdefault("collapsed", []).append(f"`{name}`")
                 continue
-            points, ratio = top1.found.value, relative.found.value
-            text = f"{signed(100 * points, 1)}, ×{ratio:.2f}, n = {top1.found.n}"
+            points, ratio = top1.estimate.value, relative.estimate.value
+            text = f"{signed(100 * points, 1)}, ×{ratio:.2f}, n = {top1.estimate.n}"
             sides[SIDES[ratio < 1, points > 0]].append(f"`{name}` ({text})")
         return sides if any(sides.values()) else {}
 
@@ -230,7 +231,7 @@ class Results:
         return sorted(max(top1) - min(top1) for top1 in by_target.values() if len(top1) > 1)
 
     def targets(self, names: Sequence[str]) -> Iterator[Row]:
-        """A row a run: what was asked for, where alpha began, went and ended, what was reached."""
+        """One row per run: the target, where alpha began, went and ended, what was reached."""
         for record in (record for name in names for record in self.of(name)):
             target = float(record.options["ds_target"])
             alphas = [x for x in record.curve["alpha"] if x is not None]
@@ -245,8 +246,8 @@ class Results:
 
     @property
     def tested(self) -> list[Effect]:
-        """Every claim on the default, beside every arm that it is compared with."""
-        return [one for one in self.effects() if math.isfinite(one.found.value)]
+        """Every claim on the default, against every arm that it is compared with."""
+        return [one for one in self.effects() if math.isfinite(one.estimate.value)]
 
     def failures(self) -> dict[str, list[str]]:
         """What was missed, came out contrary, collapsed, and what so few seeds leave open."""
@@ -269,30 +270,32 @@ class Results:
         aims = {(goal.measure, goal.against) for goal in goals}
         others = [one for one in self.tested if (one.measure, one.against) not in aims]
         for one in others:
-            line = f"{one.measure.directed}, beside {self.label(one.against)}: {words.effect(one)}."
+            line = (
+                f"{one.measure.directed}, against {self.label(one.against)}: {words.effect(one)}."
+            )
             if one.verdict == "does not hold":
                 contrary.append(line)
-            elif one.verdict == "not shown" and one.found.n > 1 and words.effect(one) != EQUAL:
+            elif one.verdict == "not shown" and one.estimate.n > 1 and words.effect(one) != EQUAL:
                 undecided.append(line)
-        single = sum(one.found.n == 1 for one in others)
+        single = sum(one.estimate.n == 1 for one in others)
         if single:
             line = f"{count(single, 'comparison')} in a single seed, which shows nothing."
             undecided.append(line)
         return {"missed": missed, "contrary": contrary, "collapsed": collapsed, "open": undecided}
 
     def counted(self) -> Iterator[Row]:
-        """A row a baseline: how many claims hold, do not, and are not shown."""
-        tested = [one for one in self.tested if one.found.n > 1]
+        """One row per baseline: how many claims hold, do not, and are not shown."""
+        tested = [one for one in self.tested if one.estimate.n > 1]
         for against in dict.fromkeys(one.against for one in tested):
             of = [one.verdict for one in tested if one.against == against]
             counts = [of.count(verdict) for verdict in ("holds", "does not hold", "not shown")]
-            yield [f"{self.study.title}, beside {self.label(against)}", len(of), *counts]
+            yield [f"{self.study.title}, against {self.label(against)}", len(of), *counts]
 
     @property
     def by_chance(self) -> float:
         """How many claims would seem to hold if there were no effect at all."""
         return CHANCE * sum(
-            one.found.n > 1 and one.measure.effect != "not worse" for one in self.tested
+            one.estimate.n > 1 and one.measure.effect != "not worse" for one in self.tested
         )
 
     @property
@@ -318,7 +321,7 @@ class Results:
 
     @property
     def machines(self) -> list[Row]:
-        """A row a kind of machine and set of versions, with the runs that it made."""
+        """One row per kind of machine and set of versions, with the runs that it made."""
         rows: dict[tuple[str, ...], list[str]] = {}
         for record in {**self.further, **self.runs}.values():
             made, hardware = record.made, record.made["hardware"]
@@ -346,7 +349,7 @@ def _task(study: Study, arm: str, seed: int) -> Task:
 
 
 def _costs(study: Study, by_arm: dict[str, list[Task]], records: Iterable[Record]) -> str:
-    """A row an arm, with hours on machines whose rate is known."""
+    """One row per arm, with hours on machines whose rate is known."""
     every = [task for tasks in by_arm.values() for task in tasks]
     speeds = speeds_of(study, records, every)
     rows = [

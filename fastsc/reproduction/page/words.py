@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from fastsc.reproduction.claims import Effect, Goal, Measure
-from fastsc.reproduction.seeds import Over, Verdict
+from fastsc.reproduction.seeds import SeedEstimate, Verdict
 
 NONE = "–"
 EQUAL = "equal"  # in every seed
@@ -26,8 +26,8 @@ def table(rows: Iterable[Sequence[object]], *headings: str) -> str:
     )
 
 
-def number(estimate: Over, digits: int = 3, scale: float = 1) -> str:
-    """0.141 ± 0.004, the half width of its interval behind it where there is one."""
+def number(estimate: SeedEstimate, digits: int = 3, scale: float = 1) -> str:
+    """0.141 ± 0.004, then the half width of its interval, where there is one."""
     if math.isnan(estimate.value):
         return NONE
     text = signed(scale * estimate.value, digits).removeprefix("+")
@@ -36,12 +36,12 @@ def number(estimate: Over, digits: int = 3, scale: float = 1) -> str:
     return f"{text} ± {scale * (estimate.high - estimate.low) / 2:.{digits}f}"
 
 
-def percent(estimate: Over) -> str:
+def percent(estimate: SeedEstimate) -> str:
     """A share: 55.3 ± 0.5."""
     return number(estimate, 1, 100)
 
 
-def figure(measure: Measure, estimate: Over) -> str:
+def figure(measure: Measure, estimate: SeedEstimate) -> str:
     """A measure's own figure: accuracies and shares in per cent."""
     return number(estimate) if measure.effect == "ratio" else percent(estimate)
 
@@ -51,7 +51,7 @@ def effect(of: Effect | Goal) -> str:
 
     That of "not worse" is at 90 %: its ends are those of the one-sided tests at 95 %.
     """
-    estimate, kind = of.found, of.measure.effect
+    estimate, kind = of.estimate, of.measure.effect
     if math.isnan(estimate.value):
         return NONE
     known = math.isfinite(estimate.low)
@@ -71,18 +71,18 @@ def effect(of: Effect | Goal) -> str:
 def judged(of: Effect) -> str:
     """An effect with its verdict, which a single seed does not have."""
     text = effect(of)
-    return text if of.found.n < 2 or text in (NONE, EQUAL) else f"{text}: {of.verdict}"
+    return text if of.estimate.n < 2 or text in (NONE, EQUAL) else f"{text}: {of.verdict}"
 
 
 def verdicts(effects: Sequence[Effect]) -> str:
-    """How many verdicts are which, beside each baseline."""
+    """How many verdicts are which, against each baseline."""
     parts = []
     for against in dict.fromkeys(one.against for one in effects):
         of = [one.verdict for one in effects if one.against == against]
         counts = [
             f"{n} {words[n > 1]}" for verdict, words in VERDICTS.items() if (n := of.count(verdict))
         ]
-        parts.append(f"beside `{against}` {listed(counts)}")
+        parts.append(f"against `{against}` {listed(counts)}")
     return "; ".join(parts)
 
 
@@ -96,7 +96,7 @@ def listed(words: Sequence[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
-def seeds(estimates: Iterable[Over]) -> str:
+def seeds(estimates: Iterable[SeedEstimate]) -> str:
     """3 seeds, or 2 to 5 seeds."""
     n = sorted({estimate.n for estimate in estimates})
     return count(n[0], "seed") if len(n) == 1 else f"{n[0]} to {n[-1]} seeds"

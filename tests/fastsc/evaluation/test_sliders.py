@@ -142,18 +142,18 @@ def test_one_kept_part_an_image_serves_any_scale(loader: Pipeline) -> None:
     kept: dict[str, Arrays] = {}
     settings_of: dict[str, Any] = {}
 
-    def keep(part: str, settings: Mapping[str, object], compute: Callable[[], Arrays]) -> Arrays:
+    def cache(part: str, settings: Mapping[str, object], compute: Callable[[], Arrays]) -> Arrays:
         settings_of[part] = json.loads(json.dumps(settings))
         if part not in kept:
             kept[part] = compute()
         return kept[part]
 
     model, index = classifier(), np.array([3, 8])
-    first = grids(model, loader, index, positions=FEW, between=1.0, keep=keep)
+    first = grids(model, loader, index, positions=FEW, between=1.0, cache=cache)
     assert list(kept) == ["sliders/3", "sliders/8"]
     assert settings_of["sliders/3"]["positions"] == [list(values) for values in FEW]
     loader.decoded = None  # type: ignore[assignment, method-assign]
-    again = grids(model, loader, index, positions=FEW, between=4.0, keep=keep)
+    again = grids(model, loader, index, positions=FEW, between=4.0, cache=cache)
     for one, other in zip(first, again, strict=True):
         assert np.array_equal(one.pixels, other.pixels)
         assert np.array_equal(one.ds_relative, 4 * other.ds_relative)

@@ -64,7 +64,7 @@ def decoded(loader: Pipeline) -> NDArray[np.float64]:
 
 
 class Kept:
-    """A `Keep` that remembers, and counts what it had to compute."""
+    """A cache that remembers, and counts what it had to compute."""
 
     def __init__(self) -> None:
         self.parts: dict[str, Arrays] = {}

@@ -46,8 +46,8 @@ def logged(tmp_path: Path) -> Any:
 
 
 def facts(history: History, at: int) -> tuple[int, str, bool]:
-    moment = history.at(at)
-    return moment.segment.facts["world_size"], moment.segment.facts["pipeline"], moment.certain
+    record = history.at(at)
+    return record.segment.facts["world_size"], record.segment.facts["pipeline"], record.certain
 
 
 def test_the_last_segment_that_ran_a_step_counts(logged: Any) -> None:

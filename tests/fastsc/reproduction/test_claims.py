@@ -11,9 +11,9 @@ from fastsc.reproduction.claims import (
     CLAIMS,
     effect_of,
     effects_of,
+    estimate_of,
     goals_of,
     number_of,
-    over,
     value_of,
 )
 from fastsc.reproduction.study import parse_study
@@ -34,17 +34,17 @@ RELATIVE = CLAIMS["continuity"][0]
 def test_effects_are_of_the_seeds_that_both_arms_have() -> None:
     found = effect_of(FOUND, RELATIVE, "default", "both")
     assert found is not None
-    assert found.found.n == 2  # the third seed, whose figures would spoil it, has no partner
-    assert found.found.value == pytest.approx(0.5)
+    assert found.estimate.n == 2  # the third seed, whose figures would spoil it, has no partner
+    assert found.estimate.value == pytest.approx(0.5)
     assert (found.own.value, found.theirs.value) == (pytest.approx(0.105), pytest.approx(0.21))
     assert found.verdict == "holds"
-    assert over(FOUND, "default", "val/ds_relative").n == 3
+    assert estimate_of(FOUND, "default", "val/ds_relative").n == 3
 
 
 def test_a_difference_is_of_each_seed() -> None:
     found = effect_of(FOUND, TOP1, "default", "ce-2e")
     assert found is not None
-    assert found.found.value == pytest.approx(-0.003)
+    assert found.estimate.value == pytest.approx(-0.003)
     assert found.verdict == "holds"  # within a point, one-sided
     other = effect_of(FOUND, PERTURBED, "default", "ce-2e")
     assert other is not None
@@ -59,7 +59,7 @@ def test_where_no_seed_has_both_there_is_no_effect() -> None:
 
 def test_goals_are_beside_plain_training_augmentation_and_each_baseline() -> None:
     goals = goals_of(STUDY, FOUND)
-    assert [round(goal.found.value, 3) for goal in goals] == [0.25, 0.5, -0.003, 0.003]
+    assert [round(goal.estimate.value, 3) for goal in goals] == [0.25, 0.5, -0.003, 0.003]
     assert [goal.against for goal in goals] == ["ce", "both", "ce-2e", "both"]
     assert [goal.measure for goal in goals] == [RELATIVE, RELATIVE, TOP1, TOP1]
     assert "at most 0.25" in goals[0].label
@@ -77,7 +77,7 @@ def test_a_figure_by_its_key() -> None:
     assert value_of(record, "bias/other") is None
     assert value_of(record, "val/top1") == 0.5
     assert value_of(record, "val/top7") is None
-    assert math.isnan(over({("ce", 0): record}, "ce", "bias/other").value)
+    assert math.isnan(estimate_of({("ce", 0): record}, "ce", "bias/other").value)
 
 
 def test_collapsed_features_have_no_relative_distance() -> None:

@@ -28,8 +28,8 @@ from fastsc.reproduction.figures import (
     trajectories,
 )
 from fastsc.reproduction.figures.axes import ticks
-from fastsc.reproduction.figures.labels import beside
-from fastsc.reproduction.seeds import Over
+from fastsc.reproduction.figures.labels import place_labels
+from fastsc.reproduction.seeds import SeedEstimate
 
 pytestmark = pytest.mark.heavy
 
@@ -41,8 +41,8 @@ ODD = 'a <b> & $c$ "d" n = 5'  # what XML and matplotlib would take for their ow
 Box = tuple[float, float, float, float]
 
 
-def found(value: float, half: float = NAN) -> Over:
-    return Over(value, value - half, value + half, 1 if math.isnan(half) else 5)
+def found(value: float, half: float = NAN) -> SeedEstimate:
+    return SeedEstimate(value, value - half, value + half, 1 if math.isnan(half) else 5)
 
 
 def _plane() -> str:
@@ -275,12 +275,12 @@ def test_an_interval_is_written_in_full() -> None:
 
 def test_a_label_shuns_what_it_must_not_cover() -> None:
     ((plain,), (pushed,)) = (
-        beside([(100, 100)], [(40, 14)], (0, 0, 200, 200), hard=hard)
+        place_labels([(100, 100)], [(40, 14)], (0, 0, 200, 200), hard=hard)
         for hard in ((), ((105, 60, 200, 140),))
     )
     assert plain[0] > 100
     assert pushed[2] < 105
-    assert beside([], [], (0, 0, 1, 1)) == []
+    assert place_labels([], [], (0, 0, 1, 1)) == []
 
 
 @pytest.mark.parametrize(

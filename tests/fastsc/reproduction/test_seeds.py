@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 from fastsc.reproduction.seeds import (
-    Over,
+    SeedEstimate,
     difference_over,
     mean_over,
     prediction,
@@ -80,8 +80,8 @@ def test_equal_values_have_an_interval_of_no_length() -> None:
      (math.nan, math.nan, "not shown"), (0.9, 1.0, "not shown"), (1.0, 1.0, "not shown")],
 )  # fmt: skip
 def test_a_verdict_needs_the_whole_interval(low: float, high: float, verdict: str) -> None:
-    assert verdict_below(Over((low + high) / 2, low, high, 3), 1.0) == verdict
-    assert verdict_above(Over(-(low + high) / 2, -high, -low, 3), -1.0) == verdict
+    assert verdict_below(SeedEstimate((low + high) / 2, low, high, 3), 1.0) == verdict
+    assert verdict_above(SeedEstimate(-(low + high) / 2, -high, -low, 3), -1.0) == verdict
 
 
 @pytest.mark.parametrize(

@@ -72,10 +72,10 @@ class Dependence:
     stands_out: bool
 
 
-def looked_at(loader: Pipeline, n: int | None, seed: int) -> tuple[Indices, tuple[str, ...]]:
+def choose_images(loader: Pipeline, n: int | None, seed: int) -> tuple[Indices, tuple[str, ...]]:
     """At most about n images, equally many of every class that has LEAST; and what is left out.
 
-    Where n is too few for LEAST of every class, a keyed choice of the classes is looked at.
+    Where n is too few for LEAST of every class, a keyed choice of the classes is taken.
 
     Raises:
         UserError: Fewer than two classes have LEAST images, or no kind has a strength.

@@ -21,7 +21,7 @@ from fastsc.cli.packages import installed
 from fastsc.datasets.colormnist import FOLDERS, METADATA
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.results.answers import Arrays, Keep, Rows, in_parts
+from fastsc.evaluation.results.answers import Arrays, PartCache, Rows, in_parts
 from fastsc.evaluation.views import Indices, Viewer, choose, shares
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.pipelines.reading import read_json
@@ -111,7 +111,7 @@ def _palette(path: Path) -> NDArray[np.float64]:
         return np.array([list(bytes.fromhex(text)) for text in texts], np.float64).reshape(-1, 3)
     except (ValueError, LookupError, TypeError, AttributeError):  # a UserError among them
         raise UserError(
-            f"bias: {path} does not name the ten colours; make the folder again: python -m "
+            f"bias: {path} does not name the ten colors; make the folder again: python -m "
             "fastsc.prepare colormnist"
         ) from None
 
@@ -134,21 +134,21 @@ def outputs_of(
 # --- what it predicts ----------------------------------------------------------------------------
 
 
-def predictions(model: Classifier, digits: Digits, keep: Keep) -> dict[str, Arrays]:
+def predictions(model: Classifier, digits: Digits, cache: PartCache) -> dict[str, Arrays]:
     """Folder -> "predicted" (n,); of `random` also "features", "pixels" and "mean"."""
     parts, settings = shares(digits.index, SHARE), digits.settings()
     views = {folder: Viewer(model, digits.splits[folder]) for folder in FOLDERS}
     return {
         folder: in_parts(
-            keep, f"digits-{folder}", parts, settings, partial(_look, viewer, folder=folder)
+            cache, f"digits-{folder}", parts, settings, partial(_answers_of, viewer, folder=folder)
         )
         for folder, viewer in views.items()
     }
 
 
-def _look(viewer: Viewer, index: Indices, folder: str) -> Arrays:
+def _answers_of(viewer: Viewer, index: Indices, folder: str) -> Arrays:
     columns: dict[str, list[torch.Tensor]] = {}
-    for images in viewer.images(index, f"bias: digits in {folder} colours"):
+    for images in viewer.images(index, f"bias: digits in {folder} colors"):
         answered = viewer.respond(images.pixels)
         kept = {"predicted": answered.predicted}
         if folder == "random":
@@ -162,8 +162,8 @@ def _look(viewer: Viewer, index: Indices, folder: str) -> Arrays:
 
 
 def accuracy_rows(digits: Digits, answers: Mapping[str, Arrays], right: NDArray[np.int64]) -> Rows:
-    """The table "colours", a row a digit: whether it is right in each folder, and "gap", aligned
-    less reversed; "path" in each of the folders."""
+    """The table "colours", one row per digit: whether it is right in each folder, and "gap",
+    aligned less reversed; "path" in each of the folders."""
     columns: Arrays = {
         name: (answers[name]["predicted"] == right).astype(np.float64) for name in FOLDERS
     }
@@ -193,26 +193,26 @@ def shown(model: Classifier, digits: Digits, answers: Mapping[str, Arrays]) -> l
 # --- what its features tell ----------------------------------------------------------------------
 
 
-def probe_rows(digits: Digits, looked: Arrays, keep: Keep) -> Rows | str:
-    """The table "probes", a row a digit of the half that the probes are tested on; or why not.
+def probe_rows(digits: Digits, answered: Arrays, cache: PartCache) -> Rows | str:
+    """The table "probes", one row per digit of the half that the probes are tested on; or why not.
 
     Columns "probe/colour", "probe/shape": whether a linear probe of the features of the `random`
     digits reads it; "pixels/colour", "pixels/shape": one of the pixels, at 28 px at most. "path".
     """
     if not installed("sklearn"):
         return "scikit-learn is not installed; pip install scikit-learn"
-    labels = {"colour": digits.colors(looked["mean"]), "shape": digits.shape}
+    labels = {"colour": digits.colors(answered["mean"]), "shape": digits.shape}
     train = halves(digits, labels["colour"])
     for what, label in labels.items():
         if len(np.unique(label[train])) < 2:
             return f"the {int(train.sum())} digits to learn from have one {what}"
     inputs = {
-        "probe": looked["features"],
-        "pixels": looked["pixels"].reshape(len(train), -1).astype(np.float32),
+        "probe": answered["features"],
+        "pixels": answered["pixels"].reshape(len(train), -1).astype(np.float32),
     }
     columns: Arrays = {}
     for name, x in inputs.items():
-        columns |= keep(
+        columns |= cache(
             f"linear-{name}",
             digits.settings(),
             lambda name=name, x=x: {  # type: ignore[misc]

@@ -24,9 +24,9 @@ from fastsc.evaluation.questions.bias.axes import (
     Dependence,
     axis_rows,
     by_class,
+    choose_images,
     dependences,
     ends,
-    looked_at,
     respond,
 )
 from fastsc.evaluation.questions.bias.color_bias import (
@@ -39,7 +39,15 @@ from fastsc.evaluation.questions.bias.color_bias import (
     probe_rows,
     shown,
 )
-from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Rows, compute, in_parts
+from fastsc.evaluation.results.answers import (
+    Answer,
+    Arrays,
+    Example,
+    PartCache,
+    Rows,
+    compute,
+    in_parts,
+)
 from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.views import KINDS, Indices, Viewer, became, one_kind, shares
 from fastsc.pipelines import Pipeline
@@ -74,7 +82,7 @@ def bias(
     splits: Splits | None = None,
     n: int | None = 2_000,
     seed: int = 0,
-    keep: Keep = compute,
+    cache: PartCache = compute,
 ) -> Bias:
     """Which classes depend on which kind of change; and of Color MNIST, color or shape.
 
@@ -103,7 +111,7 @@ def bias(
     left_out: list[str] = []
     index: Indices = np.empty(0, np.int64)
     try:
-        index, lines = looked_at(loader, n, seed)
+        index, lines = choose_images(loader, n, seed)
         left_out += lines
     except UserError as error:
         if splits is None:
@@ -113,14 +121,14 @@ def bias(
     tables: dict[str, Rows] = {}
     pictures: list[Digit] = []
     if digits is not None:
-        answers = predictions(model, digits, keep)
+        answers = predictions(model, digits, cache)
         right = outputs_of(loader, labels, digits)
         if isinstance(right, str):
             left_out.append(f"accuracy: {right}")
         else:
             tables["colours"] = accuracy_rows(digits, answers, right)
             pictures = shown(model, digits, answers)
-        read = probe_rows(digits, answers["random"], keep)
+        read = probe_rows(digits, answers["random"], cache)
         if isinstance(read, str):
             left_out.append(f"probe: {read}")
         else:
@@ -131,12 +139,12 @@ def bias(
     examples: tuple[Example, ...] = ()
     if kinds:
         left_out += [f"axis/{kind}: its strength is 0" for kind in KINDS if kind not in kinds]
-        answered = _answered(model, loader, index, kinds, seed, keep)
+        answered = _answered(model, loader, index, kinds, seed, cache)
         rows = tables["axes"] = axis_rows(answered, index, loader, kinds)
         if not rows.columns["between"].any():
             left_out.append("axis: the features of different images are the same")
         dependence = dependences(
-            keep("classes", _settings(loader, index, seed), lambda: by_class(rows, kinds, seed)),
+            cache("classes", _settings(loader, index, seed), lambda: by_class(rows, kinds, seed)),
             kinds,
             loader.index.classes,
         )
@@ -164,11 +172,11 @@ def _answered(
     index: Indices,
     kinds: Sequence[str],
     seed: int,
-    keep: Keep,
+    cache: PartCache,
 ) -> Arrays:
     """`respond` of all images, in parts."""
     work = partial(respond, Viewer(model, loader), kinds=kinds)
-    return in_parts(keep, "axes", shares(index, SHARE), _settings(loader, index, seed), work)
+    return in_parts(cache, "axes", shares(index, SHARE), _settings(loader, index, seed), work)
 
 
 # --- figures -------------------------------------------------------------------------------------
@@ -215,7 +223,7 @@ def _examples(
             rows.index[own[at]],
             one_kind(kind, end, 1)[0],
             *(
-                _said(one, columns)
+                _line(one, columns)
                 for one in dependence
                 if one.stands_out and (one.class_name, one.kind) == (class_name, kind)
             ),
@@ -239,7 +247,7 @@ def _standing_out(dependence: Sequence[Dependence]) -> list[tuple[str, str]]:
     ]
 
 
-def _said(one: Dependence, columns: Mapping[str, NDArray]) -> str:
+def _line(one: Dependence, columns: Mapping[str, NDArray]) -> str:
     column = columns[f"{one.what}/{one.kind}"]
     if one.what == "flipped":
         here, all_over = 100 * one.value, 100 * column.mean()

@@ -17,7 +17,7 @@ from fastsc.models.representation import average_positions
 
 CONTAINERS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 LARGE = 0.3  # of the weights below the head: the largest part is opened, if it holds more
-SMALL = 0.05  # and none of its kind beside it holds more than this: a ResNet's layers stay whole
+SMALL = 0.05  # and no sibling of its kind holds more than this: a ResNet's layers stay whole
 REPRESENTATION = "representation"
 
 

@@ -20,7 +20,7 @@ from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.continuity.flip_radius import HALVINGS, RANGES, STEPS, radii
 from fastsc.evaluation.questions.continuity.layers import profile
-from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Rows, compute
+from fastsc.evaluation.results.answers import Answer, Arrays, Example, PartCache, Rows, compute
 from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.results.statistics import Statistic
 from fastsc.evaluation.views import (
@@ -76,7 +76,7 @@ def continuity(
     n_profile: int | None = 256,
     levels: Sequence[float] = LEVELS,
     seed: int = 0,
-    keep: Keep = compute,
+    cache: PartCache = compute,
 ) -> Continuity:
     """How far the representation and the prediction move when light and colors change.
 
@@ -99,24 +99,24 @@ def continuity(
     s = loader.settings.strengths
     settings = {"strengths": s, "levels": tuple(levels), "n": len(some), "seed": seed}
 
-    pairs = Rows(index.usable, keep("pairs", {"strengths": s}, lambda: _pairs(viewer)))
+    pairs = Rows(index.usable, cache("pairs", {"strengths": s}, lambda: _pairs(viewer)))
     curves: Arrays = {}
     for kind in (*KINDS, "together"):
-        curves |= keep(
+        curves |= cache(
             f"curves-{kind}", settings, partial(_curves, viewer, some, kind, levels, seed)
         )
     rows: Arrays = {}
     for kind in KINDS:
-        rows |= keep(
+        rows |= cache(
             f"radius-{kind}",
             {"n": len(some), "seed": seed, "search": (RANGES[kind], STEPS, HALVINGS)},
             partial(radii, viewer, some, kind),
         )
-    looked_at = choose(loader, n_profile, seed)
-    layers = keep(
+    profiled = choose(loader, n_profile, seed)
+    layers = cache(
         "layers",
-        {"strengths": s, "n": len(looked_at), "seed": seed},
-        lambda: profile(viewer, looked_at),
+        {"strengths": s, "n": len(profiled), "seed": seed},
+        lambda: profile(viewer, profiled),
     )
     stages = tuple(str(stage) for stage in layers["stages"])
     distances = {name: column for name, column in layers.items() if name != "stages"}
@@ -125,7 +125,7 @@ def continuity(
         "pairs": pairs,
         "curves": Rows(some, {"between": pairs.take(some).columns["between"], **curves}),
         "radius": Rows(some, rows),
-        "profile": Rows(looked_at, distances),
+        "profile": Rows(profiled, distances),
     }
     return Continuity(
         tables={name: table for name, table in tables.items() if len(table)},
@@ -204,7 +204,7 @@ def _curves(
 def _directions(
     viewer: Viewer, index: Indices, kind: str, level: float, seed: int
 ) -> list[Factors]:
-    """The factors (n, 4) at which a kind is looked at: both directions, or draws from the box."""
+    """The factors (n, 4) at which a kind is evaluated: both directions, or draws from the box."""
     b, c, s, h = (level * strength for strength in viewer.settings.strengths)
     if kind == "together":
         # The same uniforms at every level: an image walks outward on one ray.

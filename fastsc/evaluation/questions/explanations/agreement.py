@@ -46,7 +46,7 @@ def similarity(a: Map, b: Map) -> float:
 
     Of `drawn` maps moved to [0, 1], where 0 is one half: around 0 itself a map and its negative
     would be alike. Maps of few bright pixels are alike in all the dull ones: the figure is to be
-    read beside that of unrelated maps.
+    read against that of unrelated maps.
     """
     from skimage.metrics import structural_similarity
 

@@ -119,8 +119,8 @@ def explain(explainer: Explainer, index: Indices, methods: tuple[str, ...]) -> A
         drawn = make(net=explainer.random, images=clean).cpu().numpy()
         a, b = own.cpu().numpy(), moved.cpu().numpy()
         columns = dict(shared)
-        for suffix, beside in (("", b), ("_other", a[other]), ("_random", drawn)):
-            columns |= _agreements(a, beside, suffix)
+        for suffix, compared in (("", b), ("_other", a[other]), ("_random", drawn)):
+            columns |= _agreements(a, compared, suffix)
         columns["empty"] = np.array(
             [float(agreement.empty(x) or agreement.empty(y)) for x, y in zip(a, b, strict=True)]
         )

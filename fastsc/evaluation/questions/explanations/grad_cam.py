@@ -45,9 +45,9 @@ def find_layer(explained: Explained) -> Layer | None:
     """The last module whose output has a grid of positions on which the outputs depend.
 
     Modules in the order in which they end, as one random image shows it: the outermost of nested
-    ones ends last. In front of a pooling over positions that is the last feature map. A network
-    that reads its class token alone does not look at the final positions any more; there it is the
-    last output of that width that still counts, the norm in front of the last attention.
+    ones ends last. Before a pooling over positions that is the last feature map. A network
+    that reads its class token alone no longer uses the final positions; there it is the
+    last output of that width that still counts, the norm before the last attention.
 
     Returns:
         None where there is no such module.

@@ -1,7 +1,7 @@
 """Do explanations hold when the light changes? Maps of an image and of its perturbed view.
 
 Wu et al., arXiv 2011.09789: the explanations of a semantically continuous model stay where they are
-under a change without meaning. How far they do is to be read beside two floors: what the map of
+under a change without meaning. How far they do is to be read against two floors: what the map of
 another image shares with this one's, and what that of a network that has learnt nothing does.
 """
 
@@ -29,7 +29,7 @@ from fastsc.evaluation.questions.explanations.explainer import (
     explain,
 )
 from fastsc.evaluation.questions.explanations.grad_cam import find_layer
-from fastsc.evaluation.results.answers import Answer, Arrays, Example, Keep, Rows, compute
+from fastsc.evaluation.results.answers import Answer, Arrays, Example, PartCache, Rows, compute
 from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.results.statistics import (
     NAN,
@@ -61,7 +61,7 @@ class Explanations(Answer):
             view of each example, as they are drawn.
         with_ds: Method -> Spearman correlation over images of the agreement ("rank") with how far
             the representation moves, with a percentile bootstrap interval.
-        layer: The module that Grad-CAM looks at; None where there is none.
+        layer: The module of Grad-CAM; None where there is none.
         steps, samples: Of integrated gradients, and of LIME.
     """
 
@@ -82,14 +82,14 @@ def explanations(
     steps: int = 16,
     samples: int = SAMPLES,
     seed: int = 0,
-    keep: Keep = compute,
+    cache: PartCache = compute,
 ) -> Explanations:
     """How alike the explanations of an image and of its perturbed view are.
 
     Of n images integrated gradients (summed over channels) and Grad-CAM, of n_lime of them LIME; of
     the unchanged view and of the perturbed one, which is that of validation during training; always
     of the logit of what the unchanged view is predicted as. In float32, with respect to the image
-    on [0, 1], from black; see `attribution` beside this file. Both views have the same segments,
+    on [0, 1], from black; see `attribution`. Both views have the same segments,
     those of the unchanged one, and the same of LIME's samples.
 
     Agreement of two maps: "rank", "ssim", "overlap"; see `agreement`. Over all
@@ -123,7 +123,7 @@ def explanations(
     }  # fmt: skip
     by_gradient, size = explainer.by_gradient, viewer.settings.resolution
     by_method = _by_method(
-        keep(
+        cache(
             f"maps-{part}",
             {**settings, "steps": steps},
             partial(explain, explainer, own, by_gradient),
@@ -134,7 +134,7 @@ def explanations(
     if len(limed):
         settings |= {"n_lime": len(limed), "samples": samples}
         by_method |= _by_method(
-            keep(f"lime-{part}", settings, partial(explain, explainer, own, (LIME,)))
+            cache(f"lime-{part}", settings, partial(explain, explainer, own, (LIME,)))
             for part, own in enumerate(_shares(limed, FEW, size))
         )
         rows[LIME] = limed

@@ -31,7 +31,7 @@ STEPS = 10  # of projected gradient descent, each of 2.5 / STEPS of the radius (
 STRIDE = 2.5
 QUERIES = 100  # of Square after its start, an image
 SUREST = 12.0  # nats between the two best classes, beyond which a gradient attack softens them
-TINY = 1e-30  # beside a gradient's length; torchattacks' 1e-10 is longer than some gradients
+TINY = 1e-30  # added to a gradient's length; torchattacks' 1e-10 is longer than some gradients
 LEVEL = 1 / 255
 
 
@@ -65,7 +65,7 @@ class Attack:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class AttackResult:
     """What an attack found of m images.
 
     Attributes:
@@ -250,7 +250,7 @@ class Target:
         *,
         key: tuple[int, ...],
         title: str = "",
-    ) -> Found:
+    ) -> AttackResult:
         """Raises the level until the model is fooled.
 
         An image that was fooled is left alone from there on, as larger balls contain what was
@@ -280,7 +280,7 @@ class Target:
                 least[at], adversarial[at] = level, changed[fooled]
                 predicted[at] = logits.argmax(1)[fooled]
                 confidence[at] = logits.softmax(1).amax(1)[fooled]
-        return Found(
+        return AttackResult(
             least.cpu().numpy(),
             adversarial,
             predicted.cpu().numpy(),

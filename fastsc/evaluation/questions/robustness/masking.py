@@ -47,7 +47,7 @@ def signs(
             shared = [x for x in levels["noise/linf"] if x in walked and x < HUGE]
             warnings.append(_noise(least["noise/linf"], pgd, shared))
         warnings.append(_survives(pgd, walked[-1]))
-    return tuple(said for said in warnings if said)
+    return tuple(warning for warning in warnings if warning)
 
 
 def _fooled(least: NDArray[np.float64], level: float) -> int:
@@ -73,13 +73,13 @@ def _stronger(
     pgd: NDArray[np.float64],
     levels: Sequence[float],
 ) -> str:
-    """Where an attack that should be the weaker one is ahead the most."""
+    """Where an attack that should be the weaker one fools the most images more than PGD does."""
     name = {"square/linf": "Square", "fgsm/linf": "FGSM"}[key]
-    ahead = {level: _fooled(least, level) - _fooled(pgd, level) for level in levels}
-    if not ahead:
+    excess = {level: _fooled(least, level) - _fooled(pgd, level) for level in levels}
+    if not excess:
         return ""
-    level = max(ahead, key=lambda at: ahead[at])
-    if not _is_sign(ahead[level], len(pgd)):
+    level = max(excess, key=lambda at: excess[at])
+    if not _is_sign(excess[level], len(pgd)):
         return ""
     return (
         f"{name}, {why} at {level:g}/255: {_fooled(least, level)} and {_fooled(pgd, level)} of "

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastsc.cli.packages import needed
-from fastsc.evaluation.results.answers import Arrays, Keep, in_parts
+from fastsc.evaluation.results.answers import Arrays, PartCache, in_parts
 from fastsc.evaluation.views import KINDS, Factors, Indices, Viewer, slices
 from fastsc.kernels.color import IDENTITY, color_jitter
 from fastsc.pipelines import keyed
@@ -30,7 +30,7 @@ FIRST, LAST = 0.5, 0.1  # lengths of a walk's steps, where the box's sides are 1
 POLLS, POLL = 5, 0.15  # rounds of the search without gradients, and its first step
 SPREAD = 1.5  # of the Sobol points about the box's middle: a third of each factor is at an end
 AT_ONCE = 32  # views of an image in one pass, whatever the loader's batch: see `photometric`
-LOOKS = 2_500  # passes of an image of 224 px in a part; a gradient counts as three
+PASSES = 2_500  # passes of an image of 224 px in a part; a gradient counts as three
 LARGEST = 64  # images of a part
 
 Floats = NDArray[np.float64]
@@ -42,7 +42,7 @@ def photometric(
     labels: NDArray[np.int64],
     *,
     seed: int,
-    keep: Keep,
+    cache: PartCache,
     random: int = RANDOM,
     sobol: int = SOBOL,
     steps: int = STEPS,
@@ -69,7 +69,7 @@ def photometric(
     so far. What counts is always the answer of `viewer.respond`, in the precision of the loader.
 
     An image's views go through the model without other images, in passes whose size is not the
-    loader's: the results depend neither on its batch nor on which other images are looked at.
+    loader's: the results depend neither on its batch nor on which other images are searched.
 
     Costs of an image in forward passes, a gradient being three: 1 + random where it is found wrong
     at once, else up to 57 + random + sobol + 16 · steps.
@@ -79,21 +79,21 @@ def photometric(
         index: (m,) different dataset indices, m at least 1.
         labels: (m,) the right output of each, all known.
         seed: Of the draws, from 0 to 2**64 - 1.
-        keep: Caches parts; see `fastsc.evaluation.results.answers`.
+        cache: Of parts; see `fastsc.evaluation.results.answers`.
         random: Draws, at least 1.
         sobol: 0 or a power of two.
         steps: Of each walk along the gradient; 0: no walks.
 
     Returns:
         Columns (m,) float64: "photometric_random", the share of the random draws that is predicted
-        rightly; "photometric_worst", 1.0 where every view that was looked at is, else 0.0;
+        rightly; "photometric_worst", 1.0 where every view that was tried is, else 0.0;
         "margin", the least found, negative where the prediction is wrong (0 is a tie); and its
         factors "worst/brightness", "worst/contrast", "worst/saturation", "worst/hue".
 
     Raises:
         UserError: scipy is not installed; or an image does not decode.
     """
-    needed("scipy", "robustness: the search for the worst colours")
+    needed("scipy", "robustness: the search for the worst colors")
     assert 0 < len(index) == len(labels)
     assert ((labels >= 0) & (labels < viewer.model.n_classes)).all(), "an image without an output"
     assert random >= 1, "no average without draws"
@@ -105,7 +105,7 @@ def photometric(
     }
     size = _images_a_part(viewer.settings.resolution, random, sobol, steps)
     return in_parts(
-        keep,
+        cache,
         "photometric",
         slices(len(index), size),
         settings,
@@ -116,7 +116,7 @@ def photometric(
 
 def _images_a_part(resolution: int, random: int, sobol: int, steps: int) -> int:
     each = 1 + random + 16 + sobol + 4 * STARTS * steps + 2 * len(KINDS) * POLLS
-    return max(1, min(LARGEST, round(LOOKS * (224 / resolution) ** 2 / each)))
+    return max(1, min(LARGEST, round(PASSES * (224 / resolution) ** 2 / each)))
 
 
 class _Box(NamedTuple):
@@ -175,7 +175,7 @@ class _Seen:
         self.margins: Floats = np.empty(0)
         self.right: NDArray[np.bool_] = np.empty(0, np.bool_)
 
-    def look(self, factors: Factors) -> None:
+    def evaluate(self, factors: Factors) -> None:
         """Takes in the views with factors (k, 4) as the model sees them."""
         for at in range(0, len(factors), AT_ONCE):
             some = factors[at : at + AT_ONCE]
@@ -200,7 +200,7 @@ class _Seen:
         """(k, 4): derivatives of the margins with respect to the factors, 0 where there are none.
 
         In float32 through torch's own color arithmetic, which is within rounding of what the model
-        sees in `look`.
+        sees in `evaluate`.
         """
         s, device = self.viewer.settings, self.pixels.device
         mean, std = (torch.tensor(rgb, device=device)[:, None, None] for rgb in (s.mean, s.std))
@@ -246,14 +246,14 @@ def _search(
     )  # (m, random, 4)
     names = "photometric_random", "photometric_worst", "margin", *(f"worst/{k}" for k in KINDS)
     columns = np.empty((len(index), len(names)))
-    for images in viewer.images(index, "robustness: the worst light and colours"):
+    for images in viewer.images(index, "robustness: the worst light and colors"):
         for row, pixels in zip(range(len(index))[images.rows], images.pixels, strict=True):
             seen = _Seen(viewer, pixels, int(labels[row]))
-            seen.look(box.clamp(np.concatenate([[IDENTITY], draws[row]])))
+            seen.evaluate(box.clamp(np.concatenate([[IDENTITY], draws[row]])))
             average = seen.right[1:].mean()
             if seen.standing:
                 points = box.sobol(sobol, (seed, int(index[row])))
-                seen.look(np.concatenate([box.corners(), points]))
+                seen.evaluate(np.concatenate([box.corners(), points]))
             if seen.standing and steps:
                 _walk(seen, box, steps)
             if seen.standing:
@@ -274,7 +274,7 @@ def _walk(seen: _Seen, box: _Box, steps: int) -> None:
         norm = np.linalg.norm(down, axis=1, keepdims=True)
         at = box.clamp(at + length * box.sides * down / np.where(norm > 0, norm, 1))
         on_the_way.append(at)
-    seen.look(np.concatenate(on_the_way))
+    seen.evaluate(np.concatenate(on_the_way))
 
 
 def _starts(seen: _Seen, box: _Box) -> Factors:
@@ -297,7 +297,7 @@ def _poll(seen: _Seen, box: _Box) -> None:
         best = seen.order[0]
         near = box.clamp(seen.factors[best] + length * along)
         near = near[(near != seen.factors[best]).any(1)]
-        seen.look(near)
+        seen.evaluate(near)
         if not seen.standing:
             return
         if seen.order[0] == best:

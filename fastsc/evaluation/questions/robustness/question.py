@@ -1,9 +1,9 @@
 """How robust is a classifier? Accuracy under attack, and under the worst light and colors.
 
 Nothing here proves robustness: an attack that fails may be a weak one. So gradients are not taken
-at their word: an attack that does without them and plain noise run beside those that follow them,
-and what they show of masked gradients is said (Athalye et al., arXiv 1802.00420; Carlini et al.,
-arXiv 1902.06705).
+at their word: an attack that does without them and plain noise run next to those that follow them,
+and signs of masked gradients are reported (Athalye et al., arXiv 1802.00420; Carlini et al., arXiv
+1902.06705).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from fastsc.evaluation.results.answers import (
     Answer,
     Arrays,
     Example,
-    Keep,
+    PartCache,
     Rows,
     compute,
     in_parts,
@@ -113,7 +113,7 @@ def robustness(
     attacks: Sequence[Attack] = ATTACKS,
     thorough: bool = False,
     seed: int = 0,
-    keep: Keep = compute,
+    cache: PartCache = compute,
 ) -> Robustness:
     """Accuracy on images that were changed to be taken for something else.
 
@@ -126,7 +126,7 @@ def robustness(
     again. A tie counts for the class that comes first. Levels are 8-bit ones: the largest change of
     a value in "linf", its RMS in "l2" (`attacks.radius` has the length).
 
-    Beside them: the same images at random and at the worst light and colors within the loader's
+    In addition: the same images at random and at the worst light and colors within the loader's
     strengths (`fastsc.evaluation.questions.robustness.photometric`). Attacks run in float32 always.
 
     Args, besides those of all questions (`fastsc.evaluation.questions`):
@@ -149,7 +149,7 @@ def robustness(
     def kept(part: str, what: Mapping[str, object], work: partial[Arrays]) -> Arrays:
         settings = {**what, "seed": seed, "part": len(some[parts[0]])}
         return in_parts(
-            keep,
+            cache,
             part,
             parts,
             settings,
@@ -158,7 +158,7 @@ def robustness(
         )
 
     search = THOROUGH if thorough else {}
-    photo = Rows(some, photometric(viewer, some, right, seed=seed, keep=keep, **search))
+    photo = Rows(some, photometric(viewer, some, right, seed=seed, cache=cache, **search))
     clean = kept("unchanged", {}, partial(_unchanged, viewer, target))
     attacked = {
         attack.key: kept(
@@ -202,7 +202,7 @@ def right_images(loader: Pipeline, labels: NDArray[np.int64]) -> Indices:
 
 
 def levels_of(attacks: Sequence[Attack], norm: Norm) -> tuple[float, ...]:
-    """All that some attack in a norm looks at, ascending."""
+    """All levels of the attacks in a norm, ascending."""
     return tuple(sorted({level for a in attacks if a.norm == norm for level in a.levels}))
 
 
@@ -237,8 +237,8 @@ def _attacked(
     index: Indices,
     right: NDArray[np.int64],
 ) -> Arrays:
-    """Columns (m,) of `Found`; of PGD in L-inf also "shown" (k,), the rows that fell first, and
-    "change" (k, R, R, 3) float16, which is finer than their levels."""
+    """Columns (m,) of `AttackResult`; of PGD in L-inf also "shown" (k,), the rows that fell first,
+    and "change" (k, R, R, 3) float16, which is finer than their levels."""
     title = f"robustness: {attack.name}, {attack.norm}"
     images = _pixels(viewer, index, title)
     labels = torch.from_numpy(right).to(images.device)
@@ -320,5 +320,5 @@ def _examples(
             np.array([columns[f"worst/{kind}"][row] for kind in KINDS]),
             f"{model.class_name(int(right[row]))} unchanged; here another class is ahead, by "
             f"{-columns['margin'][row]:.2g} in logits",
-            f"right in {100 * columns['photometric_random'][row]:.0f} % of random colours",
+            f"right in {100 * columns['photometric_random'][row]:.0f} % of random colors",
         )

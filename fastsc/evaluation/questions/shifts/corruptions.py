@@ -53,7 +53,7 @@ SWAPS = tuple(itertools.permutations(range(3)))[1:]  # without the one that chan
 
 
 def severities_of(kind: str, severities: tuple[int, ...]) -> tuple[int, ...]:
-    """Those at which a kind is looked at: 5 where it has no degrees."""
+    """Those at which a kind is evaluated: 5 where it has no degrees."""
     return (SEVERITIES[-1],) if kind in WITHOUT_DEGREES else severities
 
 
@@ -94,7 +94,7 @@ def shift(pixels: Pixels, kind: str, severity: int, *, index: int, seed: int = 0
         pixels: (R, R, 3) uint8 RGB, of at least 32 × 32 for a corruption.
         kind: What happens to it.
         severity: 1 to 5; of no account where a kind has no degrees.
-        index: The image's dataset index, which keys the draws beside seed, kind and severity.
+        index: The image's dataset index, which keys the draws with seed, kind and severity.
         seed: Of the draws.
 
     Returns:

@@ -34,7 +34,7 @@ from fastsc.evaluation.questions.shifts.corruptions import (
 from fastsc.evaluation.results.answers import (
     Answer,
     Arrays,
-    Keep,
+    PartCache,
     Rows,
     compute,
     in_parts,
@@ -50,12 +50,12 @@ Groups = Mapping[str, Sequence[str]]
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a model says of one image under one kind: for the page."""
+class Prediction:
+    """What a model takes one image under one kind for: for the page."""
 
     kind: str
     severity: int
-    said: str
+    predicted: str
     right: bool
 
 
@@ -64,11 +64,11 @@ class Shifts(Answer):
     """Answer of `shifts`.
 
     Attributes:
-        groups: Group -> the kinds in it that were looked at.
+        groups: Group -> the kinds of it that were shown.
         severities: Those of the kinds that have degrees.
         chance: Share that guessing gets right.
-        image: Dataset index, the same for every model, of which `looks` tell.
-        looks: The image under every kind, at the middle one of the severities.
+        image: Dataset index, the same for every model, of `predictions`.
+        predictions: Of the image under every kind, at the middle one of the severities.
     """
 
     question: ClassVar[str] = "shifts"
@@ -76,7 +76,7 @@ class Shifts(Answer):
     severities: tuple[int, ...]
     chance: float
     image: int
-    looks: tuple[Look, ...]
+    predictions: tuple[Prediction, ...]
 
 
 def shifts(
@@ -87,12 +87,12 @@ def shifts(
     n: int | None = 48,
     severities: Sequence[int] = (1, 3, 5),
     seed: int = 0,
-    keep: Keep = compute,
+    cache: PartCache = compute,
 ) -> Shifts:
     """Accuracy and movement of the features under 15 corruptions and 10 color casts.
 
     What is shifted is the uint8 image as the model sees it, after crop and resize; see
-    `corruptions` beside this file for the kinds. All draws are keyed by (seed, dataset index,
+    `shifts.corruptions` for the kinds. All draws are keyed by (seed, dataset index,
     kind, severity). Of n images whose right output is known:
 
     - accuracy/clean; accuracy/KIND/SEVERITY, without a severity where a kind has no degrees:
@@ -124,7 +124,7 @@ def shifts(
     viewer = Viewer(model, loader)
     parts = _shares(index, loader.settings.resolution)
     clean = in_parts(
-        keep, "clean", parts, {}, partial(_clean, viewer), lambda rows: {"images": rows.tolist()}
+        cache, "clean", parts, {}, partial(_clean, viewer), lambda rows: {"images": rows.tolist()}
     )
     features = clean.pop("features")
     sizes = np.cumsum([len(rows) for rows in parts])[:-1]
@@ -132,7 +132,7 @@ def shifts(
     for kind in (kind for kinds in groups.values() for kind in kinds):
         levels = severities_of(kind, severities)
         columns |= in_parts(
-            keep,
+            cache,
             kind,
             zip(parts, np.split(features, sizes), strict=True),
             {"severities": levels, "seed": seed},
@@ -152,12 +152,12 @@ def shifts(
         severities=severities,
         chance=1 / model.n_classes,
         image=image,
-        looks=_looks(model, rows.take(np.array([image])), groups, severities),
+        predictions=_predictions(model, rows.take(np.array([image])), groups, severities),
     )
 
 
 def check_shifts(loader: Pipeline, labels: NDArray[np.int64], n: int | None, seed: int) -> Indices:
-    """The images to look at; a UserError where there are too few, or a package is missing."""
+    """The images to shift; a UserError where there are too few, or a package is missing."""
     usable = loader.index.usable
     index = choose(loader, n, seed, usable[labels[usable] >= 0])
     if len(index) < 2:
@@ -171,7 +171,7 @@ def check_shifts(loader: Pipeline, labels: NDArray[np.int64], n: int | None, see
 
 
 def _groups(resolution: int) -> tuple[dict[str, tuple[str, ...]], tuple[str, ...]]:
-    """The kinds that can be looked at, and why others cannot."""
+    """The kinds that can be shown, and why others cannot."""
     if resolution < LEAST_SIDE:
         why = f"they are made for {LEAST_SIDE} px and more, and the model sees {resolution}"
         return {"colour": GROUPS["colour"]}, (f"corruptions: {why}",)
@@ -286,15 +286,17 @@ def _measures(groups: Groups, severities: tuple[int, ...]) -> tuple[Measure, ...
     return tuple(measures)
 
 
-def _looks(
+def _predictions(
     model: Classifier, row: Rows, groups: Groups, severities: tuple[int, ...]
-) -> tuple[Look, ...]:
-    """What the model says of the image in the one row."""
+) -> tuple[Prediction, ...]:
+    """Of the image in the one row."""
     examples = []
     for kind in (kind for kinds in groups.values() for kind in kinds):
         levels = sorted(severities_of(kind, severities))
         severity = levels[len(levels) // 2]
         case = case_name(kind, severity)
-        said = model.class_name(int(row.columns[f"predicted/{case}"][0]))
-        examples.append(Look(kind, severity, said, bool(row.columns[f"correct/{case}"][0])))
+        predicted = model.class_name(int(row.columns[f"predicted/{case}"][0]))
+        examples.append(
+            Prediction(kind, severity, predicted, bool(row.columns[f"correct/{case}"][0]))
+        )
     return tuple(examples)

@@ -29,7 +29,7 @@ class Tuned(nn.Module):
     """A copy of a classifier whose representation is read by a fresh linear layer.
 
     forward(x (N, 3, H, W)) -> logits (N, C). What the representation was read by before, and
-    dropout right in front of it, take no part.
+    dropout right before it, take no part.
     """
 
     def __init__(self, model: Classifier, dim: int, n_classes: int) -> None:
@@ -44,7 +44,7 @@ class Tuned(nn.Module):
 
 
 def epochs_of(n: int) -> int:
-    """How often n images are looked at: 10 times, less where that is too many; at least once."""
+    """How often n images are trained on: 10 times, less where that is too many; at least once."""
     return max(1, min(EPOCHS, PASSES // n))
 
 

@@ -31,7 +31,7 @@ from fastsc.evaluation.questions.transfer.probing import (
 from fastsc.evaluation.results.answers import (
     Answer,
     Arrays,
-    Keep,
+    PartCache,
     Rows,
     compute,
     in_parts,
@@ -43,7 +43,7 @@ from fastsc.pipelines import Pipeline
 
 KS = (5, 20)
 A_CLASS = 5  # images to learn from, at least, where there are so many
-LOOKED_AT = 1000  # images of a part
+PART = 1000  # images of a part
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,7 +74,7 @@ def transfer(
     n: int | None = 400,
     fine_tune: bool = False,
     seed: int = 0,
-    keep: Keep = compute,
+    cache: PartCache = compute,
 ) -> Transfer:
     """Accuracy on another data set's classes, of readers of the frozen features and of a copy.
 
@@ -112,26 +112,26 @@ def transfer(
         "strengths": test_loader.settings.strengths,
     }  # fmt: skip
 
-    parts, work = shares(index, LOOKED_AT), partial(_features, Viewer(model, train_loader))
-    learned = in_parts(keep, "train", parts, settings, work)["clean"]
-    parts = shares(tested, LOOKED_AT)
+    parts, work = shares(index, PART), partial(_features, Viewer(model, train_loader))
+    learned = in_parts(cache, "train", parts, settings, work)["clean"]
+    parts = shares(tested, PART)
     work = partial(_features, Viewer(model, test_loader), both=True)
-    views = in_parts(keep, "test", parts, settings, work)
-    c = _choice(learned, targets, folds_of(ranks[index], targets), settings, keep)
-    read = keep("probe", settings, lambda: fitted(c, learned, targets, views))
+    views = in_parts(cache, "test", parts, settings, work)
+    c = _choice(learned, targets, folds_of(ranks[index], targets), settings, cache)
+    read = cache("probe", settings, lambda: fitted(c, learned, targets, views))
     answers = {"probe": read}
     left_out = []
     if not read["converged"]:
         left_out.append(f"probe: it is not at its optimum after {MAX_ITER:,} steps")
     for k in KS:
         if k <= len(index):
-            answers[f"knn{k}"] = keep(
+            answers[f"knn{k}"] = cache(
                 f"knn{k}", settings, partial(nearest, k, learned, targets, views)
             )
         else:
             left_out.append(f"knn{k}: there are {len(index)} images to learn from")
     if fine_tune:
-        tuned = keep(
+        tuned = cache(
             "fine-tuned",
             {
                 **settings,
@@ -240,14 +240,14 @@ def _choice(
     targets: NDArray[np.int64],
     folds: NDArray[np.int64],
     settings: dict[str, object],
-    keep: Keep,
+    cache: PartCache,
 ) -> float:
     """The C that is most accurate in cross-validation, of equals the smallest."""
     if (folds < 0).all():
         return CHOICES[len(CHOICES) // 2]
     of = {**settings, "folds": FOLDS}
     scores = [
-        keep(f"folds-{c:g}", of, partial(fold_accuracy, c, features, targets, folds))["accuracy"]
+        cache(f"folds-{c:g}", of, partial(fold_accuracy, c, features, targets, folds))["accuracy"]
         for c in CHOICES
     ]
     return CHOICES[int(np.argmax(np.mean(scores, axis=1)))]

@@ -23,7 +23,7 @@ from fastsc.plotting.inline import INK, draw, series
 NAMED = 4  # classes that a sentence names for a kind
 MOST_CLASSES = 100  # of the table
 TOP = 8  # classes of a chart
-MARK = " *"  # behind what stands out
+MARK = " *"  # after what stands out
 UNITS: dict[What, Unit] = {"moved": PLAIN, "flipped": PERCENT}
 OVERALL: dict[What, str] = {"moved": "axis", "flipped": "axis_flips"}
 
@@ -80,7 +80,7 @@ def _n_classes(answer: Bias) -> int:
 
 
 def _digits(question: Question, _: Asked) -> Iterator[Card]:
-    """A card a digit, with what all models read in it."""
+    """One card per digit, with what all models read in it."""
     models = [
         (question.called(asked) or "read as ", {digit.name: digit for digit in answer.digits})
         for asked, answer in question.of(Bias)
@@ -99,7 +99,7 @@ def _digits(question: Question, _: Asked) -> Iterator[Card]:
 
 
 def _class_table(question: Question) -> Iterator[Table]:
-    """The class-by-axis table: a row a class and kind, of at most MOST_CLASSES classes."""
+    """The class-by-axis table: one row per class and kind, of at most MOST_CLASSES classes."""
     models = list(question.of(Bias))
     every = {
         (one.class_name, one.kind, one.what, asked.slot): one
@@ -144,7 +144,7 @@ def _cells(pair: Sequence[Dependence | None]) -> Iterator[Cell]:
 
 
 def _colorings(question: Question) -> Iterator[Chart]:
-    """A group of bars a folder, a bar with its interval and its value a model."""
+    """A group of bars per folder, in it one with interval and value per model."""
     models = {
         asked: [asked.figure(f"accuracy/{folder}") for folder in FOLDERS]
         for asked, answer in question.of(Bias)
@@ -169,12 +169,12 @@ def _colorings(question: Question) -> Iterator[Chart]:
         axis.tick_params(axis="x", length=0)
 
     folders = {f"accuracy/{folder}": folder for folder in FOLDERS}
-    said = "; ".join(
+    listing = "; ".join(
         f"{asked.model.name}: {', '.join(asked.each(folders, '{label} {figure.value}'))}"
         for asked in models
     )
-    svg = draw(paint, f"Digits that are read right by their colours. {said}")
-    yield Chart(svg, "Digits that are read right.", "Accuracy by colouring")
+    svg = draw(paint, f"Digits that are read right by their colors. {listing}")
+    yield Chart(svg, "Digits that are read right.", "Accuracy by coloring")
 
 
 def _classes(what: What, question: Question) -> Iterator[Chart]:
@@ -198,7 +198,7 @@ def _classes(what: What, question: Question) -> Iterator[Chart]:
             )
             for (asked, _), table, figure in zip(models, tables, overall, strict=True)
         ]
-        said = "; ".join(
+        listing = "; ".join(
             f"{asked.model.name}: "
             + ", ".join(f"{name} {_figure(table[name]).value}" for name in top[:3] if name in table)
             for (asked, _), table in zip(models, tables, strict=True)
@@ -207,7 +207,7 @@ def _classes(what: What, question: Question) -> Iterator[Chart]:
             [name + MARK * (name in stars) for name in top],
             rows,
             "flips" if what == "flipped" else "image distances",
-            f"Classes that {kind} {'flips' if what == 'flipped' else 'moves'} most. {said}",
+            f"Classes that {kind} {'flips' if what == 'flipped' else 'moves'} most. {listing}",
             UNITS[what],
         )
         every = ", ".join(
@@ -237,7 +237,7 @@ CODE = Code(
         "n_classes": _n_classes,
     },
     charts={
-        "colourings": _colorings,
+        "colorings": _colorings,
         "flipped": partial(_classes, "flipped"),
         "moved": partial(_classes, "moved"),
     },

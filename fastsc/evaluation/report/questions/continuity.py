@@ -107,7 +107,7 @@ def _furthest(figures: dict[str, Figure]) -> str:
 def _over_strength(
     family: str, what: str, label: str, unit: Unit
 ) -> Callable[[Question], Iterator[Chart]]:
-    """A chart a kind of change, of a figure over its strength."""
+    """One chart per kind of change, of a figure over its strength."""
 
     def charts(question: Question) -> Iterator[Chart]:
         drawn: dict[str, list[Curve]] = {}
@@ -117,7 +117,7 @@ def _over_strength(
             names.sort(key=lambda name: float(name.level))
             if not names:
                 continue
-            said = []
+            listing = []
             for asked in question.asked:
                 points = [
                     (float(name.level), figure)
@@ -127,11 +127,11 @@ def _over_strength(
                 if points:
                     curve = curve_of(asked.slot, [NOTHING, *((x, y.estimate) for x, y in points)])
                     drawn.setdefault(kind, []).append(curve)
-                    said.append(question.called(asked) + points[-1][1].value)
+                    listing.append(question.called(asked) + points[-1][1].value)
             ticks[kind] = [(0.0, "0")] + [
                 (float(name.level), strength_text(kind, float(name.level))) for name in names
             ]
-            captions[kind] = f"At {ticks[kind][-1][1]}: {', '.join(said)}"
+            captions[kind] = f"At {ticks[kind][-1][1]}: {', '.join(listing)}"
         limits = _limits([curve for curves in drawn.values() for curve in curves])
         for kind, curves in drawn.items():
             axes = Axes(AXES[kind], label, unit)
@@ -165,7 +165,7 @@ def _thinned(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
 
 def _survival(question: Question) -> Iterator[Chart]:
     for kind in KINDS:
-        curves, said = [], []
+        curves, listing = [], []
         for asked, answer in question.of(Continuity):
             if "radius" not in answer.tables:
                 continue
@@ -177,13 +177,13 @@ def _survival(question: Question) -> Iterator[Chart]:
                 and math.isfinite(radius.value)
             ]
             half = f"half flip by {listed(halves)}" if halves else "fewer than half flip"
-            said.append(question.called(asked) + half)
+            listing.append(question.called(asked) + half)
         if not curves:
             continue
         low, high = min(c.x[0] for c in curves), max(c.x[-1] for c in curves)
         step = 0.25 if kind == "hue" else 0.5 if high - low <= 2 else 1.0
         places = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
-        finding = "; ".join(said)
+        finding = "; ".join(listing)
         svg = lines(
             curves,
             Axes(AXES[kind], "not yet flipped", PERCENT),
@@ -209,7 +209,7 @@ def _survival_curve(slot: int, answer: Continuity, kind: str) -> Curve:
 
 
 def _layers(question: Question) -> Iterator[Chart]:
-    """One chart of all models with the same stages, else one a model."""
+    """One chart of all models with the same stages, else one per model."""
     models: dict[tuple[str, ...], list[Asked]] = {}
     for asked in question.asked:
         models.setdefault(tuple(_stages(asked)), []).append(asked)
@@ -221,12 +221,12 @@ def _layers(question: Question) -> Iterator[Chart]:
         )  # fmt: skip
         if chart is not None:
             ends = {name: rows[name] for name in (next(iter(rows)), list(rows)[-1])}
-            said = "; ".join(
+            listing = "; ".join(
                 f"{question.called(one)}from "
                 + " to ".join(one.each(ends, "{figure.value} at {label}"))
                 for one in some
             )
-            yield replace(chart, caption=said, title="")
+            yield replace(chart, caption=listing, title="")
 
 
 CODE = Code(

@@ -1,4 +1,4 @@
-"""Maps over their pictures, and what the page says of explanations beside its figures."""
+"""Maps over their pictures, and what the page says of explanations besides its figures."""
 
 from __future__ import annotations
 
@@ -71,13 +71,15 @@ def _maps(question: Question, asked: Asked) -> Iterator[Card]:
     """The examples, unchanged and in other colors, with every method's maps of both."""
     answer = asked.its(Explanations)
     for place, example in enumerate(answer.examples[: most_cards(question)]):
-        views = (None, "unchanged"), (example.factors, "in other colours")
-        shots = [shot(question, asked, example.index, factors, said) for factors, said in views]
+        views = (None, "unchanged"), (example.factors, "in other colors")
+        shots = [
+            shot(question, asked, example.index, factors, caption) for factors, caption in views
+        ]
         for method, drawn in answer.maps.items():
-            for view, (factors, said) in enumerate(views):
+            for view, (factors, caption) in enumerate(views):
                 pixels = asked.model.picture(example.index, factors)
                 shown = overlaid(pixels, drawn[place][view])
-                caption = f"{METHODS[method]}, {said}"
+                caption = f"{METHODS[method]}, {caption}"
                 shots.append(picture(shown, title_of(question, example.index), caption))
         yield example_card(question, example, shots)
 

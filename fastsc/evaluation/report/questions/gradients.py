@@ -20,14 +20,14 @@ def _distributions(question: Question) -> Iterator[Chart]:
         cosines.append(Sample(asked.slot, columns["cosine"]))
         norms.append(Sample(asked.slot, columns["norm_clean"]))
         norms.append(Sample(asked.slot, columns["norm_perturbed"], second=True))
-    said = "; ".join(
+    listing = "; ".join(
         f"{asked.model.name}: mean cosine {asked.figure('gradient_cosine')}"
         for asked in question.asked
     )
     svg = shares(
         cosines,
         Axes("cosine of the two gradients", "images up to the cosine", PERCENT),
-        f"Cosine of the gradients at an image and at its perturbed view. {said}",
+        f"Cosine of the gradients at an image and at its perturbed view. {listing}",
         line=0.0,
         limits=(min(-0.1, *(float(np.nanmin(one.values)) for one in cosines)), 1.0),
     )

@@ -27,7 +27,7 @@ def _ratios(question: Question) -> Iterator[Chart]:
             log=True, line=1.0,
         )  # fmt: skip
         caption = f"{finding} of the class. Right of the dotted line that image is nearer."
-        yield Chart(svg, caption, f"Beside {called}")
+        yield Chart(svg, caption, f"Compared with {called}")
 
 
 CODE = Code(charts={"ratios": _ratios})

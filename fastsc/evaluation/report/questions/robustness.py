@@ -30,8 +30,8 @@ def _adversaries(question: Question, asked: Asked) -> Iterator[Card]:
         }
         name = title_of(question, one.index)
         shots = [
-            picture(np.clip(np.round(view), 0, 255).astype(np.uint8), name, said)
-            for said, view in views.items()
+            picture(np.clip(np.round(view), 0, 255).astype(np.uint8), name, caption)
+            for caption, view in views.items()
         ]
         yield Card(tuple(shots), name, one.lines)
 
@@ -57,10 +57,10 @@ def _charts(norm: Norm, question: Question) -> Iterator[Chart]:
             measured[asked] = {level: figure for level, figure in at.items() if level and figure}
         every = sorted({level for own in measured.values() for level in own})
         told = TOLD[norm] if TOLD[norm] in every else every[0]
-        said = [
+        listing = [
             question.called(one) + own[told].value for one, own in measured.items() if told in own
         ]
-        finding = f"At {told:g}{'/255' if norm == 'linf' else '/255 RMS'}: {', '.join(said)}"
+        finding = f"At {told:g}{'/255' if norm == 'linf' else '/255 RMS'}: {', '.join(listing)}"
         title = declared("robustness")["names"][name]
         svg = lines(
             curves,

@@ -51,25 +51,29 @@ def _worst(asked: Asked) -> str:
     kind = min(kinds, key=lambda kind: right[Name("accuracy", kind)].value)
     over = "" if kind in WITHOUT_DEGREES else " over its severities"
     figure = Figure(right[Name("accuracy", kind)], PERCENT)
-    said = f"{case_words(kind)}{over}: {figure.brief}"
+    text = f"{case_words(kind)}{over}: {figure.brief}"
     cases = [name for name in right if name.kind == kind and name.level]
     if len(cases) > 1:
         case = min(cases, key=lambda name: right[name].value)
-        said += f", and {Figure(right[case], PERCENT).value} at severity {case.level}"
-    return said
+        text += f", and {Figure(right[case], PERCENT).value} at severity {case.level}"
+    return text
 
 
 def _pictures(question: Question, asked: Asked) -> Iterator[Card]:
-    """One image under every kind, a card a group, as the first model sees it."""
+    """One image under every kind, one card per group, as the first model sees it."""
     answer = asked.its(Shifts)
-    if not answer.looks:
+    if not answer.predictions:
         return
     clean, title = asked.model.picture(answer.image, None), title_of(question, answer.image)
     for group, kinds in answer.groups.items():
         shots = [picture(clean, title, "unchanged")]
-        for look in (look for look in answer.looks if look.kind in kinds):
-            pixels = shift(clean, look.kind, look.severity, index=answer.image, seed=answer.seed)
-            shots.append(picture(pixels, title, case_words(look.kind)))
+        for prediction in (
+            prediction for prediction in answer.predictions if prediction.kind in kinds
+        ):
+            pixels = shift(
+                clean, prediction.kind, prediction.severity, index=answer.image, seed=answer.seed
+            )
+            shots.append(picture(pixels, title, case_words(prediction.kind)))
         lines = tuple(
             _wrong(question.called(one), other, answer.image, kinds)
             for one, other in question.of(Shifts)
@@ -79,25 +83,25 @@ def _pictures(question: Question, asked: Asked) -> Iterator[Card]:
 
 def _wrong(name: str, answer: Shifts, image: int, kinds: Sequence[str]) -> str:
     """ "plain: wrong under snow (wolf) and fog (sheep)"."""
-    looks = [look for look in answer.looks if look.kind in kinds]
-    if answer.image != image or not looks:
+    predictions = [prediction for prediction in answer.predictions if prediction.kind in kinds]
+    if answer.image != image or not predictions:
         return f"{name}not asked about this picture"
-    wrong = [f"{case_words(look.kind)} ({look.said})" for look in looks if not look.right]
-    said = f"wrong under {listed(wrong)}" if wrong else "right under all of them"
-    return name + said if name else said[0].upper() + said[1:]
+    wrong = [f"{case_words(one.kind)} ({one.predicted})" for one in predictions if not one.right]
+    text = f"wrong under {listed(wrong)}" if wrong else "right under all of them"
+    return name + text if name else text[0].upper() + text[1:]
 
 
 def _grids(question: Question) -> Iterator[Chart]:
     for asked, answer in question.of(Shifts):
         yield Chart(
             _grid(asked, answer),
-            "Right answers in %; the fuller the colour, the more.",
+            "Right answers in %; the fuller the color, the more.",
             "" if question.alone else asked.model.name,
         )
 
 
 def _grid(asked: Asked, answer: Shifts) -> Any:
-    """A row a kind, a column a severity, in each cell the share of right answers in %."""
+    """One row per kind, one column per severity, in each cell the share of right answers in %."""
     kinds, levels = _kinds(answer), sorted(answer.severities)
 
     def paint(axis: Any) -> None:

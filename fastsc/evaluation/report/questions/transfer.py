@@ -1,4 +1,4 @@
-"""What the page says of transfer beside its figures: the data, and what guessing would give."""
+"""What the page says of transfer besides its figures: the data, and what guessing would give."""
 
 from __future__ import annotations
 

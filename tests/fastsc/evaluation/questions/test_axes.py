@@ -17,8 +17,8 @@ from fastsc.evaluation.questions.bias.axes import (
     axis_rows,
     by_class,
     chances,
+    choose_images,
     dependences,
-    looked_at,
     respond,
 )
 from fastsc.evaluation.results.answers import Rows
@@ -56,7 +56,7 @@ def noisy(tmp_path: Path) -> Pipeline:
 def test_classes_get_equally_many_images(
     noisy: Pipeline, n: int | None, counts: dict[str, int]
 ) -> None:
-    index, left_out = looked_at(noisy, n, 0)
+    index, left_out = choose_images(noisy, n, 0)
     targets, names = noisy.index.targets, noisy.index.classes
     assert np.array_equal(index, np.unique(index))
     found = {names[c]: int((targets[index] == c).sum()) for c in np.unique(targets[index])}
@@ -74,7 +74,7 @@ def test_too_few_images_for_every_class_are_of_some_classes(
 ) -> None:
     chosen = set()
     for seed in range(8):
-        index, left_out = looked_at(noisy, n, seed)
+        index, left_out = choose_images(noisy, n, seed)
         classes, counts = np.unique(noisy.index.targets[index], return_counts=True)
         assert counts.tolist() == [each, each]
         assert left_out[1] == "classes: 2 of 3, a keyed choice, are looked at"
@@ -88,13 +88,13 @@ def test_what_the_data_cannot_answer(noisy: Pipeline, tmp_path: Path) -> None:
     others = np.flatnonzero(targets != 0).tolist()
     noisy.index = index.without(dict.fromkeys(others, "broken"))
     with pytest.raises(UserError, match="bias: 1 of 1 class folders have 5 images or more"):
-        looked_at(noisy, None, 0)
+        choose_images(noisy, None, 0)
     noisy.index = replace(index, classes=("",) * 5)
     with pytest.raises(UserError, match="bias: the images have no labels"):
-        looked_at(noisy, None, 0)
+        choose_images(noisy, None, 0)
     still = tiny.loader(tmp_path, {}, strengths=(0, 0, 0, 0))
     with pytest.raises(UserError, match="bias: the strengths are 0"):
-        looked_at(still, None, 0)
+        choose_images(still, None, 0)
 
 
 def test_ends() -> None:

@@ -221,11 +221,11 @@ def test_parts_and_a_cache_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
     loader = tinted_loader(tmp_path)
     whole = ask(loader)
     monkeypatch.setattr(module, "SHARE", 20)
-    keep = tiny.Kept()
-    first = ask(loader, keep=keep)
-    assert keep.computed == ["axes-0", "axes-1", "axes-2", "classes"]
-    second = ask(loader, keep=keep)
-    assert len(keep.computed) == 4
+    cache = tiny.Kept()
+    first = ask(loader, cache=cache)
+    assert cache.computed == ["axes-0", "axes-1", "axes-2", "classes"]
+    second = ask(loader, cache=cache)
+    assert len(cache.computed) == 4
     for found in (first, second):
         for name, column in whole.tables["axes"].columns.items():
             np.testing.assert_allclose(found.tables["axes"].columns[name], column, rtol=1e-5)
@@ -233,7 +233,7 @@ def test_parts_and_a_cache_change_nothing(tmp_path: Path, monkeypatch: pytest.Mo
             assert a.value == pytest.approx(b.value, rel=1e-5)
             assert a.p == pytest.approx(b.p)
         assert [e.index for e in found.examples] == [e.index for e in whole.examples]
-    assert keep.settings["axes-0"] == {"n": 48, "seed": 0, "strengths": STRENGTHS}
+    assert cache.settings["axes-0"] == {"n": 48, "seed": 0, "strengths": STRENGTHS}
 
 
 def test_a_bound_and_a_seed_choose_images(tmp_path: Path) -> None:
@@ -260,14 +260,14 @@ def never(*_: Any) -> Any:
 def test_one_image_a_class_cannot_be_asked(tmp_path: Path) -> None:
     loader = tiny.loader(tmp_path, {name: tiny.constant(0.5) for name in "abc"})
     with pytest.raises(UserError, match=r"^bias: 0 of 3 class folders have 5 images or more"):
-        ask(loader, labels=np.full(3, 0), keep=never)
+        ask(loader, labels=np.full(3, 0), cache=never)
 
 
 def test_unlabelled_images_cannot_be_asked(tmp_path: Path) -> None:
     loader = tinted_loader(tmp_path)
     loader.index = replace(loader.index, classes=("",) * 4)
     with pytest.raises(UserError, match=r"^bias: the images have no labels"):
-        ask(loader, keep=never)
+        ask(loader, cache=never)
 
 
 def test_without_scipy_a_line_says_what_to_install(
@@ -276,4 +276,4 @@ def test_without_scipy_a_line_says_what_to_install(
     loader = tinted_loader(tmp_path)
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(UserError, match="bias needs scipy: pip install scipy"):
-        ask(loader, keep=never)
+        ask(loader, cache=never)

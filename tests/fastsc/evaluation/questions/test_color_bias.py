@@ -258,8 +258,8 @@ def test_pixels_of_large_images_are_averaged(data: Path) -> None:
         Preprocessing(resolution=56, resize=56),
     )
     digits = module.Digits(splits_of(data, **wide), None, 0)
-    keep = tiny.Kept()
-    found = module.predictions(net, digits, keep)["random"]
+    cache = tiny.Kept()
+    found = module.predictions(net, digits, cache)["random"]
     assert found["pixels"].shape == (120, 3, 28, 28)
     pixels = [batch.images.numpy() for batch in digits.splits["random"].decoded(digits.index)]
     blocks = np.concatenate(pixels).reshape(120, 28, 2, 28, 2, 3).mean((2, 4))
@@ -272,21 +272,21 @@ def test_pixels_of_large_images_are_averaged(data: Path) -> None:
 def test_parts_and_a_cache_change_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = ask(Reader(color), data)
     monkeypatch.setattr(module, "SHARE", 70)
-    keep = tiny.Kept()
-    found = ask(Reader(color), data, keep=keep)
-    assert keep.computed == [
+    cache = tiny.Kept()
+    found = ask(Reader(color), data, cache=cache)
+    assert cache.computed == [
         *(f"digits-{folder}-{part}" for folder in FOLDERS for part in (0, 1)),
         "linear-probe",
         "linear-pixels",
     ]
-    again = ask(Reader(color), data, keep=keep)
-    assert len(keep.computed) == 8
+    again = ask(Reader(color), data, cache=cache)
+    assert len(cache.computed) == 8
     for answer in (found, again):
         for table in ("colours", "probes"):
             for name, column in whole.tables[table].columns.items():
                 assert np.array_equal(answer.tables[table].columns[name], column), name
     hashes = [shown_by(data, name).index.hash for name in FOLDERS]
-    assert keep.settings["linear-probe"] == {"digits": hashes, "n": 120, "seed": 0}
+    assert cache.settings["linear-probe"] == {"digits": hashes, "n": 120, "seed": 0}
 
 
 def test_a_bound_chooses_digits(data: Path) -> None:
@@ -366,7 +366,7 @@ def test_folders_of_other_digits_are_a_mistake(data: Path, tmp_path: Path) -> No
     changed = copied(data, tmp_path)
     next((changed / "reversed").glob("3/*.png")).unlink()
     with pytest.raises(UserError, match=r"^bias: .*do not hold the same digits; make them again"):
-        ask(Reader(color), data, splits=splits_of(changed), keep=never)
+        ask(Reader(color), data, splits=splits_of(changed), cache=never)
 
 
 def test_digits_that_cannot_be_read_are_left_out_everywhere(data: Path) -> None:
@@ -379,7 +379,7 @@ def test_digits_that_cannot_be_read_are_left_out_everywhere(data: Path) -> None:
     assert rows.index.tolist() == [i for i in range(120) if i not in (5, 7)]
     aligned.index = replace(aligned.index, left_out=dict.fromkeys(range(119), "broken"))
     with pytest.raises(UserError, match="fewer than two digits"):
-        ask(Reader(color), data, splits=splits, keep=never)
+        ask(Reader(color), data, splits=splits, cache=never)
 
 
 @pytest.mark.parametrize(
@@ -393,8 +393,8 @@ def test_colors_that_are_not_known_are_a_mistake(
         (changed / METADATA).unlink()
     else:
         (changed / METADATA).write_text(text)
-    with pytest.raises(UserError, match=r"^bias: .*colormnist\.json does not name the ten colours"):
-        ask(Reader(color), data, splits=splits_of(changed), keep=never)
+    with pytest.raises(UserError, match=r"^bias: .*colormnist\.json does not name the ten colors"):
+        ask(Reader(color), data, splits=splits_of(changed), cache=never)
 
 
 def test_which_folders_are_color_mnist(data: Path, tmp_path: Path) -> None:

@@ -129,9 +129,9 @@ def test_images_without_a_label_are_left_out_of_top1_alone(photos: Pipeline) -> 
 
 def test_what_was_kept_is_not_computed_again(photos: Pipeline) -> None:
     kept = tiny.Kept()
-    first = continuity(small_net(), photos, n=4, n_profile=4, keep=kept)
+    first = continuity(small_net(), photos, n=4, n_profile=4, cache=kept)
     computed = list(kept.computed)
-    again = continuity(small_net(), photos, n=4, n_profile=4, keep=kept)
+    again = continuity(small_net(), photos, n=4, n_profile=4, cache=kept)
     assert kept.computed == computed
     assert len(computed) == 1 + 5 + 4 + 1  # pairs, curves, radii, layers
     assert again.estimates == first.estimates

@@ -45,8 +45,8 @@ def brightened(x: Any, factors: Any) -> Any:
 
 
 def test_equals_scikit_learn(noisy: Pipeline, no_umap: None) -> None:
-    keep = tiny.Kept()
-    found = embedding(tiny.flat(), noisy, views=6, keep=keep)
+    cache = tiny.Kept()
+    found = embedding(tiny.flat(), noisy, views=6, cache=cache)
     assert found.class_name == "b"  # as large as c, and before it
     assert np.array_equal(found.index, np.arange(14)[B])
     assert found.image in found.index
@@ -57,12 +57,12 @@ def test_equals_scikit_learn(noisy: Pipeline, no_umap: None) -> None:
     x = tiny.decoded(noisy).reshape(24, -1)
     views = brightened(x[[found.image]], found.view_factors)
     features = np.concatenate([x[B], views])
-    np.testing.assert_allclose(keep.parts["features"]["features"], features, atol=1e-6)
+    np.testing.assert_allclose(cache.parts["features"]["features"], features, atol=1e-6)
     pca = PCA(2)
     np.testing.assert_allclose(found.points["PCA"], pca.fit_transform(features), atol=1e-4)
     assert found.explained == pytest.approx(pca.explained_variance_ratio_.sum(), rel=1e-5)
     # t-SNE makes much of the last bit: the same features, then.
-    kept = keep.parts["features"]["features"].astype(np.float64)
+    kept = cache.parts["features"]["features"].astype(np.float64)
     tsne = TSNE(2, perplexity=14 / 3, random_state=0).fit_transform(kept)
     np.testing.assert_array_equal(found.points["t-SNE"], tsne)
 
@@ -109,10 +109,10 @@ def test_views_in_several_batches_are_the_same(tmp_path: Path, no_umap: None) ->
     pixels = {"a": tiny.noise(np.random.default_rng(1), 6)}
     kept = []
     for size in (2, 32):
-        keep = tiny.Kept()
+        cache = tiny.Kept()
         loader = tiny.loader(tmp_path, pixels, batch_size=size)
-        embedding(tiny.flat(), loader, views=7, keep=keep)
-        kept.append(keep.parts["features"]["features"])
+        embedding(tiny.flat(), loader, views=7, cache=cache)
+        kept.append(cache.parts["features"]["features"])
     assert kept[0].shape == (6 + 7, 192)
     np.testing.assert_array_equal(*kept)
 
@@ -128,11 +128,11 @@ def test_a_seed_settles_all(noisy: Pipeline, no_umap: None) -> None:
 
 
 def test_what_is_kept_is_not_computed_again(noisy: Pipeline, no_umap: None) -> None:
-    keep = tiny.Kept()
-    first = embedding(tiny.flat(), noisy, keep=keep)
-    assert keep.computed == ["features", "axes", "spread"]
-    second = embedding(tiny.flat(), noisy, keep=keep)
-    assert len(keep.computed) == 3
+    cache = tiny.Kept()
+    first = embedding(tiny.flat(), noisy, cache=cache)
+    assert cache.computed == ["features", "axes", "spread"]
+    second = embedding(tiny.flat(), noisy, cache=cache)
+    assert len(cache.computed) == 3
     assert np.array_equal(first.points["t-SNE"], second.points["t-SNE"])
     assert first.explained == second.explained
 
@@ -161,11 +161,11 @@ def test_umap_gets_images_then_views(noisy: Pipeline, monkeypatch: pytest.Monkey
 @pytest.mark.slow
 def test_umap_is_umap_learns(noisy: Pipeline) -> None:
     umap = pytest.importorskip("umap")
-    keep = tiny.Kept()
-    found = embedding(tiny.flat(), noisy, views=12, keep=keep)
+    cache = tiny.Kept()
+    found = embedding(tiny.flat(), noisy, views=12, cache=cache)
     assert not found.left_out
     assert list(found.points) == ["PCA", "t-SNE", "UMAP"]
-    features = keep.parts["features"]["features"]
+    features = cache.parts["features"]["features"]
     direct = umap.UMAP(n_neighbors=15, random_state=0, n_jobs=1).fit_transform(features)
     np.testing.assert_array_equal(found.points["UMAP"], direct)
     assert found.points["UMAP"].shape == (9 + 12, 2)

@@ -228,11 +228,11 @@ def test_parts_batches_and_a_cache_change_little(
     monkeypatch.setattr(module, "SMALLEST_PART", 3)
     monkeypatch.setattr(module, "LARGEST_PART", 3)
     monkeypatch.setattr(explainer, "AT_ONCE", 3 * (8 / 224) ** 2)
-    keep = tiny.Kept()
-    first = explanations(curved(), noisy, n=6, n_lime=4, keep=keep, **QUICK)
-    assert keep.computed == ["maps-0", "maps-1", "lime-0", "lime-1"]
-    second = explanations(curved(), noisy, n=6, n_lime=4, keep=keep, **QUICK)
-    assert len(keep.computed) == 4
+    cache = tiny.Kept()
+    first = explanations(curved(), noisy, n=6, n_lime=4, cache=cache, **QUICK)
+    assert cache.computed == ["maps-0", "maps-1", "lime-0", "lime-1"]
+    second = explanations(curved(), noisy, n=6, n_lime=4, cache=cache, **QUICK)
+    assert len(cache.computed) == 4
     for method in METHODS:
         for name, column in numbers(whole, method).items():
             assert np.array_equal(numbers(again, method)[name], column), name
@@ -274,7 +274,7 @@ def refuse(*_: object) -> Any:
 def test_one_image(tmp_path: Path) -> None:
     loader = tiny.loader(tmp_path, {"a": tiny.constant(0.5)})
     with pytest.raises(UserError, match=r"explanations: .* give two images"):
-        explanations(curved(), loader, keep=refuse)
+        explanations(curved(), loader, cache=refuse)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +286,7 @@ def test_a_missing_package(
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(UserError, match=rf"explanations: .*pip install {named}"):
-        explanations(curved(), noisy, keep=refuse)
+        explanations(curved(), noisy, cache=refuse)
 
 
 def test_no_gradient(noisy: Pipeline) -> None:
@@ -299,7 +299,7 @@ def test_no_gradient(noisy: Pipeline) -> None:
             return self.linear(x.detach().flatten(1))
 
     with pytest.raises(UserError, match="explanations: model tiny lets no gradient through"):
-        explanations(tiny.classifier(Cut()), noisy, keep=refuse)
+        explanations(tiny.classifier(Cut()), noisy, cache=refuse)
 
 
 # --- the page ------------------------------------------------------------------------------------
@@ -342,26 +342,28 @@ def evaluation(loader: Pipeline, *answers: Explanations) -> Evaluation:
 def test_the_page(noisy: Pipeline) -> None:
     found = explanations(curved(), noisy, n=6, n_lime=4, **QUICK)
     (shown,) = sections.sections(evaluation(noisy, found))
-    first = shown.said[0].sentences[0].replace("\u00a0", " ")
+    first = shown.statements[0].sentences[0].replace("\u00a0", " ")
     assert first.startswith(
-        "Integrated gradients of the same picture in other colours agree with a rank correlation "
+        "Integrated gradients of the same picture in other colors agree with a rank correlation "
     )
     assert "n = 6); another image’s map reaches " in first
     assert ", random weights " in first
-    assert [sentence.split(" maps of it:")[0] for sentence in shown.said[0].sentences[1:]] == [
+    assert [
+        sentence.split(" maps of it:")[0] for sentence in shown.statements[0].sentences[1:]
+    ] == [
         "Grad-CAM",
         "LIME",
     ]
-    more = " ".join(shown.said[0].more)
+    more = " ".join(shown.statements[0].more)
     assert "With 5 steps the sum of integrated gradients misses" in more
     assert "representation moves" in more
     (gallery,) = shown.galleries
     captions = [shot.caption for shot in gallery.cards[0].shots]
     assert captions == [
-        "unchanged", "in other colours",
-        "integrated gradients, unchanged", "integrated gradients, in other colours",
-        "Grad-CAM, unchanged", "Grad-CAM, in other colours",
-        "LIME, unchanged", "LIME, in other colours",
+        "unchanged", "in other colors",
+        "integrated gradients, unchanged", "integrated gradients, in other colors",
+        "Grad-CAM, unchanged", "Grad-CAM, in other colors",
+        "LIME, unchanged", "LIME, in other colors",
     ]  # fmt: skip
     assert len({shot.uri for shot in gallery.cards[0].shots}) == 8
     of = evaluation(noisy, found)
@@ -381,6 +383,6 @@ def test_the_page(noisy: Pipeline) -> None:
 def test_the_page_of_a_model_without_maps(noisy: Pipeline) -> None:
     found = explanations(tiny.flat(), noisy, n_lime=0, **QUICK)
     (shown,) = sections.sections(evaluation(noisy, found))
-    assert len(shown.said[0].sentences) == 1
+    assert len(shown.statements[0].sentences) == 1
     assert [len(group.charts) for group in shown.charts] == [1, 2, 4]
     assert "no module of the model has a map of positions" in render(evaluation(noisy, found))

@@ -205,11 +205,11 @@ def test_parts_batches_and_a_cache_change_nothing(
     monkeypatch.setattr(module, "AT_ONCE", 2)
     monkeypatch.setattr(module, "DERIVED", 5)
     monkeypatch.setattr(module, "WALKED", 3)
-    keep = tiny.Kept()
-    first = gradients(curved(), noisy, keep=keep)
-    assert keep.computed == ["gradients-0", "gradients-1", "slopes-0", "slopes-1", "slopes-2"]
-    second = gradients(curved(), noisy, keep=keep)
-    assert len(keep.computed) == 5
+    cache = tiny.Kept()
+    first = gradients(curved(), noisy, cache=cache)
+    assert cache.computed == ["gradients-0", "gradients-1", "slopes-0", "slopes-1", "slopes-2"]
+    second = gradients(curved(), noisy, cache=cache)
+    assert len(cache.computed) == 5
     for found in (first, second):
         assert found.between == pytest.approx(whole.between, rel=1e-6)
         for table in ("gradients", "slopes"):

@@ -94,11 +94,18 @@ def test_parts_and_a_cache_change_nothing(noisy: Pipeline, monkeypatch: pytest.M
     whole = neighbours(tiny.flat(), noisy, n=9)
     monkeypatch.setattr(module, "SELVES", 4)
     monkeypatch.setattr(module, "SEARCHED", 5)
-    keep = tiny.Kept()
-    first = neighbours(tiny.flat(), noisy, n=9, keep=keep)
-    assert keep.computed == ["selves-0", "selves-1", "selves-2", "search-0", "search-1", "search-2"]
-    second = neighbours(tiny.flat(), noisy, n=9, keep=keep)
-    assert len(keep.computed) == 6
+    cache = tiny.Kept()
+    first = neighbours(tiny.flat(), noisy, n=9, cache=cache)
+    assert cache.computed == [
+        "selves-0",
+        "selves-1",
+        "selves-2",
+        "search-0",
+        "search-1",
+        "search-2",
+    ]
+    second = neighbours(tiny.flat(), noisy, n=9, cache=cache)
+    assert len(cache.computed) == 6
     for found in (first, second):
         for name, column in whole.tables["triples"].columns.items():
             np.testing.assert_allclose(found.tables["triples"].columns[name], column, rtol=1e-6)

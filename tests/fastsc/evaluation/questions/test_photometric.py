@@ -88,7 +88,7 @@ def predictions(viewer: Viewer) -> NDArray[np.int64]:
 
 def search(viewer: Viewer, labels: Any = None, **options: Any) -> Arrays:
     labels = predictions(viewer) if labels is None else np.array(labels)
-    options = {"seed": 0, "keep": compute, **options}
+    options = {"seed": 0, "cache": compute, **options}
     return photometric(viewer, viewer.loader.index.usable, labels, **options)
 
 
@@ -277,7 +277,7 @@ class Walked(module._Seen):
     def slope(self, factors: Factors) -> NDArray[np.float64]:
         return np.tile(np.array(next(self.slopes), float), (len(factors), 1))
 
-    def look(self, factors: Factors) -> None:
+    def evaluate(self, factors: Factors) -> None:
         self.shown.append(factors)
 
 
@@ -333,7 +333,7 @@ def test_the_columns_are_those_of_the_views_that_the_model_was_shown(
     labels[0] = (labels[0] + 1) % 6  # wrong as it is
     # Backwards: rows of the columns, and not dataset indices, are what the columns are in.
     index = spy.loader.index.usable[::-1].copy()
-    found = photometric(spy, index, labels[index], seed=0, keep=compute)
+    found = photometric(spy, index, labels[index], seed=0, cache=compute)
     found = {name: column[::-1] for name, column in found.items()}
     low = [max(0, 1 - s) for s in strengths[:3]] + [-strengths[3]]
     high = [1 + s for s in strengths[:3]] + [strengths[3]]
@@ -408,7 +408,7 @@ def test_it_depends_on_the_seed_alone(tmp_path: Path) -> None:
     some = np.flatnonzero(found["photometric_random"] == 1)[::-1][:3]  # searched beyond the draws
     assert len(some) == 3
     assert not (some == np.arange(3)).any()
-    assert same(found, photometric(v, some, labels[some], seed=0, keep=compute), some)
+    assert same(found, photometric(v, some, labels[some], seed=0, cache=compute), some)
 
 
 # --- parts and mistakes --------------------------------------------------------------------------
@@ -422,9 +422,9 @@ def test_parts_are_kept_and_say_what_they_depend_on(
     whole = search(v, labels)
     monkeypatch.setattr(module, "LARGEST", 3)
     kept = tiny.Kept()
-    assert same(whole, search(v, labels, keep=kept))
+    assert same(whole, search(v, labels, cache=kept))
     assert kept.computed == ["photometric-0", "photometric-1", "photometric-2"]
-    assert same(whole, search(v, labels, keep=kept))
+    assert same(whole, search(v, labels, cache=kept))
     assert len(kept.computed) == 3
     said = json.loads(json.dumps(kept.settings["photometric-1"]))
     assert said["index"] == [3, 4, 5]
@@ -433,7 +433,7 @@ def test_parts_are_kept_and_say_what_they_depend_on(
 
     def settings(**options: Any) -> Any:
         kept = tiny.Kept()
-        search(v, labels, keep=kept, **options)
+        search(v, labels, cache=kept, **options)
         return kept.settings["photometric-0"]
 
     different = [settings(), settings(random=2), settings(sobol=0), settings(steps=0)]
@@ -457,7 +457,7 @@ def test_without_scipy_nothing_begins(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setattr("fastsc.cli.packages.installed", lambda name: name != "scipy")
     kept = tiny.Kept()
     with pytest.raises(UserError, match=r"^robustness: .*pip install scipy"):
-        search(v, labels, keep=kept)
+        search(v, labels, cache=kept)
     assert kept.computed == []
 
 

@@ -259,16 +259,16 @@ def test_neither_batches_nor_a_cache_change_anything(
 ) -> None:
     # A small image has a larger part: 4 of these.
     monkeypatch.setattr(module, "PART", 0.5)
-    keep = tiny.Kept()
-    whole = asked(linear(), loader(tmp_path, batch_size=4), keep=keep)
+    cache = tiny.Kept()
+    whole = asked(linear(), loader(tmp_path, batch_size=4), cache=cache)
     expected = [
         f"{part}-{at}"
         for part in ("unchanged", "fgsm-linf", "pgd-linf", "square-linf", "noise-linf", "pgd-l2")
         for at in range(3)
     ]
-    assert keep.computed == expected
-    again = asked(linear(), loader(tmp_path, batch_size=4), keep=keep)
-    assert keep.computed == expected
+    assert cache.computed == expected
+    again = asked(linear(), loader(tmp_path, batch_size=4), cache=cache)
+    assert cache.computed == expected
     other = asked(linear(), loader(tmp_path, batch_size=2))
     half = asked(linear(), loader(tmp_path, batch_size=3, dtype=torch.bfloat16))
     for found in (again, other, half):
@@ -277,7 +277,7 @@ def test_neither_batches_nor_a_cache_change_anything(
             for column, values in table.columns.items():
                 assert np.array_equal(columns(found, name)[column], values), (name, column)
         assert [a.index for a in found.adversaries] == [a.index for a in whole.adversaries]
-    assert keep.settings["pgd-linf-1"]["images"] == [4, 5, 6, 7]
+    assert cache.settings["pgd-linf-1"]["images"] == [4, 5, 6, 7]
 
 
 @needs_library
@@ -323,10 +323,10 @@ def test_what_is_shown(noisy: Pipeline) -> None:
 
 
 def test_nothing_is_known_to_be_right(noisy: Pipeline) -> None:
-    keep = tiny.Kept()
+    cache = tiny.Kept()
     with pytest.raises(UserError, match="robustness: what is right is known of no image in "):
-        robustness(linear(), noisy, labels=np.full(N, -1), keep=keep)
-    assert keep.computed == []
+        robustness(linear(), noisy, labels=np.full(N, -1), cache=cache)
+    assert cache.computed == []
 
 
 def test_no_library(noisy: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -371,7 +371,7 @@ def page(answers: Mapping[str, Robustness], pipeline: Pipeline) -> Any:
 def test_the_section_of_one_model(noisy: Pipeline) -> None:
     answer = asked(linear(), noisy, attacks=ATTACKS)
     section = page({"one": answer}, noisy)
-    (said,) = section.said
+    (said,) = section.statements
     text = " ".join(said.sentences).replace("\u00a0", " ")
     for level, name in (
         ("1/255, a single", "linf/1"),
@@ -381,7 +381,7 @@ def test_the_section_of_one_model(noisy: Pipeline) -> None:
         assert level in text
         assert f"{100 * value:.0f} % of the images are still right" in text
     assert "of 89 % (57 to 98 %) unattacked" in text
-    assert "random colours" in text
+    assert "random colors" in text
     assert "masked" not in text
     assert said.more == ("No sign of masked gradients was seen.",)
     linf, l2, photometric = section.charts
@@ -410,7 +410,7 @@ def test_the_section_of_two_models_one_of_which_is_masked(noisy: Pipeline) -> No
         )
     }
     section = page(answers, noisy)
-    first, second = section.said
+    first, second = section.statements
     assert not any("masked" in sentence for sentence in first.sentences)
     assert "Its gradients seem to be masked" in second.sentences[-1]
     assert f"exactly zero at {N} of {N} images" in second.sentences[-1]

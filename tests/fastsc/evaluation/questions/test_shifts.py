@@ -206,18 +206,19 @@ def expected_of(model: Classifier, n: int, cases: Any, seed: int = 0) -> tuple[A
     files = [i for i in range(n) if i % 2 == 0] + [i for i in range(n) if i % 2 == 1]
     pixels = [picture(i) for i in files]
 
-    def look(image: Any) -> tuple[Any, int]:
+    def answered(image: Any) -> tuple[Any, int]:
         x = torch.from_numpy(image).permute(2, 0, 1).float() / 255
         features = x.flatten()
         with torch.no_grad():
             return features.double().numpy(), int(model.net(x[None])[0].argmax())
 
-    clean = [look(image) for image in pixels]
+    clean = [answered(image) for image in pixels]
     moved, predicted = {}, {"clean": [p for _, p in clean]}
     for kind, severity in cases:
         case = case_name(kind, severity)
         there = [
-            look(shift(image, kind, severity, index=i, seed=seed)) for i, image in enumerate(pixels)
+            answered(shift(image, kind, severity, index=i, seed=seed))
+            for i, image in enumerate(pixels)
         ]
         pairs = zip(clean, there, strict=True)
         moved[case] = [np.linalg.norm(a[0] - b[0]) for a, b in pairs]
@@ -275,11 +276,13 @@ def test_every_figure_by_hand(tmp_path: Path) -> None:
     assert all(found[name].n == N for name in names)
     # What is shown: one image, each kind at the middle severity of two, the larger.
     row = table.index.tolist().index(found.image)
-    assert [(look.kind, look.severity) for look in found.looks] == [(k, 5) for k in KINDS]
-    for look in found.looks:
-        case = case_name(look.kind, 5)
-        assert look.said == f"class {predicted[case][row]}"
-        assert look.right == bool(right[case][row])
+    assert [(prediction.kind, prediction.severity) for prediction in found.predictions] == [
+        (k, 5) for k in KINDS
+    ]
+    for prediction in found.predictions:
+        case = case_name(prediction.kind, 5)
+        assert prediction.predicted == f"class {predicted[case][row]}"
+        assert prediction.right == bool(right[case][row])
 
 
 def test_batches_parts_and_a_cache_change_nothing(
@@ -288,18 +291,18 @@ def test_batches_parts_and_a_cache_change_nothing(
     model = flat()
     whole = shifts(model, loader(tmp_path), n=None, severities=(4,))
     monkeypatch.setattr(module, "MOST", 2)
-    keep = tiny.Kept()
+    cache = tiny.Kept()
     other = loader(tmp_path, batch_size=5)
-    first = shifts(model, other, n=None, severities=(4,), keep=keep)
-    assert len(keep.computed) == 3 * (1 + 25)
-    assert keep.computed[:4] == ["clean-0", "clean-1", "clean-2", "gaussian_noise-0"]
-    assert keep.settings["fog-1"] == {"images": [2, 3], "severities": (4,), "seed": 0}
-    second = shifts(model, other, n=None, severities=(4,), keep=keep)
-    assert len(keep.computed) == 3 * (1 + 25)
+    first = shifts(model, other, n=None, severities=(4,), cache=cache)
+    assert len(cache.computed) == 3 * (1 + 25)
+    assert cache.computed[:4] == ["clean-0", "clean-1", "clean-2", "gaussian_noise-0"]
+    assert cache.settings["fog-1"] == {"images": [2, 3], "severities": (4,), "seed": 0}
+    second = shifts(model, other, n=None, severities=(4,), cache=cache)
+    assert len(cache.computed) == 3 * (1 + 25)
     for found in (first, second):
         for name, column in whole.tables["images"].columns.items():
             np.testing.assert_allclose(found.tables["images"].columns[name], column, rtol=1e-6)
-        assert found.looks == whole.looks
+        assert found.predictions == whole.predictions
 
 
 def test_where_nothing_is_shifted_nothing_moves(
@@ -331,20 +334,20 @@ def test_too_few_labels_are_a_mistake_before_anything_is_computed(
 ) -> None:
     labels = np.full(N, -1)
     labels[:known] = 0
-    keep = tiny.Kept()
+    cache = tiny.Kept()
     with pytest.raises(UserError, match=f"^shifts: .* is of {of}; take a split"):
-        shifts(flat(), loader(tmp_path), labels=labels, keep=keep)
-    assert not keep.computed
+        shifts(flat(), loader(tmp_path), labels=labels, cache=cache)
+    assert not cache.computed
 
 
 def test_without_the_library_a_line_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(__import__("sys").modules, "imagecorruptions", None)
-    keep = tiny.Kept()
+    cache = tiny.Kept()
     with pytest.raises(UserError, match=r"^shifts: .*; pip install imagecorruptions-imaug$"):
-        shifts(flat(), loader(tmp_path), keep=keep)
-    assert not keep.computed
+        shifts(flat(), loader(tmp_path), cache=cache)
+    assert not cache.computed
 
 
 def test_small_pictures_have_casts_only(tmp_path: Path) -> None:
@@ -381,23 +384,23 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> Shifts:
 
 def test_what_the_page_says(answer: Shifts) -> None:
     section, html = page_of({"m": answer})
-    said = [text.replace("\u00a0", " ") for text in section.said[0].sentences]
+    said = [text.replace("\u00a0", " ") for text in section.statements[0].sentences]
     value = answer["accuracy/corruptions"].value
     assert said[0].startswith("Over 15 kinds of corruption at severities 1 and 3, ")
     shown = float(said[0].split("severities 1 and 3, ")[1].split(" %")[0])
     assert shown == pytest.approx(100 * value, abs=6)
     assert "n = 5) of answers are right, against " in said[0]
     assert said[0].endswith(" unchanged.")
-    assert said[1].startswith("Over 10 colour casts that are none of the four changes, ")
+    assert said[1].startswith("Over 10 color casts that are none of the four changes, ")
     kinds = {kind: answer[f"accuracy/{kind}"].value for kind in KINDS}
     worst = min(kinds, key=lambda kind: kinds[kind])
     assert said[2].startswith(f"Worst is {case_words(worst)}")
-    assert "Guessing would be right in 33.3" in section.beside
+    assert "Guessing would be right in 33.3" in section.reference
     words = {row[-1].text: row[0].text for table in section.tables for row in table.rows}
     assert set(words) == {measure.name for measure in answer.measures}
     assert words["accuracy/brightness/3"] == "added brightness, severity 3"  # not ±300 %
     assert words["accuracy/channel_swap"] == "swapped channels"
-    assert words["ds_relative/colour"] == "colour casts"
+    assert words["ds_relative/colour"] == "color casts"
     assert len(section.charts[0].charts) == 2
     assert "<i>" not in html  # a class's name, in the lines under the pictures
     assert "&lt;i&gt;dog" in html
@@ -412,7 +415,7 @@ def test_the_worst_kind_and_its_worst_severity(answer: Shifts) -> None:
     columns["correct/fog/3"] = np.array([1.0, 0, 0, 0, 0])
     rows = Rows(answer.tables["images"].index, columns)
     section, _ = page_of({"m": replace(answer, tables={"images": rows})})
-    said = section.said[0].sentences[2].replace("\u00a0", " ")
+    said = section.statements[0].sentences[2].replace("\u00a0", " ")
     assert (
         said == "Worst is fog over its severities: 60.0 % (60.0 to 60.0 %), and 20 % at severity 3."
     )
@@ -437,9 +440,11 @@ def test_pictures_are_those_that_the_model_saw(
     fog = shift(picture(answer.image), "fog", 3, index=answer.image, seed=answer.seed)
     assert any(np.array_equal(fog, one) for one in first)
     lines = [card.lines[0] for card in gallery.cards]
-    wrong = [look for look in answer.looks if not look.right]
-    for look in wrong:
-        assert any(f"{case_words(look.kind)} ({look.said})" in line for line in lines)
+    wrong = [prediction for prediction in answer.predictions if not prediction.right]
+    for prediction in wrong:
+        assert any(
+            f"{case_words(prediction.kind)} ({prediction.predicted})" in line for line in lines
+        )
     assert sum(line.count("(") for line in lines) == len(wrong)
 
 
@@ -451,10 +456,10 @@ def test_several_models_and_missing_parts(answer: Shifts) -> None:
         image=answer.image + 1,
     )
     section, html = page_of({"whole": answer, "part": casts})
-    assert len(section.said) == 2
+    assert len(section.statements) == 2
     assert section.galleries[0].cards[0].lines[1] == "part: not asked about this picture"
     assert len(section.charts[1].charts) == 2
     assert "warm" in html
-    first, _ = page_of({"part": replace(casts, measures=(), looks=())})
+    first, _ = page_of({"part": replace(casts, measures=(), predictions=())})
     assert not first.galleries
-    assert first.said[0].sentences == ()
+    assert first.statements[0].sentences == ()

@@ -227,10 +227,10 @@ def test_only_images_are_never_judged() -> None:
 def test_one_image_a_class_leaves_no_choice(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     train = {name: tiny.noise(rng, 1) for name in "abc"}
-    keep = tiny.Kept()
-    found = transfer(tiny.flat(), *parts(tmp_path, train, train), keep=keep)
+    cache = tiny.Kept()
+    found = transfer(tiny.flat(), *parts(tmp_path, train, train), cache=cache)
     assert found.c == 1e-2
-    assert not [part for part in keep.computed if part.startswith("folds")]
+    assert not [part for part in cache.computed if part.startswith("folds")]
     assert found["probe/accuracy"].value == 1
     assert [line.split(":")[0] for line in found.left_out] == ["knn5", "knn20"]
 
@@ -286,59 +286,59 @@ def test_parts_and_a_cache_change_nothing(
     blurred: tuple[Pipeline, Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = transfer(tiny.flat(), *blurred, n=None)
-    monkeypatch.setattr(module, "LOOKED_AT", 13)
-    keep = tiny.Kept()
-    first = transfer(tiny.flat(), *blurred, n=None, keep=keep)
-    assert keep.computed == [
+    monkeypatch.setattr(module, "PART", 13)
+    cache = tiny.Kept()
+    first = transfer(tiny.flat(), *blurred, n=None, cache=cache)
+    assert cache.computed == [
         "train-0", "train-1", "train-2", "test-0", "test-1",
         *(f"folds-{c}" for c in ("0.0001", "0.001", "0.01", "0.1", "1")), "probe", "knn5", "knn20",
     ]  # fmt: skip
-    second = transfer(tiny.flat(), *blurred, n=None, keep=keep)
-    assert len(keep.computed) == 13
+    second = transfer(tiny.flat(), *blurred, n=None, cache=cache)
+    assert len(cache.computed) == 13
     for found in (first, second):
         assert found.estimates == whole.estimates
         assert found.c == whole.c
     hashes = {blurred[0].index.hash, blurred[1].index.hash}
-    for settings in keep.settings.values():
+    for settings in cache.settings.values():
         assert {settings["train"], settings["test"]} == hashes
         assert settings["strengths"] == STRENGTHS
 
 
 def test_one_class_is_a_mistake_before_anything_is_computed(tmp_path: Path) -> None:
     pixels = {"a": tiny.noise(np.random.default_rng(0), 4)}
-    keep = tiny.Kept()
+    cache = tiny.Kept()
     with pytest.raises(UserError, match=r"^transfer: .*train has images of one class"):
-        transfer(tiny.flat(), *parts(tmp_path, pixels, pixels), keep=keep)
-    assert not keep.computed
+        transfer(tiny.flat(), *parts(tmp_path, pixels, pixels), cache=cache)
+    assert not cache.computed
 
 
 def test_what_cannot_be_learned_is_a_mistake(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     train = {name: tiny.noise(rng, 2) for name in "ab"}
     test = {name: tiny.noise(rng, 2) for name in "bcdefg"}
-    keep = tiny.Kept()
+    cache = tiny.Kept()
     with pytest.raises(UserError, match=r"^transfer: c, d, e, … of the test part .* are not in"):
-        transfer(tiny.flat(), *parts(tmp_path, train, test), keep=keep)
+        transfer(tiny.flat(), *parts(tmp_path, train, test), cache=cache)
     two, other = parts(tmp_path / "more", train, {"b": test["b"], "c": test["c"]})
     with pytest.raises(UserError, match=r"^transfer: c of the test part .* is not in"):
-        transfer(tiny.flat(), two, other, keep=keep)
+        transfer(tiny.flat(), two, other, cache=cache)
     # A class none of whose images can be used is not there either; of the test part it is no harm.
     other.index = other.index.without({2: "broken", 3: "broken"})
-    transfer(tiny.flat(), two, other, keep=tiny.Kept())
+    transfer(tiny.flat(), two, other, cache=tiny.Kept())
     two.index = two.index.without({2: "broken", 3: "broken"})
     with pytest.raises(UserError, match="images of one class"):
-        transfer(tiny.flat(), two, other, keep=keep)
-    assert not keep.computed
+        transfer(tiny.flat(), two, other, cache=cache)
+    assert not cache.computed
 
 
 def test_without_scikit_learn_a_line_says_what_to_install(
     blurred: tuple[Pipeline, Pipeline], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    keep = tiny.Kept()
+    cache = tiny.Kept()
     with pytest.raises(UserError, match=r"^transfer: .*; pip install scikit-learn$"):
-        transfer(tiny.flat(), *blurred, keep=keep)
-    assert not keep.computed
+        transfer(tiny.flat(), *blurred, cache=cache)
+    assert not cache.computed
 
 
 # --- the folder ----------------------------------------------------------------------------------
@@ -446,14 +446,14 @@ def test_a_fine_tuned_copy_learns_and_the_model_stays(
     monkeypatch.setattr(fine_tuning, "OPTIMIZER", brave)
     model = convolutional()
     before, draw = model.hash, torch.random.get_rng_state()
-    keep = tiny.Kept()
-    found = transfer(model, *loaders, fine_tune=True, keep=keep)
+    cache = tiny.Kept()
+    found = transfer(model, *loaders, fine_tune=True, cache=cache)
     assert torch.equal(torch.random.get_rng_state(), draw)
     del model.hash
     assert model.hash == before
     assert not any(p.requires_grad for p in model.parameters())
     assert not model.training
-    assert keep.settings["fine-tuned"]["epochs"] == 40
+    assert cache.settings["fine-tuned"]["epochs"] == 40
     assert found["fine_tuned/accuracy"].value > 0.9
     columns = found.tables["test"].columns
     assert np.array_equal(
@@ -570,28 +570,28 @@ def test_what_the_page_says(
     of = Evaluation(models, (), {}, lambda i: "", lambda i: "")
     (question,) = questions(of)
     section = sections.section(question)
-    said = [text.replace("\u00a0", " ") for text in section.said[0].sentences]
+    said = [text.replace("\u00a0", " ") for text in section.statements[0].sentences]
     right = 100 * answers["one"]["probe/accuracy"].value
     assert said[0].startswith("A linear probe of the frozen features is right on ")
     assert abs(float(said[0].split(" right on ")[1].split(" %")[0]) - right) < 6
     folder = blurred[0].index.root.parent.name
     assert f", n = 24) of the images of 3 classes of {folder}, and on " in said[0]
-    assert "in other colours; " in said[0]
+    assert "in other colors; " in said[0]
     assert said[1].startswith("By the nearest images it is ")
     assert said[1].endswith(" by 20.")
     assert said[2].startswith("Fine-tuned as a whole, it is right on ")
-    assert len(section.said[1].sentences) == 2
-    assert section.said[0].more[0] == (
+    assert len(section.statements[1].sentences) == 2
+    assert section.statements[0].more[0] == (
         f"Learned from 30 images; the probe’s C is {answers['one'].c:g}, chosen by "
         "cross-validation among them."
     )
-    assert section.beside.startswith("Guessing would be right on 33.3")
+    assert section.reference.startswith("Guessing would be right on 33.3")
     words = {row[-1].text: row[0].text for table in section.tables for row in table.rows}
-    assert words["probe/accuracy_perturbed"] == "linear probe, right in other colours"
+    assert words["probe/accuracy_perturbed"] == "linear probe, right in other colors"
     assert words["knn5/accuracy"] == "5 nearest, right"
     assert set(words) == {m.name for a in answers.values() for m in a.measures}
     charts = section.charts[0].charts
-    assert [chart.title for chart in charts] == ["Unchanged", "In other colours"]
+    assert [chart.title for chart in charts] == ["Unchanged", "In other colors"]
     assert "fine-tuned" in charts[0].svg
     html = render(of)
     assert "Right answers on other classes" in html

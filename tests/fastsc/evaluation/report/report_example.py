@@ -224,7 +224,7 @@ def weather(seed: int, n: int) -> Weather:
 def picture(side: int) -> Any:
     """Smooth random pictures, recolored by the reference."""
 
-    def look(index: int, factors: tuple[float, float, float, float] | None) -> NDArray[np.uint8]:
+    def shown(index: int, factors: tuple[float, float, float, float] | None) -> NDArray[np.uint8]:
         coarse = torch.from_numpy(np.random.default_rng(index).random((1, 3, 5, 5)))
         size = (side, side)
         image = torch.nn.functional.interpolate(coarse, size, mode="bicubic").clamp(0, 1)
@@ -233,12 +233,12 @@ def picture(side: int) -> Any:
         found: NDArray[np.uint8] = (255 * image[0].permute(1, 2, 0)).round().byte().numpy()
         return found
 
-    return look
+    return shown
 
 
 def evaluation(names: Sequence[str] = ("plain",), *, n: int = 30, side: int = 32) -> Evaluation:
     """Each later model is calmer than the one before; none is asked about shifts."""
-    look = picture(side)
+    shown = picture(side)
     models = []
     for place, name in enumerate(names):
         calm = 1 / (1 + place)
@@ -254,7 +254,7 @@ def evaluation(names: Sequence[str] = ("plain",), *, n: int = 30, side: int = 32
                 name=name,
                 answers={answer.question: answer for answer in answers},
                 left_out={"shifts": "no corrupted images <given>"},
-                picture=look,
+                picture=shown,
                 facts={"architecture": "resnet18", "resolution": "32 px", "hash": f"abc{place}"},
             )
         )

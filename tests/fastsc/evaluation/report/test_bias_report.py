@@ -124,13 +124,13 @@ OUT = [
 
 
 def test_the_first_sentence_is_the_accuracy_by_color(undrawn: None) -> None:
-    first = section_of(answer(0, out=OUT)).said[0]
+    first = section_of(answer(0, out=OUT)).statements[0]
     found = answer(0, out=OUT)
     text = plain(first.sentences[0])
-    assert text.startswith("Of test digits in their class’s colour 100 % (91 to 100 %)")
+    assert text.startswith("Of test digits in their class’s color 100 % (91 to 100 %)")
     gap = found["gap"]
     points = re.search(
-        r"the colour is worth \+(\d+) points \(\+(\d+) to \+(\d+) points, n = 40\)", text
+        r"the color is worth \+(\d+) points \(\+(\d+) to \+(\d+) points, n = 40\)", text
     )
     assert points is not None
     assert [float(one) for one in points.groups()] == pytest.approx(
@@ -143,7 +143,7 @@ def test_the_first_sentence_is_the_accuracy_by_color(undrawn: None) -> None:
 
 
 def test_classes_that_stand_out_are_named_and_no_others(undrawn: None) -> None:
-    said = section_of(answer(0, out=OUT)).said[0]
+    said = section_of(answer(0, out=OUT)).statements[0]
     flips = plain(said.sentences[2])
     overall = 100 * answer(0)["axis_flips/hue"].value
     assert f": hue flips {HOSTILE} (90 %) and dog (70 %), against {overall:.0f} % over" in flips
@@ -160,12 +160,12 @@ def test_classes_that_stand_out_are_named_and_no_others(undrawn: None) -> None:
 def test_many_classes_are_counted(undrawn: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bias, "NAMED", 2)
     out = [(name, "hue", "flipped") for name in CLASSES]
-    assert "dog" not in section_of(answer(0, out=out)).said[0].sentences[2]
-    assert "and 2 more, against" in section_of(answer(0, out=out)).said[0].sentences[2]
+    assert "dog" not in section_of(answer(0, out=out)).statements[0].sentences[2]
+    assert "and 2 more, against" in section_of(answer(0, out=out)).statements[0].sentences[2]
 
 
 def test_where_none_stands_out_it_says_so(undrawn: None) -> None:
-    said = section_of(answer(0)).said[0]
+    said = section_of(answer(0)).statements[0]
     assert "No class’s prediction depends on one kind of change more" in said.sentences[2]
     assert "explains (4 classes)" in said.sentences[2]
     assert "No class’s representation moves" in said.more[1]
@@ -174,17 +174,17 @@ def test_where_none_stands_out_it_says_so(undrawn: None) -> None:
 
 def test_what_there_is_not_is_not_spoken_of() -> None:
     digits = section_of(answer(0, axes=False))
-    assert len(digits.said[0].sentences) == 2
-    assert digits.said[0].more == ()
-    assert [group.title for group in digits.charts] == ["Colour or shape"]
-    assert "class is named" not in digits.beside
+    assert len(digits.statements[0].sentences) == 2
+    assert digits.statements[0].more == ()
+    assert [group.title for group in digits.charts] == ["Color or shape"]
+    assert "class is named" not in digits.reference
     axes = section_of(answer(0, colors=False))
-    assert len(axes.said[0].sentences) == 1
+    assert len(axes.statements[0].sentences) == 1
     assert [group.title for group in axes.charts] == [
         "Whose prediction each kind decides",
         "Whose representation each kind moves",
     ]
-    assert "shapes" not in axes.beside
+    assert "shapes" not in axes.reference
     assert axes.galleries == ()
 
 
@@ -232,7 +232,7 @@ def test_pictures_are_one_card_a_digit(undrawn: None) -> None:
     ]
     assert len({shot.uri for shot in card.shots}) == 3
     assert [gallery.title for gallery in galleries] == [
-        "Digits whose colour lies",
+        "Digits whose color lies",
         "Classes that depend on one kind of change: plain",
     ]
 
@@ -264,8 +264,8 @@ def test_the_table_has_every_class_and_kind(undrawn: None, monkeypatch: pytest.M
 def test_models_are_compared(undrawn: None) -> None:
     found = section_of(answer(0), answer(1)).verdicts
     assert [one.figure for one in found] == [
-        "Aligned less reversed colours", "Right in random colours",
-        "Colour read from the features", "Shape read from the features",
+        "Aligned less reversed colors", "Right in random colors",
+        "Color read from the features", "Shape read from the features",
     ]  # fmt: skip
     found = section_of(answer(0, colors=False), answer(1, colors=False)).verdicts
     assert [one.figure for one in found] == [f"Flips under {kind} alone" for kind in KINDS]
@@ -273,7 +273,7 @@ def test_models_are_compared(undrawn: None) -> None:
 
 def test_one_model_may_have_what_the_other_has_not(undrawn: None) -> None:
     found = section_of(answer(0, axes=False), answer(1, colors=False, out=OUT))
-    assert [len(one.sentences) for one in found.said] == [2, 1]
+    assert [len(one.sentences) for one in found.statements] == [2, 1]
     assert found.galleries[0].cards[0].shots[0].caption == "aligned – plain: 3"
 
 

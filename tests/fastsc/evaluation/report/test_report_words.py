@@ -46,7 +46,7 @@ def said(answer: Answer) -> str:
     of = evaluation(n=12)
     model = replace(of.models[0], answers={answer.question: answer})
     (section,) = sections(replace(of, models=(model,), comparisons=()))
-    return " ".join(section.said[0].sentences).replace("\u00a0", " ")
+    return " ".join(section.statements[0].sentences).replace("\u00a0", " ")
 
 
 def test_the_sentence_on_continuity() -> None:
@@ -60,7 +60,7 @@ def test_the_sentence_on_continuity() -> None:
         )
     )
     assert text.startswith(
-        "Changing light and colours within ±40 % (hue ±36°) moves the representation by 0.28 of "
+        "Changing light and colors within ±40 % (hue ±36°) moves the representation by 0.28 of "
         "the distance between different images (0.26 to 0.30, n = 334); 12 % of predictions flip "
         "(9 to 16 %)."
     )

@@ -32,11 +32,11 @@ class Counted:
 
 def test_a_part_is_computed_once_for_equal_settings(tmp_path: Path) -> None:
     compute = Counted()
-    first = Store(tmp_path).keep(model="m")("pairs", {"n": 3, "s": (0.4, 0.1)}, compute)
+    first = Store(tmp_path).cache(model="m")("pairs", {"n": 3, "s": (0.4, 0.1)}, compute)
     store = Store(tmp_path)  # another evaluation in the same folder
-    again = store.keep(model="m")("pairs", {"s": (0.4, 0.1), "n": 3}, compute)
+    again = store.cache(model="m")("pairs", {"s": (0.4, 0.1), "n": 3}, compute)
     assert compute.times == 1
-    assert (store.computed, store.found) == (0, 1)
+    assert store.computed == 0
     for name, array in first.items():
         assert np.array_equal(again[name], array)
         assert again[name].dtype == array.dtype
@@ -51,25 +51,25 @@ def test_anything_else_is_computed_anew(
     part: str, settings: dict[str, Any], scope: dict[str, Any], tmp_path: Path
 ) -> None:
     compute = Counted()
-    Store(tmp_path).keep(model="m")("pairs", {"n": 3}, compute)
-    Store(tmp_path).keep(**scope)(part, settings, compute)
+    Store(tmp_path).cache(model="m")("pairs", {"n": 3}, compute)
+    Store(tmp_path).cache(**scope)(part, settings, compute)
     assert compute.times == 2
 
 
 @pytest.mark.parametrize("damage", ["cut", "flipped", "empty"])
 def test_a_damaged_part_is_computed_anew(damage: str, tmp_path: Path) -> None:
     compute = Counted()
-    keep = Store(tmp_path).keep(model="m")
-    keep("pairs", {}, compute)
+    cache = Store(tmp_path).cache(model="m")
+    cache("pairs", {}, compute)
     (path,) = (tmp_path / "cache").iterdir()
     data = bytearray(path.read_bytes())
     if damage == "flipped":
         data[len(data) // 3] ^= 0xFF
     path.write_bytes({"cut": data[: len(data) // 2], "empty": b""}.get(damage, data))
-    found = keep("pairs", {}, compute)
+    found = cache("pairs", {}, compute)
     assert compute.times == 2
     assert found["names"].tolist() == ["a", "ß"]
-    keep("pairs", {}, compute)
+    cache("pairs", {}, compute)
     assert compute.times == 2
 
 
@@ -77,12 +77,12 @@ def test_what_is_interrupted_leaves_nothing_and_what_was_done_stays(tmp_path: Pa
     def interrupted() -> Arrays:
         raise KeyboardInterrupt
 
-    keep, done = Store(tmp_path).keep(model="m"), Counted()
-    keep("one", {}, done)
+    cache, done = Store(tmp_path).cache(model="m"), Counted()
+    cache("one", {}, done)
     with pytest.raises(KeyboardInterrupt):
-        keep("two", {}, interrupted)
+        cache("two", {}, interrupted)
     assert len(list((tmp_path / "cache").iterdir())) == 1
-    keep("one", {}, done)
+    cache("one", {}, done)
     assert done.times == 1
 
 
@@ -180,11 +180,11 @@ def test_names_become_folders_that_do_not_meet(tmp_path: Path) -> None:
 @pytest.mark.parametrize("how", ["another part's", "an older fastsc's", "a pipe"])
 def test_what_is_not_this_part_is_computed_anew(how: str, tmp_path: Path) -> None:
     compute = Counted()
-    keep = Store(tmp_path).keep(model="m")
-    wanted = keep("pairs", {"n": 3}, compute)
+    cache = Store(tmp_path).cache(model="m")
+    wanted = cache("pairs", {"n": 3}, compute)
     (path,) = (tmp_path / "cache").iterdir()
     if how == "another part's":
-        keep("curves", {"n": 3}, lambda: {"other": np.arange(4)})
+        cache("curves", {"n": 3}, lambda: {"other": np.arange(4)})
         (other,) = set((tmp_path / "cache").iterdir()) - {path}
         other.replace(path)
     elif how == "a pipe":
@@ -192,5 +192,5 @@ def test_what_is_not_this_part_is_computed_anew(how: str, tmp_path: Path) -> Non
         os.mkfifo(path)
     else:
         np.savez_compressed(path, **wanted)
-    assert set(keep("pairs", {"n": 3}, compute)) == set(wanted)
+    assert set(cache("pairs", {"n": 3}, compute)) == set(wanted)
     assert compute.times == 2
