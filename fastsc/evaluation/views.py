@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -90,6 +90,13 @@ class Viewer:
             rows = slice(done, done + len(decoded.index))
             done = rows.stop
             yield Images(decoded.images, rows)
+
+    def columns(
+        self, index: Indices, title: str, answer: Callable[[Images], Mapping[str, Tensor]]
+    ) -> Arrays:
+        """What `answer` makes of the batches of `images`: columns (m, …)."""
+        parts = [answer(images) for images in self.images(index, title)]
+        return {name: torch.cat([part[name].cpu() for part in parts]).numpy() for name in parts[0]}
 
     def view(self, pixels: Tensor, factors: Factors | None = None) -> Tensor:
         """(n, R, R, 3) uint8 -> (n, 3, R, R) normalized; in other colors with factors (n, 4)."""

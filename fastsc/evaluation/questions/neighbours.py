@@ -30,7 +30,7 @@ from fastsc.evaluation.results.answers import (
     in_parts,
 )
 from fastsc.evaluation.results.measures import Measure, Name
-from fastsc.evaluation.views import Indices, Viewer, choose, shares
+from fastsc.evaluation.views import Images, Indices, Viewer, choose, shares
 from fastsc.pipelines import Pipeline, keyed
 
 SELVES = 500  # images of a part of both views
@@ -161,14 +161,13 @@ def _another(index: int, pool: Indices, draw: float) -> int:
 def _selves(viewer: Viewer, index: Indices) -> Arrays:
     """Features (m, D) float32 of images, and how far from them their perturbed views lie: (m,)."""
     factors = viewer.loader.plan().factors[index]
-    features: list[Tensor] = []
-    moved: list[Tensor] = []
-    for images in viewer.images(index, "neighbours: images and their perturbed selves"):
+
+    def answer(images: Images) -> dict[str, Tensor]:
         f = viewer.respond(images.pixels).features
         g = viewer.respond(images.pixels, factors[images.rows]).features
-        features.append(f)
-        moved.append((f.double() - g.double()).norm(dim=1))
-    return {"features": torch.cat(features).numpy(), "moved": torch.cat(moved).numpy()}
+        return {"features": f, "moved": (f.double() - g.double()).norm(dim=1)}
+
+    return viewer.columns(index, "neighbours: images and their perturbed selves", answer)
 
 
 def _search(

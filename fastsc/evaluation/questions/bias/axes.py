@@ -19,6 +19,7 @@ from fastsc.evaluation.results.answers import Arrays, Rows
 from fastsc.evaluation.results.statistics import estimate
 from fastsc.evaluation.views import (
     KINDS,
+    Images,
     Indices,
     Viewer,
     between,
@@ -118,18 +119,19 @@ def respond(viewer: Viewer, index: Indices, kinds: Sequence[str]) -> Arrays:
         ‖f - f'‖₂ and "predicted/hue/up" (m,), and so on.
     """
     strengths = dict(zip(KINDS, viewer.settings.strengths, strict=True))
-    columns: dict[str, list[Tensor]] = {}
-    for images in viewer.images(index, "bias: each kind alone"):
+
+    def answer(images: Images) -> dict[str, Tensor]:
         clean = viewer.respond(images.pixels)
-        columns.setdefault("features", []).append(clean.features)
-        columns.setdefault("predicted", []).append(clean.predicted)
+        columns = {"features": clean.features, "predicted": clean.predicted}
         for kind in kinds:
             for way, end in zip(WAYS, ends(kind, strengths[kind]), strict=True):
                 there = viewer.respond(images.pixels, one_kind(kind, end, len(images.pixels)))
                 moved = torch.from_numpy(changes(clean, there)["moved"])
-                columns.setdefault(f"moved/{kind}/{way}", []).append(moved)
-                columns.setdefault(f"predicted/{kind}/{way}", []).append(there.predicted)
-    return {name: torch.cat(parts).numpy() for name, parts in columns.items()}
+                columns |= {f"moved/{kind}/{way}": moved}
+                columns |= {f"predicted/{kind}/{way}": there.predicted}
+        return columns
+
+    return viewer.columns(index, "bias: each kind alone", answer)
 
 
 def axis_rows(

@@ -13,16 +13,16 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fastsc.cli.packages import installed
 from fastsc.datasets.colormnist import FOLDERS, METADATA
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays, PartCache, Rows, in_parts
-from fastsc.evaluation.views import Indices, Viewer, choose, shares
+from fastsc.evaluation.views import Images, Indices, Viewer, choose, shares
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.pipelines.reading import read_json
 
@@ -147,18 +147,19 @@ def predictions(model: Classifier, digits: Digits, cache: PartCache) -> dict[str
 
 
 def _answers_of(viewer: Viewer, index: Indices, folder: str) -> Arrays:
-    columns: dict[str, list[torch.Tensor]] = {}
-    for images in viewer.images(index, f"bias: digits in {folder} colors"):
-        answered = viewer.respond(images.pixels)
-        kept = {"predicted": answered.predicted}
-        if folder == "random":
-            channels = images.pixels.permute(0, 3, 1, 2).double()
-            side = min(SIDE, channels.shape[-1])
-            few = F.adaptive_avg_pool2d(channels, side).round().byte()
-            kept |= {"features": answered.features, "pixels": few, "mean": channels.mean((2, 3))}
-        for name, column in kept.items():
-            columns.setdefault(name, []).append(column.cpu())
-    return {name: torch.cat(parts).numpy() for name, parts in columns.items()}
+    def answer(images: Images) -> dict[str, Tensor]:
+        response = viewer.respond(images.pixels)
+        if folder != "random":
+            return {"predicted": response.predicted}
+        channels = images.pixels.permute(0, 3, 1, 2).double()
+        side = min(SIDE, channels.shape[-1])
+        few = F.adaptive_avg_pool2d(channels, side).round().byte()
+        return {
+            "predicted": response.predicted, "features": response.features,
+            "pixels": few, "mean": channels.mean((2, 3)),
+        }  # fmt: skip
+
+    return viewer.columns(index, f"bias: digits in {folder} colors", answer)
 
 
 def accuracy_rows(digits: Digits, answers: Mapping[str, Arrays], right: NDArray[np.int64]) -> Rows:

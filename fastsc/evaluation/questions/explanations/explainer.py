@@ -45,10 +45,6 @@ class Explainer:
     seed: int
 
     @property
-    def by_gradient(self) -> tuple[str, ...]:
-        return (IG, GRAD_CAM) if self.layer else (IG,)
-
-    @property
     def at_once(self) -> int:
         settings = self.viewer.settings
         fits = round(AT_ONCE * (224 / settings.resolution) ** 2)
@@ -95,8 +91,8 @@ def _key(seed: int, index: int) -> int:
     return int(np.random.SeedSequence((seed, index)).generate_state(1, np.uint32)[0])
 
 
-def explain(explainer: Explainer, index: Indices, methods: tuple[str, ...]) -> Arrays:
-    """METHOD/COLUMN -> (m,), and METHOD/maps -> (m, 2, s, s)."""
+def explain(explainer: Explainer, method: str, index: Indices) -> Arrays:
+    """Columns (m,) of a method, and "maps" (m, 2, s, s)."""
     viewer, net = explainer.viewer, explainer.viewer.explained
     pixels, factors = explainer.pixels(index), viewer.loader.plan().factors[index]
     before, after = viewer.respond(pixels), viewer.respond(pixels, factors)
@@ -104,34 +100,30 @@ def explain(explainer: Explainer, index: Indices, methods: tuple[str, ...]) -> A
     targets = before.predicted.to(clean.device)
     other = following(index, viewer.loader)
     f, g = before.features.double(), after.features.double()
-    shared = {
+    columns = {
         "predicted": before.predicted.numpy(),
         "predicted_perturbed": after.predicted.numpy(),
         "changed": (before.predicted != after.predicted).double().numpy(),
         "moved": (f - g).norm(dim=1).numpy(),
         "between": (f - f[other]).norm(dim=1).numpy(),
     }
-    parts = [segments(image) for image in clean] if LIME in methods else []
-    arrays: Arrays = {}
-    for method in methods:
-        make = partial(explainer.maps, method, targets=targets, index=index, parts=parts)
-        own, moved = make(net=net, images=clean), make(net=net, images=perturbed)
-        drawn = make(net=explainer.random, images=clean).cpu().numpy()
-        a, b = own.cpu().numpy(), moved.cpu().numpy()
-        columns = dict(shared)
-        for suffix, compared in (("", b), ("_other", a[other]), ("_random", drawn)):
-            columns |= _agreements(a, compared, suffix)
-        columns["empty"] = np.array(
-            [float(agreement.empty(x) or agreement.empty(y)) for x, y in zip(a, b, strict=True)]
-        )
-        columns["entropy"] = np.array([agreement.entropy(one) for one in a])
-        columns["gini"] = np.array([agreement.gini(one) for one in a])
-        columns |= _faithful(explainer, clean, own, targets)
-        if method == IG:
-            columns |= _completeness(net, clean, own, targets)
-        columns["maps"] = np.stack([_small(a), _small(b)], axis=1)
-        arrays |= {f"{method}/{name}": column for name, column in columns.items()}
-    return arrays
+    parts = [segments(image) for image in clean] if method == LIME else []
+    make = partial(explainer.maps, method, targets=targets, index=index, parts=parts)
+    own, moved = make(net=net, images=clean), make(net=net, images=perturbed)
+    drawn = make(net=explainer.random, images=clean).cpu().numpy()
+    a, b = own.cpu().numpy(), moved.cpu().numpy()
+    for suffix, compared in (("", b), ("_other", a[other]), ("_random", drawn)):
+        columns |= _agreements(a, compared, suffix)
+    columns["empty"] = np.array(
+        [float(agreement.empty(x) or agreement.empty(y)) for x, y in zip(a, b, strict=True)]
+    )
+    columns["entropy"] = np.array([agreement.entropy(one) for one in a])
+    columns["gini"] = np.array([agreement.gini(one) for one in a])
+    columns |= _faithful(explainer, clean, own, targets)
+    if method == IG:
+        columns |= _completeness(net, clean, own, targets)
+    columns["maps"] = np.stack([_small(a), _small(b)], axis=1)
+    return columns
 
 
 def _agreements(a: NDArray[np.float32], b: NDArray[np.float32], suffix: str) -> Arrays:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fastsc.evaluation.questions.explanations.attribution import Explained
 from fastsc.evaluation.views import slices
+from fastsc.models.probe import hooked
 
 Layout = Literal["channels first", "channels last", "tokens"]
 
@@ -54,26 +55,19 @@ def find_layer(explained: Explained) -> Layer | None:
     """
     net = explained.net
     calls: list[tuple[str, Tensor]] = []
-    hooks = []
-    for name, module in net.named_modules():
-        if name:
+    modules = {module: name for name, module in net.named_modules() if name}
 
-            def keep(_: nn.Module, __: object, output: object, name: str = name) -> Tensor | None:
-                if not isinstance(output, Tensor) or output.ndim not in (3, 4):
-                    return None
-                calls.append((name, output))
-                return output.clone()  # what follows may work in place
+    def keep(module: nn.Module, _: object, __: object, output: object) -> Tensor | None:
+        if not isinstance(output, Tensor) or output.ndim not in (3, 4):
+            return None
+        calls.append((modules[module], output))
+        return output.clone()  # what follows may work in place
 
-            hooks.append(module.register_forward_hook(keep))
     size = explained.resolution
     generator = torch.Generator().manual_seed(0)  # black would leave rectifiers closed
     x = torch.rand(1, 3, size, size, generator=generator).to(explained.mean.device)
-    try:
-        with torch.enable_grad():
-            score = explained(x.requires_grad_())[1].amax()
-    finally:
-        for hook in hooks:
-            hook.remove()
+    with hooked(modules, keep), torch.enable_grad():
+        score = explained(x.requires_grad_())[1].amax()
     last = dict(calls)  # of each module the last call, which is the one that a hook keeps
     calls = [(name, output) for name, output in calls if output is last[name]]
     if not score.requires_grad or not calls:
@@ -136,14 +130,13 @@ def grad_cam(
     """
     kept: list[Tensor] = []
 
-    def cut(_: nn.Module, __: object, output: Tensor) -> Tensor:
+    def cut(_: nn.Module, __: object, ___: object, output: Tensor) -> Tensor:
         # Derivatives are wanted from here on only: nothing below is kept for them.
         kept[:] = [output.detach().requires_grad_()]
         return kept[0].clone()
 
-    hook = explained.net.get_submodule(layer.name).register_forward_hook(cut)
     maps = []
-    try:
+    with hooked([explained.net.get_submodule(layer.name)], cut):
         for rows in slices(len(images), at_once):
             with torch.enable_grad():
                 logits = explained(images[rows])[1]
@@ -152,6 +145,4 @@ def grad_cam(
             weight = layer.grid(grad).mean((2, 3), keepdim=True)
             cam = (weight * layer.grid(kept[0].detach())).sum(1, keepdim=True).relu()
             maps.append(F.interpolate(cam, images.shape[2:], mode="bilinear")[:, 0])
-    finally:
-        hook.remove()
     return torch.cat(maps)

@@ -7,7 +7,7 @@ another image shares with this one's, and what that of a network that has learnt
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
@@ -29,7 +29,7 @@ from fastsc.evaluation.questions.explanations.explainer import (
     explain,
 )
 from fastsc.evaluation.questions.explanations.grad_cam import find_layer
-from fastsc.evaluation.results.answers import Answer, Arrays, Example, PartCache, Rows, compute
+from fastsc.evaluation.results.answers import Answer, Example, PartCache, Rows, compute, in_parts
 from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.results.statistics import (
     NAN,
@@ -121,23 +121,22 @@ def explanations(
     settings: dict[str, object] = {
         "n": len(index), "seed": seed, "strengths": loader.settings.strengths
     }  # fmt: skip
-    by_gradient, size = explainer.by_gradient, viewer.settings.resolution
-    by_method = _by_method(
-        cache(
-            f"maps-{part}",
-            {**settings, "steps": steps},
-            partial(explain, explainer, own, by_gradient),
+    rows = {IG: index, GRAD_CAM: index if layer else index[:0], LIME: limed}
+    rows = {method: of for method, of in rows.items() if len(of)}
+    own: dict[str, dict[str, object]] = {
+        IG: {"steps": steps},
+        LIME: {"n_lime": len(limed), "samples": samples},
+    }
+    by_method = {
+        method: in_parts(
+            cache,
+            method,
+            _shares(of, FEW if method == LIME else PART, viewer.settings.resolution),
+            settings | own.get(method, {}),
+            partial(explain, explainer, method),
         )
-        for part, own in enumerate(_shares(index, PART, size))
-    )
-    rows = dict.fromkeys(by_method, index)
-    if len(limed):
-        settings |= {"n_lime": len(limed), "samples": samples}
-        by_method |= _by_method(
-            cache(f"lime-{part}", settings, partial(explain, explainer, own, (LIME,)))
-            for part, own in enumerate(_shares(limed, FEW, size))
-        )
-        rows[LIME] = limed
+        for method, of in rows.items()
+    }
     maps = {method: columns.pop("maps") for method, columns in by_method.items()}
     tables = {method: Rows(rows[method], columns) for method, columns in by_method.items()}
     left_out = [] if layer else [f"{GRAD_CAM}: no module of the model has a map of positions"]
@@ -186,16 +185,6 @@ def _shares(index: Indices, at_224: int, resolution: int) -> list[Indices]:
     size = round(at_224 * (224 / resolution) ** 2)
     size = min(max(size, SMALLEST_PART), LARGEST_PART)
     return np.array_split(index, -(-len(index) // size))
-
-
-def _by_method(parts: Iterable[Arrays]) -> dict[str, Arrays]:
-    """Method -> its columns, of parts whose columns are named METHOD/COLUMN."""
-    by_method: dict[str, Arrays] = {}
-    stored = list(parts)
-    for name in stored[0]:
-        method, column = name.split("/")
-        by_method.setdefault(method, {})[column] = np.concatenate([part[name] for part in stored])
-    return by_method
 
 
 # --- figures -------------------------------------------------------------------------------------

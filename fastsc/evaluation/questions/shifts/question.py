@@ -40,7 +40,7 @@ from fastsc.evaluation.results.answers import (
     in_parts,
 )
 from fastsc.evaluation.results.measures import Measure, Name
-from fastsc.evaluation.views import Indices, Viewer, between, choose, shares
+from fastsc.evaluation.views import Images, Indices, Viewer, between, choose, shares
 from fastsc.pipelines import Pipeline
 
 AT_224 = 128  # images of a part at 224 px: the slowest corruption takes 50 ms each
@@ -188,13 +188,12 @@ def _shares(index: Indices, resolution: int) -> list[Indices]:
 
 def _clean(viewer: Viewer, index: Indices) -> Arrays:
     """Features (m, D) float32 and predictions (m,) of the unchanged images."""
-    responses = [
-        viewer.respond(images.pixels) for images in viewer.images(index, "shifts: as they are")
-    ]
-    return {
-        "features": torch.cat([one.features for one in responses]).numpy(),
-        "predicted": torch.cat([one.predicted for one in responses]).numpy(),
-    }
+
+    def answer(images: Images) -> dict[str, Tensor]:
+        response = viewer.respond(images.pixels)
+        return {"features": response.features, "predicted": response.predicted}
+
+    return viewer.columns(index, "shifts: as they are", answer)
 
 
 def _shifted(
@@ -209,10 +208,10 @@ def _shifted(
 
     features: (m, D) of the unchanged images.
     """
-    parts: dict[str, list[Tensor]] = {}
     clean = torch.from_numpy(features)
-    for images in viewer.images(index, f"shifts: {kind.replace('_', ' ')}"):
-        pixels = images.pixels.cpu().numpy()
+
+    def answer(images: Images) -> dict[str, Tensor]:
+        pixels, columns = images.pixels.cpu().numpy(), {}
         for severity in severities:
             there = np.stack(
                 [
@@ -220,12 +219,14 @@ def _shifted(
                     for image, at in zip(pixels, index[images.rows], strict=True)
                 ]
             )
-            answer = viewer.respond(torch.from_numpy(there).to(images.pixels.device))
-            moved = (answer.features - clean[images.rows]).norm(dim=1).double()
+            response = viewer.respond(torch.from_numpy(there).to(images.pixels.device))
             case = case_name(kind, severity)
-            parts.setdefault(f"predicted/{case}", []).append(answer.predicted)
-            parts.setdefault(f"moved/{case}", []).append(moved)
-    return {name: torch.cat(column).numpy() for name, column in parts.items()}
+            columns[f"predicted/{case}"] = response.predicted
+            moved = (response.features - clean[images.rows]).norm(dim=1)
+            columns[f"moved/{case}"] = moved.double()
+        return columns
+
+    return viewer.columns(index, f"shifts: {kind.replace('_', ' ')}", answer)
 
 
 # --- figures -------------------------------------------------------------------------------------

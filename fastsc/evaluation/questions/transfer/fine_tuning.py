@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from fastsc.config import OptimConfig
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays
-from fastsc.evaluation.views import Indices, Viewer
+from fastsc.evaluation.views import Images, Indices, Viewer
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.training.optimizer import lr_at, make_optimizer, set_lr
 
@@ -122,11 +122,9 @@ def _learn(
 @torch.inference_mode()
 def _answers(net: Tuned, viewer: Viewer, index: Indices) -> Arrays:
     factors = viewer.loader.plan().factors[index]
-    clean, perturbed = [], []
-    for images in viewer.images(index, "transfer: the fine-tuned network's answers"):
-        clean.append(net(viewer.view(images.pixels)).argmax(1).cpu())
-        perturbed.append(net(viewer.view(images.pixels, factors[images.rows])).argmax(1).cpu())
-    return {
-        "tuned": torch.cat(clean).numpy(),
-        "tuned_perturbed": torch.cat(perturbed).numpy(),
-    }
+
+    def answer(images: Images) -> dict[str, Tensor]:
+        views = {"tuned": None, "tuned_perturbed": factors[images.rows]}
+        return {name: net(viewer.view(images.pixels, f)).argmax(1) for name, f in views.items()}
+
+    return viewer.columns(index, "transfer: the fine-tuned network's answers", answer)

@@ -11,8 +11,8 @@ from functools import partial
 from typing import ClassVar
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from fastsc.cli.packages import installed
 from fastsc.errors import UserError
@@ -38,7 +38,7 @@ from fastsc.evaluation.results.answers import (
 )
 from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.transfer_data import ranks_in_class
-from fastsc.evaluation.views import Indices, Viewer, choose, shares
+from fastsc.evaluation.views import Images, Indices, Viewer, choose, shares
 from fastsc.pipelines import Pipeline
 
 KS = (5, 20)
@@ -226,13 +226,12 @@ def _features(viewer: Viewer, index: Indices, both: bool = False) -> Arrays:
     """ "clean" and, if both are wanted, "perturbed" features (m, D) float32."""
     factors = viewer.loader.plan().factors[index]
     title = "transfer: images to test on" if both else "transfer: images to learn from"
-    clean, perturbed = [], []
-    for images in viewer.images(index, title):
-        clean.append(viewer.respond(images.pixels).features)
-        if both:
-            perturbed.append(viewer.respond(images.pixels, factors[images.rows]).features)
-    features = {"clean": clean, "perturbed": perturbed} if both else {"clean": clean}
-    return {name: torch.cat(parts).numpy() for name, parts in features.items()}
+
+    def answer(images: Images) -> dict[str, Tensor]:
+        views = {"clean": None, "perturbed": factors[images.rows]} if both else {"clean": None}
+        return {name: viewer.respond(images.pixels, f).features for name, f in views.items()}
+
+    return viewer.columns(index, title, answer)
 
 
 def _choice(
