@@ -10,11 +10,11 @@ The numbers show that the program works. They are no result about ImageNet.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 import shlex
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -92,10 +92,7 @@ def demo(out: Path, steps: int) -> int:
 
 def has_dali() -> bool:
     """Whether DALI is installed, without importing it."""
-    return (
-        importlib.util.find_spec("nvidia") is not None
-        and importlib.util.find_spec("nvidia.dali") is not None
-    )
+    return find_spec("nvidia") is not None and find_spec("nvidia.dali") is not None
 
 
 # ---- the run -------------------------------------------------------------------------------------

@@ -90,39 +90,27 @@ def unique_ids(svg: Markup, prefix: str) -> Markup:
 
 def swatch(slot: int) -> Markup:
     """The piece of a legend for a model: its line with its marker."""
+    place = slot % len(SERIES)
+    return piece(f"var(--c{place})", MARKERS[place], 7, _DASHES[place - 1] if place else (1, 0))
+
+
+def piece(color: str, marker: str = "", size: float = 0, dashes: tuple[float, ...] = ()) -> Markup:
+    """The piece of a legend with one of matplotlib's markers, and a line if it has dashes.
+
+    color: A CSS variable.
+    """
     needed("matplotlib", "the page of an evaluation")
     from matplotlib.markers import MarkerStyle
+    from matplotlib.transforms import Affine2D
 
-    place = slot % len(SERIES)
-    marker: Any = MarkerStyle(MARKERS[place])
-    path = marker.get_path().transformed(marker.get_transform().scale(7))
-    polygons: list[Any] = path.to_polygons(closed_only=False)
-    points = [" ".join(f"{14 + x:.2f},{6 - y:.2f}" for x, y in polygon) for polygon in polygons]
-    lengths = " ".join(f"{2 * x:g}" for x in _DASHES[place - 1]) if place else ""
-    dashes = f' stroke-dasharray="{lengths}"' if lengths else ""
-    color = f"var(--c{place})"
-    stroke = f'<path d="M0 6H28" style="stroke:{color};stroke-width:2"{dashes}/>'
-    marks = "".join(f'<polygon points="{p}" style="fill:{color}"/>' for p in points)
-    return _piece(stroke + marks)
-
-
-def dot(color: str, radius: float) -> Markup:
-    """The piece of a legend for a kind of point; color: a CSS variable."""
-    return _piece(f'<circle cx="14" cy="6" r="{radius:g}" style="fill:{color}"/>')
-
-
-def star() -> Markup:
-    """The piece of a legend for the point that is marked."""
-    path = "M14 0l1.5 4.2 4.5.1-3.6 2.7 1.3 4.3L14 8.7l-3.7 2.6 1.3-4.3L8 4.3l4.5-.1z"
-    return _piece(f'<path style="fill:var(--ink)" d="{path}"/>')
-
-
-def dashes() -> Markup:
-    """The piece of a legend for a second line of the same model, which is dotted."""
-    style = "stroke:var(--ink);stroke-width:2"
-    return _piece(f'<path d="M0 6H28" style="{style}" stroke-dasharray="2 2"/>')
-
-
-def _piece(shapes: str) -> Markup:
-    size = 'viewBox="0 0 28 12" width="28" height="12"'
-    return Markup(f'<svg {size} aria-hidden="true">{shapes}</svg>')
+    shape: Any = MarkerStyle(marker)
+    path = shape.get_path().transformed(shape.get_transform() + Affine2D().scale(size))
+    shapes = [
+        f'<path d="M0 6H28" style="stroke:{color};stroke-width:2" '
+        f'stroke-dasharray="{" ".join(f"{2 * x:g}" for x in dashes)}"/>'
+    ] * bool(dashes)
+    for polygon in path.to_polygons(closed_only=False):
+        points = " ".join(f"{14 + x:.2f},{6 - y:.2f}" for x, y in polygon)
+        shapes.append(f'<polygon points="{points}" style="fill:{color}"/>')
+    frame = 'viewBox="0 0 28 12" width="28" height="12"'
+    return Markup(f'<svg {frame} aria-hidden="true">{"".join(shapes)}</svg>')

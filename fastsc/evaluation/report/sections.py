@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.report.charts import dot_chart
 from fastsc.evaluation.report.parts import (
     Chart,
@@ -19,39 +21,17 @@ from fastsc.evaluation.report.parts import (
     questions,
 )
 from fastsc.evaluation.report.pictures import example_cards, title_of
-from fastsc.evaluation.report.questions import (
-    bias,
-    continuity,
-    embedding,
-    explanations,
-    gradients,
-    neighbours,
-    robustness,
-    shifts,
-    transfer,
-)
 from fastsc.evaluation.report.tables import tables, verdicts, words_of
 from fastsc.evaluation.report.templates import declared, line, paragraphs
 from fastsc.evaluation.results.evaluated import Evaluation
-from fastsc.plotting.inline import dashes, dot, star, swatch, unique_ids
+from fastsc.plotting.inline import piece, swatch, unique_ids
 
-CODE = {
-    "bias": bias.CODE,
-    "continuity": continuity.CODE,
-    "embedding": embedding.CODE,
-    "explanations": explanations.CODE,
-    "gradients": gradients.CODE,
-    "neighbours": neighbours.CODE,
-    "robustness": robustness.CODE,
-    "shifts": shifts.CODE,
-    "transfer": transfer.CODE,
-}
 MAIN = 3  # figures of an unknown question that its sentences name
-SWATCHES = {
-    "image": dot("var(--muted)", 3),
-    "view": dot("var(--c0)", 4.5),
-    "star": star(),
-    "dashes": dashes(),
+SWATCHES: dict[str, dict[str, Any]] = {
+    "image": {"color": "var(--muted)", "marker": "o", "size": 6},
+    "view": {"color": "var(--c0)", "marker": "o", "size": 9},
+    "star": {"color": "var(--ink)", "marker": "*", "size": 12},
+    "dashes": {"color": "var(--ink)", "dashes": (1, 1)},
 }
 Values = dict[str, Any]
 
@@ -64,7 +44,7 @@ def sections(evaluation: Evaluation) -> tuple[Section, ...]:
 def section(question: Question) -> Section:
     """All that the page says and shows of a question."""
     own = declared(question.name) or _unknown(question)
-    code = CODE.get(question.name, Code())
+    code = code_of(question.name)
     names = {measure.name for measure in question.measures()}
     values = {
         "question": question, "title_of": title_of, "has": names.__contains__, **code.words,
@@ -98,6 +78,15 @@ def section(question: Question) -> Section:
     )
 
 
+def code_of(question: str) -> Code:
+    """What of its section takes code; nothing of a question that the page does not know."""
+    if question not in QUESTIONS:
+        return Code()
+    module = importlib.import_module(f"fastsc.evaluation.report.questions.{question}")
+    code: Code = module.CODE
+    return code
+
+
 def _unknown(question: Question) -> dict[str, Any]:
     """What to say of a question without a YAML file."""
     figures = [measure.figure for measure in question.measures()]
@@ -116,7 +105,7 @@ def _galleries(
     question: Question, parts: Sequence[Mapping[str, Any]], values: Values
 ) -> Iterator[Gallery]:
     """One of each model, or of the first `once`; of its examples, or what code makes."""
-    code = CODE.get(question.name, Code())
+    code = code_of(question.name)
     for part in parts:
         once = part.get("once", False)
         for asked in question.asked[:1] if once else question.asked:
@@ -133,7 +122,7 @@ def _charts(
     question: Question, parts: Sequence[Mapping[str, Any]], values: Values
 ) -> Iterator[Charts]:
     """What code draws and the dots, in their order, under one heading; nothing without data."""
-    code = CODE.get(question.name, Code())
+    code = code_of(question.name)
     models = [Key(swatch(asked.slot), asked.model.name) for asked in question.asked]
     for place, part in enumerate(parts):
         drawn: list[Chart] = []
@@ -143,7 +132,9 @@ def _charts(
             elif key == "dots":
                 drawn += (chart for dots in part["dots"] for chart in _dots(question, dots, values))
         if drawn:
-            named = [Key(SWATCHES[name], text) for name, text in part.get("keys", {}).items()]
+            named = [
+                Key(piece(**SWATCHES[name]), text) for name, text in part.get("keys", {}).items()
+            ]
             yield Charts(
                 part["title"],
                 line(part["note"], {**values, **part}),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
+from fastsc.evaluation.report.words import listed
 from fastsc.reproduction.claims import Effect, Goal, Measure
 from fastsc.reproduction.seeds import SeedEstimate, Verdict
 
@@ -89,11 +90,6 @@ def verdicts(effects: Sequence[Effect]) -> str:
 def count(n: int, noun: str) -> str:
     """1 seed, 3 seeds, 20,000 images."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
-
-
-def listed(words: Sequence[str]) -> str:
-    """a, b and c."""
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
 
 
 def seeds(estimates: Iterable[SeedEstimate]) -> str:
