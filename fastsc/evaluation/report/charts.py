@@ -44,7 +44,7 @@ class Axes:
 
 def curve_of(slot: int, points: Sequence[tuple[float, Estimate]]) -> Curve:
     """Estimates over x."""
-    columns = ([x, one.value, one.low, one.high] for x, one in points)
+    columns = ([x, estimate.value, estimate.low, estimate.high] for x, estimate in points)
     return Curve(slot, *np.array(list(columns), float).T)
 
 
@@ -117,8 +117,12 @@ def dots(
         line: A reference, drawn from top to bottom.
         joined: A line from row to row: they are in an order.
     """
-    drawn = [one for model in models for one in (*model.estimates, *model.chance) if one]
-    ends = [end for one in drawn for end in (one.value, one.low) if math.isfinite(end)]
+    drawn = [
+        estimate for model in models for estimate in (*model.estimates, *model.chance) if estimate
+    ]
+    ends = [
+        end for estimate in drawn for end in (estimate.value, estimate.low) if math.isfinite(end)
+    ]
     spread = 0.5 / max(len(models), 1)
 
     def paint(axes: Any) -> None:
@@ -205,15 +209,19 @@ def dot_chart(
 def _dotted(
     axis: Any, y: Floats, row: Sequence[Estimate | None], style: dict[str, Any], *, joined: bool
 ) -> None:
-    kept = [(at, one) for at, one in zip(y, row) if one is not None and math.isfinite(one.value)]
-    for at, one in kept:
-        if math.isfinite(one.low) and math.isfinite(one.high):
+    kept = [
+        (at, estimate)
+        for at, estimate in zip(y, row)
+        if estimate is not None and math.isfinite(estimate.value)
+    ]
+    for at, estimate in kept:
+        if math.isfinite(estimate.low) and math.isfinite(estimate.high):
             axis.plot(
-                [one.low, one.high], [at, at], color=style["color"], linewidth=2.6,
+                [estimate.low, estimate.high], [at, at], color=style["color"], linewidth=2.6,
                 alpha=0.45 * style.get("alpha", 1), solid_capstyle="butt",
             )  # fmt: skip
     style = style if joined else style | {"linestyle": "none"}
-    axis.plot([one.value for _, one in kept], [at for at, _ in kept], **style)
+    axis.plot([estimate.value for _, estimate in kept], [at for at, _ in kept], **style)
 
 
 @dataclass(frozen=True)

@@ -65,9 +65,11 @@ def tables(question: Question) -> tuple[Table, ...]:
 def _table(question: Question, title: str, measures: list[Measure]) -> Table:
     compared: dict[tuple[str, str], dict[str, Comparison]] = {}
     names = {measure.name for measure in measures}
-    for one in question.comparisons():
-        if one.name in names:
-            compared.setdefault((one.model, one.against), {})[one.name] = one
+    for comparison in question.comparisons():
+        if comparison.name in names:
+            compared.setdefault((comparison.model, comparison.against), {})[comparison.name] = (
+                comparison
+            )
     headings = ["Figure"]
     groups = [("", 1)]
     for asked in question.asked:
@@ -102,8 +104,8 @@ def _row(
         yield Cell(str(estimate.n), estimate.n)
         methods.append(estimate.method)
     for pairs in compared:
-        one = pairs.get(measure.name)
-        yield from _difference(one.difference, unit) if one else (EMPTY,) * 4
+        comparison = pairs.get(measure.name)
+        yield from _difference(comparison.difference, unit) if comparison else (EMPTY,) * 4
     yield Cell(", ".join(dict.fromkeys(methods)))
     yield Cell(measure.name)
 
@@ -130,15 +132,15 @@ def verdicts(question: Question, names: dict[str, str]) -> tuple[Verdict, ...]:
     """
     units = {measure.name: unit_of(measure) for measure in question.measures()}
     return tuple(
-        _verdict(one, what, units.get(name, Unit()))
+        _verdict(comparison, what, units.get(name, Unit()))
         for name, what in names.items()
-        for one in question.comparisons(name)
+        for comparison in question.comparisons(name)
     )
 
 
-def _verdict(one: Comparison, what: str, unit: Unit) -> Verdict:
-    difference, of = one.difference, unit_of_difference(unit)
-    models = f"{one.model} less {one.against}"
+def _verdict(comparison: Comparison, what: str, unit: Unit) -> Verdict:
+    difference, of = comparison.difference, unit_of_difference(unit)
+    models = f"{comparison.model} less {comparison.against}"
     if math.isnan(difference.value):
         return Verdict(what, models, "not defined", "the two cannot be compared", False)
     shown = f"{value_of(difference, of)} ({interval_of(difference, of)})"

@@ -36,9 +36,9 @@ def by_perturbation(series: Sequence[Series], groups: Sequence[str], title: str,
 
     def paint(figure: Any) -> None:
         axis = _grouped(figure, groups, y)
-        for at, one, _ in _side_by_side(series, len(groups), 0.72):
-            style = {**one.mark.style(0.85), "linestyle": "none", "label": one.label}
-            axis.errorbar(at, values(one.estimates), yerr=reach(one.estimates), **style)
+        for at, arm, _ in _side_by_side(series, len(groups), 0.72):
+            style = {**arm.mark.style(0.85), "linestyle": "none", "label": arm.label}
+            axis.errorbar(at, values(arm.estimates), yerr=reach(arm.estimates), **style)
         axis.set_ylim(0, None)
         ticks(axis.yaxis)
 
@@ -67,12 +67,12 @@ def bars(
 
     def paint(figure: Any) -> None:
         axis = _grouped(figure, groups, y)
-        for at, one, step in _side_by_side(series, len(groups), 0.8):
-            color = (one.mark.hex, 1.0 if one.mark.filled else 0.3)
+        for at, arm, step in _side_by_side(series, len(groups), 0.8):
+            color = (arm.mark.hex, 1.0 if arm.mark.filled else 0.3)
             drawn = axis.bar(
-                at, values(one.estimates), step * 0.8, yerr=reach(one.estimates), zorder=2,
-                color=color, edgecolor=one.mark.hex, linewidth=1.5, ecolor=INK,
-                error_kw={"linewidth": 1.5}, label=one.label,
+                at, values(arm.estimates), step * 0.8, yerr=reach(arm.estimates), zorder=2,
+                color=color, edgecolor=arm.mark.hex, linewidth=1.5, ecolor=INK,
+                error_kw={"linewidth": 1.5}, label=arm.label,
             )  # fmt: skip
             axis.bar_label(drawn, fmt=write, fontsize=12, padding=2)
         axis.margins(y=0.1)  # with room for the values over the bars
@@ -89,8 +89,8 @@ def _side_by_side(
 ) -> Iterator[tuple[Any, Series, float]]:
     """Each series with its places, one in each group, and the room of one."""
     step = width / max(len(series), 1)
-    for place, one in enumerate(series):
-        yield np.arange(n_groups) + (place - (len(series) - 1) / 2) * step, one, step
+    for place, arm in enumerate(series):
+        yield np.arange(n_groups) + (place - (len(series) - 1) / 2) * step, arm, step
 
 
 def _grouped(figure: Any, groups: Sequence[str], y: str) -> Any:

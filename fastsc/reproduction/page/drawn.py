@@ -48,7 +48,7 @@ def headline(s: Results) -> str:
     cost = "an unknown cost"
     top1 = effects_of(s.runs, [TOP1], s.study.default, s.study.baselines)
     if top1:
-        best = max(top1, key=lambda one: one.theirs.value)
+        best = max(top1, key=lambda claim: claim.theirs.value)
         cost = f"{signed(100 * best.estimate.value, 1)} points"
     return (
         f"The default leaves {100 * effect.estimate.value:.0f} % of plain training’s movement, at "
@@ -117,7 +117,7 @@ def _by_kind(s: Results) -> Picture | None:
     effects = effects_of(s.runs, kinds, s.study.default, [s.study.reference])
     title = "ds_relative under each perturbation alone"
     if effects and effects[0].estimate.n > 1:
-        falls = sum(one.verdict == "holds" for one in effects)
+        falls = sum(claim.verdict == "holds" for claim in effects)
         title = "ds_relative is smaller with the default than with plain training: shown for "
         title += f"{falls} of {len(effects)} perturbations"
     return Picture(title, fig.by_perturbation(series, tuple(STRENGTHS), title, y=DS_AXIS))
@@ -149,13 +149,15 @@ def _effects(s: Results, *, ratios: bool) -> Picture | None:
     """Every claim against the baseline that augments, as ratios or as differences in points."""
     sections: dict[str, list[fig.Row]] = {}
     for question in CLAIMS:
-        for one in s.effects(question, against=[s.study.augmentation]):
-            if (one.measure.effect == "ratio") != ratios or not math.isfinite(one.estimate.value):
+        for claim in s.effects(question, against=[s.study.augmentation]):
+            if (claim.measure.effect == "ratio") != ratios or not math.isfinite(
+                claim.estimate.value
+            ):
                 continue
             row = fig.Row(
-                one.measure.directed, one.estimate.times(1 if ratios else 100), one.verdict
+                claim.measure.directed, claim.estimate.times(1 if ratios else 100), claim.verdict
             )
-            if one.measure.effect == "not worse":  # its test is one-sided
+            if claim.measure.effect == "not worse":  # its test is one-sided
                 change = replace(row.estimate, low=row.estimate.lower, high=row.estimate.upper)
                 label = f"{row.label} (interval: 90 %)"
                 row = replace(row, label=label, estimate=change, bound=-100 * MARGIN)

@@ -160,20 +160,20 @@ class Results:
     def claims(self, effects: Sequence[Effect]) -> str:
         """One row per measure: the arm's figure, and effect and verdict against each baseline."""
         headings = ["measure", self.label(effects[0].arm)]
-        against = list(dict.fromkeys(one.against for one in effects))
+        against = list(dict.fromkeys(effect.against for effect in effects))
         for name in against:
             headings += [self.label(name), "against it"]
         rows = []
-        for measure in dict.fromkeys(one.measure for one in effects):
-            by_name = {one.against: one for one in effects if one.measure == measure}
-            most = max(by_name.values(), key=lambda one: one.estimate.n)
+        for measure in dict.fromkeys(effect.measure for effect in effects):
+            by_name = {effect.against: effect for effect in effects if effect.measure == measure}
+            most = max(by_name.values(), key=lambda effect: effect.estimate.n)
             row = [measure.directed, words.figure(measure, most.own)]
-            for one in map(by_name.get, against):
-                if one is None:
+            for effect in map(by_name.get, against):
+                if effect is None:
                     row += [NONE, NONE]
                     continue
-                fewer = f", n = {one.estimate.n}" if one.estimate.n < most.estimate.n else ""
-                row += [words.figure(measure, one.theirs), words.judged(one) + fewer]
+                fewer = f", n = {effect.estimate.n}" if effect.estimate.n < most.estimate.n else ""
+                row += [words.figure(measure, effect.theirs), words.judged(effect) + fewer]
             rows.append(row)
         return table(rows, *headings)
 
@@ -247,7 +247,7 @@ class Results:
     @property
     def tested(self) -> list[Effect]:
         """Every claim on the default, against every arm that it is compared with."""
-        return [one for one in self.effects() if math.isfinite(one.estimate.value)]
+        return [effect for effect in self.effects() if math.isfinite(effect.estimate.value)]
 
     def failures(self) -> dict[str, list[str]]:
         """What was missed, came out contrary, collapsed, and what so few seeds leave open."""
@@ -268,16 +268,15 @@ class Results:
                     f"{label}: top-1 {100 * claims.number_of(record, TOP1.key):.1f} %."
                 )
         aims = {(goal.measure, goal.against) for goal in goals}
-        others = [one for one in self.tested if (one.measure, one.against) not in aims]
-        for one in others:
-            line = (
-                f"{one.measure.directed}, against {self.label(one.against)}: {words.effect(one)}."
-            )
-            if one.verdict == "does not hold":
+        others = [effect for effect in self.tested if (effect.measure, effect.against) not in aims]
+        for effect in others:
+            text, against = words.effect(effect), self.label(effect.against)
+            line = f"{effect.measure.directed}, against {against}: {text}."
+            if effect.verdict == "does not hold":
                 contrary.append(line)
-            elif one.verdict == "not shown" and one.estimate.n > 1 and words.effect(one) != EQUAL:
+            elif effect.verdict == "not shown" and effect.estimate.n > 1 and text != EQUAL:
                 undecided.append(line)
-        single = sum(one.estimate.n == 1 for one in others)
+        single = sum(effect.estimate.n == 1 for effect in others)
         if single:
             line = f"{count(single, 'comparison')} in a single seed, which shows nothing."
             undecided.append(line)
@@ -285,9 +284,9 @@ class Results:
 
     def counted(self) -> Iterator[Row]:
         """One row per baseline: how many claims hold, do not, and are not shown."""
-        tested = [one for one in self.tested if one.estimate.n > 1]
-        for against in dict.fromkeys(one.against for one in tested):
-            of = [one.verdict for one in tested if one.against == against]
+        tested = [effect for effect in self.tested if effect.estimate.n > 1]
+        for against in dict.fromkeys(effect.against for effect in tested):
+            of = [effect.verdict for effect in tested if effect.against == against]
             counts = [of.count(verdict) for verdict in ("holds", "does not hold", "not shown")]
             yield [f"{self.study.title}, against {self.label(against)}", len(of), *counts]
 
@@ -295,7 +294,7 @@ class Results:
     def by_chance(self) -> float:
         """How many claims would seem to hold if there were no effect at all."""
         return CHANCE * sum(
-            one.estimate.n > 1 and one.measure.effect != "not worse" for one in self.tested
+            effect.estimate.n > 1 and effect.measure.effect != "not worse" for effect in self.tested
         )
 
     @property

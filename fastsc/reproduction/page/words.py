@@ -78,8 +78,8 @@ def judged(of: Effect) -> str:
 def verdicts(effects: Sequence[Effect]) -> str:
     """How many verdicts are which, against each baseline."""
     parts = []
-    for against in dict.fromkeys(one.against for one in effects):
-        of = [one.verdict for one in effects if one.against == against]
+    for against in dict.fromkeys(claim.against for claim in effects):
+        of = [claim.verdict for claim in effects if claim.against == against]
         counts = [
             f"{n} {words[n > 1]}" for verdict, words in VERDICTS.items() if (n := of.count(verdict))
         ]

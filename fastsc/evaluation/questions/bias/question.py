@@ -223,9 +223,9 @@ def _examples(
             rows.index[own[at]],
             one_kind(kind, end, 1)[0],
             *(
-                _line(one, columns)
-                for one in dependence
-                if one.stands_out and (one.class_name, one.kind) == (class_name, kind)
+                _line(entry, columns)
+                for entry in dependence
+                if entry.stands_out and (entry.class_name, entry.kind) == (class_name, kind)
             ),
             became(first, second),
         )
@@ -235,9 +235,9 @@ def _standing_out(dependence: Sequence[Dependence]) -> list[tuple[str, str]]:
     """(class, kind): the first of every kind, then the second ones, and so on; what flips before
     what moves alone, the surer before the less sure."""
     of_kind: dict[str, list[str]] = {}
-    for one in sorted(dependence, key=lambda one: (one.what, one.p, -one.value)):
-        if one.stands_out and one.class_name not in of_kind.setdefault(one.kind, []):
-            of_kind[one.kind].append(one.class_name)
+    for entry in sorted(dependence, key=lambda entry: (entry.what, entry.p, -entry.value)):
+        if entry.stands_out and entry.class_name not in of_kind.setdefault(entry.kind, []):
+            of_kind[entry.kind].append(entry.class_name)
     depth = max(map(len, of_kind.values()), default=0)
     return [
         (names[place], kind)
@@ -247,13 +247,13 @@ def _standing_out(dependence: Sequence[Dependence]) -> list[tuple[str, str]]:
     ]
 
 
-def _line(one: Dependence, columns: Mapping[str, NDArray]) -> str:
-    column = columns[f"{one.what}/{one.kind}"]
-    if one.what == "flipped":
-        here, all_over = 100 * one.value, 100 * column.mean()
-        return f"{one.kind} alone flips {here:.0f} % in this class, {all_over:.0f} % over all"
+def _line(entry: Dependence, columns: Mapping[str, NDArray]) -> str:
+    column = columns[f"{entry.what}/{entry.kind}"]
+    if entry.what == "flipped":
+        here, all_over = 100 * entry.value, 100 * column.mean()
+        return f"{entry.kind} alone flips {here:.0f} % in this class, {all_over:.0f} % over all"
     overall = column.mean() / columns["between"].mean()
     return (
-        f"{one.kind} alone moves this class by {one.value:.2f} of the distance between images, "
+        f"{entry.kind} alone moves this class by {entry.value:.2f} of the distance between images, "
         f"{overall:.2f} over all"
     )

@@ -36,9 +36,9 @@ def spearman(a: Map, b: Map) -> float:
     return float(spearmanr(a, b, axis=None).statistic)
 
 
-def empty(one: Map) -> bool:
+def empty(attribution: Map) -> bool:
     """Whether a map says nothing: it is the same everywhere."""
-    return bool(np.ptp(one) == 0)
+    return bool(np.ptp(attribution) == 0)
 
 
 def similarity(a: Map, b: Map) -> float:
@@ -52,13 +52,13 @@ def similarity(a: Map, b: Map) -> float:
 
     side = min(WINDOW, *a.shape)
     window = side - (side + 1) % 2
-    x, y = ((1 + drawn(one)) / 2 for one in (a, b))
+    x, y = ((1 + drawn(attribution)) / 2 for attribution in (a, b))
     return float(structural_similarity(x, y, win_size=window, data_range=1.0))
 
 
-def drawn(one: Map) -> NDArray[np.float64]:
+def drawn(attribution: Map) -> NDArray[np.float64]:
     """A map over the 99th percentile of its magnitudes, cut off at -1 and 1; zeros stay zeros."""
-    wide = one.astype(np.float64)
+    wide = attribution.astype(np.float64)
     size = np.abs(wide)
     scale = np.percentile(size, BRIGHT) or size.max() or 1.0
     return np.clip(wide / scale, -1, 1)
@@ -74,33 +74,33 @@ def overlap(a: Map, b: Map, share: float = SHARE) -> float:
     return float(np.minimum(_important(a, count), _important(b, count)).sum() / count)
 
 
-def _important(one: Map, count: int) -> NDArray[np.float64]:
+def _important(attribution: Map, count: int) -> NDArray[np.float64]:
     """How much of each pixel is among the `count` most important ones: (pixels,) in [0, 1]."""
-    size = np.abs(one.astype(np.float64)).ravel()
+    size = np.abs(attribution.astype(np.float64)).ravel()
     least = np.partition(size, -count)[-count]
     above, equal = size > least, size == least
     return above + equal * ((count - above.sum()) / equal.sum())
 
 
-def entropy(one: Map) -> float:
+def entropy(attribution: Map) -> float:
     """Entropy of |map| normalized to sum 1, over its maximum, the logarithm of the pixels.
 
     1 where all pixels are as important, 0 where one alone is. An empty map points nowhere: 1.
     """
-    size = np.abs(one.astype(np.float64)).ravel()
+    size = np.abs(attribution.astype(np.float64)).ravel()
     if not size.any():
         return 1.0
     p = size[size > 0] / size.sum()
-    return float(-(p * np.log(p)).sum() / np.log(one.size))
+    return float(-(p * np.log(p)).sum() / np.log(attribution.size))
 
 
-def gini(one: Map) -> float:
+def gini(attribution: Map) -> float:
     """Gini coefficient of |map| over its N pixels.
 
     0 where all are as important, 1 - 1/N where one alone is (Hurley and Rickard, IEEE Trans. Inf.
     Theory 55, 2009). An empty map has 0.
     """
-    size = np.sort(np.abs(one.astype(np.float64)).ravel())
+    size = np.sort(np.abs(attribution.astype(np.float64)).ravel())
     n = len(size)
     if not size.any():
         return 0.0
@@ -110,7 +110,7 @@ def gini(one: Map) -> float:
 def insertion_deletion(
     score: Callable[[Tensor], Tensor],
     image: Tensor,
-    one: Tensor,
+    attribution: Tensor,
     blurred: Tensor,
     empty: Tensor,
     steps: int,
@@ -125,7 +125,7 @@ def insertion_deletion(
     Args:
         score: (2 · (steps + 1), 3, H, W) -> (2 · (steps + 1),), of one batch.
         image: (3, H, W).
-        one: (H, W), the map.
+        attribution: (H, W), the map.
         blurred: (3, H, W), into which pixels are inserted.
         empty: Of a pixel that is gone: what broadcasts to (3, H, W).
         steps: Equal shares of pixels after which the score is taken, and before the first.
@@ -133,12 +133,12 @@ def insertion_deletion(
     Returns:
         Insertion and deletion: trapezoids over the share of pixels from 0 to 1.
     """
-    order = one.flatten().argsort(descending=True, stable=True)
+    order = attribution.flatten().argsort(descending=True, stable=True)
     place = torch.empty_like(order)
     place[order] = torch.arange(len(order), device=order.device)
     shares = np.arange(steps + 1) / steps
     counts = torch.from_numpy(np.rint(shares * len(order))).to(order.device)
-    changed = (place < counts[:, None]).view(-1, 1, *one.shape)  # (steps + 1, 1, H, W)
+    changed = (place < counts[:, None]).view(-1, 1, *attribution.shape)  # (steps + 1, 1, H, W)
     batch = torch.cat([torch.where(changed, image, blurred), torch.where(changed, empty, image)])
     scores = score(batch).double().cpu().numpy().reshape(2, -1)
     insertion, deletion = np.trapezoid(scores, shares, axis=1).tolist()

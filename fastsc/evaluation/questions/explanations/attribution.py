@@ -190,7 +190,7 @@ def lime(
         image: (3, R, R) on [0, 1].
         target: The output to be explained.
         parts: (R, R), from `segments`.
-        samples: Looks at the network, but for one.
+        samples: Forward passes of the network, but for one.
         seed: Of what is kept; views with as many segments and one seed keep the same.
         at_once: Samples in one pass.
 

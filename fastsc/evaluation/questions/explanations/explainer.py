@@ -117,8 +117,8 @@ def explain(explainer: Explainer, method: str, index: Indices) -> Arrays:
     columns["empty"] = np.array(
         [float(agreement.empty(x) or agreement.empty(y)) for x, y in zip(a, b, strict=True)]
     )
-    columns["entropy"] = np.array([agreement.entropy(one) for one in a])
-    columns["gini"] = np.array([agreement.gini(one) for one in a])
+    columns["entropy"] = np.array([agreement.entropy(attribution) for attribution in a])
+    columns["gini"] = np.array([agreement.gini(attribution) for attribution in a])
     columns |= _faithful(explainer, clean, own, targets)
     if method == IG:
         columns |= _completeness(net, clean, own, targets)
@@ -145,7 +145,7 @@ def _faithful(explainer: Explainer, images: Tensor, maps: Tensor, targets: Tenso
     from scipy.ndimage import gaussian_filter
 
     net, parts = explainer.viewer.explained, []
-    for image, one, target in zip(images, maps.to(images.device), targets, strict=True):
+    for image, attribution, target in zip(images, maps.to(images.device), targets, strict=True):
         width = BLUR * image.shape[-1]
         blurred = gaussian_filter(image.cpu().numpy(), (0, width, width))
 
@@ -157,7 +157,9 @@ def _faithful(explainer: Explainer, images: Tensor, maps: Tensor, targets: Tenso
             return torch.cat(chunks)
 
         start = torch.from_numpy(blurred).to(image.device)
-        parts.append(agreement.insertion_deletion(confidence, image, one, start, net.mean, TAKEN))
+        parts.append(
+            agreement.insertion_deletion(confidence, image, attribution, start, net.mean, TAKEN)
+        )
     insertion, deletion = np.array(parts).T
     return {"insertion": insertion, "deletion": deletion}
 
@@ -178,4 +180,4 @@ def _small(maps: NDArray[np.float32]) -> NDArray[np.float16]:
     """(m, R, R) -> (m, s, s): as they are drawn on the page, averaged to at most 56 pixels."""
     size = min(SHOWN, maps.shape[-1])
     pooled = F.adaptive_avg_pool2d(torch.from_numpy(maps)[:, None], size)[:, 0].numpy()
-    return np.stack([agreement.drawn(one) for one in pooled]).astype(np.float16)
+    return np.stack([agreement.drawn(attribution) for attribution in pooled]).astype(np.float16)

@@ -28,9 +28,9 @@ UNITS: dict[What, Unit] = {"moved": PLAIN, "flipped": PERCENT}
 OVERALL: dict[What, str] = {"moved": "axis", "flipped": "axis_flips"}
 
 
-def _figure(one: Dependence) -> Figure:
-    estimate = Estimate(one.value, one.low, one.high, one.n, 0, "bootstrap")
-    return Figure(estimate, UNITS[one.what])
+def _figure(entry: Dependence) -> Figure:
+    estimate = Estimate(entry.value, entry.low, entry.high, entry.n, 0, "bootstrap")
+    return Figure(estimate, UNITS[entry.what])
 
 
 def _strength(answer: Bias, kind: str) -> str:
@@ -56,10 +56,10 @@ def _classes_named(asked: Asked, what: What) -> list[str]:
     """Which classes stand out, kind by kind."""
     answer, parts = asked.its(Bias), []
     for kind in answer.kinds:
-        out = [one for one in _of(answer, what, kind) if one.stands_out]
+        out = [entry for entry in _of(answer, what, kind) if entry.stands_out]
         if out:
-            out.sort(key=lambda one: (-one.value, one.class_name))
-            names = [f"{one.class_name} ({_figure(one).value})" for one in out[:NAMED]]
+            out.sort(key=lambda entry: (-entry.value, entry.class_name))
+            names = [f"{entry.class_name} ({_figure(entry).value})" for entry in out[:NAMED]]
             if (more := len(out) - NAMED) > 0:
                 names.append(f"{more} more")
             verb = "flips" if what == "flipped" else "moves"
@@ -69,11 +69,11 @@ def _classes_named(asked: Asked, what: What) -> list[str]:
 
 
 def _of(answer: Bias, what: What, kind: str) -> list[Dependence]:
-    return [one for one in answer.dependence if (one.what, one.kind) == (what, kind)]
+    return [entry for entry in answer.dependence if (entry.what, entry.kind) == (what, kind)]
 
 
 def _n_classes(answer: Bias) -> int:
-    return len({one.class_name for one in answer.dependence})
+    return len({entry.class_name for entry in answer.dependence})
 
 
 # --- pictures and the table ----------------------------------------------------------------------
@@ -102,15 +102,17 @@ def _class_table(question: Question) -> Iterator[Table]:
     """The class-by-axis table: one row per class and kind, of at most MOST_CLASSES classes."""
     models = list(question.of(Bias))
     every = {
-        (one.class_name, one.kind, one.what, asked.slot): one
+        (entry.class_name, entry.kind, entry.what, asked.slot): entry
         for asked, answer in models
-        for one in answer.dependence
+        for entry in answer.dependence
     }
     if not every:
         return
     # Those that stand out, then by the least p.
-    order = sorted(every.values(), key=lambda one: (not one.stands_out, one.p, one.class_name))
-    names = list(dict.fromkeys(one.class_name for one in order))
+    order = sorted(
+        every.values(), key=lambda entry: (not entry.stands_out, entry.p, entry.class_name)
+    )
+    names = list(dict.fromkeys(entry.class_name for entry in order))
     kept = sorted(names[:MOST_CLASSES])
     rows = []
     for name in kept:
@@ -129,14 +131,14 @@ def _class_table(question: Question) -> Iterator[Table]:
 
 
 def _cells(pair: Sequence[Dependence | None]) -> Iterator[Cell]:
-    for one in pair:
-        if one is None:
+    for entry in pair:
+        if entry is None:
             yield from (EMPTY, EMPTY)
             continue
-        sort = None if math.isnan(one.value) else one.value
-        yield Cell(_figure(one).value + MARK * one.stands_out, sort)
-        yield Cell(_figure(one).within, sort)
-    n = next((one.n for one in pair if one), None)
+        sort = None if math.isnan(entry.value) else entry.value
+        yield Cell(_figure(entry).value + MARK * entry.stands_out, sort)
+        yield Cell(_figure(entry).within, sort)
+    n = next((entry.n for entry in pair if entry), None)
     yield EMPTY if n is None else Cell(str(n), n)
 
 
@@ -157,11 +159,13 @@ def _colorings(question: Question) -> Iterator[Chart]:
     def paint(axis: Any) -> None:
         axis.axhline(CHANCE, **REFERENCE)
         for place, (asked, figures) in enumerate(models.items()):
-            for group, one in enumerate(figure.estimate for figure in figures if figure):
+            for group, estimate in enumerate(figure.estimate for figure in figures if figure):
                 x = group + (place - (len(models) - 1) / 2) * width
-                axis.bar(x, one.value, 0.9 * width, color=series(asked.slot), alpha=0.75)
-                axis.plot([x, x], [one.low, one.high], color=INK, linewidth=1.4)
-                axis.text(x, one.high + 0.02, f"{100 * one.value:.0f}", ha="center", va="bottom")
+                axis.bar(x, estimate.value, 0.9 * width, color=series(asked.slot), alpha=0.75)
+                axis.plot([x, x], [estimate.low, estimate.high], color=INK, linewidth=1.4)
+                axis.text(
+                    x, estimate.high + 0.02, f"{100 * estimate.value:.0f}", ha="center", va="bottom"
+                )
         axis.set_xticks(range(len(FOLDERS)), list(FOLDERS))
         axis.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0 %", "25 %", "50 %", "75 %", "100 %"])
         axis.set_ylim(0, 1.13)
@@ -182,13 +186,19 @@ def _classes(what: What, question: Question) -> Iterator[Chart]:
     models = list(question.of(Bias))
     for kind in KINDS:
         tables = [
-            {one.class_name: one for one in _of(answer, what, kind) if math.isfinite(one.value)}
+            {
+                entry.class_name: entry
+                for entry in _of(answer, what, kind)
+                if math.isfinite(entry.value)
+            }
             for _, answer in models
         ]
         top = _top(tables)
         if not top:
             continue
-        stars = {one.class_name for table in tables for one in table.values() if one.stands_out}
+        stars = {
+            entry.class_name for table in tables for entry in table.values() if entry.stands_out
+        }
         overall = [asked.figure(f"{OVERALL[what]}/{kind}") for asked, _ in models]
         rows = [
             Dots(
@@ -222,8 +232,8 @@ def _top(tables: Sequence[dict[str, Dependence]]) -> list[str]:
     """Classes that stand out in some model, then those with the largest figures."""
     best: dict[str, tuple[bool, float]] = {}
     for table in tables:
-        for name, one in table.items():
-            best[name] = max(best.get(name, (False, -1.0)), (one.stands_out, one.value))
+        for name, entry in table.items():
+            best[name] = max(best.get(name, (False, -1.0)), (entry.stands_out, entry.value))
     return sorted(best, key=lambda name: (*(-x for x in best[name]), name))[:TOP]
 
 
