@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from statistics import mean
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -18,7 +17,7 @@ CAPTIONS = {
     "reversed": ("reversed", "class k as 9 − k"),
 }
 CHANCE = 1 / CLASSES
-INK, FAINT = "#222222", "#767676"
+INK = "#222222"
 FILLS = {"CE": "#c9c9c9", "CE, both views": "#8fb3d9", "constraint": "#1f5fa8"}
 
 
@@ -40,54 +39,30 @@ def draw(path: Path, data: Path, bars: list[Bar], correlation: float) -> None:
         bars: Of every label and split, for each hue.
         correlation: That of the training digits, for the caption.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    width, height = 11.3, 8.15
-    left, right, cell = 1.75, 0.65, 0.89  # inches; a cell is a digit and its margin
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-
-    def box(x: float, top: float, w: float, h: float) -> Any:
-        return figure.add_axes((x / width, 1 - (top + h) / height, w / width, h / height))
-
-    def write(x: float, top: float, words: str, size: float, **style: Any) -> None:
-        style = {"color": INK, "va": "top", **style}
-        figure.text(x / width, 1 - top / height, words, fontsize=size, **style)
-
-    write(0.35, 0.25, "The same digits in other colors: who is fooled?", 17, weight="bold")
-    write(
-        0.35,
-        0.68,
-        f"In training {100 * correlation:.4g} % of the digits have the color of their class. "
-        "These test digits were never seen.",
-        11,
-        color=FAINT,
-    )
-    top = 1.12
-    for split, (name, meaning) in CAPTIONS.items():
-        write(0.35, top + 0.24, name, 13, weight="bold")
-        write(0.35, top + 0.50, meaning, 9.5, color=FAINT)
-        axes = box(left, top, CLASSES * cell, cell)
-        axes.imshow(_strip(data / split), interpolation="lanczos", aspect="auto")
-        axes.set_axis_off()
-        top += cell + 0.06
-
     hues = sorted({bar.hue for bar in bars if bar.hue})
-    panel = (width - left - right - 0.35 * (len(hues) - 1)) / len(hues)
-    top += 0.68
-    write(0.35, top - 0.37, "accuracy", 13, weight="bold")
-    write(0.35, top - 0.11, "on these digits", 9.5, color=FAINT)
-    for k, hue in enumerate(hues):
-        x = left + k * (panel + 0.35)
-        reach = "through the whole circle" if hue >= 0.5 else f"by up to ±{360 * hue:.0f}°"
-        write(x, top - 0.35, f"Perturbation turns hues {reach}", 11, weight="bold")
-        axes = box(x, top, panel, 2.75)
+    figure: Any = Figure(figsize=(11.3, 8.15), layout="constrained")
+    figure.get_layout_engine().set(w_pad=0.12, h_pad=0.08)
+    headline = {"x": 0.02, "ha": "left", "size": 16, "weight": "bold"}
+    figure.suptitle("The same digits in other colors: who is fooled?", **headline)
+    grid = figure.add_gridspec(len(CAPTIONS) + 1, len(hues), height_ratios=[1, 1, 1, 3.6])
+    for row, (split, caption) in enumerate(CAPTIONS.items()):
+        axes = figure.add_subplot(grid[row, :])
+        axes.imshow(_strip(data / split), interpolation="lanczos")
+        axes.set(xticks=[], yticks=[])
+        axes.set_ylabel("\n".join(caption), rotation=0, ha="right", va="center", color=INK)
+        axes.spines[:].set_visible(False)
+        if row == 0:
+            share = f"{100 * correlation:.4g} % of the digits have the color of their class"
+            axes.set_title(f"In training {share}. These test digits were never seen.", loc="left")
+    for column, hue in enumerate(hues):
+        axes = figure.add_subplot(grid[-1, column])
         _panel(axes, [bar for bar in bars if bar.hue in (0, hue)])
-        if k == 0:
-            axes.set_yticklabels(["0", "50 %", "100 %"], fontsize=9.5, color=FAINT)
-    axes.text(2.54, CHANCE, "chance", va="center", fontsize=9.5, color=INK)
-    _legend(figure, left / width, 0.3 / height)
+        reach = "through the whole circle" if hue >= 0.5 else f"by up to ±{360 * hue:.0f}°"
+        axes.set_title(f"Perturbation turns hues {reach}", loc="left", weight="bold", size=11)
+        axes.set_ylabel("accuracy, %" if column == 0 else "")
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=4)
     figure.savefig(path, dpi=130)
 
 
@@ -105,49 +80,20 @@ def _strip(folder: Path) -> NDArray[np.uint8]:
 
 def _panel(axes: Any, bars: list[Bar]) -> None:
     """Three groups of bars with their values, and the line of chance."""
-    thick = 0.27
-    for group, split in enumerate(CAPTIONS):
-        for i, label in enumerate(FILLS):
-            values = next(b.values for b in bars if (b.label, b.split) == (label, split))
-            x, value = group + (i - 1) * thick, mean(values)
-            axes.bar(x, value, 0.94 * thick, color=FILLS[label], zorder=2)
-            style = {"weight": "bold"} if label == "constraint" else {}
-            if len(values) > 1:
-                axes.vlines(x, min(values), max(values), color=INK, linewidth=1, zorder=3)
-            axes.text(
-                x,
-                max(values) + 0.015,
-                f"{100 * value:.0f}",
-                ha="center",
-                va="bottom",
-                fontsize=10,
-                color=INK,
-                **style,
-            )
-    axes.axhline(CHANCE, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), zorder=4)
-    axes.set(xlim=(-0.5, 2.5), ylim=(0, 1.1), xticks=range(len(CAPTIONS)), yticks=[0, 0.5, 1])
-    axes.set_xticklabels([name for name, _ in CAPTIONS.values()], fontsize=11, color=INK)
-    axes.set_yticklabels([])
+    for place, (label, fill) in enumerate(FILLS.items()):
+        by_split = {bar.split: bar.values for bar in bars if bar.label == label}
+        values = 100 * np.array([by_split[split] for split in CAPTIONS])  # (3, seeds)
+        means = values.mean(1)
+        ends = np.abs([values.min(1) - means, values.max(1) - means])
+        drawn = axes.bar(
+            np.arange(len(CAPTIONS)) + 0.27 * (place - 1), means, 0.25, label=label, color=fill,
+            yerr=ends if values.shape[1] > 1 else None, error_kw={"linewidth": 1},
+        )  # fmt: skip
+        axes.bar_label(drawn, fmt="%.0f", padding=2)
+    axes.axhline(100 * CHANCE, color=INK, linewidth=0.8, linestyle=(0, (4, 3)), label="chance")
+    axes.set(ylim=(0, 112), xticks=range(len(CAPTIONS)), yticks=[0, 50, 100])
+    axes.set_xticklabels(CAPTIONS, fontsize=11)
     axes.tick_params(length=0)
-    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8, zorder=0)
+    axes.grid(axis="y", color="#e4e4e4", linewidth=0.8)
     axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(FAINT)
-
-
-def _legend(figure: Any, x: float, y: float) -> None:
-    from matplotlib.patches import Patch
-
-    legend = figure.legend(
-        handles=[Patch(color=fill, label=label) for label, fill in FILLS.items()],
-        loc="center left",
-        bbox_to_anchor=(x, y),
-        ncols=len(FILLS),
-        frameon=False,
-        fontsize=10.5,
-        borderaxespad=0,
-        borderpad=0,
-    )
-    for text in legend.get_texts():
-        text.set_color(INK)
+    axes.spines[["top", "right", "left"]].set_visible(False)

@@ -224,52 +224,31 @@ def draw_pairs(
         names: n captions.
         before, after: Distances of at least n pairs.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    n, columns = len(names), min(5, len(names))
-    bands = math.ceil(n / columns)
-    # Inches; a band is two images and three lines of text.
-    side, gap, text, head, foot = 2.1, 0.22, 0.95, 1.0, 0.25
-    width = columns * side + (columns + 1) * gap
-    height = head + bands * (2 * side + 0.06 + text) + foot
-    figure = Figure(figsize=(width, height), facecolor="white")
-    FigureCanvasAgg(figure)
-
-    def show(image: Bytes, left: float, top: float) -> None:
-        axes = figure.add_axes(
-            (left / width, 1 - (top + side) / height, side / width, side / height)
-        )
-        axes.imshow(image, interpolation="lanczos")
+    columns = min(5, len(names))
+    bands = math.ceil(len(names) / columns)
+    figure = Figure(figsize=(0.4 + 2.3 * columns, 1.1 + 5 * bands), layout="constrained")
+    figure.suptitle(
+        "The same image in other colors: how far does its representation move?\n"
+        "Above the clean image, below the perturbed one. Distance ‖f − f′‖ in units of the mean\n"
+        "distance between different images, and alone (in brackets), untrained → after training.\n"
+        f"All validation pairs: {before.ds_relative:.2f} → {after.ds_relative:.2f}.",
+        x=0.02, ha="left", fontsize=10, linespacing=1.4,
+    )  # fmt: skip
+    grid = figure.subplots(2 * bands, columns, squeeze=False)
+    for axes in grid.flat:
         axes.set_axis_off()
-
-    def write(left: float, top: float, words: str, size: float, **style: Any) -> None:
-        figure.text(left / width, 1 - top / height, words, fontsize=size, va="top", **style)
-
-    write(gap, 0.2, "The same image in other colors: how far does its representation move?", 15)
-    write(
-        gap,
-        0.56,
-        f"Above the clean image, below the perturbed one. Distance ‖f − f′‖ in units of the mean "
-        f"distance between different images, and alone (grey):\nuntrained → after "
-        f"training. All validation pairs: {before.ds_relative:.2f} → {after.ds_relative:.2f}.",
-        9,
-        color="0.3",
-        linespacing=1.4,
-    )
-    for i in range(n):
-        left = gap + (i % columns) * (side + gap)
-        top = head + 0.1 + (i // columns) * (2 * side + 0.06 + text)
-        show(clean[i], left, top)
-        show(perturbed[i], left, top + side + 0.06)
-        below = top + 2 * side + 0.14
-        write(left, below, names[i], 10, weight="bold")
-        write(left, below + 0.2, f"{before.relative[i]:.2f} → {after.relative[i]:.2f}", 12)
-        write(
-            left,
-            below + 0.45,
-            f"{before.absolute[i]:.3g} → {after.absolute[i]:.3g}",
-            9,
-            color="0.5",
-        )
+    for i, name in enumerate(names):
+        band, column = divmod(i, columns)
+        above, below = grid[2 * band : 2 * band + 2, column]
+        for axes, image in ((above, clean[i]), (below, perturbed[i])):
+            axes.imshow(image, interpolation="lanczos")
+        above.set_title(name, weight="bold", size=10)
+        below.text(
+            0, -0.03,
+            f"{before.relative[i]:.2f} → {after.relative[i]:.2f}\n"
+            f"({before.absolute[i]:.3g} → {after.absolute[i]:.3g})",
+            transform=below.transAxes, va="top",
+        )  # fmt: skip
     figure.savefig(path, dpi=110)
