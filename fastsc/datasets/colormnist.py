@@ -152,7 +152,7 @@ def prepare(
     unfinished = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Beside it, since a rename is whole only within one file system; but a mount point, whose
+        # Next to it, since a rename is whole only within one file system; but a mount point, whose
         # name nothing else can take, is filled, the metadata last.
         mounted = os.path.ismount(out)
         name = f".{out.name}-{os.getpid()}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -120,6 +121,12 @@ def _is_labelled(folder: Path) -> bool:
         f"{folder}: no images in it ({', '.join(EXTENSIONS)}); one folder a class is expected, or "
         "images without labels"
     )
+
+
+def even_share(counts: NDArray[np.int64], n: int) -> int:
+    """The most images per class, where it has so many, that are at most n altogether."""
+    up_to = range(int(counts.max()) + 1)
+    return bisect.bisect_right(up_to, n, key=lambda m: int(np.minimum(counts, m).sum())) - 1
 
 
 def class_images(loader: Pipeline) -> dict[int, NDArray[np.int64]]:

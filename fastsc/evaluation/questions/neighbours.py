@@ -6,7 +6,6 @@ further from an image than a different image of the same class does.
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from fastsc.errors import UserError
-from fastsc.evaluation.data import class_images
+from fastsc.evaluation.data import class_images, even_share
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import (
     Answer,
@@ -143,9 +142,7 @@ def _pools(
     counts = np.array([len(own) for own in folders.values()])
     if most is None or counts.sum() <= most:
         return dict(folders), None
-    up_to = range(counts.max() + 1)
-    limit = bisect.bisect_right(up_to, most, key=lambda m: int(np.minimum(counts, m).sum())) - 1
-    limit = max(limit, 2)
+    limit = max(even_share(counts, most), 2)
     return {c: choose(loader, limit, seed, own) for c, own in folders.items()}, limit
 
 

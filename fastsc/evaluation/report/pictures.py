@@ -26,17 +26,13 @@ Factors = tuple[float, float, float, float]
 
 def data_uri(pixels: NDArray[np.uint8]) -> str:
     """(R, R, 3) uint8 -> a data URI: PNG of tiny images, JPEG of others, colors at full size."""
-    image = Image.fromarray(np.ascontiguousarray(pixels))
-    file = io.BytesIO()
-    if max(image.size) <= TINY:
-        image.save(file, "PNG", optimize=True)
-        return _uri("png", file)
-    image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
-    image.save(file, "JPEG", quality=86, subsampling=0)  # optimize=True fails on noisy pictures
-    return _uri("jpeg", file)
-
-
-def _uri(kind: str, file: io.BytesIO) -> str:
+    image, file = Image.fromarray(np.ascontiguousarray(pixels)), io.BytesIO()
+    kind = "png" if max(image.size) <= TINY else "jpeg"
+    if kind == "png":
+        image.save(file, kind, optimize=True)
+    else:
+        image.thumbnail((LARGEST, LARGEST), Image.Resampling.LANCZOS)
+        image.save(file, kind, quality=86, subsampling=0)  # optimize=True fails on noisy pictures
     return f"data:image/{kind};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError
-from fastsc.evaluation.data import class_images
+from fastsc.evaluation.data import class_images, even_share
 from fastsc.evaluation.results.answers import Arrays, Rows
 from fastsc.evaluation.results.statistics import estimate
 from fastsc.evaluation.views import (
@@ -102,11 +101,7 @@ def choose_images(loader: Pipeline, n: int | None, seed: int) -> tuple[Indices, 
         order = keyed.order(seed, keyed.VALIDATION_EPOCH, among, len(loader.index.classes))
         large = {c: large[c] for c in sorted(order[:room].tolist())}
     counts = np.array([len(own) for own in large.values()])
-    limit = int(counts.max())
-    if n is not None:
-        up_to = range(limit + 1)
-        limit = bisect.bisect_right(up_to, n, key=lambda m: int(np.minimum(counts, m).sum())) - 1
-    limit = max(limit, LEAST)
+    limit = max(even_share(counts, int(counts.sum()) if n is None else n), LEAST)
     chosen = [choose(loader, limit, seed, own) for own in large.values()]
     return np.sort(np.concatenate(chosen)), tuple(left_out)
 

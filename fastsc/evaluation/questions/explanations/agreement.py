@@ -17,9 +17,7 @@ from torch import Tensor
 Map = NDArray[np.floating[Any]]
 
 SHARE = 0.1  # of the pixels that count as the most important ones
-BRIGHT = (
-    99.0  # percentile of the magnitudes at which a map is cut off where it is drawn or compared
-)
+BRIGHT = 99.0  # percentile of the magnitudes at which a map is cut off, drawn or compared
 WINDOW = 7  # pixels, of the structural similarity; scikit-image's default
 
 

@@ -162,7 +162,7 @@ class _Box(NamedTuple):
 
 
 class _Seen:
-    """What has been found of one image.
+    """What is known of one image.
 
     Args:
         pixels: (R, R, 3) uint8.

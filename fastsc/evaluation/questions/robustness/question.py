@@ -44,15 +44,7 @@ from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.views import KINDS, Indices, Viewer, choose, slices
 from fastsc.pipelines import Pipeline
 
-LINF = (
-    0.25,
-    0.5,
-    1.0,
-    2.0,
-    4.0,
-    8.0,
-    64.0,
-)  # 8-bit levels; at the last a picture is hardly to be seen
+LINF = (0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 64.0)  # 8-bit levels; the last hides nearly all
 L2 = (0.125, 0.25, 0.5, 1.0, 2.0)  # RMS in 8-bit levels
 ATTACKS = (
     Attack("fgsm", "linf", LINF),
@@ -146,7 +138,7 @@ def robustness(
     # Whose images are attacked together: never as the loader's batches have it.
     parts = slices(len(some), max(1, round(PART * min(8.0, (224 / s.resolution) ** 2))))
 
-    def kept(part: str, what: Mapping[str, object], work: partial[Arrays]) -> Arrays:
+    def cached(part: str, what: Mapping[str, object], work: partial[Arrays]) -> Arrays:
         settings = {**what, "seed": seed, "part": len(some[parts[0]])}
         return in_parts(
             cache,
@@ -159,9 +151,9 @@ def robustness(
 
     search = THOROUGH if thorough else {}
     photo = Rows(some, photometric(viewer, some, right, seed=seed, cache=cache, **search))
-    clean = kept("unchanged", {}, partial(_unchanged, viewer, target))
+    clean = cached("unchanged", {}, partial(_unchanged, viewer, target))
     attacked = {
-        attack.key: kept(
+        attack.key: cached(
             attack.key.replace("/", "-"),
             {
                 "levels": attack.levels,
