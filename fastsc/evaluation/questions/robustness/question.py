@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastsc.cli.packages import needed
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.robustness.attacks import (
@@ -126,7 +127,7 @@ def robustness(
         thorough: Search the box of light and colors longer: twice the passes.
 
     Raises:
-        UserError: No image's right output is known.
+        UserError: No image's right output is known, or scipy is missing.
     """
     labels = (loader.index.targets if labels is None else labels).astype(np.int64)
     some = choose(loader, n, seed, right_images(loader, labels))
@@ -185,7 +186,8 @@ def robustness(
 
 
 def right_images(loader: Pipeline, labels: NDArray[np.int64]) -> Indices:
-    """The images of which is known what is right; a UserError where there are none."""
+    """The images whose right output is known; a UserError without any, or without scipy."""
+    needed("scipy", "robustness: the search for the worst colors")
     usable = loader.index.usable
     known = usable[labels[usable] >= 0]
     if not len(known):

@@ -329,6 +329,14 @@ def test_nothing_is_known_to_be_right(noisy: Pipeline) -> None:
     assert cache.computed == []
 
 
+def test_a_missing_scipy_is_known_before_anything_is_asked(
+    noisy: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fastsc.cli.packages.installed", lambda name: name != "scipy")
+    with pytest.raises(UserError, match=r"^robustness: .*pip install scipy"):
+        module.right_images(noisy, noisy.index.targets)
+
+
 def test_no_library(noisy: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     found = robustness(linear(), noisy, n=None)
