@@ -51,11 +51,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="an image that does not decode: stop and name it, or leave it out (default raise)",
     )  # fmt: skip
     parser.add_argument("--workers", type=int, metavar="N", help="threads; default: one per core")
-    parser.add_argument("--force", action="store_true", help="replace betons that are there")
+    parser.add_argument("--force", action="store_true", help="replace FFCV datasets that are there")
 
 
 def run(args: argparse.Namespace) -> str:
-    """Writes the betons, each whole and read back before it gets its name, or none.
+    """Writes the FFCV datasets, each whole and read back before it gets its name, or none.
 
     Raises:
         UserError: A mistake in the options, the data or the place; nothing is left.

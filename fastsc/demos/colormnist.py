@@ -262,7 +262,7 @@ def measure(run: Path, data: Path, arm: str, seed: int) -> list[Score]:
 
 
 def of(scores: list[Score], arm: str, split: str, what: str = "top1") -> list[float]:
-    """One measure of one arm on one folder, a number a seed."""
+    """One measure of one arm on one folder, one number per seed."""
     return [getattr(s, what) for s in scores if (s.arm, s.split) == (arm, split)]
 
 

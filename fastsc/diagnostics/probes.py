@@ -134,7 +134,7 @@ def decoder(name: str) -> str:
 
 
 def pipeline(name: str, device: str = "cpu") -> str:
-    """Hands over one batch of pairs of a small ImageFolder, or a beton of it, as PIL makes them."""
+    """Hands over one batch of pairs of a small ImageFolder, or FFCV dataset, as PIL makes them."""
     import numpy as np
     import torch
     from PIL import Image

@@ -23,7 +23,7 @@ def transfer_splits(
 
     Args:
         data: A folder with train/, and val/ or test/ (the first that is there is taken), in each of
-            which is one folder a class. Or with one of the three, or with the class folders
+            which is one folder per class. Or with one of the three, or with the class folders
             themselves: half of each class's images, drawn by `seed`, is then the training part, of
             an odd number the larger half; an only image is in it, too.
         seed: Of the halves.

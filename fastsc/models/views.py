@@ -11,7 +11,7 @@ from torch import Tensor
 class Views:
     """What the forward pass at hand holds: `n_clean` clean rows, then the perturbed ones.
 
-    Perturbed row i is the partner of clean row i. One object a model, shared by its modules.
+    Perturbed row i is the partner of clean row i. One object per model, shared by its modules.
 
     Attributes:
         n_clean: None: all rows are of one kind.

@@ -65,7 +65,7 @@ def cells_of(
 
 
 def measured_speed(records: Iterable[Record], model: str, resolution: int) -> Speed | None:
-    """Median rates a core, or a GPU, of records of such networks; None where there are not both.
+    """Median rates per core or GPU of records of such networks; None where there are not both.
 
     Of records of several machines those of the one with most.
     """

@@ -74,7 +74,7 @@ def neighbours(
 
     Args, besides those of all questions (`fastsc.evaluation.questions`):
         most: The features of so many images at most are computed. Where the classes at hand have
-            more, each is searched among a keyed choice of its images, equally many a class; the
+            more, each is searched among a keyed choice of its images, equally many per class; the
             nearest of fewer lies further away. None: no bound.
 
     Raises:

@@ -109,7 +109,7 @@ def dots(
 
     Args:
         rows: Names, short enough for half a phone's width.
-        models: One a model.
+        models: One per model.
         axis: What stands under x, which begins at 0, or at what lies below.
         finding: In words.
         unit: Of x.

@@ -330,7 +330,7 @@ class Results:
             machine = (
                 f"{gpus[0] if gpus else hardware['cpu']}, {count(hardware['cores'], 'core')}, "
                 f"{hardware['memory_gib']:.0f} GiB",
-                f"{made['threads']} a run, {made['precision']}",
+                f"{made['threads']} per run, {made['precision']}",
                 f"Python {versions['python']}, torch {versions['torch']}, "
                 f"torchvision {versions['torchvision']}",
                 f"`{commit[:10]}`" + (", with changes" if changed else ""),

@@ -197,7 +197,7 @@ def chances(columns: Floats, groups: NDArray[np.int64], seed: int) -> Floats:
     p = (1 + draws as large) / (1 + draws) (Phipson and Smyth, SAGMB 9, 2010).
 
     Args:
-        columns: (k, n), a figure a row.
+        columns: (k, n), one figure per row.
         groups: (n,) the group of each column.
         seed: Of the permutations.
 
