@@ -93,7 +93,7 @@ class _Sum(torch.autograd.Function):
 def convert(
     net: nn.Module, name: str, views: Views, *, split: bool, sync: bool, on_gpu: bool
 ) -> None:
-    """Gives a net the batch norm that was asked for, in place. Parameters and names stay.
+    """Gives a net the batch norm that was asked for, in place. Parameters, names and hooks stay.
 
     views: What the net is told about its rows by; batch norm heeds it with `split`.
 
@@ -114,10 +114,11 @@ def convert(
             raise UserError(
                 f"{option} knows nn.BatchNorm2d, and model {name} has {type(norm).__name__}"
             )
-    if by_torch:
-        nn.SyncBatchNorm.convert_sync_batchnorm(net)
-        return
     own = views if split else Views()
     for norm in norms:
+        if by_torch:  # as torch's own conversion, but for the modules' hooks, which that loses
+            norm.__class__ = nn.SyncBatchNorm
+            norm.process_group = None  # type: ignore[assignment]
+            continue
         assert isinstance(norm, nn.BatchNorm2d)
         ViewBatchNorm2d.of(norm, own, sync)

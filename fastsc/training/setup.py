@@ -54,8 +54,7 @@ def build(config: TrainConfig, n_classes: int, device: torch.device, ranks: Rank
     name, data, method = config.model.model, config.data, config.method
     stem, blurpool = config.model.stem, config.model.blurpool
     net, views = build_net(name, n_classes, stem, data.resolution, blurpool=blurpool), Views()
-    split, sync = method.bn == "split", method.sync_bn and not ranks.single_process
-    convert(net, name, views, split=split, sync=sync, on_gpu=device.type == "cuda")
+    net.to(device)  # what is tried below runs where the training will
     share_masks(net, views)
     model = FeatureModel(net, name, n_classes, data.resolution)
     represented = Represented(model, method.ds_at, views, _pool(model, config, device, ranks))
@@ -63,9 +62,12 @@ def build(config: TrainConfig, n_classes: int, device: torch.device, ranks: Rank
     represented.eval()
     for side in sorted({data.val_resolution or data.resolution, *sides}):
         with torch.no_grad(), one_line(f"model {name} does not run at {side} pixels"):
-            represented(torch.zeros(1, 3, side, side))
+            represented(torch.zeros(1, 3, side, side, device=device))
     _check_batch_norm(represented, sides[0], config, ranks)
-    return represented.to(device).to(memory_format=layout_of(config))
+    # After what was tried in training mode: batch norm over all ranks would speak to them.
+    split, sync = method.bn == "split", method.sync_bn and not ranks.single_process
+    convert(net, name, views, split=split, sync=sync, on_gpu=device.type == "cuda")
+    return represented.to(memory_format=layout_of(config))
 
 
 @torch.no_grad()
@@ -168,7 +170,8 @@ def _check_batch_norm(
         return
     with untouched(represented), torch.no_grad():
         try:
-            represented.train()(torch.zeros(1, 3, side, side))
+            device = next(represented.parameters()).device
+            represented.train()(torch.zeros(1, 3, side, side, device=device))
         except ValueError:  # torch's, which speaks of shapes
             raise UserError(
                 f"batch norm gets one image and one position of it at {side} pixels: take a "
