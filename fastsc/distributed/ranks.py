@@ -55,6 +55,9 @@ class Ranks:
     def connected(self, device: torch.device, timeout: float = 1800.0) -> Iterator[None]:
         """Within the context the ranks can speak to each other.
 
+        After an error of this rank alone the group stays up where its end would wait for the
+        others, who may be in the middle of a step: the process is then to end at once.
+
         timeout: seconds to wait for one of them, after which it counts as lost.
         """
         if self.single_process:
@@ -77,8 +80,9 @@ class Ranks:
             yield
         except LostContactError:
             raise  # the others cannot be reached: nothing is torn down
-        except BaseException:
-            dist.destroy_process_group()
+        except BaseException as error:
+            if isinstance(error, UserError) or not _waits_at_its_end(device):
+                dist.destroy_process_group()  # all ranks have agreed on a UserError
             raise
         dist.destroy_process_group()
 
@@ -226,6 +230,11 @@ class Ranks:
         values = [value]
         dist.broadcast_object_list(values)
         return values[0]
+
+
+def _waits_at_its_end(device: torch.device) -> bool:
+    """Whether the end of a process group waits for what the others have not done yet."""
+    return device.type == "cuda"  # NCCL's
 
 
 class _AllGather(torch.autograd.Function):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import faulthandler
 import os
 import sys
+import traceback
 
 from fastsc.cli.entry import say
 from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal
@@ -32,18 +33,26 @@ def run(words: list[str], stop: StopSignal) -> int:
 
     try:
         return train(config, stop)
-    except StalledError as error:
+    except UserError:
+        raise
+    except (StalledError, LostContactError) as error:
         say("fastsc.train", f"{error}; {RESUME}")
-    except LostContactError as error:
-        say("fastsc.train", f"{error}; {RESUME}")
-        if config.run.device != "cpu" and _on_gpu():
-            # NCCL's threads may wait for ever for the others: no farewell, all is written.
-            sys.stderr.flush()
-            os._exit(EXIT_RESUMABLE)
-    return EXIT_RESUMABLE
+        status = EXIT_RESUMABLE
+    except Exception:
+        if not _group_on_gpus():
+            raise
+        traceback.print_exc()
+        status = 1
+    if _group_on_gpus():
+        # NCCL's threads may wait for ever for the others, and they for this process: all is
+        # written, and it ends.
+        sys.stderr.flush()
+        os._exit(status)
+    return status
 
 
-def _on_gpu() -> bool:
+def _group_on_gpus() -> bool:
+    """Whether other processes can still be spoken to by NCCL."""
     import torch
 
-    return torch.cuda.is_initialized()
+    return torch.distributed.is_initialized() and torch.cuda.is_initialized()

@@ -176,11 +176,11 @@ def _run(
         reason = "".join(traceback.format_exception(error))
         raise
     finally:
-        training.close()
         seconds = round(time.monotonic() - began, 3)
         report.end(
             reason=reason, status=status, steps=training.step, seconds=seconds, time=time.time()
         )
+        training.close()
     if status == EXIT_RESUMABLE:
         at = f"{reason} at step {training.step}"
         report.say(f"{at}; go on with --resume --out {folder.root}")

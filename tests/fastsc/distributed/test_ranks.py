@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import pytest
 import torch
 
 from fastsc.run import checkpoint
+from fastsc.run.log import read_log
 from fastsc.train import main
 from tests.fastsc.runs import events, same_weights, wait_for_step, weights
 from tests.pipelines.conftest import undecodable
@@ -195,6 +197,36 @@ def test_a_broken_image_on_one_rank_ends_all_with_one_line(
     _, seen = ranked(2, data, tmp_path / "skip", "--on-bad-image", "skip")
     assert [Path(e["path"]).name for e in events(tmp_path / "skip", "bad_image")] == ["hole.png"]
     assert_equal_ranks(seen)
+
+
+def test_an_error_of_one_rank_ends_all_though_the_group_s_end_would_wait(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    """Started without torchrun, which would end the others itself."""
+    out, with_port = tmp_path / "run", socket.create_server(("127.0.0.1", 0))
+    port = with_port.getsockname()[1]
+    with_port.close()
+    command = [sys.executable, str(WORKER.with_name("drained_worker.py")), "3", *SMALL, *NORMED]
+    command += ["--data", str(image_folder), "--out", str(out)]
+    shared = os.environ | {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_PORT": str(port)}
+    shared |= {"MASTER_ADDR": "127.0.0.1"}
+    processes = [
+        subprocess.Popen(
+            command, cwd=ROOT, env=shared | {"RANK": rank, "LOCAL_RANK": rank},
+            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        for rank in "01"
+    ]  # fmt: skip
+    try:
+        said = [process.communicate(timeout=90)[0] for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert [process.returncode for process in processes] == [75, 1], said
+    assert "rank 0 has lost contact with the others" in said[0]
+    assert "RuntimeError: out of memory" in said[1]
+    assert "out of memory" in read_log(out / "ranks" / "rank-1.jsonl")[-1]["reason"]
+    assert "lost contact" in events(out, "end")[-1]["reason"]
 
 
 @pytest.mark.parametrize(
