@@ -185,7 +185,7 @@ class Ranks:
         """
         if self.single_process:
             return x
-        stacked: Tensor = _AllGather.apply(x, self.rank, self.world_size)
+        stacked: Tensor = AllGather.apply(x, self.rank, self.world_size)
         return stacked.transpose(0, 1).flatten(0, 1)
 
     def mean(self, values: Tensor) -> Tensor:
@@ -237,7 +237,7 @@ def _waits_at_its_end(device: torch.device) -> bool:
     return device.type == "cuda"  # NCCL's
 
 
-class _AllGather(torch.autograd.Function):
+class AllGather(torch.autograd.Function):
     """(N, …) -> (world_size, N, …); a row's gradient is the sum of what all ranks' losses send."""
 
     @staticmethod

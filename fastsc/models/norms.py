@@ -5,12 +5,11 @@ torch has SyncBatchNorm for the second, on GPUs only and blind to views.
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from fastsc.distributed.ranks import AllGather
 from fastsc.errors import UserError
 from fastsc.kernels.distance import wide
 from fastsc.models.views import Views
@@ -39,26 +38,37 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) -> the same shape and dtype."""
         n = self.views.n_clean
-        if not self.training or n is None or n >= len(x):
-            return self._one_batch(x)
-        return torch.cat([self._one_batch(x[:n]), self._one_batch(x[n:])])
+        two = self.training and n is not None and n < len(x)
+        views = [x[:n], x[n:]] if two else [x]
+        if self.training and self.sync and dist.is_initialized():
+            out = self._over_all_ranks(views)
+        else:
+            out = [nn.BatchNorm2d.forward(self, view) for view in views]
+        return torch.cat(out) if two else out[0]
 
-    def _one_batch(self, x: Tensor) -> Tensor:
-        if not (self.training and self.sync and dist.is_initialized()):
-            return super().forward(x)
-        self._check_input_dim(x)
-        exact = wide(x)
-        n = torch.tensor(float(x.numel() // x.shape[1]), dtype=exact.dtype, device=x.device)
-        dist.all_reduce(n)
-        mean = _Sum.apply(exact.sum((0, 2, 3))) / n
-        centred = exact - mean.view(1, -1, 1, 1)
-        # From the centred values: the difference of two large sums would lose the digits.
-        variance = _Sum.apply(centred.square().sum((0, 2, 3))) / n
-        self._track(mean.detach(), variance.detach(), n)
-        out = centred * torch.rsqrt(variance + self.eps).view(1, -1, 1, 1)
-        if self.weight is not None:
-            out = out * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-        return out.to(x.dtype)
+    def _over_all_ranks(self, views: list[Tensor]) -> list[Tensor]:
+        """Each view normalized; what all have of the others goes in one tensor."""
+        self._check_input_dim(views[0])
+        exact = [wide(view) for view in views]
+        local = torch.stack([_moments(view) for view in exact])
+        gathered = AllGather.apply(local, dist.get_rank(), dist.get_world_size())
+        c = views[0].shape[1]
+        means, variances, sizes = gathered.split([c, c, 1], 2)  # each (world_size, views, …)
+        n = sizes.detach().sum(0)
+        share = sizes.detach() / n
+        mean = (share * means).sum(0)
+        # No difference of two large sums, which would lose the digits.
+        variance = (share * (variances + (means - mean).square())).sum(0)
+        for k in range(len(views)):
+            self._track(mean[k].detach(), variance[k].detach(), n[k])
+        scale = torch.rsqrt(variance + self.eps)
+        out = []
+        for k, (x, view) in enumerate(zip(exact, views, strict=True)):
+            y = (x - mean[k].view(1, -1, 1, 1)) * scale[k].view(1, -1, 1, 1)
+            if self.weight is not None:
+                y = y * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+            out.append(y.to(view.dtype))
+        return out
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, n: Tensor) -> None:
@@ -72,22 +82,13 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
         self.running_var.lerp_(unbiased.to(self.running_var.dtype), share)
 
 
-class _Sum(torch.autograd.Function):
-    """Sum over the ranks; so is the gradient, since every rank's loss depends on it."""
+def _moments(x: Tensor) -> Tensor:
+    """(N, C, H, W) -> (2 C + 1,): each channel's mean, its variance, how many values they are of.
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        del ctx
-        total = x.clone()
-        dist.all_reduce(total)
-        return total
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        del ctx
-        total = gradients[0].clone()
-        dist.all_reduce(total)
-        return total
+    Every rank's loss depends on them, so that their gradient is the sum of all ranks'.
+    """
+    variance, mean = torch.var_mean(x, (0, 2, 3), correction=0)
+    return torch.cat([mean, variance, x.new_full((1,), x.numel() // x.shape[1])])
 
 
 def convert(

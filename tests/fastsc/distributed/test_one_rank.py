@@ -8,11 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
 
 from fastsc.config import TrainConfig
 from fastsc.distributed.ranks import Ranks
-from fastsc.models.norms import convert
+from fastsc.models.norms import ViewBatchNorm2d, convert
+from fastsc.models.views import Views
 from fastsc.training import setup
 from tests.fastsc.runs import events, same_weights
 from tests.fastsc.training.test_train_options import run
@@ -27,7 +29,7 @@ def one_of_many(monkeypatch: pytest.MonkeyPatch) -> Iterator[Ranks]:
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     yield Ranks()
-    assert not torch.distributed.is_initialized()
+    assert not dist.is_initialized()
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +60,21 @@ def test_synchronized_batch_norm(
     assert run(image_folder, tmp_path / "run", "--bn", bn, "--sync-bn", "--max-steps", "2") == 0
 
 
+def test_split_statistics_of_all_ranks_take_one_collective_each_way(
+    monkeypatch: pytest.MonkeyPatch, one_of_many: Ranks
+) -> None:
+    calls = list[str]()
+    for name in ("all_gather", "all_reduce"):
+        original = getattr(dist, name)
+        counted = lambda *args, f=original, n=name: (calls.append(n), f(*args))[1]  # noqa: E731
+        monkeypatch.setattr(dist, name, counted)
+    views = Views(2, 4)
+    norm = ViewBatchNorm2d.of(nn.BatchNorm2d(3), views, sync=True)
+    with one_of_many.connected(CPU):
+        norm(torch.randn(4, 3, 5, 5).requires_grad_()).square().sum().backward()
+    assert calls == ["all_gather", "all_reduce"]
+
+
 def test_synchronized_batch_norm_is_built_as_on_a_gpu(
     monkeypatch: pytest.MonkeyPatch, one_of_many: Ranks
 ) -> None:
@@ -84,7 +101,7 @@ def test_converted_norms_keep_their_hooks() -> None:
     seen = list[torch.Size]()
     net[1].register_forward_hook(lambda module, args, out: seen.append(out.shape))
     before = {name: value.data_ptr() for name, value in net.state_dict().items()}
-    convert(net, "x", setup.Views(), split=False, sync=True, on_gpu=True)
+    convert(net, "x", Views(), split=False, sync=True, on_gpu=True)
     net(torch.zeros(2, 3, 8, 8))
     assert seen == [(2, 4, 6, 6)]
     assert {name: value.data_ptr() for name, value in net.state_dict().items()} == before
