@@ -301,8 +301,9 @@ class RunConfig:
     """Also send the log's figures to Weights & Biases (project fastsc, or $WANDB_PROJECT)."""
     csv: bool = option(False, part="local")
     """Also write OUT/steps.csv and OUT/epochs.csv."""
-    log_every: int = option(10, low=1, high=10, part="machine")
-    """Steps from one line of log.jsonl to the next, 1 to 10; first and last are always written."""
+    log_every: int = option(10, low=1, high=MAX_STEPS, part="machine")
+    """Steps from one line of log.jsonl to the next; first and last are always written. What warns
+    of a collapse and of losses that are not finite looks at every tenth step at least."""
 
 
 SECTIONS = ("data", "method", "model", "optim", "run")

@@ -8,6 +8,7 @@ import os
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
@@ -118,6 +119,24 @@ def release_memory() -> None:
     """Gives back to the system what the C library has kept, where it is glibc."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)
+
+
+class HostCopy:
+    """Tensors on their way to the host; nothing waits for them before they are `read`."""
+
+    def __init__(self, *tensors: Tensor) -> None:
+        # From a GPU into pinned memory, or the copy would wait.
+        self._tensors = [x.detach().to("cpu", non_blocking=True) for x in tensors]
+        self._arrived: torch.cuda.Event | None = None
+        if tensors[0].device.type == "cuda":
+            self._arrived = torch.cuda.Event()
+            self._arrived.record(torch.cuda.current_stream(tensors[0].device))
+
+    def read(self) -> list[Tensor]:
+        """The tensors on the CPU, as soon as they are there."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._tensors
 
 
 def autocast(device: torch.device, precision: Precision) -> torch.autocast:

@@ -59,16 +59,17 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
         mean = (share * means).sum(0)
         # No difference of two large sums, which would lose the digits.
         variance = (share * (variances + (means - mean).square())).sum(0)
-        for k in range(len(views)):
-            self._track(mean[k].detach(), variance[k].detach(), n[k])
+        for moments in zip(mean.detach(), variance.detach(), n, strict=True):
+            self._track(*moments)
         scale = torch.rsqrt(variance + self.eps)
-        out = []
-        for k, (x, view) in enumerate(zip(exact, views, strict=True)):
-            y = (x - mean[k].view(1, -1, 1, 1)) * scale[k].view(1, -1, 1, 1)
-            if self.weight is not None:
-                y = y * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
-            out.append(y.to(view.dtype))
-        return out
+        if self.weight is not None:
+            scale = scale * self.weight
+        shift = -mean * scale
+        if self.bias is not None:
+            shift = shift + self.bias
+        shift, scale = (x[:, None, :, None, None] for x in (shift, scale))
+        lines = zip(shift, exact, scale, strict=True)
+        return [torch.addcmul(*line).to(views[0].dtype) for line in lines]
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, n: Tensor) -> None:

@@ -54,8 +54,13 @@ class Segment:
 
     @property
     def most(self) -> int:
-        """The last step that it may have run: a killed process leaves a few unlogged."""
-        return self.last if self.ended else self.last + (self.facts.get("log_every") or 1) - 1
+        """The last step that it may have run: a killed process leaves a few unlogged.
+
+        Figures come from a GPU when the next step is under way.
+        """
+        late = int(str(self.facts.get("device")).startswith("cuda"))
+        unlogged = (self.facts.get("log_every") or 1) - 1 + late
+        return self.last if self.ended else self.last + unlogged
 
 
 class StepRecord(NamedTuple):

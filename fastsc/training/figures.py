@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fastsc.distributed.devices import Precision, autocast
+from fastsc.distributed.devices import HostCopy, Precision, autocast
 from fastsc.distributed.ranks import Ranks
 from fastsc.kernels import ds
 from fastsc.loss import Kind
@@ -17,21 +17,39 @@ from fastsc.training.collapse import Figures, spread
 Pair = tuple[Tensor, Tensor]  # pooled features of the clean and of the perturbed views
 
 
-def figures_of(within: Tensor, pairs: list[Pair], ranks: Ranks) -> Figures:
-    """loss, ce and ds as means over the ranks; the rest from all ranks' features."""
-    loss, ce, distance = ranks.mean(within).tolist()
-    figures = {"loss": loss, "ce": ce, "ds": distance, "ds_relative": float("nan")}
-    if not pairs:
-        return figures
-    # Rows were dealt over the parts as they are over the ranks: back to the batch's order.
-    f, g = (
-        ranks.gather(torch.stack(views, 1).flatten(0, 1)).cpu()
-        for views in zip(*pairs, strict=True)
-    )
-    if len(g) > 1:
-        figures["ds_relative"] = float(ds(f[: len(g)], g, "relative"))
-    between, rank = spread(f)
-    return figures | {"between": between, "effective_rank": rank}
+class Measured:
+    """The global batch's figures of a step, on their way to the host; every rank makes one.
+
+    Args:
+        within: (3,) loss, ce and ds of this rank.
+        pairs: Of every part of the batch; none where there are no features to measure.
+        norm: Of the gradient, which is the same on all ranks.
+
+    Attributes:
+        more: Figures that the host knows by itself, for whoever knows them to add.
+    """
+
+    def __init__(self, within: Tensor, pairs: list[Pair], norm: Tensor, ranks: Ranks) -> None:
+        self.more: Figures = {}
+        self._figures: Figures | None = None
+        # Rows were dealt over the parts as they are over the ranks: back to the batch's order.
+        rows = [torch.stack(views, 1).flatten(0, 1) for views in zip(*pairs, strict=True)]
+        self._copy = HostCopy(ranks.mean(within), norm, *map(ranks.gather, rows))
+
+    def read(self) -> Figures:
+        """loss, ce, ds, ds_relative, between, effective_rank, grad_norm, and what was added."""
+        if self._figures is None:
+            within, norm, *features = self._copy.read()
+            loss, ce, distance = within.tolist()
+            self._figures = {"loss": loss, "ce": ce, "ds": distance, "ds_relative": float("nan")}
+            if features:
+                f, g = features
+                if len(g) > 1:
+                    self._figures["ds_relative"] = float(ds(f[: len(g)], g, "relative"))
+                between, rank = spread(f)
+                self._figures |= {"between": between, "effective_rank": rank}
+            self._figures["grad_norm"] = float(norm)
+        return self._figures | self.more
 
 
 @torch.no_grad()

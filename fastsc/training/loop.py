@@ -28,11 +28,11 @@ from fastsc.run.validation import Validation
 from fastsc.run.writer import CheckpointWriter, NonFiniteError
 from fastsc.training.compiling import GraphCounter, check_compiler, graphs_allowed
 from fastsc.training.schedules import resolutions
-from fastsc.training.state import Training, introduce
-from fastsc.training.throughput import Meter
+from fastsc.training.state import Training, Unreported, introduce
 from fastsc.training.validate import validate
 
 PATIENCE = 60.0  # seconds that a restarted job waits for its first life to end
+WATCHED = 10  # steps: figures and losses are looked at so often, logged or not
 
 
 def train(config: TrainConfig, stop: StopSignal | None = None) -> int:
@@ -198,8 +198,9 @@ def _lock(resources: ExitStack, folder: RunFolder, ranks: Ranks) -> None:
 def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: StopSignal) -> bool:
     """The training loop. True when it came to its end, False when a signal stopped it."""
     config, ranks, loader = training.config, training.ranks, training.loader
-    run, meter, graphs = config.run, Meter(ranks.world_size), GraphCounter(config.run.compile)
+    run, meter, graphs = config.run, training.meter, GraphCounter(config.run.compile)
     last_saved = time.monotonic()
+    meter.restart()
 
     def save() -> None:
         nonlocal last_saved
@@ -220,30 +221,35 @@ def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: Sto
             step = training.step + 1
             last = step == training.total_steps
             logged = step == 1 or step % run.log_every == 0 or last
+            watched = logged or step % min(run.log_every, WATCHED) == 0
             due = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0
             observed = training.alpha.observes(training.step)
-            figures = training.train_step(batch, measured=logged or observed)
+            measured = training.train_step(batch, measured=watched or observed)
             graphs.report_new(report, step, loader.settings.resolution)
+            _report_measured(training, report)  # a step before, which has had this one's time
             # One rank's for all: machines of two kinds round differently, and alpha must not part.
-            if observed and (warning := training.alpha.observe(ranks.broadcast(figures))):
-                report.warning(step, warning)
-            if logged:
-                pairs_per_s, wait = meter.read()
-                figures |= training.alpha.figures
-                figures |= {"pairs_per_s": pairs_per_s, "loader_wait": ranks.max(wait)}
-                report.step(step, epoch, figures)
-                if warning := training.watch.observe(figures):
+            if measured is not None and observed:
+                warning = training.alpha.observe(ranks.broadcast(measured.read()))
+                if warning is not None:
                     report.warning(step, warning)
-            if logged or due or action != NOTHING:  # before a checkpoint, which goes on after them
+            if measured is not None and watched:
+                measured.more |= training.alpha.figures
+                taken = meter.take() if logged else None
+                training.unreported = Unreported(step, epoch, measured, taken)
+                training.losses.send()
+            saves = due or action != NOTHING  # and goes on after what was reported before
+            if observed or step == 1 or last or saves or training.looks_at_every_loss:
+                training.losses.send()
+                _report_measured(training, report)
+            if logged or saves:
                 _report_bad_images(training, report)
-            if logged or due or action != NOTHING or training.looks_at_every_loss:
-                _report_non_finite(training, report)
-            if not last and (due or action != NOTHING):
+            if not last and saves:
                 save()
                 meter.restart()
             if not last and action == STOP:
                 return False
 
+        _report_measured(training, report)
         _report_bad_images(training, report)
         training.synchronize()
         if training.validates(epoch):
@@ -289,7 +295,8 @@ def _save(training: Training, writer: CheckpointWriter, report: Report) -> None:
     Raises:
         UserError: The steps before it led nowhere; or the checkpoint before it was not written.
     """
-    _report_non_finite(training, report)
+    training.losses.send()
+    _report_measured(training, report)
     state = training.state_dict()
     training.ranks.on_main(lambda: writer.save(state, training.step, best=training.best[1]))
 
@@ -301,6 +308,24 @@ def _export(training: Training, folder: RunFolder, report: Report) -> None:
         return
     advice = "pip install safetensors, then --resume"
     report.warning(training.step, f"{folder.weights.name} not written: {advice}")
+
+
+def _report_measured(training: Training, report: Report) -> None:
+    """The figures and losses that are on their way to the host; all ranks ask for them at once.
+
+    Raises:
+        UserError: As `_report_non_finite`.
+    """
+    if (done := training.unreported) is not None:
+        training.unreported = None
+        figures = done.measured.read()  # the step is over, and the meter's clock right
+        if done.taken is not None:
+            pairs_per_s, wait = training.meter.read(*done.taken)
+            figures |= {"pairs_per_s": pairs_per_s, "loader_wait": training.ranks.max(wait)}
+            report.step(done.step, done.epoch, figures)
+        if warning := training.watch.observe(figures):
+            report.warning(done.step, warning)
+    _report_non_finite(training, report)
 
 
 def _report_bad_images(training: Training, report: Report) -> None:

@@ -1,7 +1,7 @@
 """Losses that are not finite: which step it was, and which images were in it.
 
-A loss is looked at when the figures of a step are fetched anyway, so that a GPU is not waited for:
-at most `log_every` steps late, and always before a checkpoint is written.
+Losses are copied to the host when the figures of a step are, and looked at with these, so that a
+GPU is not waited for: at most ten steps late, and always before a checkpoint is written.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fastsc.distributed.devices import HostCopy
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import PeerError, UserError
 from fastsc.run.writer import NonFiniteError
@@ -27,31 +28,40 @@ class NonFinite:
     """Dataset indices, by rank, as that rank had them; on the main rank alone."""
 
 
+Noted = tuple[int, Tensor, Tensor]  # step, loss, dataset indices
+
+
 class LossWatch:
-    """The losses since the last look, still on their device."""
+    """The losses since the last look."""
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        self._unseen: list[tuple[int, Tensor, Tensor]] = []
+        self._here: list[Noted] = []  # still on their device
+        self._sent: list[tuple[list[Noted], HostCopy]] = []
         self._skipped = 0
 
     def note(self, step: int, loss: Tensor, index: Tensor) -> None:
         """loss: this rank's, a scalar. index: (N,) its dataset indices."""
-        self._unseen.append((step, loss, index))
+        self._here.append((step, loss, index))
+
+    def send(self) -> None:
+        """Has the noted losses copied to the host; all ranks must send at once."""
+        if noted := self._here:
+            self._here = []
+            # A mean over the ranks is finite where all of them are.
+            losses = self._ranks.mean(torch.stack([loss for _, loss, _ in noted]).float())
+            self._sent.append((noted, HostCopy(losses)))
 
     def look(self) -> NonFinite | None:
-        """The first step since the last look that was not finite; all ranks must look at once."""
-        if not self._unseen:
-            return None
-        unseen, self._unseen = self._unseen, []
-        # A mean over the ranks is finite where all of them are.
-        losses = self._ranks.mean(torch.stack([loss for _, loss, _ in unseen]).float())
-        bad = (~losses.isfinite()).nonzero().flatten().tolist()
-        if not bad:
+        """The first step of those sent that was not finite; all ranks must look at once."""
+        sent, self._sent = self._sent, []
+        for noted, copy in sent:
+            bad = (~copy.read()[0].isfinite()).nonzero().flatten().tolist()
+            if bad:
+                step, _, index = noted[bad[0]]
+                return NonFinite(step, self._ranks.gather_values(index.tolist()))
             self._skipped = 0
-            return None
-        step, _, index = unseen[bad[0]]
-        return NonFinite(step, self._ranks.gather_values(index.tolist()))
+        return None
 
     def stop(self, step: int, *, skipping: bool) -> UserError:
         """What ends the run on this rank."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +23,26 @@ from fastsc.run.reporter import Report
 from fastsc.run.resume import check_unchanged, plain_options
 from fastsc.run.validation import Validation
 from fastsc.training.alpha import Alpha, Multiplier
-from fastsc.training.collapse import CollapseWatch, Figures
+from fastsc.training.collapse import CollapseWatch
+from fastsc.training.figures import Measured
 from fastsc.training.loaders import build_loaders
 from fastsc.training.nonfinite import LossWatch
 from fastsc.training.optimizer import lr_at, peak_lr
 from fastsc.training.schedules import resolution_at, resolutions
 from fastsc.training.setup import NOISY, prepare
 from fastsc.training.step import Step
+from fastsc.training.throughput import Meter
+
+
+@dataclass(frozen=True)
+class Unreported:
+    """A measured step whose figures are on their way."""
+
+    step: int
+    epoch: int
+    measured: Measured
+    taken: tuple[int, float] | None
+    """Of the meter; None where the step has no line in the log."""
 
 
 class Training:
@@ -47,6 +61,8 @@ class Training:
         self.best: tuple[float, int | None] = (-1.0, None)  # top-1 of a validation, and its step
         self.losses = LossWatch(ranks)
         self.watch = CollapseWatch()
+        self.meter = Meter(ranks.world_size)
+        self.unreported: Unreported | None = None
         set_determinism(device, config.run.deterministic)
         n_classes = len(data.train.classes)
         if (asked := config.model.num_classes or n_classes) < n_classes:
@@ -89,13 +105,15 @@ class Training:
         self.loader.set_resolution(resolution_at(self.loader.epoch, self.config.data))
         return self.loader.epoch
 
-    def train_step(self, batch: PairBatch, *, measured: bool) -> Figures:
+    def train_step(self, batch: PairBatch, *, measured: bool) -> Measured | None:
         """The next step; its figures if they are `measured`, with its learning rate and alpha."""
         lr = lr_at(self.step, self.config.optim, self.steps_per_epoch)
         alpha = self.alpha.alpha(self.step)
         figures = self.core.train_step(batch, lr=lr, alpha=alpha, measured=measured)
         self.losses.note(self.step, self.core.last_loss, batch.index)
-        return figures | {"lr": lr, "alpha": alpha}
+        if figures is not None:
+            figures.more |= {"lr": lr, "alpha": alpha}
+        return figures
 
     @property
     def looks_at_every_loss(self) -> bool:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 from typing import Any
 
 import torch
@@ -18,8 +17,7 @@ from fastsc.loss import ContinuityLoss
 from fastsc.models.features import Buffers
 from fastsc.models.representation import Outputs, Represented
 from fastsc.pipelines import PairBatch
-from fastsc.training.collapse import Figures
-from fastsc.training.figures import Pair, figures_of, probe
+from fastsc.training.figures import Measured, Pair, probe
 from fastsc.training.optimizer import make_optimizer, set_lr
 from fastsc.training.setup import layout_of, wrap
 
@@ -79,12 +77,13 @@ class Step:
         """What is validated and exported: the average where there is one."""
         return self.model if self.ema is None else self.ema
 
-    def train_step(self, batch: PairBatch, *, lr: float, alpha: float, measured: bool) -> Figures:
+    def train_step(
+        self, batch: PairBatch, *, lr: float, alpha: float, measured: bool
+    ) -> Measured | None:
         """One update from this rank's share of a batch, with alpha as the weight of DS.
 
         Returns:
-            If `measured`, the global batch's figures: loss, ce, ds, ds_relative, between,
-            effective_rank, grad_norm.
+            If `measured`, the global batch's figures.
         """
         n_parts = self.config.optim.accumulate
         set_lr(self.optimizer, lr)
@@ -121,17 +120,17 @@ class Step:
         self.optimizer.zero_grad(set_to_none=True)
         self.last_loss = loss
         if not measured:
-            return {}
+            return None
         if seen is not None:
             within[2], pairs = seen[0], [seen[1]]
-        return figures_of(within, pairs, self.ranks) | {"grad_norm": norm}
+        return Measured(within, pairs, norm, self.ranks)
 
-    def _finite(self, loss: Tensor, norm: float) -> bool:
+    def _finite(self, loss: Tensor, norm: Tensor) -> bool:
         """Whether every rank's loss is finite, and the gradient, which is the same on all.
 
         fp16's gradients overflow now and then: its scaler leaves such a step out by itself.
         """
-        by_gradient = self.precision == "fp16" or math.isfinite(norm)
+        by_gradient = self.precision == "fp16" or bool(norm.isfinite())
         return by_gradient and bool(self.ranks.mean(loss.clone()).isfinite())
 
     def _loss(self, part: PairBatch, alpha: float) -> tuple[Tensor, Tensor, Pair]:
@@ -165,16 +164,16 @@ class Step:
         kind, n_parts = self.loss_of.kind, self.config.optim.accumulate
         return probe(self.model, batch, kind, n_parts, precision=self.precision, ranks=self.ranks)
 
-    def _clip(self, measured: bool) -> float:
-        """Clips where asked to. The gradient's norm, where it is wanted."""
+    def _clip(self, measured: bool) -> Tensor:
+        """Clips where asked to. The gradient's norm, where it is wanted; NaN elsewhere."""
         limit = self.config.optim.clip_grad
         if limit is None and not measured:
-            return float("nan")
+            return torch.tensor(float("nan"))
         parameters = [p for p in self.model.parameters() if p.grad is not None]
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if limit is not None:
             nn.utils.clip_grads_with_norm_(parameters, limit, norm)
-        return float(norm) if measured else float("nan")
+        return norm
 
     def _unsynced(self, wanted: bool) -> contextlib.AbstractContextManager[Any]:
         """Gradients are summed over the ranks with a batch's last part alone."""

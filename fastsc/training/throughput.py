@@ -12,7 +12,8 @@ from fastsc.pipelines import PairBatch, Pipeline
 class Meter:
     """Measures from one reading to the next; always on, since it costs two clock calls a step.
 
-    On a GPU the clock is right at readings only, where the caller fetches the loss and so waits.
+    On a GPU the clock is right at readings only, where the caller has the figures of a step and so
+    has waited for it. The images of that step were `take`n with it; later ones are under way.
     """
 
     def __init__(self, world_size: int = 1) -> None:
@@ -37,10 +38,17 @@ class Meter:
                 self._images += len(batch.target)
                 yield batch
 
-    def read(self) -> tuple[float, float]:
-        """Unique images a second over all ranks, and this rank's
-        waiting share in [0, 1], since the last reading."""
-        elapsed = max(time.perf_counter() - self._began, 1e-9)
-        result = self._images * self._world_size / elapsed, min(self._waited / elapsed, 1.0)
-        self.restart()
-        return result
+    def take(self) -> tuple[int, float]:
+        """Images handed over since the last time, and seconds that they were waited for."""
+        taken = self._images, self._waited
+        self._images, self._waited = 0, 0.0
+        return taken
+
+    def read(self, images: int, waited: float) -> tuple[float, float]:
+        """Unique images a second over all ranks, and this rank's waiting share in [0, 1].
+
+        Since the last reading, by what was taken.
+        """
+        now = time.perf_counter()
+        elapsed, self._began = max(now - self._began, 1e-9), now
+        return images * self._world_size / elapsed, min(waited / elapsed, 1.0)

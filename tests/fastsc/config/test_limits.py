@@ -22,7 +22,7 @@ TRAIN = {
     "--accumulate": ("1000000000000",),
     "--resolution": ("1000000", HUGE),
     "--resolution-ramp": (f"0 {HUGE}", "0 1000000001"),
-    "--log-every": ("1000000", HUGE),
+    "--log-every": (HUGE,),
     "--workers": ("1000000",),
     "--val-every": (HUGE,),
     "--max-steps": (HUGE,),

@@ -58,7 +58,7 @@ def test_the_defaults_of_the_specification() -> None:
         "out": None,
     }
     assert {key: flat[key] for key in wanted} == wanted
-    assert 1 <= flat["log_every"] <= 10
+    assert flat["log_every"] >= 1
 
 
 def test_field_names_are_unique_over_the_sections() -> None:
@@ -184,7 +184,7 @@ MISTAKES = {
     "--val-crop 0": "--val-crop must be above 0",
     "--val-crop 1.5": "--val-crop must be at most 1",
     "--checkpoint-minutes 0": "--checkpoint-minutes must be above 0",
-    "--log-every 11": "--log-every must be at most 10",
+    "--log-every 0": "--log-every must be at least 1",
     "--ds js": "--ds js belongs to --ds-at logits",
     "--detach-scale": "--ds relative",
     "--ds relative --batch-size 1": "--batch-size must be at least 2",

@@ -41,7 +41,9 @@ def train(step: Step, batch: PairBatch) -> tuple[float, dict[str, float]]:
     optim, method = step.config.optim, step.config.method
     lr = lr_at(step.step, optim, 100)
     alpha = Alpha(method, 100, optim.epochs).alpha(step.step)
-    return alpha, step.train_step(batch, lr=lr, alpha=alpha, measured=True)
+    measured = step.train_step(batch, lr=lr, alpha=alpha, measured=True)
+    assert measured is not None
+    return alpha, measured.read()
 
 
 def batch(m: int = N, seed: int = 0) -> PairBatch:

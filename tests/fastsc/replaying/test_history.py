@@ -63,7 +63,7 @@ def test_the_last_segment_that_ran_a_step_counts(logged: Any) -> None:
     assert facts(history, 80) == (4, "dali", True)
     assert facts(history, 95) == (4, "dali", False)
     with pytest.raises(ValueError, match="last step is 90"):
-        history.at(100)
+        history.at(101)
     assert history.at(60).segment.facts["decoder"] == "pil"
     assert history.config(history.at(60)).method.alpha == 2.0
 

@@ -183,7 +183,9 @@ def test_a_training_step(options: list[str], expected: Any) -> None:
     norm = torch.nn.utils.get_total_norm([p.grad for p in twin.parameters() if p.grad is not None])
 
     batch = PairBatch(clean, perturbed, target, torch.arange(N))
-    figures = step.train_step(batch, lr=lr, alpha=alpha, measured=True)
+    measured = step.train_step(batch, lr=lr, alpha=alpha, measured=True)
+    assert measured is not None
+    figures = measured.read()
     assert figures["loss"] == pytest.approx(loss.item(), rel=1e-5)
     assert figures["grad_norm"] == pytest.approx(float(norm), rel=1e-4)
     for one, other in zip(step.model.parameters(), twin.parameters(), strict=True):

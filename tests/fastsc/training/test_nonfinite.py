@@ -12,6 +12,7 @@ from fastsc.distributed.ranks import Ranks
 from fastsc.pipelines import UserError, scan
 from fastsc.pipelines.keyed import order
 from fastsc.run import checkpoint
+from fastsc.training.figures import Measured
 from fastsc.training.loop import train
 from fastsc.training.nonfinite import MOST_SKIPPED, LossWatch
 from fastsc.training.state import Training
@@ -102,9 +103,8 @@ def replayed(data: Path, out: Path, more: list[str], without: set[int]) -> dict[
     def train_step(self: Step, batch: Any, **options: Any) -> Any:
         if self.step + 1 in without:
             self.step += 1
-            nan = float("nan")
-            names = ("loss", "ce", "ds", "ds_relative", "between", "effective_rank", "grad_norm")
-            result: Any = dict.fromkeys(names, nan)
+            nan = torch.tensor(float("nan"))
+            result: Any = Measured(nan.repeat(3), [], nan, self.ranks)
             self.last_loss = torch.zeros(())
         else:
             result = original(self, batch, **options)
@@ -126,7 +126,7 @@ def nan_in_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     """In that of step 3, whose loss is finite: as the square root's at zero."""
     clip = Step._clip
 
-    def broken(self: Step, measured: bool) -> float:
+    def broken(self: Step, measured: bool) -> torch.Tensor:
         if self.step == 2:
             next(p for p in self.model.parameters()).grad[0, 0, 0, 0] = float("nan")  # type: ignore[index]
         return clip(self, measured)
@@ -207,6 +207,8 @@ def test_the_watch_names_the_first_of_several() -> None:
     assert watch.look() is None
     for step, loss in enumerate([1.0, float("inf"), float("nan"), 1.0], start=1):
         watch.note(step, torch.tensor(loss), torch.arange(step))
+    assert watch.look() is None
+    watch.send()
     step_ = watch.look()
     assert step_ is not None
     assert (step_.number, step_.index) == (2, [[0, 1]])

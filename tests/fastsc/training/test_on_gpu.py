@@ -57,8 +57,9 @@ def losses(step: Step, n_steps: int = 3, dtype: torch.dtype = torch.float32) -> 
         optim, method = step.config.optim, step.config.method
         lr = lr_at(step.step, optim, 100)
         alpha = Alpha(method, 100, optim.epochs).alpha(step.step)
-        figures = step.train_step(batch(seed, dtype), lr=lr, alpha=alpha, measured=True)
-        found.append(figures["loss"])
+        measured = step.train_step(batch(seed, dtype), lr=lr, alpha=alpha, measured=True)
+        assert measured is not None
+        found.append(measured.read()["loss"])
     return found
 
 

@@ -305,7 +305,8 @@ def test_accumulation_looks_at_both_views_in_parts(image_folder: Path) -> None:
 
     parts.core.model.forward = counted  # type: ignore[method-assign]
     batch = next(iter(whole.loader))
-    a, b = (it.train_step(batch, measured=True) for it in (whole, parts))
+    measured = [it.train_step(batch, measured=True) for it in (whole, parts)]
+    a, b = (m.read() for m in measured if m is not None)
     assert rows == [4] * 4 + [2] * 4
     for name in ("loss", "ds", "ds_relative", "between", "effective_rank", "grad_norm"):
         assert b[name] == pytest.approx(a[name], rel=1e-4), name
