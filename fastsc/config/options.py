@@ -24,7 +24,7 @@ from fastsc.config.recipes import (
     recipe_names,
 )
 from fastsc.config.rules import spelled
-from fastsc.config.schema import SECTIONS, TrainConfig, field_types
+from fastsc.config.schema import SECTIONS, Switch, TrainConfig, field_types
 from fastsc.errors import UserError
 from fastsc.pipelines.fields import did_you_mean
 
@@ -41,7 +41,7 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     Raises UserError, one line, for every mistake that shows without touching the data; SystemExit
     with status 0 after --help or --list-recipes. Paths other than the recipe's are not read.
     """
-    argv = list(argv)
+    argv = _switched(argv)
     if "--list-recipes" in argv:
         sys.stdout.write(list_recipes())
         raise SystemExit(0)
@@ -61,6 +61,18 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     config = _cli(tokens, defaults).replace(recipe=defaults.recipe)
     check(config)
     return config
+
+
+def _switched(argv: Sequence[str]) -> list[str]:
+    """The words with what a `Switch` leaves out: tyro takes --compile for one with a value."""
+    words, switches = list[str](), [k for k, kind in field_types().items() if kind == Switch]
+    on = {spelled(name) for name in switches}
+    off = {spelled(name, False): spelled(name) for name in switches}
+    for word, following in zip(argv, [*argv[1:], ""], strict=False):
+        words.append(off.get(word, word))
+        if word in off or (word in on and following not in ("auto", "True", "False")):
+            words.append(str(word in on))
+    return words
 
 
 def _cli(tokens: Sequence[str], defaults: TrainConfig, *, note: str = "") -> TrainConfig:

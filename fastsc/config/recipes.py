@@ -18,7 +18,7 @@ import yaml
 
 from fastsc.config.checks import check
 from fastsc.config.rules import spelled
-from fastsc.config.schema import TrainConfig, field_types, plain_options
+from fastsc.config.schema import Switch, TrainConfig, field_types, plain_options
 from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
 from fastsc.pipelines.fields import did_you_mean, shown
@@ -133,6 +133,10 @@ def _converted(key: str, value: object) -> Any:
             raise UserError(f"{key} must be true or false, not {shown(value)}")
         return value
     choices = typing.get_args(kind)
+    if kind == Switch:
+        if value != "auto" and not isinstance(value, bool):
+            raise UserError(f"{key} must be auto, true or false, not {shown(value)}")
+        return value
     if value is None and NoneType not in choices:
         raise UserError(f"{key} has no value")
     if isinstance(value, bool):  # YAML reads a bare no, on and yes so

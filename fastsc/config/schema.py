@@ -49,6 +49,8 @@ Number = Annotated[float | None, _shown("X")]
 Epochs = Annotated[tuple[int, int], _shown("FIRST LAST")]
 Strengths = Annotated[tuple[float, float, float, float], _shown("B C S H")]
 
+Switch = Literal["auto"] | bool  # --NAME, --no-NAME, or --NAME auto
+
 STEERED_ALPHA = (1e-3, 1e4)  # where --ds-target keeps alpha
 
 
@@ -282,9 +284,10 @@ class RunConfig:
     them."""
     fused_optimizer: bool = option(True, part="machine")
     """The optimizer's step in one pass over all weights; else several, tensor list by list."""
-    compile: bool = option(False, part="machine")
+    compile: Switch = option("auto", part="machine")
     """torch.compile the training step's model: one static graph per resolution. Start-up takes
-    minutes; each new graph is logged."""
+    minutes; each new graph is logged. auto: on a GPU, where --epochs are long enough to repay it,
+    and without --deterministic; decided once, a resume keeps it."""
     pooling: Literal["auto", "fused", "separate"] = option(
         "auto", part="machine", when="fused", needs=("channels_last", True)
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from fastsc.config.options import help_of
 from fastsc.config.rules import Rules, spelled
-from fastsc.config.schema import SECTIONS, TrainConfig, field_types, plain_options
+from fastsc.config.schema import SECTIONS, Switch, TrainConfig, field_types, plain_options
 
 _HEAD = """\
 # Options of fastsc.train
@@ -56,6 +56,8 @@ def _values(key: str, kind: Any, rules: Rules) -> str:
     values = rules.limits
     if kind is bool:
         values = _code(spelled(key, False))
+    elif kind == Switch:
+        values = f"{_code(spelled(key))}, {_code(spelled(key, False))}"
     elif typing.get_origin(kind) is Literal:
         values = ", ".join(map(_code, typing.get_args(kind)))
     if rules.needs is None:

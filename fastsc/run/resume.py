@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fastsc.cli.entry import MISTAKE
+from fastsc.config.recipes import load_recipe
 from fastsc.config.rules import spelled
 from fastsc.config.schema import TrainConfig, plain_options
 from fastsc.distributed.ranks import Ranks
@@ -24,6 +26,13 @@ def exported_step(weights: Path) -> int | None:
     except UserError:
         return None  # not there, or damaged: written again
     return step
+
+
+def compiles(config: Path) -> bool | Literal["auto"]:
+    """Whether a run compiles, by its config.yaml; auto where that cannot be read."""
+    with suppress(UserError):
+        return load_recipe(str(config)).run.compile
+    return "auto"
 
 
 def ended_for_good(log: Path) -> int:

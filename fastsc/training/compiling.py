@@ -8,8 +8,16 @@ from typing import Any
 
 import torch
 
+from fastsc.config import TrainConfig
 from fastsc.errors import UserError, first_line
+from fastsc.models.representation import Represented
 from fastsc.run.reporter import Report
+from fastsc.training.schedules import resolutions
+
+# Steps after which a graph has repaid its making. By arithmetic, nobody has timed it: one to two
+# minutes to make it, and at least 10 ms a step that are won, where a step of few images is bound by
+# its launches.
+REPAID = 10_000
 
 
 def check_compiler(device: torch.device) -> None:
@@ -25,6 +33,30 @@ def check_compiler(device: torch.device) -> None:
             f"--compile: torch.compile does not work here ({first_line(error)}); "
             "python -m fastsc.doctor says what to install, or leave the option out"
         ) from None
+
+
+def repays(
+    config: TrainConfig, model: Represented, device: torch.device, steps_per_epoch: int
+) -> bool:
+    """What --compile auto is for a run: on a GPU whether it wins more time than it takes.
+
+    By the whole schedule, of which a trial is a part. Not where the network draws at random by
+    other ways than modules do, which only the eager step shares between the views.
+    """
+    n_steps = config.optim.epochs * steps_per_epoch
+    if (
+        device.type != "cuda"
+        or config.run.deterministic
+        or model.shares_draws
+        or model.model.drops_by_function
+        or n_steps < REPAID * len(resolutions(config.data, config.optim.epochs))
+    ):
+        return False
+    try:
+        check_compiler(device)
+    except UserError:
+        return False
+    return True
 
 
 @contextmanager

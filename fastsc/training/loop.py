@@ -23,7 +23,7 @@ from fastsc.pipelines.disk import watched
 from fastsc.run import checkpoint
 from fastsc.run.folder import RunFolder
 from fastsc.run.reporter import Report
-from fastsc.run.resume import check_same_options, ended_for_good, exported_step
+from fastsc.run.resume import check_same_options, compiles, ended_for_good, exported_step
 from fastsc.run.validation import Validation
 from fastsc.run.writer import CheckpointWriter, NonFiniteError
 from fastsc.training.compiling import GraphCounter, check_compiler, graphs_allowed
@@ -90,6 +90,8 @@ def _train(
     there = ranks.broadcast(folder.config.is_file())
     if there:  # before its checkpoints are read: they are another's as long as that is at work
         ranks.on_main(lambda: _lock(resources, folder, ranks))
+    if there and config.run.resume and config.run.compile == "auto":
+        config = config.replace(compile=ranks.broadcast(compiles(folder.config)))
     ended = ended_for_good(folder.log) if ranks.is_main and ranks.restarts else 0
     if status := ranks.broadcast(ended):
         return status
@@ -103,6 +105,8 @@ def _train(
         data = verified(data, config.data, ranks)
     with ranks.all_or_none():
         training = Training(config, data, device, precision, ranks)
+    config = training.config
+    ranks.assert_equal("what --compile auto is (say --compile or not)", config.run.compile)
     saved = None
     if config.run.resume:
         with ranks.all_or_none():
@@ -198,7 +202,7 @@ def _lock(resources: ExitStack, folder: RunFolder, ranks: Ranks) -> None:
 def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: StopSignal) -> bool:
     """The training loop. True when it came to its end, False when a signal stopped it."""
     config, ranks, loader = training.config, training.ranks, training.loader
-    run, meter, graphs = config.run, training.meter, GraphCounter(config.run.compile)
+    run, meter, graphs = config.run, training.meter, GraphCounter(config.run.compile is True)
     last_saved = time.monotonic()
     meter.restart()
 

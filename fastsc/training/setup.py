@@ -41,7 +41,7 @@ def prepare(
     torch.manual_seed(config.run.seed)
     model = build(config, n_classes, device, ranks)
     side = resolutions(config.data, config.optim.epochs)[0]
-    model.view_noise = view_noise(model, side, precision, compiled=config.run.compile)
+    model.view_noise = view_noise(model, side, precision, compiled=config.run.compile is True)
     return model
 
 
@@ -114,7 +114,7 @@ def wrap(model: nn.Module, config: TrainConfig, device: torch.device, ranks: Ran
         )
         # From here on dropout differs between ranks, as between images.
         torch.manual_seed((config.run.seed * ranks.world_size + ranks.rank) % 2**63)
-    if config.run.compile:
+    if config.run.compile is True:
         # mypy knows no callable that is also a module.
         forward = torch.compile(  # type: ignore[assignment]
             forward, dynamic=False, mode=config.run.compile_mode

@@ -24,6 +24,7 @@ from fastsc.run.resume import check_unchanged, plain_options
 from fastsc.run.validation import Validation
 from fastsc.training.alpha import Alpha, Multiplier
 from fastsc.training.collapse import CollapseWatch
+from fastsc.training.compiling import repays
 from fastsc.training.figures import Measured
 from fastsc.training.loaders import build_loaders
 from fastsc.training.nonfinite import LossWatch
@@ -46,7 +47,11 @@ class Unreported:
 
 
 class Training:
-    """The step, the loaders, and what was seen of the features so far."""
+    """The step, the loaders, and what was seen of the features so far.
+
+    Attributes:
+        config: What it was made from, with --compile auto decided.
+    """
 
     def __init__(
         self,
@@ -56,7 +61,7 @@ class Training:
         precision: Precision,
         ranks: Ranks,
     ) -> None:
-        self.config, self.data, self.ranks = config, data, ranks
+        self.data, self.ranks = data, ranks
         self.validated_step = -1  # the one after which an epoch was last validated and logged
         self.best: tuple[float, int | None] = (-1.0, None)  # top-1 of a validation, and its step
         self.losses = LossWatch(ranks)
@@ -70,12 +75,15 @@ class Training:
         _check_shares(config, ranks)
         n_outputs = config.model.num_classes or max(n_classes, 2)
         model = prepare(config, n_outputs, device, precision, ranks)
-        self.core = Step(config, model, device, precision, ranks)
         self._bad_images: list[BadImage] = []
         self.loader, self.val_loader = build_loaders(
             config, data, device, DTYPES[precision], self._bad_images.append, ranks
         )
         self.steps_per_epoch = len(self.loader)
+        if config.run.compile == "auto":
+            config = config.replace(compile=repays(config, model, device, self.steps_per_epoch))
+        self.config = config
+        self.core = Step(config, model, device, precision, ranks)
         self.total_steps = config.optim.epochs * self.steps_per_epoch
         self.total_steps = min(self.total_steps, config.optim.max_steps or self.total_steps)
         method = config.method

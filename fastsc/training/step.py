@@ -94,7 +94,7 @@ class Step:
         losses, pairs = list[Tensor](), list[Pair]()
         for i in range(n_parts):
             part = batch.part(i, n_parts)
-            if self.config.run.compile:
+            if self.config.run.compile is True:
                 torch.compiler.cudagraph_mark_step_begin()  # its outputs' memory may be used again
             with self._unsynced(i + 1 < n_parts):
                 if self.plain:
