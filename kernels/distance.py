@@ -82,7 +82,12 @@ def cosine(f: Tensor, g: Tensor) -> Tensor:
     That form is exactly 0, with gradient 0, where f = g; 1 - cos is not, in floating point. A zero
     vector has no direction and stays 0, so it lies 1/2 from any unit vector.
     """
-    return (_unit(f) - _unit(g)).square().sum(1).mean() / 2
+    return _chords(f, g).mean() / 2
+
+
+def _chords(f: Tensor, g: Tensor) -> Tensor:
+    """Squared distance of the unit vectors, (N, D) -> (N,)."""
+    return (_unit(f) - _unit(g)).square().sum(1)
 
 
 def js(f: Tensor, g: Tensor) -> Tensor:
@@ -93,6 +98,11 @@ def js(f: Tensor, g: Tensor) -> Tensor:
     lose no digits, and f = g gives exactly 0 with gradient 0. Where t^2 comes near 1 the same
     expression is written in exp(-|d|), which cannot overflow.
     """
+    return _divergences(f, g).mean() / 2
+
+
+def _divergences(f: Tensor, g: Tensor) -> Tensor:
+    """Twice each row's divergence, (N, D) -> (N,)."""
     log_p, log_q = F.log_softmax(f, 1), F.log_softmax(g, 1)
     m = (log_p.exp() + log_q.exp()) / 2
     d = log_q - log_p
@@ -103,7 +113,7 @@ def js(f: Tensor, g: Tensor) -> Tensor:
     size = torch.where(near, 4.0, d.abs())
     decay = torch.exp(-size)
     saturated = 2 * (F.logsigmoid(size) + _LN2 - size * decay / (1 + decay))
-    return (m * torch.where(near, second_order, saturated)).sum(1).mean() / 2
+    return (m * torch.where(near, second_order, saturated)).sum(1)
 
 
 def mse(f: Tensor, g: Tensor) -> Tensor:
@@ -124,6 +134,24 @@ _TABLE: dict[str, Callable[..., Tensor]] = {
     "js": js,
     "mse": mse,
 }
+
+
+@torch.no_grad()
+def of_pairs(f: Tensor, g: Tensor, kind: str) -> Tensor:
+    """What each pair adds to ds(f, g, kind), of which it is the mean: (N, D) -> (N,) float32.
+
+    Of "relative" what stands above its divisor, which is `between_distance`'s, of all images.
+    """
+    f, g = wide(f), wide(g)
+    with torch.autocast(f.device.type, enabled=False):
+        match kind:
+            case "cosine":
+                return _chords(f, g) / 2
+            case "js":
+                return _divergences(f, g) / 2
+            case "mse":
+                return (f - g).square().mean(1)
+        return _norm(f - g)
 
 
 def fusible(kind: str) -> Callable[..., Tensor]:

@@ -95,6 +95,9 @@ class DataConfig:
     val_flip: bool = option(False, resume="allowed")
     """At validation, add the logits of the mirrored image (test-time augmentation). DS and
     ds_relative are of the image as it is."""
+    val_precision: Literal["fp32", "tf32", "bf16"] = option("fp32", resume="allowed", since="0.2")
+    """Of validation. tf32: float32 with the products of a GPU's tensor cores, three digits and
+    several times as fast there; bf16: as --precision bf16."""
     val_every: int = option(1, low=1, high=MAX_EPOCHS, part="machine")
     """Validate after every so many epochs, and after the last."""
     strengths: Strengths = (0.4, 0.4, 0.4, 0.1)

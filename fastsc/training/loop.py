@@ -289,6 +289,7 @@ def _validation(training: Training, epoch: int, stop: StopSignal) -> tuple[bool,
         flip=data.val_flip,
         ranks=ranks,
         stop=lambda: bool(stop),
+        precision=data.val_precision,
     )
     return val is not None, val
 

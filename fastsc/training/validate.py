@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fastsc.distributed.devices import autocast
 from fastsc.distributed.ranks import NOTHING, STOP, Ranks
-from fastsc.kernels import ds
+from fastsc.kernels.distance import TINY, between_distance, of_pairs
 from fastsc.loss import Kind
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.run.validation import Validation
+
+ValPrecision = Literal["fp32", "tf32", "bf16"]
 
 
 @torch.no_grad()
@@ -24,8 +30,9 @@ def validate(
     flip: bool = False,
     ranks: Ranks | None = None,
     stop: Callable[[], bool] = lambda: False,
+    precision: ValPrecision = "fp32",
 ) -> Validation | None:
-    """Every image of the split once, in float32, with perturbations of a fixed key.
+    """Every image of the split once, with perturbations of a fixed key.
 
     `model` gives `Outputs`, as `Represented` does; `ds` is of the given kind on its representation.
     `ds_relative` = mean ‖f_i - f'_i‖₂ / mean ‖f_i - f_j‖₂ over the clean pooled
@@ -41,7 +48,7 @@ def validate(
     model.eval()
     hits = torch.zeros(3, dtype=torch.int64)  # top1, top5, top1 of the perturbed
     indices: list[Tensor] = []
-    kept: list[list[Tensor]] = []
+    kept: list[list[Tensor]] = []  # of each batch, see _whole
     n_batches = -(-len(loader.index.usable) // loader.settings.batch_size)
     batches = ranks.batches(iter(loader), lambda: STOP if stop() else NOTHING, n_batches)
     for batch, action in batches:
@@ -52,26 +59,31 @@ def validate(
             continue
         assert batch.perturbed is not None, "validation needs both views"
         both = torch.cat([batch.clean, batch.perturbed])
-        features, logits, representation, _ = model(both)
-        if flip:
-            logits = logits + model(both.flip(3)).logits
+        with _computing(precision, both.device):
+            features, logits, representation, _ = model(both)
+            if flip:
+                logits = logits + model(both.flip(3)).logits
         clean, perturbed = (_hits(scores, batch.target) for scores in logits.chunk(2))
         hits += torch.stack([clean[:, 0].sum(), clean.sum(), perturbed[:, 0].sum()]).cpu()
-        both_of = [features] if representation is features else [features, representation]
-        kept.append([view for values in both_of for view in values.cpu().chunk(2)])
+        (f, g), (r, s) = features.chunk(2), representation.chunk(2)
+        parts = [f, of_pairs(f, g, "relative"), of_pairs(r, s, kind)]
+        if kind == "relative" and representation is not features:
+            parts.append(r)
+        kept.append([part.cpu() for part in parts])
         indices.append(batch.index.cpu())
     model.train(was_training)
-    parts = [torch.cat(part) for part in zip(*kept, strict=True)] if kept else None
-    shares = ranks.gather_values((hits, indices, parts))
-    return ranks.broadcast(None if shares is None else _whole(shares, kind, len(loader.index)))
+    shares = ranks.gather_values((hits, indices, [torch.cat(part) for part in zip(*kept)]))
+    with nullcontext() if shares is None or ranks.single_process else _all_threads():
+        return ranks.broadcast(None if shares is None else _whole(shares, kind, len(loader.index)))
 
 
 def _whole(
-    shares: list[tuple[Tensor, list[Tensor], list[Tensor] | None]], kind: Kind, n_files: int
+    shares: list[tuple[Tensor, list[Tensor], list[Tensor]]], kind: Kind, n_files: int
 ) -> Validation:
-    """Figures of the split from every rank's hits, dataset indices and f, f', r, r'.
+    """Figures of the split from every rank's hits, dataset indices, and what it kept of its images.
 
-    r and r' are left out where they are f and f'.
+    Kept are the clean features f, ‖f − f'‖, what a pair adds to DS, and with kind relative the
+    clean representation where it is not f. The rest was reduced where it was computed.
     """
     index = torch.cat([torch.empty(0, dtype=torch.int64), *(i for _, ii, _ in shares for i in ii)])
     n = len(index)
@@ -80,18 +92,50 @@ def _whole(
         return Validation(nan, nan, nan, nan, nan, 0)
     assert len(index.unique()) == n, "an image was validated twice"
     cycle = torch.from_numpy(keyed.cycle(index.numpy().astype(np.int64), n_files))
-    columns = zip(*(parts for _, _, parts in shares if parts is not None), strict=True)
-    representations = [torch.cat(column)[cycle] for column in columns]
-    (f, g), (r, s) = representations[:2], representations[-2:]
+    columns = zip(*(parts for _, _, parts in shares if parts), strict=True)
+    f, moved, of_kind, *others = (torch.cat(column)[cycle] for column in columns)
+    distance = float("nan")
+    if kind != "relative":
+        distance = float(of_kind.mean())
+    elif n > 1:
+        distance = _relative(of_kind, others[0] if others else f)
     top1, top5, top1_perturbed = sum(hits for hits, _, _ in shares).tolist()  # type: ignore[union-attr]
     return Validation(
         top1 / n,
         top5 / n,
         top1_perturbed / n,
-        float(ds(r, s, kind)) if n > 1 or kind != "relative" else float("nan"),
-        float(ds(f, g, "relative")) if n > 1 else float("nan"),
+        distance,
+        _relative(moved, f) if n > 1 else float("nan"),
         n,
     )
+
+
+def _relative(moved: Tensor, f: Tensor) -> float:
+    return float(moved.mean() / between_distance(f).clamp_min(TINY))
+
+
+@contextmanager
+def _computing(precision: ValPrecision, device: torch.device) -> Iterator[None]:
+    """Within the context forward passes run in this precision; TF32 is a GPU's."""
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = precision == "tf32"
+    try:
+        with autocast(device, "bf16" if precision == "bf16" else "fp32"):
+            yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
+
+
+@contextmanager
+def _all_threads() -> Iterator[None]:
+    """Within the context torch has all cores: under torchrun it begins with one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(max(before, len(os.sched_getaffinity(0))))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _hits(scores: Tensor, target: Tensor) -> Tensor:

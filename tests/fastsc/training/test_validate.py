@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import nn
 
+from fastsc.kernels import ds
+from fastsc.kernels.distance import between_distance, of_pairs
 from fastsc.models.representation import Outputs
 from fastsc.pipelines import build, keyed, scan
 from fastsc.training.validate import validate
@@ -86,6 +88,40 @@ def test_logits_are_compared_where_asked(loader: Any) -> None:
     assert at_features is not None
     assert at_logits.ds != at_features.ds
     assert at_logits.ds_relative == at_features.ds_relative
+
+
+@pytest.mark.parametrize("kind", ["l2", "relative", "cosine", "js", "mse"])
+def test_pairs_are_reduced_where_they_are_computed(kind: str) -> None:
+    """To the bit as all at once, but for mse, which is a mean of means."""
+    f, g = torch.randn(2, 9, 5)
+    whole = ds(f, g, kind)
+    parts = torch.cat([of_pairs(*views, kind) for views in zip(f.split(4), g.split(4))])
+    assert parts.shape == (9,)
+    found = parts.mean() / (between_distance(f) if kind == "relative" else 1)
+    assert found.equal(whole) or (kind == "mse" and found == pytest.approx(float(whole), rel=1e-6))
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_another_precision_and_back(loader: Any, precision: Any) -> None:
+    model: Any = Toy(7)
+    model.linear = nn.Linear(6, 7)
+    seen, plain = list[bool](), validate(model, loader, "cosine")
+
+    def forward(x: torch.Tensor) -> Outputs:
+        seen.append(torch.backends.cudnn.allow_tf32 and torch.backends.cuda.matmul.allow_tf32)
+        outputs = Toy.forward(model, x)
+        logits = model.linear(outputs.features)
+        assert logits.dtype == (torch.bfloat16 if precision == "bf16" else torch.float32)
+        return outputs
+
+    model.forward = forward
+    before = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
+    found = validate(model, loader, "cosine", precision=precision)
+    assert seen == [precision == "tf32"] * 3
+    assert (torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32) == before
+    assert found is not None
+    assert plain is not None
+    assert found.ds_relative == pytest.approx(plain.ds_relative, rel=1e-2)
 
 
 def test_scores_that_are_not_finite_are_wrong(loader: Any) -> None:
