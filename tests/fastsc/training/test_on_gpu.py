@@ -5,18 +5,24 @@ FASTSC_DRY=1 runs the same lines on a CPU, which shows that they run.
 
 from __future__ import annotations
 
+import math
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
 from fastsc.config import TrainConfig
-from fastsc.distributed.devices import set_determinism
 from fastsc.distributed.ranks import Ranks
 from fastsc.kernels import pair_view
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, PairBatch
 from fastsc.training.alpha import Alpha
+from fastsc.training.nonfinite import LossWatch
 from fastsc.training.optimizer import lr_at
 from fastsc.training.setup import prepare
 from fastsc.training.step import Step
@@ -24,6 +30,7 @@ from fastsc.training.step import Step
 ON_GPU = torch.cuda.is_available()
 DEVICE = torch.device("cuda" if ON_GPU else "cpu")
 N, SIDE = 8, 32
+ROOT = Path(__file__).parents[3]
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
@@ -91,11 +98,55 @@ def test_low_precision_trains(precision: str) -> None:
     assert low == pytest.approx(full, rel=0.05)
 
 
+REPEATED = """
+from fastsc.distributed.devices import set_determinism
+from tests.fastsc.training.test_on_gpu import DEVICE, losses, make
+set_determinism(DEVICE, True)
+one, two = (losses(make(pooling="fused"), 4) for _ in range(2))
+assert one == two, (one, two)
+"""
+
+
 def test_deterministic_runs_repeat_to_the_bit() -> None:
-    set_determinism(DEVICE, True)
+    """In a process of its own: cuBLAS reads once how much memory it works in, at its first use."""
+    environment = {k: v for k, v in os.environ.items() if k != "CUBLAS_WORKSPACE_CONFIG"}
+    done = subprocess.run(
+        [sys.executable, "-c", REPEATED], cwd=ROOT, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+
+
+@contextmanager
+def waiting_is_an_error() -> Iterator[None]:
+    """Within the context whatever has the host wait for the GPU raises."""
+    if not ON_GPU:
+        yield
+        return
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
     try:
-        one, two = (losses(make(pooling="fused"), 4) for _ in range(2))
+        yield
     finally:
-        set_determinism(DEVICE, False)
-        torch.use_deterministic_algorithms(False)
-    assert one == two
+        torch.cuda.set_sync_debug_mode("default")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"clip_grad": 1.0}, {"bn": "split"}, {"alpha": 0.0, "ce_views": "clean"}, {"fp16": True}],
+    ids=["default", "clip", "split", "plain", "fp16"],
+)
+def test_a_step_waits_for_nothing(options: dict[str, Any]) -> None:
+    changes = dict(options)
+    low = changes.pop("fp16", False) and ON_GPU
+    step = make(**changes, precision="fp16" if low else "fp32")
+    some, watch = batch(dtype=torch.float16 if low else torch.float32), LossWatch(Ranks())
+    for context in (nullcontext(), nullcontext(), waiting_is_an_error()):
+        with context:
+            step.train_step(some, lr=0.1, alpha=1.0, measured=False)
+            watch.note(step.step, step.last_loss, some.index)
+            measured = step.train_step(some, lr=0.1, alpha=1.0, measured=True)
+            watch.note(step.step, step.last_loss, some.index)
+            watch.send()
+        assert measured is not None
+        assert math.isfinite(measured.read()["loss"])
+        assert watch.look() is None
