@@ -300,6 +300,15 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
     return options
 
 
+def write_early(rows: Sequence[Row], options: argparse.Namespace, extra: dict[str, Any]) -> None:
+    """Writes `--json` with the rows so far: whoever runs out of time has these."""
+    if options.json is not None:
+        metadata = describe(options.device) | extra | {"early": True}
+        part = options.json.with_suffix(".part")
+        part.write_text(to_json(rows, metadata))
+        part.replace(options.json)
+
+
 def report(
     rows: Sequence[Row],
     title: str,

@@ -18,8 +18,9 @@ FEATURES, CLASSES, SIDE = 2048, 1000, 7
 Outcome = tuple[Tensor, tuple[Tensor, ...]]  # a value and its gradients
 
 
-def _impls(device: torch.device) -> tuple[str, ...]:
-    return ("reference", "compiled", "triton") if has_triton(device) else ("reference", "compiled")
+def _impls(cases: Cases) -> list[str]:
+    compiled, triton = ["compiled"] * cases.inductor, ["triton"] * has_triton(cases.device)
+    return ["reference", *compiled, *triton]
 
 
 def _with_gradient(function: Callable[..., Tensor], *inputs: Tensor) -> Outcome:
@@ -43,7 +44,7 @@ def add_ds(cases: Cases, rows: int) -> None:
         f, g = (x.to(cases.device).requires_grad_() for x in (f, g))
         wide = [x.detach().double().requires_grad_() for x in (f, g)]
         exact = _with_gradient(functools.partial(ds, kind=kind, impl="reference"), *wide)
-        for impl in _impls(cases.device):
+        for impl in _impls(cases):
             call = functools.partial(ds, kind=kind, impl=impl)
             error = _error(_with_gradient(call, f, g), exact)
             if not error < 1e-4:
@@ -79,7 +80,7 @@ def add_pool_ds(cases: Cases, rows: int, channels: int, dtype: torch.dtype) -> N
         plain = functools.partial(total, functools.partial(separate, kind=kind))
         exact = _with_gradient(plain, maps.detach().double().requires_grad_())
         steps = {"separate": plain}
-        for impl in _impls(cases.device):
+        for impl in _impls(cases):
             if impl != "reference":
                 steps[impl] = functools.partial(
                     total, functools.partial(pool_ds, kind=kind, impl=impl)

@@ -35,8 +35,16 @@ class Detail:
 class Cases:
     """Cases to time in turns, with their details, and rows for what is not installed."""
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
+    def __init__(
+        self,
+        device: torch.device,
+        *,
+        inductor: bool = True,
+        write: Callable[[Sequence[Row], dict[str, Any]], None] | None = None,
+    ) -> None:
+        """inductor: also what torch.compile makes. write: takes the rows so far, after each."""
+        self.device, self.inductor, self._write = device, inductor, write
+        self._early: list[Row] = []
         self.cases: list[Case] = []
         self.skipped: list[Row] = []
         self.details: dict[str, Detail] = {}
@@ -50,6 +58,9 @@ class Cases:
         calls = self._calls(case)
         self.details[case.name] = detail
         self.cases.append(replace(case, run=_repeated(case.run, calls), items=calls * case.items))
+        self._early += measure(self.cases[-1:], rounds=1, warmup=0, device=self.device)
+        if self._write is not None:
+            self._write(self._early, columns(self._early, self.details))
 
     def _calls(self, case: Case) -> int:
         synchronize(self.device)

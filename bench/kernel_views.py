@@ -114,8 +114,9 @@ def add_pair_views(cases: Cases, x_u8: Tensor) -> None:
     elif not on_cpu:
         cases.skip("pair_view/fastsc-triton", "needs triton and compute capability 8.0")
     slow = few if on_cpu else whole
-    ours("compiled", "compiled", n=slow)
-    if not on_cpu:
+    if cases.inductor:
+        ours("compiled", "compiled", n=slow)
+    if cases.inductor and not on_cpu:
         ours("compiled-bf16", "compiled", torch.bfloat16)
     ours("reference", "reference", n=slow)
 
@@ -131,6 +132,8 @@ def add_pair_views(cases: Cases, x_u8: Tensor) -> None:
         "kornia": (lambda: kornia_pair(batch), slow),
         "kornia-compiled": (lambda: kornia_pair(batch, compiled=True), slow),
     }
+    if not cases.inductor:
+        del peers["kornia-compiled"]
     if on_cpu:
         peers["albumentations"] = (lambda: albumentations_pair(x_u8), whole)
     for name, (make, n) in peers.items():

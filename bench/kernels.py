@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bench.common import add_arguments, parse, report
+from bench.common import add_arguments, parse, report, write_early
 from bench.kernel_ds import FEATURES, KINDS, add_ds, add_pool_ds
 from bench.kernel_table import Cases, columns
 from bench.kernel_views import add_pair_views, bytes_moved
@@ -25,6 +25,7 @@ from fastsc.pipelines import build, scan
 # On a CPU: ResNet-18's last map for 32 pairs. On a GPU: ResNet-50's for 256.
 CPU_BATCH, GPU_BATCH = 32, 256
 CPU_CHANNELS = 512
+GROUPS = ("pair_view", "pool_ds", "ds")
 
 
 def images(data: Path | None, size: int, n: int) -> Tensor:
@@ -54,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=224, help="image side in pixels (default 224)")
     parser.add_argument("--batch", type=int, help="images or pairs a call (default 32, cuda 256)")
     parser.add_argument("--threads", type=int, default=1, help="torch's threads (default 1)")
+    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, metavar="KERNEL")
+    parser.add_argument("--no-inductor", action="store_true", help="nothing by torch.compile")
     options = parse(parser, arguments)
     on_gpu = options.device.type == "cuda"
     batch = options.batch if options.batch is not None else GPU_BATCH if on_gpu else CPU_BATCH
@@ -63,11 +66,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with mistakes(parser):
         x_u8 = images(options.data, options.size, batch)
     low = torch.bfloat16 if on_gpu else torch.float32
-    cases = Cases(options.device)
+    cases = Cases(
+        options.device,
+        inductor=not options.no_inductor,
+        write=lambda rows, details: write_early(rows, options, {"batch": batch, "cases": details}),
+    )
     cases.add_copy(batch * bytes_moved(options.size, low) // 2)
-    add_pair_views(cases, x_u8)
-    add_ds(cases, 8 * batch if not on_gpu else batch)
-    add_pool_ds(cases, batch, FEATURES if on_gpu else CPU_CHANNELS, low)
+    if "pair_view" in options.only:
+        add_pair_views(cases, x_u8)
+    if "pool_ds" in options.only:
+        add_pool_ds(cases, batch, FEATURES if on_gpu else CPU_CHANNELS, low)
+    if "ds" in options.only:
+        add_ds(cases, 8 * batch if not on_gpu else batch)
     rows = cases.measure(options.rounds)
     details = columns(rows, cases.details)
     report(

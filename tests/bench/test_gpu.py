@@ -12,50 +12,43 @@ from typing import Any
 import pytest
 import torch
 
-from bench import gpu, handover, step
+from bench import gpu, gpu_decoders, gpu_runs, handover, step
 from bench.common import Result
 from bench.kernel_table import Detail, columns
 
 pytestmark = pytest.mark.heavy
 
 ROOT = Path(__file__).parent.parent.parent
-ROWS = (
-    "pair_view/kornia-compiled", "pair_view/fastsc-triton-bf16", "pool_ds/cosine-separate",
-    "pool_ds/cosine-triton",
-)  # fmt: skip
 
 
-def document(**medians: float) -> dict[str, Any]:
+def rows(**figures: float) -> list[dict[str, Any]]:
     names = {"single_2n": "step/single-2n", "pair": "step/pair"}
-    return {"results": [{"name": names[key], "median": m} for key, m in medians.items()]}
-
-
-def kernels(device_ms: tuple[float, ...], shares: tuple[float, ...]) -> dict[str, Any]:
-    rows = zip(ROWS, device_ms, shares, strict=True)
-    cases = {name: {"device_ms": ms, "share_of_copy": share} for name, ms, share in rows}
-    return {"metadata": {"cases": cases}, "results": []}
+    return [{"name": names[key], "median": figure} for key, figure in figures.items()]
 
 
 def test_verdicts() -> None:
+    cases = {
+        "pair_view/fastsc-triton-bf16": {"share_of_copy": 0.8},
+        "pool_ds/cosine-triton": {"share_of_copy": 0.5},
+    }
     found = {
-        "kernels": kernels((6.2, 0.2, 0.4, 0.1), (0.1, 0.8, 0.2, 0.5)),
-        "step": document(single_2n=7000.0, pair=3400.0),
+        "kernels": {"metadata": {"cases": cases}, "results": []},
+        "step": {"results": rows(single_2n=7000.0, pair=3400.0)},
+        "low": {"results": [{"name": "low/bf16", "loader_wait": 0.01}]},
     }
     seen = [(row["seen"], row["met"]) for row in gpu.judge(found)]
     assert seen == [
-        (0.8, True),
-        (pytest.approx(31), True),
-        (pytest.approx(2.0), False),
-        (pytest.approx(4), True),
         (pytest.approx(7000 / 3400 / 2), False),
-        (3400.0, True),
+        (0.8, True),
+        (pytest.approx(2.0), False),
+        (0.01, True),
     ]
 
 
 def test_what_was_not_measured_is_no_verdict() -> None:
     assert all(row["seen"] is row["met"] is None for row in gpu.judge({}))
-    nothing = {"kernels": {"metadata": {"cases": {}}, "results": []}, "step": document(pair=1.0)}
-    assert [row["met"] for row in gpu.judge(nothing)] == [None] * 5 + [False]
+    skipped = {"step": {"results": [{"name": "step/pair", "skipped": "no time"}]}}
+    assert all(row["met"] is None for row in gpu.judge(skipped))
 
 
 def test_the_rows_that_goals_name_are_those_of_the_benchmarks() -> None:
@@ -63,25 +56,63 @@ def test_the_rows_that_goals_name_are_those_of_the_benchmarks() -> None:
     views = (ROOT / "bench" / "kernel_views.py").read_text()
     assert 'ours("triton-bf16", "triton"' in views
     assert 'f"pair_view/fastsc-{name}"' in views
-    assert '"kornia-compiled"' in views
-    pooled = (ROOT / "bench" / "kernel_ds.py").read_text()
-    assert 'f"pool_ds/{kind}-{name}"' in pooled
-    assert '{"separate": plain}' in pooled
+    assert 'f"pool_ds/{kind}-{name}"' in (ROOT / "bench" / "kernel_ds.py").read_text()
+    assert '"low/bf16"' in (ROOT / "bench" / "gpu_runs.py").read_text()
 
 
 def test_parts_fit_the_budget(tmp_path: Path) -> None:
-    made = gpu.parts(False, tmp_path, tmp_path)
-    assert sum(part.limit_s for part in made) <= gpu.BUDGET_S < 9 * 60
-    assert [part.name for part in made] == ["tests", "kernels", "step", "handover", "train"]
-    assert gpu.TESTS == ["tests/fastsc/training/test_on_gpu.py", "tests/kernels/test_on_gpu.py"]
+    made = [part for part in gpu.parts(False, tmp_path, tmp_path) if part.name not in gpu.EXTRA]
+    assert sum(part.limit_s for part in made) <= gpu.BUDGET_S == 8 * 60
+    names = [part.name for part in made]
+    assert names.index("exact") < names.index("kernels"), "exactness before speed"
+    assert "tests/pipelines/test_handover.py" in gpu.TESTS
+    assert len(gpu.TESTS) == 6
+
+
+def test_unknown_parts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        gpu.main(["--dry", "--only", "setp", "--out", str(tmp_path / "out")])
+    assert "no parts setp; there are import, exact" in capsys.readouterr().err
+
+
+def test_a_training_that_is_not_as_it_must_be_is_a_row(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def checks(runs: gpu_runs.Runs) -> gpu_runs.Checks:
+        yield "a", lambda: {"steps": runs.train("a", max_steps=2)[-1]["steps"]}
+        yield "b", lambda: {"steps": runs.train("b", max_steps=2, alpha=-1.0)}
+
+    monkeypatch.setitem(gpu_runs.PARTS, "low", checks)
+    words = ["low", "--dry", "--device", "cpu", "--data", str(image_folder)]
+    assert gpu_runs.main([*words, "--json", str(tmp_path / "low.json")]) == 1
+    one, other = json.loads((tmp_path / "low.json").read_text())["results"]
+    assert (one["met"], one["steps"]) == (True, 2)
+    assert (other["met"], other["said"]) == (
+        False,
+        "UserError: --alpha must be at least 0, not -1 (from 0 to 1,000,000)",
+    )
+
+
+def test_a_decoder_that_dies_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def died(*args: Any, **options: Any) -> subprocess.CompletedProcess[str]:
+        return subprocess.CompletedProcess(args, -11, "", "")
+
+    monkeypatch.setattr(gpu_decoders.subprocess, "run", died)
+    monkeypatch.setattr(gpu_decoders, "installed", lambda module: True)
+    path = tmp_path / "decoders.json"
+    assert gpu_decoders.main([str(tmp_path), "--device", "cpu", "--json", str(path)]) == 1
+    found = json.loads(path.read_text())["results"]
+    assert [(row["name"], row["said"]) for row in found] == [
+        ("region", "status -11: "), ("hardware", "status -11: "),
+    ]  # fmt: skip
 
 
 def test_a_part_that_fails_or_hangs_is_a_line(tmp_path: Path) -> None:
     code = "import sys; print('so far'); sys.exit(3)"
-    failed = gpu.run(gpu.Part("a", [sys.executable, "-c", code], 60), tmp_path, True, 60)
+    failed = gpu.run(gpu.Part("a", [sys.executable, "-c", code], 60), tmp_path, False, 60)
     assert (failed["state"], failed["said"]) == ("failed (3)", "so far")
     code = "import time; print('so far', flush=True); time.sleep(60)"
-    hung = gpu.run(gpu.Part("b", [sys.executable, "-c", code], 3), tmp_path, True, 60)
+    hung = gpu.run(gpu.Part("b", [sys.executable, "-c", code], 3), tmp_path, False, 60)
     assert (hung["state"], hung["said"]) == ("out of time", "so far")
     assert gpu.run(gpu.Part("c", ["no-such"], 3), tmp_path, True, 0)["state"] == "left out"
 
@@ -145,3 +176,4 @@ def test_every_line_runs_dry(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-1000:]
     found = json.loads((tmp_path / "out" / "gpu.json").read_text())
     assert {part["state"] for part in found["parts"].values()} == {"passed"}
+    assert len(found["parts"]) == 9
