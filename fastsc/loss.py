@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastsc.kernels import ds as ds_of
-from fastsc.kernels.distance import wide
+from fastsc.kernels.distance import scale_rows, wide
 
-Kind = Literal["l2", "relative", "cosine", "js", "mse"]
+Kind = Literal["l2", "relative", "cosine", "js", "mse", "sq"]
 
 
 class LossParts(NamedTuple):
@@ -39,6 +39,8 @@ class ContinuityLoss(nn.Module):
         cosine    mean_i 1 - cos(f_i, f'_i)
         js        Jensen-Shannon divergence of softmax(logits); at="logits" only
         mse       mean (f_i - f'_i)^2 over images and dimensions; cheated by shrinking, as l2
+        sq        mean ||f_i - f'_i||^2 over twice the variance of the pairs' midpoints: blind to a
+                  common scale and to a common offset; alpha about 16, rising
 
     Losses that others train with are among them, on the views that there are here:
 
@@ -68,7 +70,7 @@ class ContinuityLoss(nn.Module):
         detach_scale: for "relative", hold the between-image distance constant in the gradient.
         label_smoothing: in [0, 1), of the cross-entropy.
         gather: representations (N, D) of this process -> those of all, with gradients: what the
-            scale of "relative" is taken over. Left out: this process's own.
+            scale of "relative" and "sq" is taken over. Left out: this process's own.
     """
 
     def __init__(
@@ -159,7 +161,9 @@ class ContinuityLoss(nn.Module):
             f = f.detach()
         elif self.stop_gradient == "perturbed":
             g = g.detach()
-        others = self.gather(f) if self.gather and self.kind == "relative" else None
+        others = scale_rows(f, g, self.kind) if self.gather else None
+        if self.gather and others is not None:
+            others = self.gather(others)
         return ds_of(f, g, self.kind, impl=self.impl, detach_scale=self.detach_scale, others=others)
 
     @torch.no_grad()

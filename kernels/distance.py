@@ -125,7 +125,39 @@ def mse(f: Tensor, g: Tensor) -> Tensor:
     return F.mse_loss(f, g)
 
 
-KINDS = ("l2", "relative", "cosine", "js", "mse")
+def sq(f: Tensor, g: Tensor, others: Tensor | None = None) -> Tensor:
+    """mean ||f_i - g_i||^2 over twice the variance of the pairs' midpoints m_i = (f_i + g_i) / 2.
+
+    The variance is mean ||m_i - m||^2, m the mean midpoint, of `others`, by default of f and g.
+    Blind to a common scale, as "relative", and to a common offset: features cannot come nearer to
+    each other by growing a part that all images share, as a cosine lets them.
+    """
+    m = midpoints(f, g) if others is None else others
+    return (f - g).square().sum(1).mean() / twice_variance(m)
+
+
+def twice_variance(m: Tensor) -> Tensor:
+    """(N, D) -> 2 mean ||m_i - m||^2, a scalar, at least TINY."""
+    center = m.mean(0)
+    if torch.compiler.is_compiling():
+        center = center.detach()  # its gradient is 0, though not that of second order
+    return (2 * (m - center).square().sum(1).mean()).clamp_min(TINY)
+
+
+def midpoints(f: Tensor, g: Tensor) -> Tensor:
+    """(f + g) / 2, in float32 at least."""
+    return (wide(f) + wide(g)) / 2
+
+
+def scale_rows(f: Tensor, g: Tensor, kind: str) -> Tensor | None:
+    """(N, D): what the scale of a kind of BATCH_SCALED is taken over; None for other kinds."""
+    if kind not in BATCH_SCALED:
+        return None
+    return midpoints(f, g) if kind == "sq" else f
+
+
+KINDS = ("l2", "relative", "cosine", "js", "mse", "sq")
+BATCH_SCALED = ("relative", "sq")  # in units of how far apart the images of a batch are
 IMPLS = ("reference", "compiled", "triton")
 _TABLE: dict[str, Callable[..., Tensor]] = {
     "l2": l2,
@@ -133,6 +165,7 @@ _TABLE: dict[str, Callable[..., Tensor]] = {
     "cosine": cosine,
     "js": js,
     "mse": mse,
+    "sq": sq,
 }
 
 
@@ -140,7 +173,8 @@ _TABLE: dict[str, Callable[..., Tensor]] = {
 def of_pairs(f: Tensor, g: Tensor, kind: str) -> Tensor:
     """What each pair adds to ds(f, g, kind), of which it is the mean: (N, D) -> (N,) float32.
 
-    Of "relative" what stands above its divisor, which is `between_distance`'s, of all images.
+    Of "relative" and "sq" what stands above the divisor, which is of all images:
+    `between_distance`, `twice_variance`.
     """
     f, g = wide(f), wide(g)
     with torch.autocast(f.device.type, enabled=False):
@@ -151,6 +185,8 @@ def of_pairs(f: Tensor, g: Tensor, kind: str) -> Tensor:
                 return _divergences(f, g) / 2
             case "mse":
                 return (f - g).square().mean(1)
+            case "sq":
+                return (f - g).square().sum(1)
         return _norm(f - g)
 
 
@@ -173,6 +209,8 @@ def _triton(
         f, g = f.float(), g.float()
     if kind == "relative" and others is not None:  # their distance by the formula: no pairs there
         return launch(f, g, "l2", False) / _scale(others.float(), detach_scale)
+    if kind == "sq" and others is not None:
+        return launch(f, g, "mse", False) * f.shape[1] / twice_variance(others.float())
     return launch(f, g, kind, detach_scale)
 
 
@@ -212,18 +250,20 @@ def ds(
     with gradient exactly 0, for every kind.
 
     Args:
-        f: (N, D) floating point, of the clean views. Features for l2, relative and cosine; logits
-            for js; either for mse.
+        f: (N, D) floating point, of the clean views. Features for l2, relative, cosine and sq;
+            logits for js; either for mse.
         g: Of the perturbed views, of the same shape and device.
         kind: "l2": mean ||f_i - g_i||. "relative": that, divided by mean ||f_i - f_j|| with
             j = (i + 1) mod N. "cosine": mean 1 - cos. "js": Jensen-Shannon divergence in nats of
-            the softmaxes. "mse": mean (f - g)^2 over images and dimensions.
+            the softmaxes. "mse": mean (f - g)^2 over images and dimensions. "sq": mean
+            ||f_i - g_i||^2 over twice the variance of the midpoints (f_i + g_i) / 2.
         impl: "reference", "compiled" (torch.compile), "triton" (CUDA; not float64), or "auto":
             triton on CUDA where it is installed, else compiled there, and reference on the CPU.
             Only the reference has second derivatives.
         detach_scale: for "relative", hold the divisor constant in the backward pass.
         others: for "relative", (K, D) representations of K >= 2 different images whose mean
-            distance is the divisor, in place of f: those of all ranks, say.
+            distance is the divisor, in place of f; for "sq", K >= 2 midpoints whose variance is.
+            Those of all ranks, say: `scale_rows`, gathered.
 
     Returns:
         A scalar of float32, or float64.
@@ -252,9 +292,9 @@ def ds(
         raise ValueError(f"f is on {f.device}, g on {g.device}; move one to the other's device")
     if others is not None and (others.ndim != 2 or others.shape[1] != f.shape[1]):
         raise ValueError(f"others must be (K, {f.shape[1]}), not {tuple(others.shape)}")
-    if kind == "relative" and (f if others is None else others).shape[0] < 2:
+    if kind in BATCH_SCALED and (f if others is None else others).shape[0] < 2:
         raise ValueError(
-            "ds kind 'relative' compares different images: the batch needs at least two "
+            f"ds kind {kind!r} compares different images: the batch needs at least two "
             "(use 'l2' or 'cosine' for one)"
         )
     if impl == "triton":
@@ -262,9 +302,11 @@ def ds(
         with torch.autocast(f.device.type, enabled=False):
             return _triton(f, g, kind, detach_scale, others)
     distance = _TABLE[kind] if impl == "reference" else _compiled(kind)
-    if kind == "relative":
+    if kind in BATCH_SCALED:
         others = None if others is None else wide(others, double)
-        distance = functools.partial(distance, detach_scale=detach_scale, others=others)
+        distance = functools.partial(distance, others=others)
+    if kind == "relative":
+        distance = functools.partial(distance, detach_scale=detach_scale)
     with torch.autocast(f.device.type, enabled=False):
         return distance(wide(f, double), wide(g, double))
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from fastsc.kernels.distance_triton import OPTIONS, STATISTICS, finish, gradient, measure
+from fastsc.kernels.distance_triton import OPTIONS, STATISTICS, center, finish, gradient, measure
 
 _MEASURE_BLOCK, _FINISH_BLOCK = 2048, 1024
+_CENTER_ROWS, _CENTER_COLUMNS = 64, 32
 
 
 # --- launches -------------------------------------------------------------------------------------
@@ -40,23 +41,28 @@ def columns(size: int, dtype: torch.dtype) -> tuple[int, int]:
 def launch_values(f: Tensor, g: Tensor, kind: str) -> tuple[Tensor, Tensor]:
     """f (n, D), g (m, D), m <= n, contiguous, of one dtype -> DS of the first m pairs, statistics.
 
-    The statistics (STATISTICS * m + 1,) are what `launch_gradient` needs.
+    The statistics are what `launch_gradient` needs: (STATISTICS * m + 1,), of "sq" after the (D,)
+    mean of the midpoints.
     """
     m, size = g.shape
-    statistics = STATISTICS[kind]
-    value = torch.empty((), dtype=torch.float32, device=f.device)
-    stats = torch.empty(statistics * m + 1, dtype=torch.float32, device=f.device)
+    value, stats = statistics_like(f, m, kind)
     vec, _ = columns(size, f.dtype)
     block = min(_MEASURE_BLOCK, _power_of_2(size))
     warps = max(1, min(8, block // 256))
     with on_device(f):
+        if kind == "sq":
+            center[(-(-size // _CENTER_COLUMNS),)](
+                f, g, stats, m, size // vec,
+                VEC=vec, ROWS=_CENTER_ROWS, COLUMNS=_CENTER_COLUMNS, num_warps=4, **OPTIONS,
+            )  # fmt: skip
         measure[(m,)](
             f, g, stats, m, size // vec,
             KIND=kind, VEC=vec, BLOCK=block, num_warps=warps, **OPTIONS,
         )  # fmt: skip
         finish[(1,)](
-            stats, value, m, statistics, KIND=kind, BLOCK=_FINISH_BLOCK, num_warps=4, **OPTIONS
-        )
+            stats[_center_size(f, kind) :], value, m, STATISTICS[kind],
+            KIND=kind, BLOCK=_FINISH_BLOCK, num_warps=4, **OPTIONS,
+        )  # fmt: skip
     return value, stats
 
 
@@ -131,7 +137,12 @@ def _(f: Tensor, g: Tensor, kind: str, *_: Any) -> tuple[Tensor, Tensor]:
 def statistics_like(x: Tensor, m: int, kind: str) -> tuple[Tensor, Tensor]:
     """Shapes and dtypes of what `launch_values` gives."""
     value = x.new_empty((), dtype=torch.float32)
-    return value, x.new_empty(STATISTICS[kind] * m + 1, dtype=torch.float32)
+    size = _center_size(x, kind) + STATISTICS[kind] * m + 1
+    return value, x.new_empty(size, dtype=torch.float32)
+
+
+def _center_size(x: Tensor, kind: str) -> int:
+    return x.shape[1] if kind == "sq" else 0
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

@@ -3,7 +3,7 @@
 Why it looks as it does:
 - A row of features (kilobytes) stays in L1 while a program works on it, so `measure` reads it
   again rather than keep it, and rows may be of any length. What the gradient needs of a whole row,
-  its norms, is saved: `gradient` then works on any part of a row alone, and no array of the size
+  its norms, is saved, as is the mean midpoint of "sq", by a launch before: `gradient` then works on any part of a row alone, and no array of the size
   of the features is made but the gradient itself.
 - `gradient` is also the backward pass of global average pooling (`pooling_triton`): a position of
   the map is written like the next, and DS between vectors is a map of one position.
@@ -21,7 +21,7 @@ import triton.language as tl
 
 OPTIONS: dict[str, Any] = {"enable_fp_fusion": False}  # of every launch
 # What `measure` keeps of each pair, the value first.
-STATISTICS = {"l2": 1, "relative": 2, "cosine": 3, "js": 7, "mse": 1}
+STATISTICS = {"l2": 1, "relative": 2, "cosine": 3, "js": 7, "mse": 1, "sq": 2}
 
 TINY = 1e-12  # as in `distance`, which imports this one
 _TINY = tl.constexpr(TINY)
@@ -95,10 +95,34 @@ def _log_sum(row_ptr, top, size, BLOCK: tl.constexpr):  # type: ignore[no-untype
 
 
 @triton.jit(do_not_specialize=["m", "units"])
+def center(  # type: ignore[no-untyped-def]
+    f_ptr,  # (m or more, D)
+    g_ptr,  # (m, D)
+    center_ptr,  # (D,) float32
+    m,
+    units,  # D = units * VEC
+    VEC: tl.constexpr,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+):
+    """The mean of all midpoints (f + g) / 2: some columns a program, many rows at once."""
+    size = units * VEC
+    at = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    lane = tl.arange(0, ROWS)
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
+    for start in range(0, m, ROWS):
+        rows = start + lane
+        inside = (rows < m)[:, None] & (at < size)[None, :]
+        place = rows.to(tl.int64)[:, None] * size + at[None, :]
+        total += (_load(f_ptr + place, inside) + _load(g_ptr + place, inside)) * 0.5
+    tl.store(center_ptr + at, tl.sum(total, 0) / m.to(tl.float32), mask=at < size)
+
+
+@triton.jit(do_not_specialize=["m", "units"])
 def measure(  # type: ignore[no-untyped-def]
     f_ptr,  # (m or more, D)
     g_ptr,  # (m, D)
-    stats_ptr,  # (STATISTICS, m) float32
+    stats_ptr,  # (STATISTICS, m) float32; of "sq" behind the center (D,)
     m,
     units,  # D = units * VEC: what the compiler knows to divide D makes its accesses wide
     KIND: tl.constexpr,
@@ -109,6 +133,9 @@ def measure(  # type: ignore[no-untyped-def]
     i = tl.program_id(0)
     size = units * VEC
     f_row, g_row = _row(f_ptr, i, size), _row(g_ptr, i, size)
+    center_ptr = stats_ptr
+    if KIND == "sq":
+        stats_ptr += size
     stats_ptr += i
     lane = tl.arange(0, BLOCK)
     a = tl.zeros((BLOCK,), tl.float32)
@@ -131,6 +158,16 @@ def measure(  # type: ignore[no-untyped-def]
             b = tl.fma(e, e, b)
         tl.store(stats_ptr, tl.sqrt(tl.sum(a, 0)))
         tl.store(stats_ptr + m, tl.sqrt(tl.sum(b, 0)))
+    elif KIND == "sq":
+        for start in range(0, size, BLOCK):
+            inside = start + lane < size
+            f, g = _load(f_row + start + lane, inside), _load(g_row + start + lane, inside)
+            d = f - g
+            e = (f + g) * 0.5 - _load(center_ptr + start + lane, inside)
+            a = tl.fma(d, d, a)
+            b = tl.fma(e, e, b)
+        tl.store(stats_ptr, tl.sum(a, 0))
+        tl.store(stats_ptr + m, 2.0 * tl.sum(b, 0))
     elif KIND == "cosine":
         for start in range(0, size, BLOCK):
             inside = start + lane < size
@@ -185,10 +222,10 @@ def _scale(between):  # type: ignore[no-untyped-def]
 
 @triton.jit(do_not_specialize=["m", "statistics"])
 def finish(stats_ptr, value_ptr, m, statistics, KIND: tl.constexpr, BLOCK: tl.constexpr):  # type: ignore[no-untyped-def]
-    """The mean over pairs; for "relative" the mean between-image distance too, behind all rows."""
+    """The mean over pairs; for "relative" and "sq" the mean of the scale too, behind all rows."""
     value = _mean(stats_ptr, m, BLOCK)
     between = 0.0
-    if KIND == "relative":
+    if KIND == "relative" or KIND == "sq":
         between = _mean(stats_ptr + m, m, BLOCK)
         value = value / _scale(between)
     tl.store(stats_ptr + statistics * m, between)
@@ -206,6 +243,9 @@ def _pair_gradient(  # type: ignore[no-untyped-def]
     """Gradient of `share` * sum_i distance_i in the row of f (clean) or of g, in columns `at`."""
     f = _load(_row(f_ptr, i, size) + at, inside)
     g = _load(_row(g_ptr, i, size) + at, inside)
+    center_ptr = stats_ptr + at
+    if KIND == "sq":
+        stats_ptr += size
     stats_ptr += i
     first = tl.load(stats_ptr)
     sign = tl.where(clean, 1.0, -1.0)
@@ -225,6 +265,13 @@ def _pair_gradient(  # type: ignore[no-untyped-def]
                 to_ahead = (f - ahead_f) * _inverse(tl.load(stats_ptr + m))
                 to_behind = (f - behind_f) * _inverse(tl.load(stats_ptr - i + m + behind))
                 grad -= (to_ahead + to_behind) * (share * tl.load(value_ptr))
+    elif KIND == "sq":
+        between = tl.load(stats_ptr - i + statistics * m)
+        share *= 2.0 / _scale(between)
+        grad = (f - g) * (sign * share)
+        if between >= _TINY:
+            away = (f + g) * 0.5 - _load(center_ptr, inside)
+            grad -= away * (share * tl.load(value_ptr))
     elif KIND == "cosine":
         norm_f, norm_g = tl.load(stats_ptr + m), tl.load(stats_ptr + 2 * m)
         inverse_f, inverse_g = _inverse(norm_f), _inverse(norm_g)
@@ -299,4 +346,4 @@ def gradient(  # type: ignore[no-untyped-def]
         tl.store(out + position * size, value, mask=inside)
 
 
-__all__ = ["OPTIONS", "STATISTICS", "TINY", "finish", "gradient", "measure"]
+__all__ = ["OPTIONS", "STATISTICS", "TINY", "center", "finish", "gradient", "measure"]

@@ -11,9 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from fastsc.kernels.distance import IMPLS, check_triton, ds, fusible, triton_runs
+from fastsc.kernels.distance import BATCH_SCALED, IMPLS, check_triton, ds, fusible, triton_runs
 
-KINDS = ("l2", "relative", "cosine", "mse")
+KINDS = ("l2", "relative", "cosine", "mse", "sq")
 SIDES = ("none", "clean", "perturbed")
 
 
@@ -35,8 +35,8 @@ def pool_ds(
     Args:
         maps: (R, C, H, W) floating point, best in channels-last memory: clean rows, then perturbed
             ones; row n_clean + i belongs to row i. "triton" copies other memory to channels-last.
-        kind: "l2", "relative", "cosine" or "mse", as in `ds`; the scale of "relative" is taken over
-            the clean rows that have a partner.
+        kind: "l2", "relative", "cosine", "mse" or "sq", as in `ds`; the scale of "relative" and
+            "sq" is taken over the rows that have a partner.
         n_clean: clean rows, at least half of all; left out: half.
         stop_gradient: the side whose means get no gradient from DS: "none", "clean", "perturbed".
             What else is done with the means still reaches the map.
@@ -93,9 +93,9 @@ def _check(maps: Tensor, kind: str, n_clean: int | None, stop_gradient: str) -> 
             f"{rows} rows, {n} of them clean: each perturbed row needs its clean one, and there "
             "must be one; give n_clean, rows / 2 <= n_clean < rows"
         )
-    if kind == "relative" and rows - n < 2:
+    if kind in BATCH_SCALED and rows - n < 2:
         raise ValueError(
-            "ds kind 'relative' compares different images: the batch needs at least two pairs "
+            f"ds kind {kind!r} compares different images: the batch needs at least two pairs "
             "(use 'l2' or 'cosine' for one)"
         )
     return n

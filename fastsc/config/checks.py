@@ -93,10 +93,10 @@ def _check_method(config: TrainConfig) -> None:
             "make it a multiple of --accumulate"
         )
     n_pairs = max(1, round(method.paired_fraction * optim.batch_size))  # as pipelines.plan has it
-    if method.ds == "relative" and n_pairs // optim.accumulate < 2:
+    if method.ds in ("relative", "sq") and n_pairs // optim.accumulate < 2:
         raise UserError(
-            "--ds relative measures between images: --batch-size must be at least 2, in each part "
-            "of --accumulate and with --paired-fraction"
+            f"--ds {method.ds} measures between images: --batch-size must be at least 2, in each "
+            "part of --accumulate and with --paired-fraction"
         )
     if method.ds_target is not None:
         _check_target(config, n_pairs)

@@ -22,6 +22,7 @@ from fastsc.config.recipes import (
     list_recipes,
     load_recipe,
     recipe_names,
+    with_kinds_alpha,
 )
 from fastsc.config.rules import spelled
 from fastsc.config.schema import SECTIONS, Switch, TrainConfig, field_types
@@ -59,6 +60,8 @@ def parse(argv: Sequence[str]) -> TrainConfig:
     defaults = load_recipe(recipe, plain=plain)
     # A run's config.yaml names the recipe it came from; the positional only says where it lies.
     config = _cli(tokens, defaults).replace(recipe=defaults.recipe)
+    if not any(token.partition("=")[0] == "--alpha" for token in tokens):
+        config = with_kinds_alpha(config, defaults)
     check(config)
     return config
 

@@ -18,7 +18,7 @@ import yaml
 
 from fastsc.config.checks import check
 from fastsc.config.rules import spelled
-from fastsc.config.schema import Switch, TrainConfig, field_types, plain_options
+from fastsc.config.schema import DEFAULT_ALPHA, Switch, TrainConfig, field_types, plain_options
 from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
 from fastsc.pipelines.fields import did_you_mean, shown
@@ -122,7 +122,16 @@ def list_recipes() -> str:
 
 
 def _set(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
-    return config.replace(**{key: _converted(key, value) for key, value in values.items()})
+    changed = config.replace(**{key: _converted(key, value) for key, value in values.items()})
+    return changed if "alpha" in values else with_kinds_alpha(changed, config)
+
+
+def with_kinds_alpha(config: TrainConfig, before: TrainConfig) -> TrainConfig:
+    """`config`, made of `before` without a word on alpha: at its default it follows the kind."""
+    old, new = (
+        DEFAULT_ALPHA.get(c.method.ds, TrainConfig().method.alpha) for c in (before, config)
+    )
+    return config.replace(alpha=new) if config.method.alpha == old != new else config
 
 
 def _converted(key: str, value: object) -> Any:

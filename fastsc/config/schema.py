@@ -51,6 +51,7 @@ Strengths = Annotated[tuple[float, float, float, float], _shown("B C S H")]
 
 Switch = Literal["auto"] | bool  # --NAME, --no-NAME, or --NAME auto
 
+DEFAULT_ALPHA = {"sq": 16.0}  # of --ds; of the kinds that are not here, the field's own
 STEERED_ALPHA = (1e-3, 1e4)  # where --ds-target keeps alpha
 
 
@@ -141,16 +142,17 @@ class MethodConfig:
     # early epochs to the cross-entropy.
     alpha: float = option(30.0, low=0, high=1_000_000)
     """Weight of DS in the loss; 0 trains without it (DS is still logged). It belongs to the kind of
-    DS: cosine bears 10 to 100, rising, relative about 1, l2 about 0.1; l2 at 1 collapses the
-    features."""
-    ds: Literal["l2", "relative", "cosine", "js", "mse"] = option(
+    DS: cosine bears 10 to 100, rising, sq 8 to 32, rising, relative about 1, l2 about 0.1; l2 at 1
+    collapses the features. With --ds sq the default is 16."""
+    ds: Literal["l2", "relative", "cosine", "js", "mse", "sq"] = option(
         "cosine", when="js", needs=("ds_at", "logits")
     )
     """Distance of the two representations. l2: Euclidean, the paper's plain reading, can be cheated
     by shrinking the features; relative: l2 over the mean distance of different images of the batch;
     cosine: 1 - cosine, blind to scale; js: Jensen-Shannon divergence of the predictions (needs
     --ds-at logits), AugMix's with --ce-views clean --alpha 12; mse: mean squared difference, the
-    loss of logit pairing with --ds-at logits; cheated by shrinking, as l2."""
+    loss of logit pairing with --ds-at logits; cheated by shrinking, as l2; sq: mean squared
+    distance over twice the variance of the pairs' midpoints, blind to a common scale and offset."""
     ds_target: Number = option(None, above=0, high=1_000_000)
     """A wanted ds_relative, in place of a fixed alpha: --alpha is then where alpha begins. Every 10
     steps it rises where the training batches' ds_relative is above the target and falls where it
@@ -219,8 +221,8 @@ class OptimConfig:
     many, one clean and one perturbed view each."""
     accumulate: int = option(1, low=1, high=MAX_BATCH)
     """Work through a batch in so many parts, one after the other, before the optimizer steps: as
-    much less memory. Exact for losses that are means over images; --ds relative then measures its
-    scale within a part, and batch norm its statistics."""
+    much less memory. Exact for losses that are means over images; --ds relative and sq then measure
+    their scale within a part, and batch norm its statistics."""
     lr: float = option(0.1, above=0, high=1e30)
     """Base learning rate, for 256 images: the peak is lr * batch size / 256, and is printed."""
     momentum: float = option(0.9, low=0, below=1)

@@ -209,7 +209,7 @@ def kernel_ds(impl: str = "reference", device: str = "cpu") -> str:
     from fastsc.kernels.distance import KINDS
 
     f = torch.linspace(-1, 1, 24, device=device).reshape(4, 6).requires_grad_()
-    g = f.detach().flip(0) + 0.5
+    g = f.detach().roll(1, 0) + 0.5
     for kind in KINDS:
         for other, apart in ((f, False), (g, True)):
             distance = ds(f, other, kind, impl=impl)

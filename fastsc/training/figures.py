@@ -8,6 +8,7 @@ from torch import Tensor
 from fastsc.distributed.devices import HostCopy, Precision, autocast
 from fastsc.distributed.ranks import Ranks
 from fastsc.kernels import ds
+from fastsc.kernels.distance import scale_rows
 from fastsc.loss import Kind
 from fastsc.models.features import untouched
 from fastsc.models.representation import Represented
@@ -65,7 +66,7 @@ def probe(
     """DS and both views' features, where the loss does without; leaves no trace.
 
     Of the rows that have two views, which are few. The same joint forward as with the
-    constraint, so that the figures compare (the scale of kind relative is that of all parts,
+    constraint, so that the figures compare (the scale of relative and sq is that of all parts,
     where training takes a part's); then the statistics of batch norm and the generators are
     put back as if it had not been.
     """
@@ -83,7 +84,8 @@ def probe(
             (clean.features, perturbed.features, clean.representation, perturbed.representation)
         )
     f, g, r, s = (torch.stack(rows, 1).flatten(0, 1) for rows in zip(*parts, strict=True))
-    others = ranks.gather(r) if kind == "relative" else None
-    alone = kind == "relative" and others is not None and len(others) < 2
+    rows = scale_rows(r, s, kind)
+    others = None if rows is None else ranks.gather(rows)
+    alone = others is not None and len(others) < 2
     within = torch.full_like(f[0, 0], float("nan")) if alone else ds(r, s, kind, others=others)
     return within, (f, g)

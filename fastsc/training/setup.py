@@ -15,6 +15,7 @@ from fastsc.distributed.devices import Precision, autocast
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError, one_line
 from fastsc.kernels import ds
+from fastsc.kernels.distance import BATCH_SCALED
 from fastsc.models.build import build_net
 from fastsc.models.features import FeatureModel, untouched
 from fastsc.models.noise import SharedDraws, share_masks
@@ -144,8 +145,8 @@ def _pool(
         reason = "--alpha 0 with --ce-views clean trains without DS"
     elif method.ds_at != "features":
         reason = f"DS is taken at {method.ds_at}, not at the pooled features"
-    elif method.ds == "relative" and not ranks.single_process:
-        reason = "--ds relative compares the images of all processes"
+    elif method.ds in BATCH_SCALED and not ranks.single_process:
+        reason = f"--ds {method.ds} compares the images of all processes"
     elif not ends_in_average_pooling(model, config.data.resolution):
         reason = f"model {model.name} does not end in global average pooling"
     if reason is None:

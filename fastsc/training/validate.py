@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from fastsc.distributed.devices import autocast
 from fastsc.distributed.ranks import NOTHING, STOP, Ranks
-from fastsc.kernels.distance import TINY, between_distance, of_pairs
+from fastsc.kernels.distance import (
+    BATCH_SCALED,
+    TINY,
+    between_distance,
+    of_pairs,
+    scale_rows,
+    twice_variance,
+)
 from fastsc.loss import Kind
 from fastsc.pipelines import Pipeline, keyed
 from fastsc.run.validation import Validation
@@ -67,8 +74,9 @@ def validate(
         hits += torch.stack([clean[:, 0].sum(), clean.sum(), perturbed[:, 0].sum()]).cpu()
         (f, g), (r, s) = features.chunk(2), representation.chunk(2)
         parts = [f, of_pairs(f, g, "relative"), of_pairs(r, s, kind)]
-        if kind == "relative" and representation is not features:
-            parts.append(r)
+        scaled = scale_rows(r, s, kind)
+        if scaled is not None and scaled is not f:
+            parts.append(scaled)
         kept.append([part.cpu() for part in parts])
         indices.append(batch.index.cpu())
     model.train(was_training)
@@ -82,8 +90,8 @@ def _whole(
 ) -> Validation:
     """Figures of the split from every rank's hits, dataset indices, and what it kept of its images.
 
-    Kept are the clean features f, ‖f − f'‖, what a pair adds to DS, and with kind relative the
-    clean representation where it is not f. The rest was reduced where it was computed.
+    Kept are the clean features f, ‖f − f'‖, what a pair adds to DS, and what DS takes its scale
+    over where it takes one and that is not f. The rest was reduced where it was computed.
     """
     index = torch.cat([torch.empty(0, dtype=torch.int64), *(i for _, ii, _ in shares for i in ii)])
     n = len(index)
@@ -95,10 +103,13 @@ def _whole(
     columns = zip(*(parts for _, _, parts in shares if parts), strict=True)
     f, moved, of_kind, *others = (torch.cat(column)[cycle] for column in columns)
     distance = float("nan")
-    if kind != "relative":
+    scaled = others[0] if others else f
+    if kind not in BATCH_SCALED:
         distance = float(of_kind.mean())
+    elif n > 1 and kind == "sq":
+        distance = float(of_kind.mean() / twice_variance(scaled))
     elif n > 1:
-        distance = _relative(of_kind, others[0] if others else f)
+        distance = _relative(of_kind, scaled)
     top1, top5, top1_perturbed = sum(hits for hits, _, _ in shares).tolist()  # type: ignore[union-attr]
     return Validation(
         top1 / n,

@@ -26,9 +26,11 @@ def batch(dtype: torch.dtype = torch.float32) -> list[Tensor]:
 def oracle_ds(f: Tensor, g: Tensor, kind: str) -> float:
     """Image by image, in Python's floats."""
     within, between, cosines, divergences = [], [], [], []
+    center, spread = ((f + g) / 2).mean(0), 0.0
     for i in range(len(f)):
         within.append(math.dist(f[i].tolist(), g[i].tolist()))
         between.append(math.dist(f[i].tolist(), f[(i + 1) % len(f)].tolist()))
+        spread += math.dist(((f[i] + g[i]) / 2).tolist(), center.tolist()) ** 2
         cosines.append(1 - float(f[i] @ g[i] / (f[i].norm() * g[i].norm())))
         p, q = f[i].softmax(0).tolist(), g[i].softmax(0).tolist()
         js = [a * math.log(2 * a / (a + b)) + b * math.log(2 * b / (a + b)) for a, b in zip(p, q)]
@@ -39,6 +41,7 @@ def oracle_ds(f: Tensor, g: Tensor, kind: str) -> float:
         "cosine": sum(cosines),
         "js": sum(divergences),
         "relative": sum(within) / sum(between) * len(f),
+        "sq": sum(d**2 for d in within) / (2 * spread) * len(f),
     }
     return mean[kind] / len(f)
 
@@ -58,10 +61,12 @@ def oracle_ce(logits: Tensor, target: Tensor, smoothing: float) -> float:
         ("relative", "features"),
         ("cosine", "features"),
         ("mse", "features"),
+        ("sq", "features"),
         ("l2", "logits"),
         ("relative", "logits"),
         ("cosine", "logits"),
         ("mse", "logits"),
+        ("sq", "logits"),
         ("js", "logits"),
     ],
 )
@@ -144,6 +149,7 @@ def test_detach_scale_changes_the_gradient_and_not_the_value() -> None:
         ("relative", "features"),
         ("cosine", "features"),
         ("mse", "features"),
+        ("sq", "features"),
         ("js", "logits"),
     ],
 )
@@ -196,7 +202,9 @@ def test_gradcheck() -> None:
     a, b, target, f, g = (x[:3] for x in batch(torch.float64))
     for x in (a, b, f, g):
         x.requires_grad_()
-    for kind, ce_views in itertools.product(("l2", "relative", "cosine", "mse"), ("clean", "both")):
+    for kind, ce_views in itertools.product(
+        ("l2", "relative", "cosine", "mse", "sq"), ("clean", "both")
+    ):
         loss = ContinuityLoss(0.5, kind, ce_views=ce_views, label_smoothing=0.1)  # type: ignore[arg-type]
         assert torch.autograd.gradcheck(
             lambda *x, loss=loss: loss(x[0], x[1], target, x[2], x[3]).loss, (a, b, f, g)

@@ -9,7 +9,14 @@ from scipy.spatial.distance import jensenshannon
 from torch import Tensor
 
 from fastsc.kernels import ds
-from fastsc.kernels.distance import KINDS, between_distance, fusible, relative
+from fastsc.kernels.distance import (
+    BATCH_SCALED,
+    KINDS,
+    between_distance,
+    fusible,
+    relative,
+    scale_rows,
+)
 
 N, D = 9, 33  # odd on purpose
 
@@ -33,6 +40,9 @@ def oracle(f: Tensor, g: Tensor, kind: str) -> float:
         return (1 - F.cosine_similarity(f, g)).mean().item()
     if kind == "mse":
         return sum(torch.dist(a, b).item() ** 2 for a, b in zip(f, g)) / f.numel()
+    if kind == "sq":
+        moved = sum(torch.dist(a, b).item() ** 2 for a, b in zip(f, g)) / len(f)
+        return moved / (2 * ((f + g) / 2).var(0, correction=0).sum().item())
     return float((jensenshannon(f.softmax(1), g.softmax(1), axis=1) ** 2).mean())
 
 
@@ -79,7 +89,8 @@ def test_one_equal_row_among_others(kind: str) -> None:
     assert f.grad is not None
     assert g.grad is not None
     assert f.grad.isfinite().all()
-    assert torch.equal(g.grad[4], torch.zeros(D))
+    # The midpoint of "sq" still moves away from the others', by both its ends alike.
+    assert torch.equal(g.grad[4], f.grad[4] if kind == "sq" else torch.zeros(D))
     assert g.grad[3].abs().max() > 0
 
 
@@ -140,6 +151,9 @@ def eager(f: Tensor, g: Tensor, kind: str) -> Tensor:
         return ((p * (p.log() - m)).sum(1) + (q * (q.log() - m)).sum(1)).mean() / 2
     if kind == "mse":
         return (f - g).square().mean()
+    if kind == "sq":
+        variance = ((f + g) / 2).var(0, correction=0).sum()
+        return (f - g).square().sum(1).mean() / (2 * variance)
     l2 = (f - g).norm(dim=1).mean()
     return l2 if kind == "l2" else l2 / (f - f.roll(-1, 0)).norm(dim=1).mean()
 
@@ -186,17 +200,41 @@ def test_detach_scale() -> None:
     assert torch.equal(relative(f, g), ds(f, g, "relative"))
 
 
-def test_collapsed_features_stay_finite() -> None:
+@pytest.mark.parametrize("kind", BATCH_SCALED)
+def test_collapsed_features_stay_finite(kind: str) -> None:
     same = torch.ones(N, D, requires_grad=True)
     assert between_distance(same).item() == 0.0
-    zero = ds(same, same.detach().clone(), "relative")
+    zero = ds(same, same.detach().clone(), kind)
     zero.backward()
     assert zero.item() == 0.0
     assert same.grad is not None
     assert same.grad.isfinite().all()
-    far = ds(same, same.detach() + 1, "relative")
+    far = ds(same, same.detach() + 1, kind)
     assert far.isfinite()
     assert far > 1e6
+
+
+def test_sq_is_blind_to_a_common_scale_and_offset() -> None:
+    """What a cosine is cheated by: a part that all features share."""
+    f, g = pair()
+    plain = ds(f, g, "sq").item()
+    assert ds(100 * f + 5, 100 * g + 5, "sq").item() == pytest.approx(plain, rel=1e-12)
+    assert ds(f + 5, g + 5, "cosine") < ds(f, g, "cosine") / 10
+
+
+@pytest.mark.parametrize("impl", ["reference", "compiled"])
+def test_sq_by_the_midpoints_of_all(impl: str) -> None:
+    """The shares' mean is the whole batch's, in value and gradient: what ranks compute."""
+    f, g = pair()
+    whole = ds(f, g, "sq")
+    halves = [
+        ds(f[part], g[part], "sq", impl=impl, others=scale_rows(f, g, "sq"))
+        for part in (slice(0, 4), slice(4, 8), slice(8, 9))
+    ]
+    together = sum(w * half for w, half in zip((4 / N, 4 / N, 1 / N), halves, strict=True))
+    assert together.item() == pytest.approx(whole.item(), rel=1e-12)
+    for a, b in zip(*(torch.autograd.grad(x, (f, g)) for x in (whole, together)), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("other", [0.0, 1.0])
@@ -269,7 +307,8 @@ def test_nan_is_not_hidden() -> None:
         (torch.ones(2, 3).int(), torch.ones(2, 3), {}, "floating-point"),
         (torch.ones(2, 3), torch.ones(2, 3, device="meta"), {}, "device"),
         (torch.ones(1, 3), torch.ones(1, 3), {"kind": "relative"}, "at least two"),
-        (torch.ones(2, 3), torch.ones(2, 3), {"kind": "kl"}, "l2, relative, cosine, js, mse"),
+        (torch.ones(1, 3), torch.ones(1, 3), {"kind": "sq"}, "'sq' compares .* at least two"),
+        (torch.ones(2, 3), torch.ones(2, 3), {"kind": "kl"}, "l2, relative, cosine, js, mse, sq"),
         (torch.ones(2, 3), torch.ones(2, 3), {"impl": "numba"}, "auto, reference, compiled"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 
@@ -14,7 +15,7 @@ pytest.importorskip("triton")
 
 
 from fastsc.kernels import distance, distance_ops, distance_triton, ds
-from fastsc.kernels.distance import KINDS
+from fastsc.kernels.distance import BATCH_SCALED, KINDS
 from tests.kernels.test_distance import eager
 from tests.kernels.triton_tools import Compiled, compile_kernel, interpreted
 
@@ -74,7 +75,7 @@ SHAPES += [pytest.param(size, marks=SLOW) for size in ((1, 33), (5, 33), (4, 64)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_no_worse_than_eager(interpreter, kind: str, dtype: torch.dtype, shape) -> None:
     """|kernel - float64| <= |eager low precision - float64| + tolerance, for every element."""
-    if kind == "relative" and shape[0] < 2:
+    if kind in BATCH_SCALED and shape[0] < 2:
         pytest.skip("compares different images")
     f, g = pair(*shape, dtype)
     ours, exact = by_triton(f, g, kind), truth(f, g, kind)
@@ -103,8 +104,8 @@ def test_zero_at_the_diagonal(interpreter, kind: str, dtype: torch.dtype) -> Non
     ds(same, same, kind, impl="triton").backward()
     assert torch.equal(same.grad, torch.zeros_like(same))
     g[2] = f[2]  # one equal row among others
-    _, _, grad = by_triton(f, g, kind)
-    assert torch.equal(grad[2], torch.zeros_like(grad[2]))
+    _, clean, grad = by_triton(f, g, kind)
+    assert torch.equal(grad[2], clean[2] if kind == "sq" else torch.zeros_like(grad[2]))
     assert grad[3].abs().max() > 0
 
 
@@ -130,12 +131,15 @@ def test_scale_of_relative(interpreter, rows: int, detach: bool) -> None:
         close(found, truth(f, g, "relative", detach_scale=detach, others=others), 3e-6)
 
 
-def test_gradient_of_others(interpreter) -> None:
+@pytest.mark.parametrize("kind", BATCH_SCALED)
+def test_gradient_of_others(interpreter, kind: str) -> None:
     f, g = pair(4, 12)
     single = pair(5, 12, seed=3)[0].requires_grad_()
     double = single.detach().double().requires_grad_()
-    ds(f, g, "relative", impl="triton", others=single).backward()
-    ds(f.double(), g.double(), "relative", others=double).backward()
+    value = ds(f, g, kind, impl="triton", others=single)
+    exact = ds(f.double(), g.double(), kind, others=double)
+    assert value.item() == pytest.approx(exact.item(), rel=3e-6)
+    value.backward(), exact.backward()
     torch.testing.assert_close(single.grad.double(), double.grad, rtol=1e-5, atol=1e-8)
 
 
@@ -144,8 +148,9 @@ def test_collapsed_features_stay_finite(interpreter) -> None:
     same = torch.ones(5, 8)
     nearly = same.clone().index_fill_(0, torch.tensor(1), 1 + 2**-22)
     tiny = pair(5, 8, scale=1e-14)[0]  # under the least scale, which has no gradient
-    for f, g in ((same, same), (same, same + 1), (nearly, same), (nearly, same + 1), (tiny, same)):
-        found, exact = by_triton(f, g, "relative"), truth(f, g, "relative")
+    pairs = ((same, same), (same, same + 1), (nearly, same), (nearly, same + 1), (tiny, same))
+    for (f, g), kind in itertools.product(pairs, BATCH_SCALED):
+        found, exact = by_triton(f, g, kind), truth(f, g, kind)
         assert all(x.isfinite().all() for x in found)
         close(found, exact, 1e-5)
 
@@ -210,7 +215,7 @@ def test_nan_is_not_hidden(interpreter, kind: str) -> None:
 
 def test_operators_are_what_torch_expects(interpreter) -> None:
     f, g = (x.requires_grad_() for x in pair(3, 8))
-    for kind in ("relative", "js"):
+    for kind in ("relative", "js", "sq"):
         torch.library.opcheck(torch.ops.fastsc.ds.default, (f, g, kind, False))
     grad = torch.autograd.grad(ds(f, g, impl="triton"), f, create_graph=True)[0]
     with pytest.raises(RuntimeError, match=r"ds_gradient.*no autograd formula"):
@@ -268,7 +273,8 @@ def test_code_of_the_gradient(kind: str, dtype: torch.dtype, capability: int) ->
         **distance_triton.OPTIONS,
     )
     sound(code, 64, 0)
-    rows = {"relative": 5}.get(kind, 3)  # f, g, the classifier's, and two neighbours
+    # f, g, the classifier's, and two neighbours or the center
+    rows = {"relative": 5, "sq": 4}.get(kind, 3)
     assert code.count(r"LDG\.E\.128") == rows * vec // 4
     assert code.count(r"LDG") <= rows * vec // 4 + 6  # and scalars
     assert code.count(r"STG") == code.count(r"STG\.E\.128") >= 1
@@ -300,6 +306,22 @@ def test_code_of_the_values(kind: str, dtype: torch.dtype, capability: int) -> N
         **distance_triton.OPTIONS,
     )
     sound(code, 40, 16)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_code_of_the_center(dtype: torch.dtype) -> None:
+    code = compile_kernel(
+        distance_triton.center,
+        {"f_ptr": POINTER[dtype], "g_ptr": POINTER[dtype], "center_ptr": "*fp32"}
+        | {"m": "i32", "units": "i32"},
+        {"VEC": 16 // dtype.itemsize, "ROWS": 64, "COLUMNS": 32},
+        ["f_ptr", "g_ptr", "center_ptr"],
+        capability=90,
+        num_warps=4,
+        **distance_triton.OPTIONS,
+    )
+    sound(code, 80, 4096)
+    assert code.count(r"LDG") == code.count(r"LDG\.E\.128")
 
 
 # --- hardware -------------------------------------------------------------------------------------

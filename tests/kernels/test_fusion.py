@@ -66,6 +66,7 @@ SLOW_FLOAT32 = pytest.param(torch.float32, marks=pytest.mark.slow)  # compiled f
         ("cosine", (3, 2)),  # two norms and the distance; the gradient's projection, and it
         ("js", (5, 4)),
         ("mse", (1, 1)),
+        ("sq", (1, 1)),
     ],
 )
 def test_loops_of_ds(kind: str, expected: tuple[int, int]) -> None:
@@ -78,7 +79,7 @@ def test_loops_of_ds(kind: str, expected: tuple[int, int]) -> None:
 @pytest.mark.parametrize("dtype", [SLOW_FLOAT32, torch.bfloat16])
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("l2", (4, 1)), ("relative", (3, 2)), ("cosine", (5, 3)), ("mse", (3, 1))],
+    [("l2", (4, 1)), ("relative", (3, 2)), ("cosine", (5, 3)), ("mse", (3, 1)), ("sq", (3, 2))],
 )
 def test_loops_of_pool_ds(kind: str, expected: tuple[int, int], dtype: torch.dtype) -> None:
     """The map is read once and its gradient written once, neither in another dtype."""

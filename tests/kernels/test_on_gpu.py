@@ -140,7 +140,7 @@ def relative_error(found: Tensor, exact: Tensor) -> float:
 
 
 @pytest.mark.parametrize("impl", ["triton", "compiled"])
-@pytest.mark.parametrize("kind", ["l2", "relative", "cosine", "js", "mse"])
+@pytest.mark.parametrize("kind", ["l2", "relative", "cosine", "js", "mse", "sq"])
 def test_distances(device: str, kind: str, impl: str) -> None:
     n, d = (256, 1000) if ON_GPU else (5, 33)
     generator = torch.Generator().manual_seed(1)
@@ -171,7 +171,7 @@ def test_distances(device: str, kind: str, impl: str) -> None:
 
 
 @pytest.mark.parametrize("impl", ["triton", "compiled"])
-@pytest.mark.parametrize("kind", ["l2", "relative", "cosine", "mse"])
+@pytest.mark.parametrize("kind", ["l2", "relative", "cosine", "mse", "sq"])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_pooled_distances(device: str, dtype: torch.dtype, kind: str, impl: str) -> None:
     n, c = (64, 2048) if ON_GPU else (3, 16)

@@ -42,6 +42,23 @@ def test_a_recipe_gives_its_values_and_the_command_line_wins() -> None:
     assert config.model.stem == "cifar", "what the command line does not name stays the recipe's"
 
 
+def test_the_default_alpha_is_that_of_the_kind(tmp_path: Path) -> None:
+    def alpha(words: str) -> float:
+        return parse([*words.split(), "--data", "d"]).method.alpha
+
+    assert alpha("cifar100") == alpha("cifar100 --ds relative") == 30
+    assert alpha("cifar100 --ds sq") == configure("cifar100", data="d", ds="sq").method.alpha == 16
+    assert alpha("cifar100 --ds sq --alpha 30") == alpha("cifar100 --alpha=30 --ds sq") == 30
+    assert configure("cifar100", data="d", ds="sq", alpha=30).method.alpha == 30
+    assert alpha("cifar100 --ds sq --plain") == 0
+    (tmp_path / "sq.yaml").write_text("base: cifar100\nds: sq\n")
+    assert alpha(f"{tmp_path}/sq.yaml") == 16
+    assert alpha(f"{tmp_path}/sq.yaml --ds cosine") == 30
+    whole = tmp_path / "config.yaml"
+    whole.write_text(dump(configure("cifar100", data="d", ds="sq", alpha=30)))
+    assert alpha(f"{whole} --epochs 2") == 30
+
+
 def test_the_defaults_of_the_specification() -> None:
     flat = parse(["imagenet", "--data", "d"]).flat()
     wanted = {
@@ -188,6 +205,7 @@ MISTAKES = {
     "--ds js": "--ds js belongs to --ds-at logits",
     "--detach-scale": "--ds relative",
     "--ds relative --batch-size 1": "--batch-size must be at least 2",
+    "--ds sq --batch-size 4 --accumulate 4": "--ds sq measures between images",
     "--momentum 0": "--no-nesterov",
     "--device tpu": "--device must be",
     "--num-classes 1": "--num-classes must be at least 2",

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from fastsc import ContinuityLoss
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import PeerError, UserError
 from fastsc.kernels.distance import between_distance
@@ -57,6 +58,7 @@ def pieces() -> None:
         generator = torch.Generator().manual_seed(0)
         whole = torch.randn(4 * w, 6, dtype=torch.float64, generator=generator)
         check_gather(ranks, whole)
+        check_loss(ranks, whole)
         check_batch_norm(ranks, generator)
         assert ranks.mean(torch.tensor([float(r)])).item() == (w - 1) / 2
         assert ranks.max(float(r)) == w - 1
@@ -80,6 +82,27 @@ def check_gather(ranks: Ranks, whole: torch.Tensor) -> None:
     assert mine.grad is not None
     expected = one.grad[ranks.rank :: ranks.world_size] * ranks.world_size
     torch.testing.assert_close(mine.grad, expected, rtol=1e-12, atol=1e-14)
+
+
+def check_loss(ranks: Ranks, whole: torch.Tensor) -> None:
+    """The kinds that compare images: the mean over the ranks is one process' loss."""
+    w, r = ranks.world_size, ranks.rank
+    views = whole, whole + 0.3 * whole.roll(1, 1).tanh()
+    target = torch.arange(len(whole)) % 6
+    for kind in ("relative", "sq"):
+        ones = [view.clone().requires_grad_() for view in views]
+        expected = ContinuityLoss(2.0, kind, at="logits")(*ones, target).loss
+        expected.backward()
+        shares = [view[r::w].clone().requires_grad_() for view in views]
+        loss_of = ContinuityLoss(2.0, kind, at="logits", gather=ranks.gather)
+        loss = loss_of(*shares, target[r::w]).loss
+        loss.backward()
+        torch.testing.assert_close(ranks.mean(loss.detach()), expected.detach())
+        for share, one in zip(shares, ones, strict=True):
+            assert share.grad is not None
+            assert one.grad is not None
+            # DDP takes the mean of the ranks' gradients.
+            torch.testing.assert_close(share.grad / w, one.grad[r::w], rtol=1e-10, atol=1e-12)
 
 
 def check_batch_norm(ranks: Ranks, generator: torch.Generator) -> None:

@@ -101,9 +101,16 @@ def test_the_ranks_operations() -> None:
 
 
 # 12 validation images in batches of 8: with 4 ranks the last batch is one image for each.
-@pytest.mark.parametrize("n", [pytest.param(2, marks=pytest.mark.slow), 4])
-def test_ranks_equal_one_process(image_folder: Path, tmp_path: Path, n: int) -> None:
-    method = ["--ds", "relative", "--alpha", "0.5", "--ema", "0.9", "--clip-grad", "1"]
+@pytest.mark.parametrize(
+    ("n", "kind"),
+    [
+        pytest.param(2, "relative", marks=pytest.mark.slow),
+        pytest.param(2, "sq", marks=pytest.mark.slow),
+        (4, "relative"),
+    ],
+)
+def test_ranks_equal_one_process(image_folder: Path, tmp_path: Path, n: int, kind: str) -> None:
+    method = ["--ds", kind, "--alpha", "0.5", "--ema", "0.9", "--clip-grad", "1"]
     single(image_folder, tmp_path / "one", *method)
     said, seen = ranked(n, image_folder, tmp_path / "many", *method)
     assert_same_training(tmp_path / "one", tmp_path / "many")

@@ -70,7 +70,7 @@ def losses(step: Step, n_steps: int = 3, dtype: torch.dtype = torch.float32) -> 
     return found
 
 
-@pytest.mark.parametrize("kind", ["cosine", "l2", "relative", "mse"])
+@pytest.mark.parametrize("kind", ["cosine", "l2", "relative", "mse", "sq"])
 def test_fused_pooling_trains_alike(kind: str) -> None:
     alpha = 0.1 if kind == "l2" else 1.0
     fused = losses(make(ds=kind, alpha=alpha, pooling="fused"))

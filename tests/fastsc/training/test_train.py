@@ -235,6 +235,7 @@ OPTIONS = [
     ("--alpha", "1"),
     ("--ds", "l2"),
     ("--ds", "relative"),
+    ("--ds", "sq"),
     ("--ds-at", "logits"),
     ("--stop-gradient", "clean"),
     ("--ce-views", "clean"),

@@ -41,7 +41,7 @@ def loader(image_folder: Path) -> Any:
     return build("cpu", scan(image_folder / "val"), batch_size=5, resolution=32, train=False)
 
 
-@pytest.mark.parametrize("kind", ["l2", "relative", "cosine", "mse"])
+@pytest.mark.parametrize("kind", ["l2", "relative", "cosine", "mse", "sq"])
 def test_equals_one_computation_over_the_split(loader: Any, kind: Any) -> None:
     model: Any = Toy(7).train()
     found = validate(model, loader, kind)
@@ -77,7 +77,9 @@ def test_equals_one_computation_over_the_split(loader: Any, kind: Any) -> None:
     assert found.ds_relative == pytest.approx(relative, rel=1e-5)
     cosine = 1 - (f * g).sum(1) / np.linalg.norm(f, axis=1) / np.linalg.norm(g, axis=1)
     mse = ((f - g) ** 2).mean()
+    sq = (moved**2).mean() / (2 * ((f + g) / 2).var(0).sum())
     expected = {"l2": moved.mean(), "relative": relative, "cosine": cosine.mean(), "mse": mse}
+    expected["sq"] = sq
     assert found.ds == pytest.approx(expected[kind], rel=1e-3)
 
 
