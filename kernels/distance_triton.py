@@ -3,8 +3,8 @@
 Why it looks as it does:
 - A row of features (kilobytes) stays in L1 while a program works on it, so `measure` reads it
   again rather than keep it, and rows may be of any length. What the gradient needs of a whole row,
-  its norms, is saved, as is the mean midpoint of "sq", by a launch before: `gradient` then works on any part of a row alone, and no array of the size
-  of the features is made but the gradient itself.
+  its norms, is saved, as is the mean midpoint of "sq", by a launch before: `gradient` then works on
+  any part of a row alone, and no array of the size of the features is made but the gradient itself.
 - `gradient` is also the backward pass of global average pooling (`pooling_triton`): a position of
   the map is written like the next, and DS between vectors is a map of one position.
 - Nothing fuses to a multiply-add but what says so (`OPTIONS`): f * a - g * b, fused, is the
