@@ -234,6 +234,7 @@ def measure(run: Path, data: Path, arm: str, seed: int) -> list[Score]:
         config.model.stem,
         config.data.resolution,
         blurpool=config.model.blurpool,
+        front=config.model.front,
     )
     weights, _ = load_safetensors(run / "weights.safetensors")
     load_model_state(model.net, weights, run)

@@ -80,11 +80,13 @@ def timm_form(trained: Trained) -> tuple[str, dict[str, Any], dict[str, Tensor]]
     """
     import timm
 
-    architecture, stem, blurpool = trained.architecture
+    architecture, stem, blurpool, front = trained.architecture
     name = architecture.removeprefix("timm:").partition(".")[0]  # without a tag of weights
     name = TIMM_NAMES.get(name, name) if architecture == name else name
     if stem == "cifar" and not architecture.startswith("fastsc:"):
         raise UserError(f"--stem cifar: timm's {name} has no stem for small images; {OTHERWISE}")
+    if front != "none":
+        raise UserError(f"--front {front}: timm's {name} has no such front-end; {OTHERWISE}")
     if blurpool:
         raise UserError(f"--blurpool: timm's {name} does not blur as this run did; {OTHERWISE}")
     if architecture.startswith("fastsc:") or not timm.is_model(name):

@@ -87,6 +87,7 @@ def load_trained(model: str) -> Trained:
         architecture.stem,
         classifier.preprocessing.resolution,
         blurpool=architecture.blurpool,
+        front=architecture.front,
     )
     state, _ = load_safetensors(file)
     load_model_state(net, state, file)

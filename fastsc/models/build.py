@@ -12,6 +12,7 @@ from fastsc.cli.packages import needed
 from fastsc.errors import SPEAKING, UserError, one_line
 from fastsc.models.blurpool import add_blurpool
 from fastsc.models.features import FeatureModel
+from fastsc.models.front import Front, add_front
 from fastsc.models.smallnets import SmallResNet, small_model
 from fastsc.pipelines.fields import did_you_mean
 
@@ -25,6 +26,7 @@ def build_model(
     resolution: int,
     *,
     blurpool: bool = False,
+    front: Front = "none",
 ) -> FeatureModel:
     """A classifier with fresh weights on the CPU, ready for images of `resolution` pixels a side.
 
@@ -32,14 +34,21 @@ def build_model(
     `fastsc:NAME`. The weights are a function of torch's global generator: call torch.manual_seed
     before. Raises UserError for a name that nobody knows
     (with near ones), an architecture that has no linear classifier, gives another number of
-    outputs, does not run at this resolution, or has no stem or strided convolution to change.
+    outputs, does not run at this resolution, or has no stem, strided or first convolution to
+    change.
     """
-    net = build_net(name, num_classes, stem, resolution, blurpool=blurpool)
+    net = build_net(name, num_classes, stem, resolution, blurpool=blurpool, front=front)
     return FeatureModel(net, name, num_classes, resolution)
 
 
 def build_net(
-    name: str, num_classes: int, stem: Stem, resolution: int, *, blurpool: bool = False
+    name: str,
+    num_classes: int,
+    stem: Stem,
+    resolution: int,
+    *,
+    blurpool: bool = False,
+    front: Front = "none",
 ) -> nn.Module:
     """What `build_model` puts hooks on: the architecture alone, not yet run."""
     with one_line(f"model {name} cannot be built", (*SPEAKING, TypeError)):
@@ -53,6 +62,7 @@ def build_net(
         _use_cifar_stem(net, name)
     if blurpool and not add_blurpool(net):
         raise UserError(f"--blurpool: model {name} has no strided convolution to blur for")
+    add_front(net, name, front)
     return net
 
 

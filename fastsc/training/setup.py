@@ -53,8 +53,11 @@ def build(config: TrainConfig, n_classes: int, device: torch.device, ranks: Rank
         UserError: There is none of that name, or it does not run at one of the run's resolutions.
     """
     name, data, method = config.model.model, config.data, config.method
-    stem, blurpool = config.model.stem, config.model.blurpool
-    net, views = build_net(name, n_classes, stem, data.resolution, blurpool=blurpool), Views()
+    options, views = config.model, Views()
+    net = build_net(
+        name, n_classes, options.stem, data.resolution,
+        blurpool=options.blurpool, front=options.front,
+    )  # fmt: skip
     net.to(device)  # what is tried below runs where the training will
     share_masks(net, views)
     model = FeatureModel(net, name, n_classes, data.resolution)

@@ -227,6 +227,7 @@ class Training:
             "val_crop": data.val_crop,
             "stem": model.stem,
             "blurpool": model.blurpool,
+            "front": model.front,
             "step": self.step,
         }
         checkpoint.export_safetensors(path, self.core.best.net, metadata)

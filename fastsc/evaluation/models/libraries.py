@@ -19,6 +19,7 @@ from fastsc.evaluation.models.classifier import Interpolation, Preprocessing
 from fastsc.evaluation.models.state_dicts import WeightsFile, read_weights
 from fastsc.evaluation.models.weights import downloads, n_outputs
 from fastsc.models.build import Stem, build_net
+from fastsc.models.front import Front
 from fastsc.pipelines.fields import did_you_mean
 from fastsc.run.checkpoint import load_model_state
 
@@ -32,6 +33,7 @@ class Architecture(NamedTuple):
     name: str
     stem: Stem
     blurpool: bool
+    front: Front = "none"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

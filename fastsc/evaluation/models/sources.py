@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import cast, get_args
 
 import torch
 import torchvision
@@ -33,12 +34,19 @@ from fastsc.evaluation.models.state_dicts import WeightsFile, read_weights
 from fastsc.evaluation.models.weight_files import foreign_format, is_safetensors
 from fastsc.evaluation.models.weights import n_outputs
 from fastsc.models.build import build_net
+from fastsc.models.front import Front
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.pipelines.fields import Fields
 from fastsc.run.checkpoint import check_model_state, load_model_state, load_safetensors
 
 KEYS = "architecture", "classes", "resolution", "stem"  # of our metadata, in every version
-_DEFAULTS = {"val_crop": 0.875, "mean": IMAGENET_MEAN, "std": IMAGENET_STD, "blurpool": False}
+_DEFAULTS = {
+    "val_crop": 0.875,
+    "mean": IMAGENET_MEAN,
+    "std": IMAGENET_STD,
+    "blurpool": False,
+    "front": "none",
+}
 MAX_SIDE = 16_384  # pixels of an image that a network sees
 FORMS = (
     "a run's folder, a .safetensors file of fastsc, torchvision:NAME, timm:NAME, module:function"
@@ -290,6 +298,7 @@ def _file(path: Path, config: Path) -> Net:
         metadata.text("architecture"),
         "cifar" if stem == "cifar" else "imagenet",
         metadata.flag("blurpool"),
+        cast("Front", metadata.text("front", get_args(Front))),
     )
     net, n = _filled(architecture, resolution, max(len(classes), 2), state, path)
     return Net(
@@ -309,11 +318,11 @@ def _filled(
 
     With --num-classes there are outputs without a name after the n of the classes.
     """
-    name, stem, blurpool = architecture
+    name, stem, blurpool, front = architecture
 
     def built(n: int, device: str) -> nn.Module:
         with torch.device(device):
-            return build_net(name, n, stem, resolution, blurpool=blurpool)
+            return build_net(name, n, stem, resolution, blurpool=blurpool, front=front)
 
     # By shapes first: a file of a few bytes can name a network of gigabytes.
     device = "meta"

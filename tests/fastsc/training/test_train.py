@@ -236,6 +236,7 @@ OPTIONS = [
     ("--ds", "l2"),
     ("--ds", "relative"),
     ("--ds", "sq"),
+    ("--front", "c2"),
     ("--ds-at", "logits"),
     ("--stop-gradient", "clean"),
     ("--ce-views", "clean"),
