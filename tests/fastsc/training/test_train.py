@@ -91,6 +91,9 @@ def test_max_steps_ends_early_and_goes_on(image_folder: Path, tmp_path: Path) ->
     assert events(tmp_path / "parts", "end")[-1]["steps"] == 3
     assert events(tmp_path / "parts", "epoch")[-1]["val"]["n"] == 12
     assert run(image_folder, tmp_path / "parts", "--resume", "--max-steps", "6") == 0
+    changed = events(tmp_path / "parts", "resume")[0]["changed"]
+    assert changed["max_steps"] == 6
+    assert changed.keys().isdisjoint({"alpha", "batch_size", "workers", "world_size"})
     assert run(image_folder, tmp_path / "parts", "--resume") == 0
     assert [e["step"] for e in events(tmp_path / "parts", "step")] == list(range(1, 9))
     assert same_weights(tmp_path / "whole", tmp_path / "parts")
