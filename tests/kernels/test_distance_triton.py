@@ -88,14 +88,16 @@ def test_no_worse_than_eager(interpreter, kind: str, dtype: torch.dtype, shape) 
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scale", [1e-3, 0.1, 12.0])
+@pytest.mark.parametrize("scale", [1e-3, pytest.param(0.1, marks=SLOW), 12.0])
 def test_scales(interpreter, kind: str, scale: float) -> None:
     f, g = pair(5, 33, scale=scale)
     close(by_triton(f, g, kind), truth(f, g, kind), 1e-5)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", SOME)
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, *(pytest.param(low, marks=SLOW) for low in LOW[1:])]
+)
 def test_zero_at_the_diagonal(interpreter, kind: str, dtype: torch.dtype) -> None:
     f, g = pair(5, 33, dtype, scale=3)
     for result in by_triton(f, f, kind):
@@ -283,7 +285,9 @@ def test_code_of_the_gradient(kind: str, dtype: torch.dtype, capability: int) ->
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("dtype", "capability"), [(torch.float32, 90), (torch.bfloat16, 80)])
+@pytest.mark.parametrize(
+    ("dtype", "capability"), [pytest.param(torch.float32, 90, marks=SLOW), (torch.bfloat16, 80)]
+)
 def test_code_of_the_values(kind: str, dtype: torch.dtype, capability: int) -> None:
     code = compile_kernel(
         distance_triton.measure,

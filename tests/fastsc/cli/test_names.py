@@ -106,6 +106,7 @@ def test_every_question(run: Path, data: Path, tmp_path: Path) -> None:
     assert f"images of {SHOWN}" in (tmp_path / "report.html").read_text("utf-8")
 
 
+@pytest.mark.slow
 def test_weights_of_a_file_that_is_named_so(run: Path, data: Path, tmp_path: Path) -> None:
     weights = tmp_path / f"{NAME}.safetensors"
     shutil.copy(run / "weights.safetensors", weights)

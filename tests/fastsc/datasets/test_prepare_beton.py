@@ -145,6 +145,7 @@ def test_a_folder_of_nothing_but_broken_images_is_a_mistake(
     assert os.listdir(tmp_path) == ["data"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_is_one_line_and_nothing_is_left(data: Path, tmp_path: Path) -> None:
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -273,7 +273,7 @@ def test_what_one_model_cannot_is_asked_of_the_other(nets: str, image_folder: Pa
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("what", ["network", "images"])
+@pytest.mark.parametrize("what", ["network", pytest.param("images", marks=pytest.mark.slow)])
 def test_where_nothing_moves_all_that_can_be_said_is_said(
     what: str,
     nets: str,

@@ -112,6 +112,7 @@ def test_what_a_command_line_says_of_it(words: str, expected: object) -> None:
     assert parse([*words.split(), "imagenet", "--data", "DIR"]).run.compile == expected
 
 
+@pytest.mark.slow
 def test_a_compiler_that_does_not_work_is_a_mistake(image_folder: Path, tmp_path: Path) -> None:
     """In a process of its own: torch looks for a compiler once."""
     out, more = tmp_path / "run", {"CXX": str(tmp_path), "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}

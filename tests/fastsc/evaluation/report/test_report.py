@@ -95,6 +95,7 @@ def page(two: Evaluation) -> Page:
 # --- the file ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_two_identical_calls_write_identical_bytes(
     two: Evaluation, page: Page, tmp_path: Path
 ) -> None:
