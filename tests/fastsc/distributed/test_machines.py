@@ -111,6 +111,7 @@ def test_a_job_that_was_told_to_stop_is_not_brought_back(
     assert loaded.state["step"] == end[0]["steps"]
 
 
+@pytest.mark.slow
 def test_restarts_need_a_folder_to_come_back_to(image_folder: Path) -> None:
     words = [*SMALL, "--data", str(image_folder)]
     process = elastic("step", "8", "SIGKILL", *words)
