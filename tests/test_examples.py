@@ -15,6 +15,8 @@ from PIL import Image
 from fastsc import ContinuityLoss
 from fastsc.kernels import ds
 
+pytestmark = pytest.mark.heavy
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 CLASSES, EACH, SIDE = 3, 12, 40
 

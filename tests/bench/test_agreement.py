@@ -14,6 +14,8 @@ from fastsc.datasets.photographs import write_photographs
 from fastsc.pipelines import Index, build, scan
 from tests.pipelines.conftest import BACKENDS, needs_dali, needs_ffcv, opened
 
+pytestmark = pytest.mark.heavy
+
 # Mean of an image's mean difference, and of its largest, in levels of 255. Measured: 0.16 and 2 for
 # DALI, 1.3 and 32 for FFCV's area filter, 2.0 and 35 with its second JPEG. A crop that is off by a
 # pixel costs 3 to 10 in the mean, a missing flip 40.

@@ -13,6 +13,8 @@ from bench.loaders_plot import draw, stage_parts
 from fastsc.pipelines import scan
 from tests.pipelines.conftest import needs_dali, needs_ffcv
 
+pytestmark = pytest.mark.heavy
+
 SETTLED = {
     "fastsc-cpu/pair", "fastsc-cpu/single", "fastsc-dali/pair", "fastsc-dali/single",
     "fastsc-cpu-tar/pair", "webdataset-torchvision/pair", "webdataset-torchvision/single",

@@ -18,6 +18,8 @@ from fastsc.kernels import pair_view, perturb
 from fastsc.kernels.color import PERMUTATIONS, color_jitter
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, build
 
+pytestmark = pytest.mark.heavy
+
 
 def images(n: int = 6) -> Tensor:
     return torch.rand(n, 3, 13, 9, generator=torch.Generator().manual_seed(1))

@@ -18,6 +18,8 @@ from fastsc.kernels.distance import (
     scale_rows,
 )
 
+pytestmark = pytest.mark.heavy
+
 N, D = 9, 33  # odd on purpose
 
 

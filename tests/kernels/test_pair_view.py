@@ -19,6 +19,8 @@ from torch import Tensor
 
 from fastsc.kernels import normalize, pair_view, perturb
 
+pytestmark = pytest.mark.heavy
+
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IDENTITY = (1.0, 1.0, 1.0, 0.0)
 EAGER = ("reference", "numba")

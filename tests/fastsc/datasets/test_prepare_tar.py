@@ -29,6 +29,8 @@ from tests.pipelines.conftest import (
     undecodable,
 )
 
+pytestmark = pytest.mark.heavy
+
 SMALL = [
     "cifar100", "--model", "fastsc:resnet8w8", "--resolution", "32", "--batch-size", "8",
     "--epochs", "5", "--precision", "fp32", "--log-every", "1", "--workers", "1", "--crop", "rrc",

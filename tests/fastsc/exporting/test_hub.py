@@ -16,6 +16,8 @@ from fastsc.export import main
 from fastsc.recipe import configure, dump
 from tests.fastsc.exporting.conftest import CLASSES, MEAN, STD, Run
 
+pytestmark = pytest.mark.heavy
+
 timm = pytest.importorskip("timm")
 
 

@@ -17,6 +17,8 @@ from fastsc.recipe import configure, dump
 from fastsc.run.checkpoint import load_safetensors
 from tests.fastsc.exporting.conftest import CLASSES, MEAN, STD, Run
 
+pytestmark = pytest.mark.heavy
+
 SIDE = 64
 FORMS = {
     "normalized": [],

@@ -20,6 +20,8 @@ from fastsc.reproduction.records import Record, all_records, key_of, read_record
 from fastsc.reproduction.study import load_study
 from tests.fastsc.reproduction.test_page import IMAGE, texts
 
+pytestmark = pytest.mark.heavy
+
 # Hashes of the training and validation images that `fastsc.prepare colormnist` makes; the CIFAR-100
 # of the other records nothing here can make.
 IMAGES = {"colormnist": ("fcdb267bdbb69fe7", "e4fa6c1c51e1f9a9")}

@@ -13,6 +13,8 @@ from fastsc.reproduction.images import limited, share
 from fastsc.reproduction.records import read_record
 from tests.fastsc.reproduction.test_study import grid
 
+pytestmark = pytest.mark.heavy
+
 
 def links(folder: Path) -> dict[str, Path]:
     return {str(path.relative_to(folder)): path.resolve() for path in folder.glob("*/*/*")}

@@ -20,6 +20,8 @@ from fastsc.reproduction.study import load_study, parse_study
 from tests.fastsc.reproduction.made import made, runs
 from tests.fastsc.reproduction.test_study import GRID, grid
 
+pytestmark = pytest.mark.heavy
+
 SOURCES = Path(document.__file__).parent
 IMAGE = re.compile(r"!\[([^\]]+)\]\(([^)]+)\)")
 STUDY = parse_study(

@@ -19,6 +19,8 @@ from fastsc.training.state import Training
 from fastsc.training.step import Step
 from tests.fastsc.runs import events, run, same_weights, weights
 
+pytestmark = pytest.mark.heavy
+
 # Batch norm, whose running statistics a bad batch must not touch, and an average of the weights.
 SMALL = ["--model", "fastsc:resnet8w4", "--val", "none", "--ema", "0.9", "--lr", "0.05"]
 

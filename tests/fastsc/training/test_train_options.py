@@ -23,6 +23,8 @@ from fastsc.training.step import Step
 from fastsc.training.validate import validate
 from tests.fastsc.runs import events, same_weights, weights
 
+pytestmark = pytest.mark.heavy
+
 TINY = [
     "imagenet", "--pipeline", "memory", "--model", "fastsc:resnet8w4", "--resolution", "32",
     "--batch-size", "8", "--epochs", "2", "--precision", "fp32", "--log-every", "1", "--lr", "1",

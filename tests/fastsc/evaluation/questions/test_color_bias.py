@@ -27,6 +27,8 @@ from fastsc.evaluation.views import choose
 from fastsc.pipelines import Pipeline, build
 from tests.fastsc.evaluation import tiny
 
+pytestmark = pytest.mark.heavy
+
 SIDE, PER_CLASS = 12, 60
 PROBED = ("probe/colour", "probe/shape", "pixels/colour", "pixels/shape")
 

@@ -17,6 +17,8 @@ from fastsc.pipelines import Pipeline, build, keyed
 from fastsc.training.validate import validate
 from tests.fastsc.evaluation import tiny
 
+pytestmark = pytest.mark.heavy
+
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)
 UNIT = np.sqrt(3 * tiny.SIDE**2)  # distance of two grey images whose values differ by one
 

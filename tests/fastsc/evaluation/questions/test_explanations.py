@@ -30,6 +30,8 @@ from fastsc.kernels.color import color_jitter
 from fastsc.pipelines import Pipeline, keyed
 from tests.fastsc.evaluation import tiny
 
+pytestmark = pytest.mark.heavy
+
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 N = 7
 METHODS = ("IG", "Grad-CAM", "LIME")

@@ -14,6 +14,8 @@ from fastsc.evaluation.questions.continuity.flip_radius import HALVINGS, RANGES,
 from fastsc.evaluation.views import KINDS, Viewer, one_kind
 from tests.fastsc.evaluation import tiny
 
+pytestmark = pytest.mark.heavy
+
 FINEST = STEPS * 2**HALVINGS  # steps of a direction that the search can tell apart
 
 

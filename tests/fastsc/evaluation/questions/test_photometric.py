@@ -30,6 +30,8 @@ from fastsc.evaluation.views import KINDS, Factors, Response, Viewer
 from fastsc.pipelines import keyed
 from tests.fastsc.evaluation import tiny
 
+pytestmark = pytest.mark.heavy
+
 BOX = (0.4, 0.4, 0.4, 0.1)
 WORST = [f"worst/{kind}" for kind in KINDS]
 

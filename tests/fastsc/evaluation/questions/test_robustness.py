@@ -31,6 +31,8 @@ from fastsc.evaluation.views import KINDS, Viewer
 from fastsc.pipelines import Pipeline
 from tests.fastsc.evaluation import tiny
 
+pytestmark = pytest.mark.heavy
+
 needs_library = pytest.mark.skipif(
     not installed("torchattacks"),
     reason="torchattacks is not installed: pip install --no-deps torchattacks",

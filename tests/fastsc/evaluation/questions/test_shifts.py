@@ -39,6 +39,8 @@ from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
 from fastsc.pipelines import Pipeline, build, keyed, scan
 from tests.fastsc.evaluation import tiny
 
+pytestmark = pytest.mark.heavy
+
 ic = pytest.importorskip("imagecorruptions", reason="pip install imagecorruptions-imaug")
 
 SIDE = 32

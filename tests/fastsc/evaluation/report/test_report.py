@@ -28,6 +28,8 @@ from fastsc.evaluation.results.evaluated import Evaluation
 from fastsc.evaluation.results.measures import Measure
 from tests.fastsc.evaluation.report.report_example import HOSTILE, evaluation
 
+pytestmark = pytest.mark.heavy
+
 VOID = {"meta", "br", "img", "input", "link", "hr", "path", "use", "circle", "polygon", "rect"}
 RAW = {"script", "style"}
 NAN, INF = float("nan"), float("inf")

@@ -14,6 +14,8 @@ from scipy.stats import t as student
 
 from fastsc.evaluation.results.statistics import RESAMPLES, Statistic, compare, estimate
 
+pytestmark = pytest.mark.heavy
+
 SIMULATIONS = 1000
 FEWER = 500  # resamples in a simulation
 
