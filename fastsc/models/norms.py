@@ -64,12 +64,13 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
         scale = torch.rsqrt(variance + self.eps)
         if self.weight is not None:
             scale = scale * self.weight
-        shift = -mean * scale
+        mean, scale = (x[:, None, :, None, None] for x in (mean, scale))
+        # From the centered values, for the gradient's digits: x * scale and its shift are large
+        # where a mean is many standard deviations.
+        out = [(x - m) * k for x, m, k in zip(exact, mean, scale, strict=True)]
         if self.bias is not None:
-            shift = shift + self.bias
-        shift, scale = (x[:, None, :, None, None] for x in (shift, scale))
-        lines = zip(shift, exact, scale, strict=True)
-        return [torch.addcmul(*line).to(views[0].dtype) for line in lines]
+            out = [x + self.bias[:, None, None] for x in out]
+        return [x.to(views[0].dtype) for x in out]
 
     @torch.no_grad()
     def _track(self, mean: Tensor, variance: Tensor, n: Tensor) -> None:

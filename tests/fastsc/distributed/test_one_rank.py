@@ -75,6 +75,29 @@ def test_split_statistics_of_all_ranks_take_one_collective_each_way(
     assert calls == ["all_gather", "all_reduce"]
 
 
+@pytest.mark.parametrize("mean", [0.0, 100.0, 1000.0])
+def test_gradients_keep_their_digits_far_from_zero(one_of_many: Ranks, mean: float) -> None:
+    """Against float64, beside what torch's own batch norm loses of them in float32."""
+    generator = torch.Generator().manual_seed(0)
+    x, back = torch.randn(2, 16, 4, 7, 7, dtype=torch.float64, generator=generator)
+    x = (x + mean).float().double()  # the same input for all
+
+    def gradients(norm: nn.BatchNorm2d, dtype: torch.dtype) -> list[torch.Tensor]:
+        view = x.to(dtype, copy=True).requires_grad_()
+        norm.to(dtype)(view).backward(back.to(dtype))
+        assert norm.weight.grad is not None
+        assert view.grad is not None
+        return [norm.weight.grad.double(), view.grad.double()]
+
+    exact = gradients(nn.BatchNorm2d(4), torch.float64)
+    theirs = gradients(nn.BatchNorm2d(4), torch.float32)
+    with one_of_many.connected(CPU):
+        own = ViewBatchNorm2d.of(nn.BatchNorm2d(4), Views(), sync=True)
+        ours = gradients(own, torch.float32)
+    for our, their, whole in zip(ours, theirs, exact, strict=True):
+        assert (our - whole).norm() <= 2 * (their - whole).norm() + 1e-6 * whole.norm()
+
+
 def test_synchronized_batch_norm_is_built_as_on_a_gpu(
     monkeypatch: pytest.MonkeyPatch, one_of_many: Ranks
 ) -> None:
