@@ -47,23 +47,28 @@ class Shard:
 
     def read_into(self, view: memoryview, offset: int) -> None:
         """Fills a writable view of bytes; raises as `read` does."""
-        stat = os.stat(self.path)  # by its name: one that has taken its place is another
-        if (stat.st_size, stat.st_mtime_ns) != (self.n_bytes, self.time):
-            raise OSError(errno.ESTALE, "the shard has changed since it was indexed", self.path)
+        self._check(os.stat(self.path))  # by its name: one that has taken its place is another
         file = self._held.get(self.path, -1)
-        opened = file < 0
+        opened, kept = file < 0, False
         if opened:
             file = os.open(self.path, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            if opened:
+                self._check(os.fstat(file))  # another may have come since it was looked up
             done = 0
             while done < len(view):
                 if not (n := os.preadv(file, [view[done:]], offset + done)):
                     raise OSError(errno.EIO, "the shard has been cut", self.path)
                 done += n
-        finally:
             # Of two threads that open it at once, the later one closes its own.
-            if opened and not (self._stays_open and self._held.setdefault(self.path, file) == file):
+            kept = opened and self._stays_open and self._held.setdefault(self.path, file) == file
+        finally:
+            if opened and not kept:
                 os.close(file)
+
+    def _check(self, stat: os.stat_result) -> None:
+        if (stat.st_size, stat.st_mtime_ns) != (self.n_bytes, self.time):
+            raise OSError(errno.ESTALE, "the shard has changed since it was indexed", self.path)
 
     def __del__(self, close: Callable[[int], None] = os.close) -> None:
         for file in self._held.values():

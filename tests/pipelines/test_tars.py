@@ -662,3 +662,20 @@ def test_shards_are_of_the_size_that_was_asked_for(image_folder: Path, tmp_path:
     assert scan(tmp_path / "c").hash == index.hash
     write_tars(index, tmp_path / "d", 1)
     assert len(list((tmp_path / "d").iterdir())) == len(index)
+
+
+def test_a_shard_that_is_replaced_while_it_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its descriptor would be kept, and give another's pixels for good."""
+    path, other = tmp_path / "a.tar", tmp_path / "b.tar"
+    path.write_bytes(b"AAAA")
+    other.write_bytes(b"BBBB")
+    os.utime(other, (1, 1))
+    stat, opened = path.stat(), os.open
+    shard = Shard(str(path), stat.st_size, stat.st_mtime_ns)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", lambda name, flags: opened(other, flags))
+        with pytest.raises(OSError, match="the shard has changed"):
+            shard.read(4, 0)
+    assert shard.read(4, 0) == b"AAAA"
