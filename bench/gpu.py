@@ -20,6 +20,7 @@ on the CPU at toy sizes: it shows that the script works, and times nothing of in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import subprocess
@@ -136,6 +137,9 @@ def run(part: Part, out: Path, dry: bool, left_s: float) -> dict[str, Any]:
             os.killpg(process.pid, 9)  # its own children with it
             process.wait()
             status = None
+        except BaseException:  # a part in a session of its own would stay on the device
+            os.killpg(process.pid, 9)
+            raise
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     said = lines[-1] if lines else ""
     state = "passed" if status == 0 else "out of time" if status is None else f"failed ({status})"
@@ -188,7 +192,7 @@ def judge(found: dict[str, Any]) -> list[dict[str, Any]]:
     for goal in GOALS:
         try:
             seen: float | None = goal.figure(found)
-        except (KeyError, ValueError, TypeError):
+        except (KeyError, ValueError, TypeError, ArithmeticError):
             seen = None
         met = None if seen is None else goal.met(seen)
         rows.append({"what": goal.what, "wanted": goal.wanted, "seen": seen, "met": met})
@@ -228,7 +232,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             states[part.name] = run(part, out, options.dry, budget - (time.monotonic() - start))
             print(f"{part.name}: {states[part.name]['state']}", flush=True)
             result = out / f"{part.name}.json"
-            if result.exists():
+            with contextlib.suppress(OSError, ValueError):  # none, or cut by the part's end
                 found[part.name] = json.loads(result.read_text())
             write(out, states, found, dry=options.dry)
     tell(states, judge(found), dry=options.dry)

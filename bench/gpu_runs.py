@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from bench.common import describe
 from fastsc.config.recipes import configure
@@ -167,6 +168,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 row = {"name": name, "met": True, **work()}
             except Exception as error:  # noqa: BLE001, whatever went wrong: the next row is tried
                 row = {"name": name, "met": False, "said": f"{type(error).__name__}: {error}"}
+                if dist.is_initialized():  # on a GPU an error leaves the group to the process's end
+                    dist.destroy_process_group()
             row["seconds"] = round(time.perf_counter() - start, 2)
             rows.append({k: None if v != v or v in (math.inf,) else v for k, v in row.items()})
             document = {"metadata": metadata, "results": rows}
