@@ -284,12 +284,13 @@ def _of_list(root: Path) -> _Source | None:
         raise UserError(f"{path}: no row of the split {split}")
     lines: dict[str, int] = {}
     left_out = {}
-    for i, (name, line) in enumerate(zip(rows.paths, rows.lines, strict=True)):
-        if (first := lines.setdefault(os.path.normpath(name), line)) != line:
+    files = [os.path.join(path.parent, name) for name in rows.paths]
+    for i, (file, line) in enumerate(zip(files, rows.lines, strict=True)):
+        if (first := lines.setdefault(os.path.abspath(file), line)) != line:
             left_out[i] = f"line {line} of {path.name} has it again, after line {first}"
     classes = rows.classes
     position = {name: i for i, name in enumerate(classes)}
-    sizes, times, missing = _stats([os.path.join(path.parent, name) for name in rows.paths])
+    sizes, times, missing = _stats(files)
     return _Source(
         classes,
         np.array([position[label] for label in rows.labels], np.int64),

@@ -29,26 +29,27 @@ class Listed:
         labels: Class names, or numbers without leading zeros.
         splits: "train", "val", "test" or what else it says; None where it has no such column.
         lines: Numbers of the rows' lines, from 1.
+        is_numeric: Whether all labels of the whole list are numbers.
     """
 
     paths: Sequence[str]
     labels: Sequence[str]
     splits: Sequence[str] | None
     lines: Sequence[int]
+    is_numeric: bool
 
     @property
     def classes(self) -> tuple[str, ...]:
         """The classes' names, sorted; of numbers those from 0 on, without a gap."""
-        numbers = [int(label) for label in self.labels if is_number(label)]
-        if len(numbers) < len(self.labels):
+        if not self.is_numeric:
             return tuple(sorted(set(self.labels)))
-        return tuple(str(number) for number in range(max(numbers) + 1))
+        return tuple(str(number) for number in range(max(map(int, self.labels)) + 1))
 
     def of(self, split: str) -> Listed:
         """The rows of one split."""
         rows = [i for i, name in enumerate(self.splits or ()) if name == split]
         paths, labels = ([column[i] for i in rows] for column in (self.paths, self.labels))
-        return Listed(paths, labels, None, [self.lines[i] for i in rows])
+        return Listed(paths, labels, None, [self.lines[i] for i in rows], self.is_numeric)
 
 
 def list_of(root: Path) -> tuple[Path, str | None] | None:
@@ -107,7 +108,7 @@ def _read(path: Path, state: tuple[int, int]) -> Listed:  # noqa: ARG001, anothe
                 splits.append(_SPLITS.get(name, name))
     if not paths:
         raise UserError(f"{path}: no row in it; a CSV with {', '.join(COLUMNS)} is expected")
-    return Listed(paths, labels, splits or None, lines)
+    return Listed(paths, labels, splits or None, lines, all(map(is_number, labels)))
 
 
 def _order(cells: list[str], path: Path) -> tuple[list[int], bool]:

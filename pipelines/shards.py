@@ -27,6 +27,7 @@ from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.fields import Fields, shown
 from fastsc.pipelines.files import MAX_OPEN, Shard
+from fastsc.pipelines.lists import MAX_LABEL
 from fastsc.pipelines.progress import tracked
 from fastsc.pipelines.reading import (
     MAX_JSON,
@@ -42,7 +43,6 @@ from fastsc.pipelines.walk import EXTENSIONS, is_system
 
 CLASS_NAMES = "classes.txt"  # a line per class, beside the shards or in the folder above
 LABEL_KEY = "label"  # in a KEY.json
-MAX_LABEL = 1_000_000
 MANY = 16  # shards whose walk takes so long that a bar is shown
 _THREADS = 8  # they wait for the disk
 _TAR = r"\.(tar(\.(gz|bz2|xz|zst))?|tgz)"
@@ -249,7 +249,7 @@ def _walk(i: int, shard: Shard, label_key: str | None) -> _Walked:
 
 def _add(walked: _Walked, i: int, member: Member, file: int, label_key: str | None) -> None:
     name = _plain(member.name)
-    stem, extension = os.path.splitext(name)
+    extension = os.path.splitext(name)[1]
     is_label = extension in (".cls", ".json")
     if not is_label and not name.lower().endswith(EXTENSIONS):
         return
@@ -263,9 +263,10 @@ def _add(walked: _Walked, i: int, member: Member, file: int, label_key: str | No
         walked.shards.append(i)
         walked.offsets.append(member.offset)
         walked.sizes.append(member.n_bytes)
-    elif label_key is None if extension == ".cls" else (i, stem) not in walked.labels:
-        # KEY.cls is taken rather than KEY.json, unless a field of that is asked for.
-        walked.labels[i, stem] = _label(member, file, extension, label_key or LABEL_KEY)
+    elif extension == ".json" or label_key is None:
+        label = _label(member, file, extension, label_key or LABEL_KEY)
+        if walked.labels.setdefault((i, name), label) != label:
+            walked.labels[i, name] = TarError(f"there are two {name} in its tar, which differ")
 
 
 def _plain(name: str) -> str:
@@ -358,8 +359,9 @@ def _label_of(walked: _Walked, row: int) -> _Label | TarError | None:
     i, name = walked.shards[row], walked.names[row]
     folder, slash, base = name.rpartition("/")
     for stem in (os.path.splitext(name)[0], folder + slash + base.split(".", 1)[0]):
-        if (i, stem) in walked.labels:
-            return walked.labels[i, stem]
+        for extension in (".cls", ".json"):  # where a field of the second is asked for, it is alone
+            if (i, stem + extension) in walked.labels:
+                return walked.labels[i, stem + extension]
     return None
 
 

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> str:
     """Writes the tars, and gives them their names when all of them have been read back.
 
     Raises:
-        UserError: A mistake in the options, the data or the place; nothing is left behind.
+        UserError: A mistake in the options, the data or the place; nothing is left.
     """
     if not args.val:
         raise UserError("--val is empty; name a folder, or none")
@@ -75,12 +75,12 @@ def run(args: argparse.Namespace) -> str:
         )
     )
     lines = []
-    with locked(args.out), ExitStack() as undo:
-        # Beside what it becomes: a rename is whole only within one file system.
+    with locked(args.out), ExitStack() as rollback:
+        # Next to what it becomes: a rename is whole only within one file system.
         unfinished = args.out / f".tars.{os.getpid()}.tmp"
-        undo.callback(shutil.rmtree, unfinished, ignore_errors=True)
+        rollback.callback(shutil.rmtree, unfinished, ignore_errors=True)
         try:
-            undo.enter_context(claimed(unfinished, folder=True))
+            rollback.enter_context(claimed(unfinished, folder=True))
         except OSError as error:
             raise UserError(f"--out {args.out}: cannot be written ({error.strerror})") from None
         for name, index in zip(data._fields, data, strict=True):
@@ -105,7 +105,8 @@ def run(args: argparse.Namespace) -> str:
 
 def _summary(written: Path, folder: Path, n: int) -> str:
     sizes = [path.stat().st_size for path in written.iterdir()]
-    return f"wrote {folder}: {n} images in {len(sizes)} tars, {sum(sizes) / 1e6:.1f} MB"
+    tars = "1 tar" if len(sizes) == 1 else f"{len(sizes)} tars"
+    return f"wrote {folder}: {n} images in {tars}, {sum(sizes) / 1e6:.1f} MB"
 
 
 def _rename(unfinished: Path, out: Path) -> None:

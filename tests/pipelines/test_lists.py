@@ -74,6 +74,21 @@ def test_missing_files_and_doubled_rows_are_named(folder: Path) -> None:
     loader.close()
 
 
+def test_an_absolute_path_doubles_a_relative_one(folder: Path) -> None:
+    whole = str(folder / "train" / "boat" / "00.jpg")
+    index = scan(write(folder / "train" / "x.csv", [["boat/00.jpg", "b"], [whole, "a"]]))
+    assert index.left_out == {1: "line 2 of x.csv has it again, after line 1"}
+
+
+def test_a_split_of_numbers_in_a_list_of_names_has_names(folder: Path) -> None:
+    rows = [["boat/00.jpg", "1", "train"], ["boat/01.jpg", "cat", "train"]]
+    path = write(folder / "train" / "x.csv", [*rows, ["boat/02.jpg", "1", "val"]])
+    train = scan(path / "train")
+    assert train.classes == ("1", "cat")
+    val = scan(path / "val", classes=train.classes)
+    assert (val.classes, val.targets.tolist()) == (("1", "cat"), [0])
+
+
 def test_splits(folder: Path) -> None:
     rows: list[list[object]] = [["train", "a/0.jpg", "03"], ["Validation", "b/0.jpg", "1"]]
     rows += [["train", "a/1.jpg", "0"], ["extra", "a/2.jpg", "2"]]

@@ -334,6 +334,24 @@ def test_a_key_without_a_label_is_named(
     assert index.paths == ("0.jpg",)
 
 
+@pytest.mark.parametrize(("second", "n_kept"), [(b"1", 1), (b"0", 2)])
+def test_two_labels_of_a_key_that_differ_are_named(
+    tmp_path: Path, second: bytes, n_kept: int
+) -> None:
+    first = write(
+        tmp_path / "0.tar", {"0.jpg": PHOTO, "0.cls": b"0", "1.jpg": PHOTO, "1.cls": b"0"}
+    )
+    with tarfile.open(first, "a") as tar:
+        member = tarfile.TarInfo("0.cls")
+        member.size = len(second)
+        tar.addfile(member, io.BytesIO(second))
+    index = scan(tmp_path)
+    assert len(index) == n_kept
+    assert [bad.reason for bad in index.faults] == (
+        ["there are two 0.cls in its tar, which differ"] * (2 - n_kept)
+    )
+
+
 # ---- damage --------------------------------------------------------------------------------------
 
 N_SHARD = 6  # images of the shard that is damaged

@@ -64,7 +64,7 @@ def test_writes_both_parts_and_says_what_is_in_them(
     printed, err = capsys.readouterr()
     lines = printed.splitlines()
     assert lines[0].startswith(f"wrote {out / 'train'}: 32 images in 3 tars, 0.1 MB")
-    assert lines[1].startswith(f"wrote {out / 'val'}: 12 images in 1 tars, ")
+    assert lines[1].startswith(f"wrote {out / 'val'}: 12 images in 1 tar, ")
     assert err == ""
     assert scan(out / "train").hash == scan(data / "train").hash
     assert mistake(capsys, "tar", "--data", data, "--out", out).endswith(
