@@ -220,3 +220,9 @@ def epoch(loader: Pipeline, number: int = 0) -> list[PairBatch]:
     """All batches of an epoch."""
     loader.set_epoch(number)
     return list(loader)
+
+
+@pytest.fixture(scope="module")
+def tars(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared folder's images in tars."""
+    return packed(image_folder, tmp_path_factory.mktemp("tars"))
