@@ -70,3 +70,16 @@ def seed(text: str) -> int:
     if not text.isdecimal() or len(text) > MAX_DIGITS or int(text) >= 2**64:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2**64 - 1")
     return int(text)
+
+
+def add_image_folder(parser: argparse.ArgumentParser, without: str) -> None:
+    """--data and --val of what is made of an ImageFolder; `without`: what --val none leaves out."""
+    parser.add_argument(
+        "--data", type=folder_name, required=True, metavar="DIR",
+        help="ImageFolder: DIR/train/CLASS/*, and DIR/val/CLASS/* or DIR/test/CLASS/*",
+    )  # fmt: skip
+    parser.add_argument(
+        "--val", default="auto", metavar="DIR",
+        help="validation images; auto: DIR/val, else DIR/test; none: no "
+        f"{without} (default auto)",
+    )  # fmt: skip

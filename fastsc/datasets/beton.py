@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fastsc.cli.leftovers import claimed
 from fastsc.cli.lock import locked
-from fastsc.cli.parser import folder_name
+from fastsc.cli.parser import add_image_folder, folder_name
 from fastsc.errors import UserError
 from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
 
@@ -21,17 +21,10 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options; see --help."""
-    parser.add_argument(
-        "--data", type=folder_name, required=True, metavar="DIR",
-        help="ImageFolder: DIR/train/CLASS/*, and DIR/val/CLASS/* or DIR/test/CLASS/*",
-    )  # fmt: skip
+    add_image_folder(parser, "val.beton")
     parser.add_argument(
         "--out", type=folder_name, required=True, metavar="DIR2",
         help="folder for train.beton and val.beton",
-    )  # fmt: skip
-    parser.add_argument(
-        "--val", default="auto", metavar="DIR",
-        help="validation images; auto: DIR/val, else DIR/test; none: no val.beton (default auto)",
     )  # fmt: skip
     parser.add_argument(
         "--resolution", type=int, default=400, metavar="PIXELS",

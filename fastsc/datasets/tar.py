@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from fastsc.cli.leftovers import claimed, require_free
 from fastsc.cli.lock import locked
-from fastsc.cli.parser import folder_name, workers
+from fastsc.cli.parser import add_image_folder, folder_name, workers
 from fastsc.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,17 +22,10 @@ _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options; see --help."""
-    parser.add_argument(
-        "--data", type=folder_name, required=True, metavar="DIR",
-        help="ImageFolder: DIR/train/CLASS/*, and DIR/val/CLASS/* or DIR/test/CLASS/*",
-    )  # fmt: skip
+    add_image_folder(parser, "val")
     parser.add_argument(
         "--out", type=folder_name, required=True, metavar="DIR2",
         help="empty or new folder for train/*.tar and val/*.tar",
-    )  # fmt: skip
-    parser.add_argument(
-        "--val", default="auto", metavar="DIR",
-        help="validation images; auto: DIR/val, else DIR/test; none: no val (default auto)",
     )  # fmt: skip
     parser.add_argument(
         "--shard-size", type=_size, default=10**9, metavar="SIZE",

@@ -1,7 +1,7 @@
 """Losses that are not finite: which step it was, and which images were in it.
 
 Losses are copied to the host when the figures of a step are, and looked at with these, so that a
-GPU is not waited for: at most ten steps late, and always before a checkpoint is written.
+GPU is not waited for: at most eleven steps late, and always before a checkpoint is written.
 """
 
 from __future__ import annotations
