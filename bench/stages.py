@@ -75,7 +75,7 @@ def ffcv_stages(index: BetonIndex, workers: int, kind: str) -> list[Case]:
         for i in rows:
             area_resize(whole[i], *whole[i].shape[:2], boxes[i], slot)
             if plan.flips[i]:
-                move(slot, moved, 0, 0, True)
+                move(slot, moved, 0, 0, True, False)
 
     name = f"ffcv{kind}"
     return [

@@ -85,7 +85,7 @@ class CpuPipeline(Pipeline):
         region = self._region(index, plan.boxes[index], task)
         task.stage = "resizing"
         shift, flip = plan.shift(index), bool(plan.flips[index])
-        place(region, slot, shift, flip, self.settings.interpolation)
+        place(region, slot, shift, flip, self.settings.interpolation, reflect=plan.reflect)
 
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]

@@ -11,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from fastsc.pipelines.batch import BadImage
+from fastsc.pipelines.keyed import PAD
 from fastsc.pipelines.plan import Plan, Settings
 
 PREFETCH = 2  # iterations that DALI works ahead
@@ -46,7 +47,7 @@ def make_graph(
     from nvidia.dali import fn, pipeline_def, types
 
     s, on_gpu = settings, device.type == "cuda"
-    shifted = s.train and s.crop == "pad"
+    shifted, reflect = s.train and s.crop in ("pad", "reflect"), s.crop == "reflect"
     cubic = s.interpolation == "bicubic"
 
     @pipeline_def(
@@ -92,8 +93,8 @@ def make_graph(
         )
         if shifted:
             images = fn.slice(
-                images,
-                start=shift[0],
+                _reflected(fn, images) if reflect else images,
+                start=shift[0] + PAD if reflect else shift[0],
                 shape=[s.resolution, s.resolution],
                 axis_names="HW",
                 out_of_bounds_policy="pad",
@@ -102,6 +103,15 @@ def make_graph(
         return images
 
     return decode()
+
+
+def _reflected(fn: Any, images: Any) -> Any:
+    """With PAD further pixels on every side, the image mirrored at its outermost ones."""
+    above, below = images[1 : PAD + 1], images[-PAD - 1 : -1]
+    images = fn.cat(fn.flip(above, vertical=1, horizontal=0), images,
+                    fn.flip(below, vertical=1, horizontal=0), axis=0)  # fmt: skip
+    left, right = images[:, 1 : PAD + 1], images[:, -PAD - 1 : -1]
+    return fn.cat(fn.flip(left), images, fn.flip(right), axis=1)
 
 
 def inputs(plan: Plan, samples: list[Sample]) -> tuple[Any, ...]:

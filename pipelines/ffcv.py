@@ -54,8 +54,8 @@ class FfcvPipeline(CpuPipeline):
         none, pixel = np.zeros(0, np.int64), np.zeros((1, 1, 3), np.uint8)
         fill(
             self.file, self.samples.columns, none, np.zeros((0, 4), np.int32), _NO_SHIFTS,
-            np.zeros(0, np.bool_), pixel.reshape(-1), pixel.reshape(-1), pixel, pixel[None],
-            np.zeros(0, np.uint8),
+            np.zeros(0, np.bool_), False, pixel.reshape(-1), pixel.reshape(-1), pixel,
+            pixel[None], np.zeros(0, np.uint8),
         )  # fmt: skip
 
     @property
@@ -114,7 +114,7 @@ class FfcvPipeline(CpuPipeline):
         encoded, pixels = self._local.scratch
         fill(
             self.file, self.samples.columns, index, plan.boxes, shifts, plan.flips,
-            encoded, pixels, resized, slots, status,
+            plan.reflect, encoded, pixels, resized, slots, status,
         )  # fmt: skip
         return status
 

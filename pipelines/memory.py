@@ -44,7 +44,7 @@ class MemoryPipeline(CpuPipeline):
     def warm_up(self) -> None:
         super().warm_up()
         pixels, none = np.zeros((1, 1, 1, 3), np.uint8), np.zeros(0, np.int64)
-        gather(pixels, none, np.zeros((0, 2), np.int32), np.zeros(0, np.bool_), pixels)
+        gather(pixels, none, np.zeros((0, 2), np.int32), np.zeros(0, np.bool_), False, pixels)
 
     def _region(self, index: int, box: NDArray[np.int32], task: Task) -> NDArray[np.uint8]:
         task.stage = "cutting out"
@@ -69,7 +69,7 @@ class MemoryPipeline(CpuPipeline):
         for share in batches:
             images = self._pool.empty((len(share), *square.shape[1:]), torch.uint8)
             shifts = unmoved[: len(share)] if plan.shifts is None else plan.shifts[share]
-            gather(square, share, shifts, plan.flips[share], images.numpy())
+            gather(square, share, shifts, plan.flips[share], plan.reflect, images.numpy())
             yield Decoded(images, share)
 
 

@@ -20,7 +20,7 @@ from fastsc.pipelines.threads import default_workers
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
-Crop = Literal["rrc", "pad", "none"]
+Crop = Literal["rrc", "pad", "reflect", "none"]
 OnBadImage = Literal["raise", "skip"]
 Decode = Literal["auto", "gpu", "cpu"]
 Interpolation = Literal["bilinear", "bicubic"]
@@ -36,7 +36,8 @@ class Settings:
         train: Shuffle, crop and flip, and drop the last partial batch; else every image once, in
             the index's order, from its central square, with factors of a fixed key.
         crop: In training: "rrc" (torchvision's random resized crop), "pad" (resize, pad by 4
-            black pixels and crop), "none" (the central square).
+            black pixels and crop), "reflect" (the same, padded by the image mirrored at its edges),
+            "none" (the central square).
         flip: In training, mirror every other image.
         val_crop: At validation, side of the central square as a fraction of the shorter side.
         strengths: Brightness, contrast, saturation, hue: factors are U[max(0, 1 - s), 1 + s), hue
@@ -170,9 +171,10 @@ class Plan:
         order: (m,) int64, the usable dataset indices in the order of this epoch, all ranks'.
         boxes: (n, 4) int32 pixels: top, left, height, width of the region that is resized.
         shifts: (n, 2) int32 output pixels, by which the resized region is read off-centre with
-            black around it (crop "pad"), before the flip; None where nothing is shifted.
+            a border around it, before the flip; None where nothing is shifted.
         flips: (n,) bool, mirrored left to right.
         factors: (n, 4) float32: brightness, contrast, saturation, hue of the perturbed view.
+        reflect: Whether that border is the region mirrored (crop "reflect"); else it is black.
     """
 
     seed: int
@@ -183,6 +185,7 @@ class Plan:
     shifts: NDArray[np.int32] | None
     flips: NDArray[np.bool_]
     factors: NDArray[np.float32]
+    reflect: bool = False
 
     def shift(self, index: int) -> tuple[int, int]:
         """The row of `shifts` of a dataset index; (0, 0) where nothing is shifted."""
@@ -211,7 +214,7 @@ def make_plan(index: Index, settings: Settings, epoch: int) -> Plan:
         boxes = keyed.random_resized_crops(seed, epoch, *sizes)
     else:
         boxes = keyed.central_squares(*sizes, 1.0 if train else settings.val_crop)
-    padded = train and settings.crop == "pad"
+    padded = train and settings.crop in ("pad", "reflect")
     return Plan(
         seed=seed,
         epoch=epoch,
@@ -221,6 +224,7 @@ def make_plan(index: Index, settings: Settings, epoch: int) -> Plan:
         shifts=keyed.pad_shifts(seed, epoch, n) if padded else None,
         flips=keyed.flips(seed, epoch, n) if train and settings.flip else np.zeros(n, np.bool_),
         factors=keyed.factors(seed, epoch, n, settings.strengths),
+        reflect=settings.crop == "reflect",
     )
 
 

@@ -18,8 +18,10 @@ def place(
     shift: tuple[int, int],
     flip: bool,
     interpolation: Interpolation = "bilinear",
+    *,
+    reflect: bool = False,
 ) -> None:
-    """Resizes a region to fill a slot, reads it `shift` off-centre with black around, mirrors it.
+    """Resizes a region to fill a slot, reads it `shift` off-centre with a border, mirrors it.
 
     The resize is torch's antialiased one on uint8, bit-equal to
     `torchvision.transforms.v2.functional.resize` of a uint8 tensor.
@@ -30,6 +32,7 @@ def place(
         shift: y and x, in output pixels.
         flip: Mirror left to right, after the shift.
         interpolation: Of the resize.
+        reflect: The border is the region mirrored at its outermost pixels; else it is black.
     """
     size = slot.shape[0]
     if region.shape[:2] != (size, size):
@@ -40,13 +43,33 @@ def place(
         )
         region = resized[0].permute(1, 2, 0).numpy()
     # Not torch's copy and flip: these would start a team of OpenMP threads for every thread here.
-    move(region, slot, *shift, flip)
+    move(region, slot, *shift, flip, reflect)
 
 
 @jit()
-def move(image: Any, slot: Any, dy: int, dx: int, flip: bool) -> None:
-    """slot[y, x] = image[y + dy, (x mirrored) + dx], black outside; both (S, S, 3) uint8."""
+def _reflected(at: int, size: int) -> int:
+    """The place in 0 … size - 1 that shows at a place at most size - 1 outside of them."""
+    return size - 1 - abs(size - 1 - abs(at))
+
+
+@jit()
+def move(image: Any, slot: Any, dy: int, dx: int, flip: bool, reflect: bool) -> None:
+    """slot[y, x] = image[y + dy, (x mirrored) + dx]; both (S, S, 3) uint8.
+
+    Outside of the image it is black, or, with `reflect`, torch's padding "reflect", which takes
+    shifts below S.
+    """
     size = slot.shape[0]
+    if reflect:
+        for y in range(size):
+            row = image[_reflected(y + dy, size)]
+            for x in range(size):
+                at = _reflected(x + dx, size)
+                to = size - 1 - x if flip else x
+                slot[y, to, 0] = row[at, 0]
+                slot[y, to, 1] = row[at, 1]
+                slot[y, to, 2] = row[at, 2]
+        return
     if dy != 0 or dx != 0:
         slot[:] = 0
     for y in range(max(0, -dy), min(size, size - dy)):
@@ -69,8 +92,9 @@ def gather(
     index: Any,  # (N,) int64
     shifts: Any,  # (N, 2) int32
     flips: Any,  # (N,) bool
+    reflect: bool,
     out: Any,  # (N, S, S, 3) uint8, written
 ) -> None:
     """`place` for images that already have the output's size, a whole batch at once."""
     for k in range(len(index)):
-        move(pixels[index[k]], out[k], shifts[k, 0], shifts[k, 1], flips[k])
+        move(pixels[index[k]], out[k], shifts[k, 0], shifts[k, 1], flips[k], reflect)

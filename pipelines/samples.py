@@ -146,6 +146,7 @@ def fill(
     boxes: Any,  # (n, 4) int32, of the stored images
     shifts: Any,  # (n, 2) int32, or (0, 2) where nothing is shifted
     flips: Any,  # (n,) bool
+    reflect: bool,  # what is shifted is mirrored at its edges, not black beyond them
     encoded: Any,
     pixels: Any,
     resized: Any,  # (R, R, 3) uint8
@@ -172,6 +173,6 @@ def fill(
         dx = shifts[i, 1] if len(shifts) else 0
         if flips[i] or dy != 0 or dx != 0:
             resize(pixels, rows, width, box, resized)
-            move(resized, slots[k], dy, dx, flips[i])
+            move(resized, slots[k], dy, dx, flips[i], reflect)
         else:
             resize(pixels, rows, width, box, slots[k])

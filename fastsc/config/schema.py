@@ -83,9 +83,10 @@ class DataConfig:
     resolution_ramp: Epochs = (0, 0)
     """With --min-resolution: up to epoch FIRST the smaller side, from LAST on --resolution, counted
     from 0; in between the nearest multiple of 32 of the straight line."""
-    crop: Literal["rrc", "pad", "none"] = "rrc"
+    crop: Literal["rrc", "pad", "reflect", "none"] = "rrc"
     """Training crop. rrc: random area of 8 to 100 % and aspect 3/4 to 4/3, resized; pad: resized,
-    4 black pixels of border, then a random square (small images); none: the central square."""
+    4 black pixels of border, then a random square (small images); reflect: the same with a border
+    mirrored at the image's edges, which --front wants; none: the central square."""
     flip: bool = True
     """Mirror half of the training images left to right; both views of an image alike."""
     val_crop: float = option(0.875, above=0, high=1)

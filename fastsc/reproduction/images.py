@@ -11,22 +11,39 @@ from fastsc.errors import UserError
 from fastsc.pipelines import Index, scan
 
 
-def share(data: Path, out: Path, n: int, *, val: bool = True) -> tuple[Path, str]:
+def share(
+    data: Path, out: Path, n: int, *, val: bool = True, held_out: int = 0
+) -> tuple[Path, str]:
     """OUT/images/{train,val}: links to the first n training images, dealt over the classes by their
     names, and to all validation images of these classes.
 
-    val: False where the validation images are not those of `data`. Returns the folder and a line
-    that says what was done.
+    Args:
+        data, out: From where, to where.
+        n: Training images.
+        val: False where the validation images are not those of `data`.
+        held_out: So many of the next training images in place of the validation images, if any.
+
+    Returns:
+        The folder and a line that says what was done.
     """
     train, tested = _opened(data)
-    if val and tested is None:
+    if val and not held_out and tested is None:
         raise UserError(f"--data {data}: has no folder val or test, which a study needs")
-    chosen = list(_dealt(train, n))
+    dealt = list(_dealt(train, n + held_out))
+    chosen, rest = dealt[:n], dealt[n:]
+    if len(rest) < held_out:
+        raise UserError(
+            f"--data {data}: the study takes {n:,} training images and {held_out:,} others, and "
+            f"there are {len(dealt):,}"
+        )
     root = out / "images"
     _link(root / "train", train.root, chosen)
-    if val and tested is not None:
+    if held_out:
+        _link(root / "val", train.root, _of_classes(rest, chosen))
+    elif val and tested is not None:
         _link(root / "val", tested.root, _of_classes(map(str, tested.paths), chosen))
-    return root, f"the first {n:,} of {len(train.usable):,} training images, dealt over the classes"
+    line = f"the first {n:,} of {len(train.usable):,} training images, dealt over the classes"
+    return root, line + f"; validated on the next {held_out:,}" * (held_out > 0)
 
 
 def limited(data: Path, out: Path, n: int) -> tuple[Path, str]:

@@ -161,7 +161,9 @@ def open_session(
         study, smaller = _smaller_batch(study, default.optim.batch_size, args.limit_images)
         lines += [line, *smaller]
     elif larger and not args.dry_run:
-        data, line = share(data, args.out, study.images, val=default.data.val == "auto")
+        data, line = share(
+            data, args.out, study.images, val=default.data.val == "auto", held_out=study.held_out
+        )
         lines.append(line)
     if trial:
         lines.append("a trial: its figures are no result, and its page says so")
@@ -188,7 +190,7 @@ def _larger(study: Study, pipeline: str, data: Path, lines: list[str]) -> bool:
             f"{n:,} training images, and the study means {study.images:,}: other runs than the "
             "committed ones"
         )
-    return n > study.images
+    return n > study.images or study.held_out > 0
 
 
 def _options(study: Study, more: Sequence[str]) -> dict[str, object]:

@@ -94,6 +94,8 @@ class Study:
         about: What the setting is, in a sentence.
         recipe: Of `fastsc.train`.
         images: For training; of a larger data set the first so many, dealt over the classes.
+        held_out: Images to validate on, the next ones of those for training, where something is
+            chosen; 0: all validation images.
         options: Of every arm, over the recipe's.
         epochs: E.
         default: The arm that is recommended.
@@ -125,6 +127,7 @@ class Study:
     augmentation: str
     arms: Mapping[str, Arm]
     seeds: int = 1
+    held_out: int = 0
     claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reason: str = ""
     chosen: str = ""
@@ -259,6 +262,7 @@ def _check_values(study: Study) -> None:
     place = f"study {study.name}"
     of_study = _typed(study, place)
     of_study.whole("images", high=MAX_IMAGES)
+    of_study.whole("held_out", high=MAX_IMAGES)
     of_study.whole("epochs", high=MAX_EPOCHS)
     for name in study.scales:
         Fields(study.scales, f"{place}: scales").inner(str(name))

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import io
-from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 from torchvision.transforms.v2 import functional as tv
@@ -70,29 +70,33 @@ def test_pixels_are_the_planned_crop_resized_and_mirrored(make: Make) -> None:
             assert difference.max() <= (2 if loader.name == "dali" else 0 if exact else 6)
 
 
-def test_padded_crops(make: Make, image_folder: Path) -> None:
-    batches = epoch(make(crop="pad", flip=False, mean=(0, 0, 0), std=(1, 1, 1)))
+@pytest.mark.parametrize(("crop", "border"), [("pad", "constant"), ("reflect", "reflect")])
+def test_padded_crops(make: Make, crop: str, border: str) -> None:
+    batches = epoch(make(crop=crop, flip=False, mean=(0, 0, 0), std=(1, 1, 1)))
     loader = make(crop="none", flip=False, mean=(0, 0, 0), std=(1, 1, 1))
     plain = {
         int(i): image for b in epoch(loader) for i, image in zip(b.index, b.clean, strict=True)
     }
-    shifts = make(crop="pad").plan(0).shifts
+    shifts = make(crop=crop).plan(0).shifts
     assert shifts is not None
     compared = 0
     for batch in batches:
         for i, image in zip(batch.index.tolist(), batch.clean, strict=True):
             if i in plain:
                 dy, dx = (int(step) for step in shifts[i])
-                expected = tv.crop(tv.pad(plain[i], [4]), 4 + dy, 4 + dx, SIZE, SIZE)
+                expected = tv.crop(
+                    tv.pad(plain[i], [4], padding_mode=border), 4 + dy, 4 + dx, SIZE, SIZE
+                )
                 assert torch.equal(image, expected)
                 compared += 1
     assert compared > 20
 
 
-def test_flip_mirrors_the_whole_crop(make: Make) -> None:
-    loader = make(crop="pad")
+@pytest.mark.parametrize("crop", ["pad", "reflect"])
+def test_flip_mirrors_the_whole_crop(make: Make, crop: str) -> None:
+    loader = make(crop=crop)
     flips = loader.plan(0).flips
-    flipped, straight = epoch(loader), epoch(make(crop="pad", flip=False))
+    flipped, straight = epoch(loader), epoch(make(crop=crop, flip=False))
     for a, b in zip(flipped, straight, strict=True):
         for row, i in enumerate(a.index.tolist()):
             expected = b.clean[row].flip(-1) if flips[i] else b.clean[row]
