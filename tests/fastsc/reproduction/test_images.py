@@ -49,6 +49,23 @@ def test_a_share_has_few_training_and_all_validation_images(
         share(tmp_path / "mine", tmp_path / "out", 2)
 
 
+def test_a_choice_is_validated_on_training_images_that_it_does_not_train_on(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    root, line = share(image_folder, tmp_path / "out", 12, held_out=8)
+    found = links(root)
+    train, val = (
+        {path for name, path in found.items() if name.startswith(part)} for part in ("train", "val")
+    )
+    folder = (image_folder / "train").resolve()
+    assert train == {path for k in range(3) for path in folder.glob(f"*/0{k}.jpg")}
+    assert val == {path for k in (3, 4) for path in folder.glob(f"*/0{k}.jpg")}
+    assert line.endswith("; validated on the next 8")
+    with pytest.raises(UserError, match="12 training images and 21 others, and there are 32$"):
+        share(image_folder, tmp_path / "more", 12, held_out=21)
+    assert not (tmp_path / "more").exists()
+
+
 def test_a_study_takes_its_share_of_a_larger_data_set(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
