@@ -1,10 +1,15 @@
-"""Where Triton kernels run."""
+"""Where compiled kernels run."""
 
 import functools
 import importlib.util
 import os
 
 import torch
+
+
+@functools.cache
+def has_numba() -> bool:
+    return importlib.util.find_spec("numba") is not None
 
 
 @functools.cache

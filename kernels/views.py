@@ -1,10 +1,6 @@
 """The paired view: one uint8 batch in, a clean and a perturbed normalized batch out."""
 
-import concurrent.futures
 import functools
-import importlib.util
-import itertools
-import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +18,8 @@ from fastsc.kernels.arguments import (
     scale_and_shift,
 )
 from fastsc.kernels.color import color_jitter
-from fastsc.kernels.devices import has_triton, interpreting
+from fastsc.kernels.devices import has_numba, has_triton, interpreting
+from fastsc.kernels.threads import deal
 
 IMPLS = ("reference", "compiled", "numba", "triton")
 
@@ -226,23 +223,7 @@ def _numba(
         def work(rows: slice) -> None:
             pair_batch(x[rows], values[rows], *lines, first[rows], changed[rows], both)
 
-    if (parts := min(threads, n)) < 2:
-        work(slice(n))
-        return
-    ends = [n * part // parts for part in range(parts + 1)]
-    slices = [slice(*pair) for pair in itertools.pairwise(ends)]
-    # One slice a thread, for images take equally long, and one here: woken together, two threads
-    # may find themselves on one core, where this one is at home.
-    others = [_pool(os.getpid(), threads - 1).submit(work, rows) for rows in slices[1:]]
-    work(slices[0])
-    for other in others:
-        other.result()
-
-
-@functools.cache
-def _pool(_process: int, threads: int) -> concurrent.futures.ThreadPoolExecutor:
-    """Kept: starting threads takes as long as an image. A forked process needs its own."""
-    return concurrent.futures.ThreadPoolExecutor(threads, thread_name_prefix="pair_view")
+    deal(work, n, threads)
 
 
 def _flat(view: Tensor) -> Any:
@@ -256,11 +237,6 @@ def _flat(view: Tensor) -> Any:
     return memory.numpy()
 
 
-@functools.cache
-def _has_numba() -> bool:
-    return importlib.util.find_spec("numba") is not None
-
-
 def _choose(
     impl: str, device: torch.device, threads: int, order: Tensor | None
 ) -> Callable[..., None]:
@@ -270,7 +246,7 @@ def _choose(
         if device.type == "cuda":
             impl = "triton" if has_triton(device) else "compiled"
         else:
-            impl = "numba" if device.type == "cpu" and _has_numba() else "reference"
+            impl = "numba" if device.type == "cpu" and has_numba() else "reference"
     if impl not in IMPLS:
         raise ValueError(f"impl {impl!r} does not exist; choose from auto, {', '.join(IMPLS)}")
     if threads < 1:
@@ -282,7 +258,7 @@ def _choose(
             raise ValueError(
                 f"impl 'numba' runs on the CPU, x_u8 is on {device}; use 'triton' or 'auto'"
             )
-        if not _has_numba():
+        if not has_numba():
             raise ValueError("impl 'numba' needs numba: pip install numba, or use 'reference'")
         return functools.partial(_numba, threads)
     if impl == "triton":

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fastsc.kernels import ds, normalize, pair_view, perturb, pool_ds
+from fastsc.kernels import ds, front_end, normalize, pair_view, perturb, pool_ds
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
@@ -33,13 +33,16 @@ def device() -> Iterator[str]:
     from fastsc.kernels import (
         distance_ops,
         distance_triton,
+        front_triton,
         pooling_triton,
         triton_pixels,
         views_triton,
     )
     from tests.kernels.triton_tools import interpreted
 
-    modules = (triton_pixels, views_triton, distance_triton, distance_ops, pooling_triton)
+    modules = (
+        triton_pixels, views_triton, front_triton, distance_triton, distance_ops, pooling_triton,
+    )  # fmt: skip
     with interpreted(*modules):
         yield "cpu"
 
@@ -133,6 +136,21 @@ def test_compiled_views_agree(device: str) -> None:
     pair = pair_view(x.to(device), factors.to(device), MEAN, STD, impl="compiled")
     for view, other in zip(pair, expected, strict=True):
         torch.testing.assert_close(view.cpu(), other, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (32, 32), (223, 225)])
+@pytest.mark.parametrize("front", ["z1", "z2", "c2", "c4"])
+def test_front_ends(device: str, front: str, size: tuple[int, int]) -> None:
+    x_u8, factors = batch(7 if ON_GPU or size[0] < 200 else 1, *size)
+    x = pair_view(x_u8, factors, MEAN, STD)[1]
+    expected = front_end(x.double(), front, MEAN, STD)
+    here = x.to(device)
+    found = front_end(here, front, MEAN, STD, impl="triton")
+    assert ((found.cpu() - expected).abs() / expected.abs().clamp_min(1)).max() < 1e-5
+    assert torch.equal(front_end(here, front, MEAN, STD, impl="triton"), found), "twice the same"
+    low = here.bfloat16()
+    rounded = front_end(low.float(), front, MEAN, STD, impl="triton").bfloat16()
+    torch.testing.assert_close(front_end(low, front, MEAN, STD, impl="triton"), rounded)
 
 
 def relative_error(found: Tensor, exact: Tensor) -> float:

@@ -193,7 +193,7 @@ def test_numba_off_the_cpu() -> None:
 
 def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     """auto works with the reference, in the same bits; asking for numba names the remedy."""
-    monkeypatch.setattr(views, "_has_numba", lambda: False)
+    monkeypatch.setattr(views, "has_numba", lambda: False)
     with pytest.raises(ValueError, match="pip install numba"):
         pair_view(X, FACTORS, MEAN, STD, impl="numba")
     reference = pair_view(X, FACTORS, MEAN, STD, impl="reference")
