@@ -1,10 +1,10 @@
 """Kernels beside their peers and their limits: `python -m bench.kernels [--device cuda]`.
 
-pair_view: one image from uint8 to a clean and a perturbed normalized view; one thread on a CPU. ds
-and pool_ds: forward and backward of one batch. Each case is checked against float64 before the
-clock runs, and timed over so many calls that the cases' turns take equally long. "of copy" is a
-case's share of the bandwidth that torch's copy reaches here, counting only the bytes that the case
-must move.
+pair_view: one image from uint8 to a clean and a perturbed normalized view; one thread on a CPU.
+front_end: one normalized image to its channels. ds and pool_ds: forward and backward of one batch.
+Each case is checked against float64 before the clock runs, and timed over so many calls that the
+cases' turns take equally long. "of copy" is a case's share of the bandwidth that torch's copy
+reaches here, counting only the bytes that the case must move.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bench.common import add_arguments, parse, report, write_early
 from bench.kernel_ds import FEATURES, KINDS, add_ds, add_pool_ds
+from bench.kernel_front import FRONTS, add_front_ends
 from bench.kernel_table import Cases, columns
 from bench.kernel_views import add_pair_views, bytes_moved
 from bench.sources import add_data_argument, mistakes, source_folder
@@ -25,7 +26,7 @@ from fastsc.pipelines import build, scan
 # On a CPU: ResNet-18's last map for 32 pairs. On a GPU: ResNet-50's for 256.
 CPU_BATCH, GPU_BATCH = 32, 256
 CPU_CHANNELS = 512
-GROUPS = ("pair_view", "pool_ds", "ds")
+GROUPS = ("pair_view", "front_end", "pool_ds", "ds")
 
 
 def images(data: Path | None, size: int, n: int) -> Tensor:
@@ -74,6 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     cases.add_copy(batch * bytes_moved(options.size, low) // 2)
     if "pair_view" in options.only:
         add_pair_views(cases, x_u8)
+    if "front_end" in options.only:
+        add_front_ends(cases, x_u8, low)
     if "pool_ds" in options.only:
         add_pool_ds(cases, batch, FEATURES if on_gpu else CPU_CHANNELS, low)
     if "ds" in options.only:
@@ -86,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options,
         baselines={
             "pair_view": "pair_view/torchvision",
+            **{f"front_end/{front}": f"front_end/{front}-reference" for front in FRONTS},
             **{f"ds/{kind}": f"ds/{kind}-reference" for kind in KINDS},
             **{f"pool_ds/{kind}": f"pool_ds/{kind}-separate" for kind in KINDS},
         },
