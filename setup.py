@@ -29,7 +29,7 @@ if not (ROOT / "fastsc" / "kernels" / "__init__.py").is_file():
         "run `git config core.symlinks true && git checkout -- fastsc` on a file system with links"
     )
 
-JPEG = ["simplejpeg"]
+JPEG = ["simplejpeg>=1.9"]  # decode_jpeg(buffer=…)
 ONNX = ["onnx", "onnxruntime", "onnxscript"]
 DALI_CU13 = ["nvidia-dali-cuda130"]
 
@@ -91,7 +91,7 @@ setup(
         ],
         "export": [*ONNX, "huggingface_hub"],
         "log": ["tensorboard", "wandb"],
-        "bench": ["albumentations", "kornia"],
+        "bench": ["albumentations", "datasets", "kornia", "webdataset"],
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "dev": [
             *JPEG,  # the cpu pipeline is tested with each of its decoders

@@ -2,8 +2,9 @@
 
 Every pipeline has the same crop, flip and factors for a dataset index; decoders and resizes round
 and filter in their own ways. Each row compares the clean views of one epoch of 224 pixels with
-those of `cpu`, image by image, in levels of 255: median and quartiles, over the images, of an
-image's mean and of its largest absolute difference. DIR is as for bench.loaders.
+those of `cpu` that decodes every pixel, image by image, in levels of 255: median and quartiles,
+over the images, of an image's mean and of its largest absolute difference. DIR is as for
+bench.loaders; `cpu-scaled` is of a few of its photographs, enlarged to 4000 × 3000.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 
 from bench.common import Row, Skipped, add_arguments, parse, report, summarize
-from bench.sources import add_data_argument, mistakes, source_folder
+from bench.sources import add_data_argument, enlarged, mistakes, source_folder
 from fastsc.pipelines import Index, Pipeline, UserError, build, open_beton, scan
 from fastsc.pipelines.decode import DECODERS, pick
 
@@ -32,6 +33,7 @@ OTHER_DECODERS = [name for name in DECODERS if name != "nvimgcodec"]  # of `cpu`
 # Row -> why it is what it is.
 REASONS = {
     "memory": "the same decoder and resize",
+    "cpu-scaled": "crops of twice the output and more, decoded at a half, a quarter or an eighth",
     **{f"cpu-{name}": "libjpeg-turbo too, of the whole image" for name in OTHER_DECODERS},
     "dali": "its antialiased bilinear filter rounds otherwise, from the right where it mirrors",
     "ffcv-raw": "OpenCV's INTER_AREA in place of antialiased bilinear",
@@ -39,7 +41,9 @@ REASONS = {
 }
 
 
-def loader_of(pipeline: str, index: Index, decoder: str | None = None) -> Pipeline:
+def loader_of(
+    pipeline: str, index: Index, decoder: str | None = None, *, exact: bool = True
+) -> Pipeline:
     """A training loader of clean views that are pixels on [0, 1]."""
     loader: Any = build(
         pipeline,
@@ -50,6 +54,7 @@ def loader_of(pipeline: str, index: Index, decoder: str | None = None) -> Pipeli
         mean=(0, 0, 0),
         std=(1, 1, 1),
         on_bad_image="skip",
+        exact_decode=exact,
     )
     if decoder is not None:
         loader.decoder, loader._decode_region = pick(decoder)
@@ -68,8 +73,8 @@ def differences(a: Pipeline, b: Pipeline) -> tuple[NDArray[np.float64], NDArray[
     return np.array(means), np.array(most)
 
 
-def candidates(index: Index, folder: Path) -> dict[str, Callable[[], Pipeline]]:
-    """Row -> what makes its loader."""
+def candidates(index: Index, large: Index, folder: Path) -> dict[str, Callable[[], Pipeline]]:
+    """Row -> what makes its loader, of the index or of that of large photographs."""
 
     def ffcv(name: str, **stored: Any) -> Pipeline:
         from fastsc.pipelines.beton_writer import BetonOptions, write_beton
@@ -80,6 +85,7 @@ def candidates(index: Index, folder: Path) -> dict[str, Callable[[], Pipeline]]:
 
     made: dict[str, Callable[[], Pipeline]] = {
         "memory": lambda: loader_of("memory", index),
+        "cpu-scaled": lambda: loader_of("cpu", large, exact=False),
         "dali": lambda: loader_of("dali", index),
         "ffcv-raw": lambda: ffcv("raw", resolution=None, jpeg_share=0.0),
         "ffcv-jpeg": lambda: ffcv("jpeg", resolution=400, quality=90),
@@ -92,13 +98,14 @@ def candidates(index: Index, folder: Path) -> dict[str, Callable[[], Pipeline]]:
 def compare(index: Index, folder: Path) -> list[Row]:
     """Two rows a candidate, `agreement/NAME/mean` and `agreement/NAME/max`."""
     rows = list[Row]()
-    for name, make in candidates(index, folder).items():
+    large = scan(enlarged(index, folder / "large", BATCH), progress=False, use_cache=False)
+    for name, make in candidates(index, large, folder).items():
         try:
             other = make()
         except (ImportError, UserError) as error:
             rows.append(Skipped(f"agreement/{name}", str(error)))
             continue
-        reference = loader_of("cpu", index)
+        reference = loader_of("cpu", other.index if name == "cpu-scaled" else index)
         mean, most = differences(reference, other)
         rows.append(summarize(f"agreement/{name}/mean", mean.tolist(), UNIT))
         rows.append(summarize(f"agreement/{name}/max", most.tolist(), UNIT))

@@ -32,6 +32,7 @@ from bench.sources import (
     add_data_argument,
     beton,
     drop_caches,
+    enlarged,
     linked_folder,
     mistakes,
     source_folder,
@@ -46,9 +47,19 @@ Maker = Callable[[], Callable[[], int]]
 COLD = ("loaders/fastsc-cpu/pair", "loaders/fastsc-cpu-tar/pair")
 
 
-def fastsc(name: str, data: Index | Path, workers: int, *, paired: bool) -> peers.Epoch:
+def fastsc(
+    name: str, data: Index | Path, workers: int, *, paired: bool, exact: bool = False
+) -> peers.Epoch:
     """Our loader, another epoch at every call."""
-    loader = build(name, data, batch_size=BATCH, resolution=SIZE, workers=workers, paired=paired)
+    loader = build(
+        name,
+        data,
+        batch_size=BATCH,
+        resolution=SIZE,
+        workers=workers,
+        paired=paired,
+        exact_decode=exact,
+    )
 
     def run() -> int:
         loader.set_epoch(loader.epoch + 1)
@@ -82,10 +93,10 @@ def makers(folder: Path, index: Index, workers: int) -> dict[str, tuple[Maker, s
     """Name -> what makes an epoch's function, and what to install where it cannot be made."""
     n, files = len(index), folder.parent
 
-    def ours(name: str, paired: bool, kind: str | None = None) -> Maker:
+    def ours(name: str, paired: bool, kind: str | None = None, *, exact: bool = False) -> Maker:
         def make() -> peers.Epoch:
             data = index if kind is None else beton(index, files, kind)
-            return fastsc(name, data, workers, paired=paired)
+            return fastsc(name, data, workers, paired=paired, exact=exact)
 
         return make
 
@@ -112,17 +123,24 @@ def makers(folder: Path, index: Index, workers: int) -> dict[str, tuple[Maker, s
     def webdataset(paired: bool) -> Maker:
         return lambda: peers.webdataset(packed(), workers, paired=paired)
 
+    def arrow(paired: bool) -> Maker:
+        return lambda: peers.hf_datasets(index, files / "arrow", workers, paired=paired)
+
     made: dict[str, tuple[Maker, str]] = {
         "fastsc-cpu/pair": (ours("cpu", True), ""),
+        "fastsc-cpu-exact/pair": (ours("cpu", True, exact=True), ""),
         "fastsc-cpu-tar/pair": (lambda: fastsc("cpu", packed(), workers, paired=True), ""),
-        "webdataset-torchvision/pair": (webdataset(True), "webdataset"),
-        "webdataset-torchvision/single": (webdataset(False), "webdataset"),
+        "webdataset-torchvision/pair": (webdataset(True), "fastsc[bench]"),
+        "webdataset-torchvision/single": (webdataset(False), "fastsc[bench]"),
+        "datasets-torchvision/pair": (arrow(True), "fastsc[bench]"),
+        "datasets-torchvision/single": (arrow(False), "fastsc[bench]"),
         "fastsc-cpu/single": (ours("cpu", False), ""),
         "fastsc-dali/pair": (ours("dali", True), "fastsc[dali]"),
         "fastsc-dali/single": (ours("dali", False), "fastsc[dali]"),
         "torchvision-tensor/pair": (torch_loader("tensor"), ""),
         "torchvision-tensor/single": (torch_loader("tensor", paired=False), ""),
         "torchvision-pil/pair": (torch_loader("pil"), ""),
+        "torchvision-pil-draft/pair": (torch_loader("pil-draft"), ""),
         "albumentations/pair": (torch_loader("albumentations"), "fastsc[bench]"),
         "dali/single": (dali("single"), "fastsc[dali]"),
         "dali/single-normalized": (dali("normalized"), "fastsc[dali]"),
@@ -192,11 +210,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--cold", action="store_true", help=f"{' and '.join(COLD)} also with an empty page cache"
     )
+    parser.add_argument(
+        "--large", type=int, metavar="N", help="of N of them, enlarged to 4000 × 3000 pixels"
+    )
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results (.png, .svg)")
     parser.set_defaults(rounds=5)
     options = parse(parser, arguments)
     if options.workers < 1:
         parser.error("--workers must be at least 1")
+    if options.large is not None and options.large < BATCH:
+        parser.error(f"--large must be at least {BATCH}")
     if options.device.type != "cpu":
         parser.error("--device: this benchmark is of loaders on the CPU")
     if options.plot is not None and not options.plot.absolute().parent.is_dir():
@@ -204,7 +227,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folders = tempfile.TemporaryDirectory(prefix="fastsc-bench-")
     with mistakes(parser), folders as temporary:
         source = source_folder(options.data, Path(temporary))
-        folder = linked_folder(source, Path(temporary) / "links")
+        if options.large:
+            small = scan(source, progress=False, use_cache=False)
+            source = enlarged(small, Path(temporary) / "large", options.large)
+        folder = linked_folder(source, Path(temporary) / "links", options.large)
         index = scan(folder, progress=False, use_cache=False)
         # Ours are compiled before FFCV's own loader is: that one changes numba's type of byte
         # vectors in place (ffcv/memory_managers/os_cache.py, state_type), by which numba finds what

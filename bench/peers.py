@@ -34,7 +34,8 @@ def drain(batches: Iterable[Any]) -> int:
 class PairDataset(Dataset[tuple[torch.Tensor, ...]]):
     """What a user writes: decode, one crop and flip, the jitter on a copy, normalization of both.
 
-    `kind` is "tensor" or "pil" (torchvision transforms v2) or "albumentations".
+    `kind` is "tensor" or "pil" (torchvision transforms v2), "pil-draft" (which draws the crop
+    first, and has Pillow scale a JPEG down to what it needs) or "albumentations".
     """
 
     def __init__(self, index: Index | None, kind: str, *, paired: bool = True) -> None:
@@ -70,6 +71,8 @@ class PairDataset(Dataset[tuple[torch.Tensor, ...]]):
             from torchvision.io import ImageReadMode, decode_image
 
             image = self.crop(decode_image(self.files[i], ImageReadMode.RGB))
+        elif self.kind == "pil-draft":
+            image = self._drafted(self.files[i])
         else:
             from PIL import Image
 
@@ -81,6 +84,22 @@ class PairDataset(Dataset[tuple[torch.Tensor, ...]]):
         if not self.paired:
             return (self.finish(image),)
         return self.finish(image), self.finish(self.jitter(image))
+
+    def _drafted(self, file: str) -> Any:
+        from PIL import Image
+        from torchvision.transforms import v2
+        from torchvision.transforms.v2 import functional
+
+        crop, flip = self.crop.transforms
+        image: Any = Image.open(file)
+        size = image.size
+        box = v2.RandomResizedCrop.get_params(image, crop.scale, crop.ratio)
+        shrink = min(box[2:]) / SIZE
+        if shrink > 1:
+            image.draft("RGB", (int(size[0] / shrink), int(size[1] / shrink)))
+        by = image.width / size[0]
+        scaled = [round(side * by) for side in box]
+        return flip(functional.resized_crop(image.convert("RGB"), *scaled, [SIZE, SIZE]))
 
     def _albumentations(self, file: str) -> tuple[torch.Tensor, ...]:
         import cv2
@@ -121,6 +140,34 @@ def webdataset(folder: Path, workers: int, *, paired: bool) -> Epoch:
     dataset = wds.WebDataset(tars, shardshuffle=len(tars)).shuffle(1000).map(views)
     loader = DataLoader(
         dataset, batch_size=BATCH, num_workers=workers, drop_last=True, persistent_workers=True
+    )
+    return lambda: drain(loader)
+
+
+def hf_datasets(index: Index, folder: Path, workers: int, *, paired: bool) -> Epoch:
+    """Hugging Face's datasets, the files' bytes in Arrow, with torchvision's transforms of PIL."""
+    from datasets import Dataset as HfDataset
+    from datasets import Features, Image, load_from_disk
+    from torch.utils.data import default_collate
+
+    transforms = PairDataset(None, "pil", paired=paired)
+    if not folder.exists():
+        files = (Path(index.path(i)) for i in range(len(index)))
+        rows = {"image": [{"bytes": file.read_bytes(), "path": None} for file in files]}
+        HfDataset.from_dict(rows, features=Features({"image": Image()})).save_to_disk(folder)
+
+    def views(batch: dict[str, Any]) -> dict[str, Any]:
+        images = (transforms.crop(image.convert("RGB")) for image in batch["image"])
+        return {"views": [transforms.views(image) for image in images]}
+
+    loader = DataLoader(
+        load_from_disk(str(folder)).with_transform(views),
+        batch_size=BATCH,
+        shuffle=True,
+        num_workers=workers,
+        drop_last=True,
+        persistent_workers=True,
+        collate_fn=lambda rows: default_collate([row["views"] for row in rows]),
     )
     return lambda: drain(loader)
 

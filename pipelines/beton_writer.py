@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines import keyed
 from fastsc.pipelines.beton import block_of, open_beton, require_ffcv
-from fastsc.pipelines.decode import DecodeError, decoded, pick
+from fastsc.pipelines.decode import RGB8, DecodeError, pick
 from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import StalledError, UserError
 from fastsc.pipelines.ffcv import verify
@@ -26,6 +26,7 @@ from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import OnBadImage
 from fastsc.pipelines.progress import tracked
+from fastsc.pipelines.scaled import decode_to_shrink, shrunk
 from fastsc.pipelines.threads import default_workers, in_order
 
 MAX_SIDE = 65_535  # 16 bits
@@ -43,11 +44,13 @@ class BetonOptions:
         quality: Of JPEGs, 1 to 100.
         jpeg_share: Part of the images stored as JPEGs, in [0, 1]; the rest are raw pixels. Which
             ones is keyed by the dataset index.
+        exact_decode: Decode every pixel, also of JPEGs that are shrunk to a half or less.
     """
 
     resolution: int | None = 400
     quality: int = 90
     jpeg_share: float = 1.0
+    exact_decode: bool = False
 
 
 class _Layout:
@@ -120,7 +123,7 @@ class _Encoder:
     def __init__(self, index: Index, options: BetonOptions) -> None:
         from ffcv.fields import RGBImageField
 
-        self._index, self._side = index, options.resolution
+        self._index, self._options = index, options
         self._decode = pick()[1]
         draws = keyed.uniforms(0, 0, keyed.Stream.JPEG, len(index))
         self._as_jpeg = draws < options.jpeg_share
@@ -142,10 +145,9 @@ class _Encoder:
     def _encode(self, i: int) -> _Sample:
         height, width = int(self._index.heights[i]), int(self._index.widths[i])
         encoded = read_file(self._index.place(i))
-        image = decoded(
-            encoded, (0, 0, height, width), self._decode, by_pillow=i in self._index.by_pillow
-        )
-        image = _shrink(image, self._side)
+        side = None if self._options.exact_decode else self._options.resolution
+        image, _ = decode_to_shrink(self._index, i, encoded, self._decode, side)
+        image = _shrink(image, height, width, self._options.resolution)
         if max(image.shape) > MAX_SIDE:
             raise DecodeError(f"more than the {MAX_SIDE} pixels a side that a beton can hold")
         field = self._fields[bool(self._as_jpeg[i])]
@@ -162,16 +164,13 @@ class _Encoder:
         return _Sample(metadata[0], stored[0])
 
 
-def _shrink(image: NDArray[np.uint8], side: int | None) -> NDArray[np.uint8]:
+def _shrink(image: RGB8, height: int, width: int, side: int | None) -> RGB8:
     """FFCV's `max_resolution`, which fails where the shorter side would be less than a pixel."""
     import cv2
 
-    longest = max(image.shape[:2])
-    if side is None or longest <= side:
+    if side is None or (height, width) == (size := shrunk(height, width, side)):
         return image
-    height, width = (max(1, n * side // longest) for n in image.shape[:2])
-    shrunk = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-    return np.asarray(shrunk, np.uint8)
+    return np.asarray(cv2.resize(image, size[::-1], interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def write_beton(

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from fastsc.pipelines.base import Decoded, Pipeline
 from fastsc.pipelines.batch import BadImage
-from fastsc.pipelines.decode import DecodeError, decoded, pick
+from fastsc.pipelines.decode import RGB8, DecodeError, decoded, pick
 from fastsc.pipelines.errors import StalledError
 from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
-from fastsc.pipelines.resample import place
+from fastsc.pipelines.resample import FloatBox, place
+from fastsc.pipelines.scaled import Box, decode_scaled, divisor_of_crop
 from fastsc.pipelines.threads import DaemonPool
 
 BATCHES_AHEAD = 4  # being decoded while the trainer works on one
@@ -61,20 +62,28 @@ class CpuPipeline(Pipeline):
     def warm_up(self) -> None:
         super().warm_up()
         image, slot = np.zeros((4, 4, 3), np.uint8), np.zeros((2, 2, 3), np.uint8)
-        place(image, slot, (0, 0), False, self.settings.interpolation)
+        for box in (None, (0.0, 0.0, 4.0, 4.0)):
+            place(image, slot, (0, 0), False, self.settings.interpolation, box)
 
     def close(self) -> None:
         """Ends the threads."""
         self._threads.close()
 
-    def _region(self, index: int, box: NDArray[np.int32], task: Task) -> NDArray[np.uint8]:
-        """The pixels of a box (top, left, height, width) of one image: (h, w, 3)."""
+    def _region(self, index: int, box: Box, task: Task) -> tuple[RGB8, FloatBox | None]:
+        """Pixels (h, w, 3) of one image, and where a box of it lies in them; None: they are it."""
         task.stage = "reading"
         encoded = read_file(self.index.place(index))
         task.stage = "decoding"
-        return decoded(
-            encoded, box.tolist(), self._decode_region, by_pillow=index in self.index.by_pillow
-        )
+        by_pillow = index in self.index.by_pillow
+        if not (self.settings.exact_decode or by_pillow):
+            height, width = int(self.index.heights[index]), int(self.index.widths[index])
+            k = divisor_of_crop(width, box, self.settings.resolution)
+            if k > 1:
+                image = decode_scaled(encoded, height, width, k, end=box[0] + box[2])
+                if image is not None:
+                    top, left, rows, columns = (side / k for side in box)
+                    return image, (top, left, rows, columns)
+        return decoded(encoded, box, self._decode_region, by_pillow=by_pillow), None
 
     def _fill(self, plan: Plan, index: int, slot: NDArray[np.uint8], task: Task) -> None:
         """Writes one image, cropped, resized and flipped, into its slot: (R, R, 3).
@@ -82,10 +91,10 @@ class CpuPipeline(Pipeline):
         Raises:
             DecodeError: The image cannot be decoded.
         """
-        region = self._region(index, plan.boxes[index], task)
+        region, box = self._region(index, plan.boxes[index].tolist(), task)
         task.stage = "resizing"
         shift, flip = plan.shift(index), bool(plan.flips[index])
-        place(region, slot, shift, flip, self.settings.interpolation, reflect=plan.reflect)
+        place(region, slot, shift, flip, self.settings.interpolation, box, reflect=plan.reflect)
 
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]

@@ -14,7 +14,8 @@ from fastsc.pipelines.decode import RGB8, DecodeError, pick
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import Plan, Settings
-from fastsc.pipelines.resample import gather
+from fastsc.pipelines.resample import FloatBox, gather
+from fastsc.pipelines.scaled import Box
 from fastsc.pipelines.sweep import decoding, failures
 
 MAX_BYTES = 8 * 2**30  # of decoded pixels; ImageNet is 700 GB
@@ -46,14 +47,14 @@ class MemoryPipeline(CpuPipeline):
         pixels, none = np.zeros((1, 1, 1, 3), np.uint8), np.zeros(0, np.int64)
         gather(pixels, none, np.zeros((0, 2), np.int32), np.zeros(0, np.bool_), False, pixels)
 
-    def _region(self, index: int, box: NDArray[np.int32], task: Task) -> NDArray[np.uint8]:
+    def _region(self, index: int, box: Box, task: Task) -> tuple[RGB8, FloatBox | None]:
         task.stage = "cutting out"
         if index in self._broken:
             raise DecodeError(self._broken[index])
         shape = int(self.index.heights[index]), int(self.index.widths[index]), 3
         image = self._pixels[self._offsets[index] : self._offsets[index + 1]].reshape(shape)
-        top, left, height, width = box.tolist()
-        return image[top : top + height, left : left + width]
+        top, left, height, width = box
+        return image[top : top + height, left : left + width], None
 
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import os
 import tarfile
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from fastsc.pipelines.decode import DecodeError
+from PIL import Image
+
+from fastsc.pipelines.decode import DecodeError, Decoder, pick
 from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import StalledError, UserError
 from fastsc.pipelines.files import read_file
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import OnBadImage
 from fastsc.pipelines.progress import tracked
+from fastsc.pipelines.scaled import decode_to_shrink, shrunk
 from fastsc.pipelines.shards import contents, opened, shards_of
 from fastsc.pipelines.tar import BLOCK
 from fastsc.pipelines.threads import default_workers, in_order
@@ -24,24 +29,62 @@ TIMEOUT = 120.0  # seconds for one image
 _END = bytes(2 * BLOCK)
 
 
+@dataclass(frozen=True)
+class Shrink:
+    """How images are shrunk that are larger; the others stay as they are.
+
+    Attributes:
+        side: Longer side at most, in pixels (area-averaged).
+        quality: Of the JPEGs that they become, 1 to 100; what was a PNG stays one.
+        exact_decode: Decode every pixel, also of JPEGs that are shrunk to a half or less.
+    """
+
+    side: int
+    quality: int = 90
+    exact_decode: bool = False
+
+    def __call__(self, index: Index, i: int, encoded: bytes, decode: Decoder) -> tuple[str, bytes]:
+        """Name and content of a dataset index's file.
+
+        Raises:
+            DecodeError: It cannot be decoded.
+        """
+        name, height, width = index.paths[i], int(index.heights[i]), int(index.widths[i])
+        if (size := shrunk(height, width, self.side)) == (height, width):
+            return name, encoded
+        side = None if self.exact_decode else self.side
+        pixels, k = decode_to_shrink(index, i, encoded, decode, side)
+        image = Image.fromarray(pixels).resize(
+            size[::-1], Image.Resampling.BOX, box=(0, 0, width / k, height / k)
+        )
+        is_png = encoded.startswith(b"\x89PNG")
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG" if is_png else "JPEG", quality=self.quality)
+        is_same = is_png or encoded.startswith(b"\xff\xd8\xff")
+        return name if is_same else f"{name}.jpg", buffer.getvalue()
+
+
 def write_tars(
     index: Index,
     folder: Path,
     shard_size: int,
     *,
+    shrink: Shrink | None = None,
     on_bad_image: OnBadImage = "raise",
     workers: int | None = None,
     title: str | None = None,
 ) -> dict[int, str]:
     """Writes every file of an index into FOLDER/00000.tar, 00001.tar, …, and reads them back.
 
-    Files whose header is broken are among them, so that the tars' index is the folder's.
+    Files whose header is broken are among them, so that the tars' index is the folder's; but not
+    where images are shrunk.
 
     Args:
         index: Of a folder of class folders, or of tars of them.
         folder: Where to; made here.
         shard_size: Bytes of a tar at most, unless a single image is larger.
-        on_bad_image: "raise" a UserError at a file that cannot be read, or "skip" it.
+        shrink: How larger images are shrunk; None: none are.
+        on_bad_image: "raise" a UserError at a file that cannot be read, or be shrunk; or "skip" it.
         workers: Threads that read. Default: the cores that this process may use, at most 16.
         title: Of a progress bar, shown on a terminal.
 
@@ -60,9 +103,16 @@ def write_tars(
                 f"{index.classes[target]}, and a tar could not tell it"
             )
 
-    def read(i: int) -> bytes | str:
+    decode = pick()[1]
+
+    def read(i: int) -> tuple[str, bytes] | str:
         try:
-            return read_file(index.place(i))
+            if shrink is not None and i in index.left_out:
+                return index.left_out[i]
+            content = read_file(index.place(i))
+            if shrink is not None:
+                return shrink(index, i, content, decode)
+            return index.paths[i], content
         except DecodeError as error:
             return str(error)
 
@@ -79,14 +129,14 @@ def write_tars(
     try:
         folder.mkdir(parents=True)
         tars = _Tars(folder, shard_size)
-        for i, content in tracked(made, title, len(index)) if title else made:
-            if isinstance(content, str):
-                skipped[i] = content
+        for i, file in tracked(made, title, len(index)) if title else made:
+            if isinstance(file, str):
+                skipped[i] = file
                 index.without(skipped).require(on_bad_image)
                 continue
             with doing(f"writing {folder}"):
-                tars.add(index.paths[i], content)
-            sums[index.paths[i]] = zlib.crc32(content)
+                tars.add(*file)
+            sums[file[0]] = zlib.crc32(file[1])
         tars.finish()
         _verify(folder, sums)
     except OSError as error:

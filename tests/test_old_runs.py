@@ -68,6 +68,7 @@ def test_a_run_in_mid_epoch_is_gone_on_with(images: Path, run: Path) -> None:
     assert train.main(words) == 0
     (resume,) = events(run / "log.jsonl", "resume")
     assert (resume["checkpoint"], resume["epoch"]) == ("step-00000014.pt", 3)
+    assert resume["exact_decode"], "as it began, before there was another way"
 
     found, wanted = events(run / "log.jsonl", "step", "epoch"), events(OLD / "after.jsonl", "step")
     assert found[: len(before)] == before

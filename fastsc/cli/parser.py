@@ -72,6 +72,15 @@ def seed(text: str) -> int:
     return int(text)
 
 
+def add_exact_decode(parser: argparse.ArgumentParser) -> None:
+    """--exact-decode of what shrinks images."""
+    parser.add_argument(
+        "--exact-decode", action="store_true",
+        help="decode every pixel, also of JPEGs that are shrunk to a half or less, which are else "
+        "decoded at a half, a quarter or an eighth",
+    )  # fmt: skip
+
+
 def add_image_folder(parser: argparse.ArgumentParser, without: str) -> None:
     """--data and --val of what is made of an ImageFolder; `without`: what --val none leaves out."""
     parser.add_argument(

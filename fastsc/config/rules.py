@@ -36,6 +36,8 @@ class Rules:
             pipeline's state.
         since: The version that brought it. At its default it is then left out of a record's key,
             or it would orphan every older record. Needed of new science.
+        before: What runs without it did, where that is not its default: so they are replayed, and
+            so they go on.
         needs: An option and the value that it must have, else this one has no meaning.
         when: The value that `needs` holds for; None: every one but the default.
     """
@@ -47,6 +49,7 @@ class Rules:
     part: Literal["science", "machine", "local"] = "science"
     resume: Literal["refused", "allowed", "elsewhere"] = "refused"
     since: str = ""
+    before: object = None
     needs: tuple[str, object] | None = None
     when: object = None
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from fastsc.cli.leftovers import claimed
 from fastsc.cli.lock import locked
-from fastsc.cli.parser import add_image_folder, folder_name
+from fastsc.cli.parser import add_exact_decode, add_image_folder, folder_name
 from fastsc.errors import UserError
 from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
 
@@ -43,6 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--on-bad-image", choices=("raise", "skip"), default="raise",
         help="an image that does not decode: stop and name it, or leave it out (default raise)",
     )  # fmt: skip
+    add_exact_decode(parser)
     parser.add_argument("--workers", type=int, metavar="N", help="threads; default: one per core")
     parser.add_argument("--force", action="store_true", help="replace FFCV datasets that are there")
 
@@ -68,7 +69,9 @@ def run(args: argparse.Namespace) -> str:
         )
     )
     indices = [index for index in data if index is not None]
-    options = BetonOptions(args.resolution or None, args.quality, args.jpeg_share)
+    options = BetonOptions(
+        args.resolution or None, args.quality, args.jpeg_share, args.exact_decode
+    )
     with locked(args.out), ExitStack() as rollback:
         _require_free(args.out, targets, args)  # of what another has written in the meantime
         written = [

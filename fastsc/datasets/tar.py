@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from fastsc.cli.leftovers import claimed, require_free
 from fastsc.cli.lock import locked
-from fastsc.cli.parser import add_image_folder, folder_name, workers
+from fastsc.cli.parser import add_exact_decode, add_image_folder, folder_name, workers
 from fastsc.errors import UserError
+from fastsc.pipelines.fields import shown
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,9 +33,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of a tar at most, as 500MB or 1GB (default 1GB)",
     )  # fmt: skip
     parser.add_argument(
+        "--resize", type=int, metavar="PIXELS",
+        help="longer side at most; larger images are shrunk by area, to JPEGs, or PNGs if they are "
+        "such (default: every file is packed as it is)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--quality", type=int, metavar="Q", help="of these JPEGs, 1 to 100 (default 90)"
+    )
+    add_exact_decode(parser)
+    parser.add_argument(
         "--on-bad-image", choices=("raise", "skip"), default="raise",
         help="a file that is no whole image: stop and name it, or go on: it is packed as it is, "
-        "and left out if it cannot be read (default raise)",
+        "and left out if it cannot be read, or be shrunk (default raise)",
     )  # fmt: skip
     parser.add_argument(
         "--workers", type=workers, metavar="N", help="threads; default: one per core"
@@ -55,18 +65,18 @@ def run(args: argparse.Namespace) -> str:
     Raises:
         UserError: A mistake in the options, the data or the place; nothing is left.
     """
-    if not args.val:
-        raise UserError("--val is empty; name a folder, or none")
+    _check(args)
     require_free(args.out)
     from fastsc.config import DataConfig
     from fastsc.datasets.folders import open_data
-    from fastsc.pipelines.tar_writer import write_tars
+    from fastsc.pipelines.tar_writer import Shrink, write_tars
 
     data = open_data(
         DataConfig(
             data=str(args.data), val=args.val, pipeline="cpu", on_bad_image=args.on_bad_image
         )
     )
+    shrink = Shrink(args.resize, args.quality or 90, args.exact_decode) if args.resize else None
     lines = []
     with locked(args.out), ExitStack() as rollback:
         # Next to what it becomes: a rename is whole only within one file system.
@@ -83,6 +93,7 @@ def run(args: argparse.Namespace) -> str:
                 index,
                 unfinished / name,
                 args.shard_size,
+                shrink=shrink,
                 on_bad_image=args.on_bad_image,
                 workers=args.workers,
                 title=f"Writing {args.out / name}",
@@ -94,6 +105,19 @@ def run(args: argparse.Namespace) -> str:
                 lines[-1] += ", …" if len(skipped) > 1 else ""
         _rename(unfinished, args.out)
     return "\n".join(lines)
+
+
+def _check(args: argparse.Namespace) -> None:
+    if not args.val:
+        raise UserError("--val is empty; name a folder, or none")
+    if args.resize is None:
+        for option, given in (("--quality", args.quality), ("--exact-decode", args.exact_decode)):
+            if given not in (None, False):
+                raise UserError(f"{option} belongs to --resize: add it")
+    elif not 8 <= args.resize <= 65_535:
+        raise UserError(f"--resize must be from 8 to 65535, not {shown(args.resize)}")
+    elif args.quality is not None and not 1 <= args.quality <= 100:
+        raise UserError(f"--quality must be from 1 to 100, not {shown(args.quality)}")
 
 
 def _summary(written: Path, folder: Path, n: int) -> str:

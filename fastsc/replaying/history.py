@@ -140,7 +140,8 @@ class History:
             UserError: The log or config.yaml names a value that no option can have.
         """
         folder, facts = RunFolder(self.run), record.segment.facts
-        logged = {key: facts[key] for key in field_types() if key in facts}
+        older = {k: r.before for k, r in TrainConfig().rules().items() if r.before is not None}
+        logged = older | {key: facts[key] for key in field_types() if key in facts}
         config = with_values(load_recipe(str(folder.config)), logged, str(folder.log))
         check_ranges(config)
         return config

@@ -6,15 +6,17 @@ import os
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fastsc.cli.entry import MISTAKE
 from fastsc.config.recipes import load_recipe
 from fastsc.config.rules import spelled
 from fastsc.config.schema import TrainConfig, plain_options
+from fastsc.config.yaml_text import parse_yaml
 from fastsc.distributed.ranks import Ranks
 from fastsc.distributed.signals import EXIT_RESUMABLE
 from fastsc.errors import UserError
+from fastsc.pipelines.reading import read_text
 from fastsc.run import checkpoint
 from fastsc.run.log import read_log
 
@@ -28,11 +30,16 @@ def exported_step(weights: Path) -> int | None:
     return step
 
 
-def compiles(config: Path) -> bool | Literal["auto"]:
-    """Whether a run compiles, by its config.yaml; auto where that cannot be read."""
+def kept(path: Path, config: TrainConfig) -> dict[str, Any]:
+    """What a resume leaves as it was, by the run's config.yaml: whether it compiles, where that is
+    auto, and what it did without an option that is younger. Nothing where that cannot be read."""
     with suppress(UserError):
-        return load_recipe(str(config)).run.compile
-    return "auto"
+        then, rules = parse_yaml(read_text(path, str(path)), str(path)), config.rules()
+        values = {k: r.before for k, r in rules.items() if r.before is not None and k not in then}
+        if config.run.compile == "auto":
+            values["compile"] = load_recipe(str(path)).run.compile
+        return values
+    return {}
 
 
 def ended_for_good(log: Path) -> int:
@@ -76,7 +83,8 @@ def check_unchanged(then: dict[str, Any], now: dict[str, Any]) -> None:
     """Raises UserError for the first option of `plain_options` that changes the science."""
     defaults = plain_options(TrainConfig())
     for key, rules in TrainConfig().rules().items():
-        before = then.get(key, defaults[key])  # an option that is younger than the checkpoint
+        older = defaults[key] if rules.before is None else rules.before
+        before = then.get(key, older)  # of an option that is younger than the checkpoint
         if (rules.part, rules.resume) == ("science", "refused") and now[key] != before:
             raise UserError(
                 f"cannot resume: {spelled(key)} has changed ({before} then, {now[key]} now); "

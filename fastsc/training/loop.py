@@ -23,7 +23,7 @@ from fastsc.pipelines.disk import watched
 from fastsc.run import checkpoint
 from fastsc.run.folder import RunFolder
 from fastsc.run.reporter import Report
-from fastsc.run.resume import check_same_options, compiles, ended_for_good, exported_step
+from fastsc.run.resume import check_same_options, ended_for_good, exported_step, kept
 from fastsc.run.validation import Validation
 from fastsc.run.writer import CheckpointWriter, NonFiniteError
 from fastsc.training.compiling import GraphCounter, check_compiler, graphs_allowed
@@ -90,8 +90,8 @@ def _train(
     there = ranks.broadcast(folder.config.is_file())
     if there:  # before its checkpoints are read: they are another's as long as that is at work
         ranks.on_main(lambda: _lock(resources, folder, ranks))
-    if there and config.run.resume and config.run.compile == "auto":
-        config = config.replace(compile=ranks.broadcast(compiles(folder.config)))
+    if there and config.run.resume:
+        config = config.replace(**ranks.broadcast(kept(folder.config, config)))
     ended = ended_for_good(folder.log) if ranks.is_main and ranks.restarts else 0
     if status := ranks.broadcast(ended):
         return status

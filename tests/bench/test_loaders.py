@@ -17,7 +17,9 @@ pytestmark = pytest.mark.heavy
 
 SETTLED = {
     "fastsc-cpu/pair", "fastsc-cpu/single", "fastsc-dali/pair", "fastsc-dali/single",
-    "fastsc-cpu-tar/pair", "webdataset-torchvision/pair", "webdataset-torchvision/single",
+    "fastsc-cpu-tar/pair", "fastsc-cpu-exact/pair", "torchvision-pil-draft/pair",
+    "datasets-torchvision/pair", "datasets-torchvision/single",
+    "webdataset-torchvision/pair", "webdataset-torchvision/single",
     "fastsc-ffcv/pair", "fastsc-ffcv/single", "torchvision-tensor/pair", "torchvision-pil/pair",
     "albumentations/pair", "dali-own-colour/pair", "dali/single", "ffcv/single", "floor",
 }  # fmt: skip
@@ -48,11 +50,24 @@ def test_every_settled_name_is_a_row(image_folder: Path, tmp_path: Path) -> None
 def test_ours_run_single_and_paired(short: Path, tmp_path: Path) -> None:
     words = ["--only", "loaders/fastsc", "floor", "loaders/dali", "--plot", str(tmp_path / "p.svg")]
     rows = run(short, tmp_path, *words)
-    assert len(rows) == 5 + 6 + 2 + 5
+    assert len(rows) == 6 + 6 + 2 + 5
     for name, row in rows.items():
         assert row["unit"] == ("pairs/s" if name.endswith("/pair") else "images/s")
         assert row["median"] > 0  # type: ignore[operator]
     assert (tmp_path / "p.svg").stat().st_size > 1000
+
+
+def test_peers_with_torchvision(
+    short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On large photographs, which the one of Pillow's draft mode is for."""
+    monkeypatch.setattr(sources, "LARGE", (900, 700))
+    words = ["pil-draft", "datasets-torchvision/single", "webdataset-torchvision/single"]
+    rows = run(short, tmp_path, "--large", "32", "--workers", "1", "--only", *words)
+    assert len(rows) == 3
+    for row in rows.values():
+        assert row.get("skipped") or row["median"] > 0  # type: ignore[operator]
+    assert "skipped" not in rows["loaders/torchvision-pil-draft/pair"]
 
 
 @needs_dali
@@ -87,6 +102,7 @@ def test_a_peer_that_is_missing_is_a_row_that_says_so(
     ("words", "said"),
     [
         (["--workers", "0"], "--workers must be at least 1"),
+        (["--large", "31"], "--large must be at least 32"),
         (["--only", "nothing-of-this-name"], "no case has this in its name"),
         (["--plot", "nowhere/x.svg"], "make it first"),
         (["--data", "nowhere"], "nowhere: no such folder"),

@@ -29,6 +29,7 @@ def loader_of(backend: str, folder: Path, interpolation: Interpolation) -> Pipel
         paired=False,
         workers=1,
         interpolation=interpolation,
+        exact_decode=True,
     )
 
 

@@ -44,7 +44,7 @@ def whole_image(loader: Pipeline, i: int) -> torch.Tensor:
 
 
 def test_pixels_are_the_planned_crop_resized_and_mirrored(make: Make) -> None:
-    loader = make(mean=(0, 0, 0), std=(1, 1, 1), resolution=64)
+    loader = make(mean=(0, 0, 0), std=(1, 1, 1), resolution=64, exact_decode=True)
     plan = loader.plan(1)
     boxes = loader.stored_boxes(plan.boxes) if loader.name == "ffcv" else plan.boxes  # type: ignore[attr-defined]
     jpegs = loader.index.samples.is_jpeg if isinstance(loader.index, BetonIndex) else None

@@ -62,6 +62,11 @@ def test_which_part_of_a_run_an_option_is_of() -> None:
     for name, value in {"epochs": 1, "pipeline": "cpu", "val_flip": True, "seed": 1}.items():
         assert rules[name].resume != "refused"
         check_unchanged({**now, name: value}, now)
+    # Of an option that is younger than the run: its default, or what runs did before.
+    older = {name: value for name, value in now.items() if name not in ("front", "exact_decode")}
+    check_unchanged(older, {**now, "exact_decode": True})
+    with pytest.raises(UserError, match=r"--exact-decode has changed \(True then, False now"):
+        check_unchanged(older, now)
     assert {rules[name].part for name in ("decode", "verify", "log_every", "compile")} == {
         "machine"
     }

@@ -10,6 +10,7 @@ import shutil
 import tarfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from fastsc import evaluate, prepare, replay, train
@@ -17,6 +18,8 @@ from fastsc.evaluation.data import open_split
 from fastsc.evaluation.subjects import stamp
 from fastsc.pipelines import UserError, build, open_beton, scan
 from fastsc.pipelines import tar_writer as writer
+from fastsc.pipelines.decode import decode_pil
+from fastsc.pipelines.files import read_file
 from tests.fastsc.datasets.test_prepare import mistake
 from tests.fastsc.runs import events, same_weights, start, wait_for_step
 from tests.fastsc.runs import run as train_on
@@ -82,6 +85,10 @@ def test_writes_both_parts_and_says_what_is_in_them(
         (["--shard-size", "0"], "'0' is no size; say 500MB or 1GB"),
         (["--shard-size", "1PB"], "'1PB' is no size"),
         (["--shard-size", "-1GB"], "--shard-size"),
+        (["--resize", "7"], "--resize must be from 8 to 65535, not 7"),
+        (["--resize", "64", "--quality", "101"], "--quality must be from 1 to 100, not 101"),
+        (["--quality", "90"], "--quality belongs to --resize: add it"),
+        (["--exact-decode"], "--exact-decode belongs to --resize: add it"),
         (["--val", ""], "--val is empty"),
         (["--val", "nowhere"], "--val nowhere: no such folder"),
         (["--data", "nowhere"], "--data nowhere: no such folder"),
@@ -118,6 +125,68 @@ def test_broken_images_stop_it_or_are_packed_as_they_are(
     ours, theirs = scan(tmp_path / "out" / "train"), scan(data / "train")
     assert ours.hash == theirs.hash
     assert len(ours.left_out) == len(broken_files())
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """Images of which some are shrunk to 64 pixels: by 1, 2, 3 and 5 times, of three formats."""
+    files = {"tall.JPEG": (260, 320), "wide.jpg": (200, 150), "same.jpeg": (64, 20)}
+    folder = tmp_path / "large" / "train" / "a"
+    folder.mkdir(parents=True)
+    for name, size in files.items():
+        (folder / name).write_bytes(encoded(photograph(0, size), quality=95))
+    (folder / "lossless.png").write_bytes(encoded(photograph(1, (130, 140)), "PNG"))
+    (folder / "other.bmp").write_bytes(encoded(photograph(2, (65, 70)), "BMP"))
+    return tmp_path / "large"
+
+
+def test_larger_images_are_shrunk(
+    large: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (large / "train" / "a" / "broken.png").write_bytes(undecodable())
+    words = ["--val", "none", "--resize", "64"]
+    assert "broken.png" in mistake(capsys, "tar", "--data", large, "--out", tmp_path / "x", *words)
+    words += ["--on-bad-image", "skip"]
+    assert pack(large, tmp_path / "fast", *words) == 0
+    assert "; left out 1: " in capsys.readouterr().out
+    assert pack(large, tmp_path / "exact", *words, "--exact-decode") == 0
+    fast, exact = (scan(tmp_path / name / "train") for name in ("fast", "exact"))
+    sizes = dict(zip(fast.paths, zip(fast.heights, fast.widths, strict=True), strict=True))
+    assert sizes == {
+        "a/lossless.png": (64, 59),
+        "a/other.bmp.jpg": (64, 59),
+        "a/same.jpeg": (20, 64),
+        "a/tall.JPEG": (64, 52),
+        "a/wide.jpg": (48, 64),
+    }
+    same = (large / "train" / "a" / "same.jpeg").read_bytes()
+    for i, name in enumerate(fast.paths):
+        one, other = (read_file(index.place(i)) for index in (fast, exact))
+        gap = np.abs(
+            decode_pil(one, 0, 0, *sizes[name]).astype(int) - decode_pil(other, 0, 0, *sizes[name])
+        )
+        assert gap.mean() < 3
+        assert (one == other) == (name not in ("a/tall.JPEG", "a/wide.jpg"))
+        assert (one == same) == (name == "a/same.jpeg")
+        if name == "a/lossless.png":
+            assert one.startswith(b"\x89PNG")
+
+
+@needs_ffcv
+def test_a_beton_of_large_images_is_scaled(large: Path, tmp_path: Path) -> None:
+    words = ["beton", "--data", str(large), "--val", "none", "--resolution", "64"]
+    for name, more in (("fast", []), ("exact", ["--exact-decode"])):
+        more = ["--jpeg-share", "0", "--out", str(tmp_path / name), *more]
+        assert prepare.main([*words, *more]) == 0
+    fast, exact = (open_beton(tmp_path / name / "train.beton") for name in ("fast", "exact"))
+    assert fast.hash == exact.hash
+    for column in ("heights", "widths"):
+        assert (getattr(fast.samples, column) == getattr(exact.samples, column)).all()
+    pixels = [np.frombuffer(index.root.read_bytes(), np.uint8) for index in (fast, exact)]
+    i = fast.paths.index("a/wide.jpg")
+    start = fast.samples.offsets[i]
+    one, other = (part[start : start + 3 * 48 * 64].astype(int) for part in pixels)
+    assert 0 < np.abs(one - other).mean() < 3
 
 
 @pytest.mark.parametrize("error", ["full", "unsound", "name", "interrupt"])

@@ -106,3 +106,10 @@ def test_a_log_without_a_header_is_a_mistake(
     (tmp_path / "logged" / "log.jsonl").unlink()
     assert main([str(tmp_path / "logged"), "--step", "1"]) == 2
     assert_one_line(capsys, "log.jsonl cannot be read")
+
+
+def test_a_log_without_an_option_is_of_runs_before_there_was_one(logged: Any) -> None:
+    history = logged(HEADER, step(1), resume(1, exact_decode=False), step(2))
+    for at, exact in ((1, True), (2, False)):
+        assert history.config(history.at(at)).data.exact_decode is exact
+    assert history.config(history.at(1)).model.front == "none"

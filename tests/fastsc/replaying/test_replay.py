@@ -19,6 +19,7 @@ from fastsc.train import main as train
 from fastsc.training.step import Step
 from tests.fastsc.distributed.test_ranks import torchrun
 from tests.fastsc.replaying.replay_worker import record
+from tests.fastsc.runs import events
 from tests.pipelines.conftest import BACKENDS, DALI, opened, undecodable
 
 pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
@@ -270,3 +271,27 @@ def test_one_batch_in_the_middle_of_an_epoch(
     with pytest.raises(ValueError, match="an epoch has 5, 0 to 4"):
         loader.batch_at(0, 5)
     loader.close()
+
+
+def test_large_images_are_replayed_as_they_were_decoded(
+    image_folder: Path, tmp_path: Path, seen: Seen
+) -> None:
+    """Also those of a run that knew no other way than --exact-decode."""
+    short = ["--max-steps", "1", "--resolution", "16"]
+    batches = []
+    for name, more in (("fast", []), ("exact", ["--exact-decode"]), ("older", ["--exact-decode"])):
+        run = trained(image_folder, tmp_path / name, *short, *more)
+        if name == "older":
+            for file in (run / "log.jsonl", run / "config.yaml"):
+                text = file.read_text().replace("exact_decode: true\n", "")
+                file.write_text(text.replace('"exact_decode": true, ', ""))
+                assert "exact_decode" not in file.read_text()
+        assert_same(replayed(run, 1), seen[1])
+        batches.append(seen[1][0])
+    assert not torch.equal(batches[0], batches[1])
+    assert torch.equal(batches[1], batches[2])
+    older = tmp_path / "older"
+    trained(image_folder, older, "--resolution", "16", "--max-steps", "2", "--resume")
+    assert_same(replayed(older, 2), seen[2])
+    (resumed,) = events(older, "resume")
+    assert resumed["exact_decode"] is True
