@@ -31,6 +31,7 @@ if not (ROOT / "fastsc" / "kernels" / "__init__.py").is_file():
 
 JPEG = ["simplejpeg>=1.9"]  # decode_jpeg(buffer=…)
 ONNX = ["onnx", "onnxruntime", "onnxscript"]
+HF = ["pyarrow"]
 DALI_CU13 = ["nvidia-dali-cuda130"]
 
 setup(
@@ -77,6 +78,7 @@ setup(
         "dali-cu13": DALI_CU13,
         "dali-cu12": ["nvidia-dali-cuda120"],
         "ffcv": ["ffcv>=1.0.2", "opencv-python"],
+        "hf": HF,
         "jpeg": JPEG,
         "eval": [  # and torchattacks, which `make` installs without its needs: they are of 2021
             "captum",
@@ -95,10 +97,12 @@ setup(
         "docs": ["mkdocs-material", "mkdocstrings[python]"],
         "dev": [
             *JPEG,  # the cpu pipeline is tested with each of its decoders
+            "datasets",
             "hypothesis",
             "import-linter>=2.7",  # acyclic_siblings contracts
             "lightning",  # one of the examples
             "mypy",
+            *HF,
             *ONNX,
             "pytest",
             "pytest-timeout",

@@ -15,6 +15,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fastsc.pipelines.arrow import from_dataset
     from fastsc.pipelines.base import Pipeline
     from fastsc.pipelines.batch import BadImage, PairBatch
     from fastsc.pipelines.beton import BetonIndex, open_beton
@@ -35,6 +36,7 @@ _HOME = {
     "Pipeline": "base",
     "UserError": "errors",
     "build": "factory",
+    "from_dataset": "arrow",
     "open_beton": "beton",
     "scan": "index",
 }
@@ -50,6 +52,7 @@ __all__ = [
     "Pipeline",
     "UserError",
     "build",
+    "from_dataset",
     "open_beton",
     "scan",
 ]

@@ -23,6 +23,7 @@ from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import StalledError, UserError
 from fastsc.pipelines.ffcv import verify
 from fastsc.pipelines.files import read_file
+from fastsc.pipelines.headers import Header
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import OnBadImage
 from fastsc.pipelines.progress import tracked
@@ -146,7 +147,8 @@ class _Encoder:
         height, width = int(self._index.heights[i]), int(self._index.widths[i])
         encoded = read_file(self._index.place(i))
         side = None if self._options.exact_decode else self._options.resolution
-        image, _ = decode_to_shrink(self._index, i, encoded, self._decode, side)
+        header = Header(height, width, by_pillow=i in self._index.by_pillow)
+        image, _ = decode_to_shrink(encoded, header, self._decode, side)
         image = _shrink(image, height, width, self._options.resolution)
         if max(image.shape) > MAX_SIDE:
             raise DecodeError(f"more than the {MAX_SIDE} pixels a side that a beton can hold")

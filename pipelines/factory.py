@@ -67,9 +67,9 @@ def build(pipeline: str, data: Data, settings: Settings) -> Pipeline:
 
     Args:
         pipeline: "dali", "cpu", "ffcv" or "memory".
-        data: An index (`scan`), or what `scan` takes: a folder with one folder of images per class,
-            or with tars, or a list (.csv); for "ffcv" an index (`open_beton`), or an FFCV dataset
-            (.beton).
+        data: An index (`scan`, `from_dataset`), or what `scan` takes: a folder with one folder of
+            images per class, or with tars, or a list (.csv); for "ffcv" an index (`open_beton`), or
+            an FFCV dataset (.beton).
 
     Returns:
         An object with `__iter__` (one epoch of PairBatch), `__len__` (batches per epoch),

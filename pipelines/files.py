@@ -66,6 +66,11 @@ class Shard:
             if opened and not kept:
                 os.close(file)
 
+    @property
+    def is_there(self) -> bool:
+        """Whether its folder still is."""
+        return os.path.exists(os.path.dirname(self.path))
+
     def _check(self, stat: os.stat_result) -> None:
         if (stat.st_size, stat.st_mtime_ns) != (self.n_bytes, self.time):
             raise OSError(errno.ESTALE, "the shard has changed since it was indexed", self.path)
@@ -75,12 +80,31 @@ class Shard:
             close(file)
 
 
+class Held:
+    """Like a `Shard`, and in memory: images that are files nowhere."""
+
+    def __init__(self, path: str, content: bytes) -> None:
+        self.path, self.n_bytes, self.time, self._content = path, len(content), 0, content
+
+    def read(self, n_bytes: int, offset: int) -> bytes:
+        """So many bytes from an offset on."""
+        return self._content[offset : offset + n_bytes]
+
+    def read_into(self, view: memoryview, offset: int) -> None:
+        """Fills a writable view of bytes."""
+        view[:] = self._content[offset : offset + len(view)]
+
+    @property
+    def is_there(self) -> bool:
+        return True
+
+
 class Place(NamedTuple):
     """Where an image's bytes are: a file of its own, or a part of a shard."""
 
     path: str  # of the file or the shard
     n_bytes: int
-    shard: Shard | None = None
+    shard: Shard | Held | None = None
     offset: int = 0
 
     def open(self) -> BinaryIO:
@@ -118,7 +142,7 @@ class _Part(io.RawIOBase):
 class Members:
     """The places of an index's images in its shards; rows are dataset indices."""
 
-    shards: tuple[Shard, ...]
+    shards: tuple[Shard | Held, ...]
     shard: NDArray[np.int32]  # (n,) positions in `shards`
     offsets: NDArray[np.int64]  # (n,) bytes from the shard's start
 

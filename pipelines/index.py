@@ -98,7 +98,7 @@ class Index:
     def is_there(self) -> bool:
         """Whether its folder still is: else no file is at fault."""
         if self.members is not None:
-            return os.path.exists(os.path.dirname(self.members.shards[0].path))
+            return self.members.shards[0].is_there
         return (self.folder or self.root).exists()
 
     @property

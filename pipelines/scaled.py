@@ -17,7 +17,7 @@ from PIL import Image
 
 from fastsc.pipelines import formats
 from fastsc.pipelines.decode import RGB8, Decoder, decoded
-from fastsc.pipelines.index import Index
+from fastsc.pipelines.headers import Header
 
 Box = tuple[int, int, int, int]  # top, left, height, width
 DIVISORS = (8, 4, 2)
@@ -83,26 +83,24 @@ def _height_field(encoded: bytes, height: int) -> int | None:
 
 
 def decode_to_shrink(
-    index: Index, i: int, encoded: bytes, decode: Decoder, side: int | None
+    encoded: bytes, header: Header, decode: Decoder, side: int | None
 ) -> tuple[RGB8, int]:
     """All of an image whose longer side is then shrunk to `side`, and by how much it is so already.
 
     Args:
-        index, i: Which image.
-        encoded: Its file.
+        encoded, header: Its file.
         decode: Of images that are not scaled.
         side: None: every pixel.
 
     Raises:
         DecodeError: It cannot be decoded.
     """
-    height, width = int(index.heights[i]), int(index.widths[i])
-    by_pillow, longest = i in index.by_pillow, max(height, width)
-    if side is not None and not by_pillow and (k := divisor(longest, longest, side)) > 1:
+    height, width, longest = header.height, header.width, max(header.height, header.width)
+    if side is not None and not header.by_pillow and (k := divisor(longest, longest, side)) > 1:
         image = decode_scaled(encoded, height, width, k, height)
         if image is not None:
             return image, k
-    return decoded(encoded, (0, 0, height, width), decode, by_pillow=by_pillow), 1
+    return decoded(encoded, (0, 0, height, width), decode, by_pillow=header.by_pillow), 1
 
 
 def shrunk(height: int, width: int, side: int) -> tuple[int, int]:

@@ -6,17 +6,20 @@ import io
 import os
 import tarfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 from PIL import Image
 
+from fastsc.pipelines.arrow import Keys, Row, RowError, Table, checked
 from fastsc.pipelines.decode import DecodeError, Decoder, pick
 from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import StalledError, UserError
 from fastsc.pipelines.files import read_file
+from fastsc.pipelines.headers import Header
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.plan import OnBadImage
 from fastsc.pipelines.progress import tracked
@@ -27,6 +30,9 @@ from fastsc.pipelines.threads import default_workers, in_order
 
 TIMEOUT = 120.0  # seconds for one image
 _END = bytes(2 * BLOCK)
+
+
+File = tuple[str, bytes]  # a member's name and content
 
 
 @dataclass(frozen=True)
@@ -43,17 +49,17 @@ class Shrink:
     quality: int = 90
     exact_decode: bool = False
 
-    def __call__(self, index: Index, i: int, encoded: bytes, decode: Decoder) -> tuple[str, bytes]:
-        """Name and content of a dataset index's file.
+    def __call__(self, name: str, encoded: bytes, header: Header, decode: Decoder) -> File:
+        """Name and content of a file that is shrunk.
 
         Raises:
             DecodeError: It cannot be decoded.
         """
-        name, height, width = index.paths[i], int(index.heights[i]), int(index.widths[i])
+        height, width = header.height, header.width
         if (size := shrunk(height, width, self.side)) == (height, width):
             return name, encoded
         side = None if self.exact_decode else self.side
-        pixels, k = decode_to_shrink(index, i, encoded, decode, side)
+        pixels, k = decode_to_shrink(encoded, header, decode, side)
         image = Image.fromarray(pixels).resize(
             size[::-1], Image.Resampling.BOX, box=(0, 0, width / k, height / k)
         )
@@ -89,7 +95,7 @@ def write_tars(
         title: Of a progress bar, shown on a terminal.
 
     Returns:
-        Dataset index -> reason, of the files that could not be read.
+        Dataset index -> reason, of the files that could not be read, or not be shrunk.
 
     Raises:
         UserError: A file cannot be read and on_bad_image is "raise", takes longer than TIMEOUT, or
@@ -102,21 +108,26 @@ def write_tars(
                 f"{index.root}: {name} does not lie in a folder of its class, "
                 f"{index.classes[target]}, and a tar could not tell it"
             )
+    decode, skipped = pick()[1], dict[int, str]()
 
-    decode = pick()[1]
-
-    def read(i: int) -> tuple[str, bytes] | str:
+    def read(i: int) -> File | str:
         try:
             if shrink is not None and i in index.left_out:
                 return index.left_out[i]
-            content = read_file(index.place(i))
-            if shrink is not None:
-                return shrink(index, i, content, decode)
-            return index.paths[i], content
+            name, content = index.paths[i], read_file(index.place(i))
+            if shrink is None:
+                return name, content
+            height, width = int(index.heights[i]), int(index.widths[i])
+            header = Header(height, width, by_pillow=i in index.by_pillow)
+            return shrink(name, content, header, decode)
         except DecodeError as error:
             return str(error)
 
-    contents_of = in_order(
+    def skip(i: int, reason: str) -> None:
+        skipped[i] = reason
+        index.without(skipped).require(on_bad_image)
+
+    files = in_order(
         read,
         range(len(index)),
         workers=workers or default_workers(),
@@ -124,28 +135,107 @@ def write_tars(
         timeout=TIMEOUT,
         describe=index.path,
     )
-    made = enumerate(contents_of)
-    skipped, sums = dict[int, str](), dict[str, int]()
+    made = tracked(files, title, len(index)) if title else files
+    with closing(files):
+        _pack(folder, shard_size, made, skip)
+    return skipped
+
+
+def write_table(
+    table: Table,
+    folder: Path,
+    shard_size: int,
+    *,
+    shrink: Shrink | None = None,
+    on_bad_image: OnBadImage = "raise",
+    workers: int | None = None,
+    title: str | None = None,
+) -> tuple[int, list[str]]:
+    """Writes the images of Parquet files into tars as `write_tars` does, a few rows at a time.
+
+    Args:
+        table: What to write.
+        folder: Where to; made here.
+        shard_size, shrink, on_bad_image, workers, title: As there.
+
+    Returns:
+        How many there are; and of each row that is no image of a class, which it is and why.
+
+    Raises:
+        UserError: There is such a row and on_bad_image is "raise", or no other; a file is damaged;
+            the tars cannot be written, or do not read back.
+    """
+    decode, skipped = pick()[1], list[str]()
+    keys = Keys(table.columns, str(table.files[0]))
+
+    def keyed() -> Iterator[tuple[Path, Row, str | RowError]]:
+        for path, row in table.rows():
+            try:
+                yield path, row, keys(row)
+            except RowError as error:
+                yield path, row, error
+
+    def read(named: tuple[Path, Row, str | RowError]) -> File | str:
+        path, row, key = named
+        try:
+            if isinstance(key, RowError):
+                raise key
+            content, header = checked(row)
+            return (key, content) if shrink is None else shrink(key, content, header, decode)
+        except (DecodeError, RowError) as error:
+            return f"{path}: row {row.number}: {error}"
+
+    def skip(_: int, reason: str) -> None:
+        skipped.append(reason)
+        if on_bad_image == "raise":
+            raise UserError(
+                f"{reason}; mend or remove it, or leave such rows out with --on-bad-image skip"
+            )
+
+    files = in_order(
+        read,
+        keyed(),
+        workers=workers or default_workers(),
+        name="fastsc-read",
+        timeout=TIMEOUT,
+        describe=lambda named: f"{named[0]}: row {named[1].number}",
+    )
+    made = tracked(files, title, table.n) if title else files
+    with closing(files):
+        n = _pack(folder, shard_size, made, skip)
+    if not n:
+        raise UserError(f"{table.files[0]}: none of its {table.n} rows can be used")
+    return n, skipped
+
+
+def _pack(
+    folder: Path, shard_size: int, files: Iterable[File | str], skip: Callable[[int, str], None]
+) -> int:
+    """Writes files, skips the reasons for which others are none, and reads back what it wrote.
+
+    Returns:
+        How many there are.
+    """
+    sums = dict[str, int]()
     try:
         folder.mkdir(parents=True)
         tars = _Tars(folder, shard_size)
-        for i, file in tracked(made, title, len(index)) if title else made:
+        for i, file in enumerate(files):
             if isinstance(file, str):
-                skipped[i] = file
-                index.without(skipped).require(on_bad_image)
+                skip(i, file)
                 continue
             with doing(f"writing {folder}"):
                 tars.add(*file)
             sums[file[0]] = zlib.crc32(file[1])
         tars.finish()
-        _verify(folder, sums)
+        n = len(sums)
+        if n:
+            _verify(folder, sums)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror})") from None
     except StalledError as stalled:
         raise UserError(f"{stalled}; is its disk there?") from None
-    finally:
-        contents_of.close()
-    return skipped
+    return n
 
 
 class _Tars:

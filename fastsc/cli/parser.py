@@ -81,11 +81,14 @@ def add_exact_decode(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def add_image_folder(parser: argparse.ArgumentParser, without: str) -> None:
-    """--data and --val of what is made of an ImageFolder; `without`: what --val none leaves out."""
+def add_image_folder(parser: argparse.ArgumentParser, without: str, more: str = "") -> None:
+    """--data and --val of what is made of an ImageFolder.
+
+    without: What --val none leaves out. more: What else --data may be.
+    """
     parser.add_argument(
         "--data", type=folder_name, required=True, metavar="DIR",
-        help="ImageFolder: DIR/train/CLASS/*, and DIR/val/CLASS/* or DIR/test/CLASS/*",
+        help=f"ImageFolder: DIR/train/CLASS/*, and DIR/val/CLASS/* or DIR/test/CLASS/*{more}",
     )  # fmt: skip
     parser.add_argument(
         "--val", default="auto", metavar="DIR",

@@ -1,4 +1,4 @@
-"""`fastsc.prepare tar`: an image folder as some tars, which training reads without unpacking."""
+"""`fastsc.prepare tar`: a folder, or Parquet, as tars, which training reads without unpacking."""
 
 from __future__ import annotations
 
@@ -6,27 +6,41 @@ import argparse
 import os
 import re
 import shutil
+from collections.abc import Callable
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from fastsc.cli.leftovers import claimed, require_free
 from fastsc.cli.lock import locked
+from fastsc.cli.packages import needed
 from fastsc.cli.parser import add_exact_decode, add_image_folder, folder_name, workers
 from fastsc.errors import UserError
 from fastsc.pipelines.fields import shown
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from fastsc.pipelines import Index
 
+PREFIX = "hf:"  # of --data: Parquet, as Hugging Face writes it
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "tb": 10**12}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options; see --help."""
-    add_image_folder(parser, "val")
+    add_image_folder(
+        parser,
+        "val",
+        f"; or {PREFIX}DIR, a snapshot of a Hugging Face data set with "
+        "DIR/data/train-*.parquet and validation-*",
+    )
     parser.add_argument(
         "--out", type=folder_name, required=True, metavar="DIR2",
         help="empty or new folder for train/*.tar and val/*.tar",
+    )  # fmt: skip
+    parser.add_argument(
+        "--label-column", metavar="NAME",
+        help=f"of {PREFIX}DIR; default: label, labels, or the only one with class names",
     )  # fmt: skip
     parser.add_argument(
         "--shard-size", type=_size, default=10**9, metavar="SIZE",
@@ -67,16 +81,11 @@ def run(args: argparse.Namespace) -> str:
     """
     _check(args)
     require_free(args.out)
-    from fastsc.config import DataConfig
-    from fastsc.datasets.folders import open_data
-    from fastsc.pipelines.tar_writer import Shrink, write_tars
+    from fastsc.pipelines.tar_writer import Shrink
 
-    data = open_data(
-        DataConfig(
-            data=str(args.data), val=args.val, pipeline="cpu", on_bad_image=args.on_bad_image
-        )
-    )
     shrink = Shrink(args.resize, args.quality or 90, args.exact_decode) if args.resize else None
+    is_hugging_face = str(args.data).startswith(PREFIX)
+    parts = _of_hugging_face(args) if is_hugging_face else _of_folder(args)
     lines = []
     with locked(args.out), ExitStack() as rollback:
         # Next to what it becomes: a rename is whole only within one file system.
@@ -86,11 +95,8 @@ def run(args: argparse.Namespace) -> str:
             rollback.enter_context(claimed(unfinished, folder=True))
         except OSError as error:
             raise UserError(f"--out {args.out}: cannot be written ({error.strerror})") from None
-        for name, index in zip(data._fields, data, strict=True):
-            if index is None:
-                continue
-            skipped = write_tars(
-                index,
+        for name, write in parts.items():
+            n, skipped = write(
                 unfinished / name,
                 args.shard_size,
                 shrink=shrink,
@@ -98,11 +104,12 @@ def run(args: argparse.Namespace) -> str:
                 workers=args.workers,
                 title=f"Writing {args.out / name}",
             )
-            lines.append(_summary(unfinished / name, args.out / name, len(index) - len(skipped)))
+            lines.append(_summary(unfinished / name, args.out / name, n))
             if skipped:
-                first = min(skipped)
-                lines[-1] += f"; left out {len(skipped)}: {index.path(first)} ({skipped[first]})"
+                lines[-1] += f"; left out {len(skipped)}: {skipped[0]}"
                 lines[-1] += ", …" if len(skipped) > 1 else ""
+        if is_hugging_face:
+            _require_known(unfinished)
         _rename(unfinished, args.out)
     return "\n".join(lines)
 
@@ -118,6 +125,64 @@ def _check(args: argparse.Namespace) -> None:
         raise UserError(f"--resize must be from 8 to 65535, not {shown(args.resize)}")
     elif args.quality is not None and not 1 <= args.quality <= 100:
         raise UserError(f"--quality must be from 1 to 100, not {shown(args.quality)}")
+
+
+# Writes a part into a folder, with what `write_tars` takes: how many images there are, and of what
+# is left out, what it is and why.
+_Write = Callable[..., tuple[int, list[str]]]
+
+
+def _of_folder(args: argparse.Namespace) -> dict[str, _Write]:
+    from fastsc.config import DataConfig
+    from fastsc.datasets.folders import open_data
+    from fastsc.pipelines.tar_writer import write_tars
+
+    if args.label_column is not None:
+        raise UserError(f"--label-column belongs to --data {PREFIX}DIR")
+    data = open_data(
+        DataConfig(
+            data=str(args.data), val=args.val, pipeline="cpu", on_bad_image=args.on_bad_image
+        )
+    )
+
+    def write(index: Index, *to: Any, **options: Any) -> tuple[int, list[str]]:
+        skipped = write_tars(index, *to, **options)
+        lines = [f"{index.path(i)} ({why})" for i, why in sorted(skipped.items())]
+        return len(index) - len(lines), lines
+
+    indices = zip(data._fields, data, strict=True)
+    return {name: partial(write, index) for name, index in indices if index is not None}
+
+
+def _of_hugging_face(args: argparse.Namespace) -> dict[str, _Write]:
+    needed("pyarrow", f"--data {PREFIX}DIR", "hf")
+    from fastsc.pipelines.arrow import Table, files_of
+    from fastsc.pipelines.tar_writer import write_table
+
+    if args.val not in ("auto", "none"):
+        raise UserError(f"--val {args.val}: of --data {PREFIX}DIR it is auto or none")
+    root = Path(str(args.data).removeprefix(PREFIX))
+    if not root.is_dir():
+        raise UserError(f"--data {args.data}: no such folder; it wants a snapshot on disk")
+    parts: dict[str, _Write] = {}
+    for name in ("train", "val") if args.val == "auto" else ("train",):
+        if not (files := files_of(root, name)):
+            more = "" if name == "train" else ", -val or -test; --val none packs none"
+            file = "train" if name == "train" else "validation"
+            raise UserError(f"--data {args.data}: has no data/{file}-*.parquet{more}")
+        parts[name] = partial(write_table, Table(files, args.label_column))
+    return parts
+
+
+def _require_known(unfinished: Path) -> None:
+    """Raises UserError where validation has classes that training has not."""
+    from fastsc.pipelines import scan
+
+    if (unfinished / "val").is_dir():
+        known = scan(unfinished / "train", use_cache=False, progress=False).classes
+        own = scan(unfinished / "val", use_cache=False, progress=False).classes
+        if unknown := sorted(set(own) - set(known)):
+            raise UserError(f"class {unknown[0]} has images of validation, and none to train on")
 
 
 def _summary(written: Path, folder: Path, n: int) -> str:

@@ -13,7 +13,17 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastsc.pipelines import BetonIndex, Index, PairBatch, Pipeline, build, open_beton, scan
+from fastsc.pipelines import (
+    BetonIndex,
+    Index,
+    PairBatch,
+    Pipeline,
+    build,
+    from_dataset,
+    open_beton,
+    scan,
+)
+from fastsc.pipelines.files import read_file
 from fastsc.pipelines.tar_writer import write_tars
 
 needs_dali = pytest.mark.skipif(
@@ -27,6 +37,7 @@ needs_ffcv = pytest.mark.skipif(
 DALI, FFCV = pytest.param("dali", marks=needs_dali), pytest.param("ffcv", marks=needs_ffcv)
 BACKENDS = [DALI, "cpu", FFCV, "memory"]
 TARS = [pytest.param("dali-tars", marks=needs_dali), "cpu-tars", "memory-tars"]
+DATASETS = [pytest.param("dali-dataset", marks=needs_dali), "cpu-dataset", "memory-dataset"]
 
 
 @pytest.fixture(params=BACKENDS)
@@ -64,6 +75,17 @@ def packed(folder: Path, out: Path, shard_size: int = 50_000) -> Path:
     for part in ("train", "val"):
         write_tars(scan(folder / part), out / part, shard_size, on_bad_image="skip", workers=2)
     return out
+
+
+def as_dataset(folder: Path) -> Any:
+    """The images of a class folder as a datasets.Dataset, in the order of its index."""
+    datasets = pytest.importorskip("datasets", reason="pip install 'fastsc[dev]'")
+    index = scan(folder)
+    rows = [{"bytes": read_file(index.place(i)), "path": None} for i in range(len(index))]
+    names = list(index.classes)
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=names)}
+    columns = {"image": rows, "label": index.targets.tolist()}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
 
 
 def photograph(seed: int = 0, size: tuple[int, int] = (90, 70)) -> Image.Image:
@@ -186,9 +208,9 @@ N, N_VAL, BATCH = 31, 11, 5  # usable images, divisible by nothing: 6 batches, 1
 Make = Callable[..., Pipeline]
 
 
-@pytest.fixture(params=[*BACKENDS, *TARS])
+@pytest.fixture(params=[*BACKENDS, *TARS, *DATASETS])
 def source(request: pytest.FixtureRequest) -> str:
-    """What the contract's images come from: a backend's folder or beton, or tars."""
+    """What the contract's images come from: a backend's folder or beton, tars, or a Dataset."""
     name: str = request.param
     return name
 
@@ -196,15 +218,17 @@ def source(request: pytest.FixtureRequest) -> str:
 @pytest.fixture
 def make(source: str, image_folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Make:
     """build(...) of the backend at hand over the shared folder, closed after the test."""
-    backend, _, tars = source.partition("-")
-    if tars:
+    backend, _, kind = source.partition("-")
+    if kind == "tars":
         image_folder = packed(image_folder, tmp_path / "tars")
-    indices = {
-        "train": opened(backend, image_folder / "train", tmp_path).without(
-            {17: "left out by the test"}
-        ),
-        "val": opened(backend, image_folder / "val", tmp_path).without({4: "left out by the test"}),
-    }
+    indices = {}
+    for part, left_out in (("train", 17), ("val", 4)):
+        index = (
+            from_dataset(as_dataset(image_folder / part))
+            if kind == "dataset"
+            else opened(backend, image_folder / part, tmp_path)
+        )
+        indices[part] = index.without({left_out: "left out by the test"})
 
     def build_one(**options: Any) -> Pipeline:
         defaults = {"batch_size": BATCH, "resolution": SIZE, "workers": 2, "timeout": 30}
