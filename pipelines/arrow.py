@@ -6,13 +6,10 @@ table's features, which a Parquet file carries in its schema's metadata.
 
 from __future__ import annotations
 
-import hashlib
 import io
-import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,12 +23,9 @@ from fastsc.pipelines.files import Held, Members
 from fastsc.pipelines.headers import Header, read_header
 from fastsc.pipelines.index import Index
 from fastsc.pipelines.lists import MAX_LABEL
-from fastsc.pipelines.walk import EXTENSIONS, is_system
 
 IMAGE_NAMES, LABEL_NAMES = ("image", "img"), ("label", "labels")
-# A part's files begin with one of these, the first that is there.
-PARTS = {"train": ("train",), "val": ("validation", "valid", "val", "dev", "test")}
-_ROWS = 64  # read at once: Parquet's groups of rows hold 100 images and more
+ROWS = 64  # read at once: Parquet's groups of rows hold 100 images and more
 _KINDS = {
     b"\xff\xd8\xff": ".jpg", b"\x89PNG": ".png", b"BM": ".bmp", b"RIFF": ".webp", b"II": ".tif",
     b"MM": ".tif",
@@ -72,7 +66,7 @@ def columns_of(features: Mapping[str, Any], schema: Any, label: str | None, plac
     Raises:
         UserError: There is none, or no telling which.
     """
-    kinds = {name: _feature(features.get(name)).get("_type") for name in schema.names}
+    kinds = {name: feature(features.get(name)).get("_type") for name in schema.names}
     images = [name for name, kind in kinds.items() if kind == "Image"]
     images = images or [name for name in schema.names if _is_struct(schema.field(name).type)]
     image = _one(images, IMAGE_NAMES)
@@ -88,7 +82,7 @@ def columns_of(features: Mapping[str, Any], schema: Any, label: str | None, plac
         there = ", ".join(labels or [name for name in schema.names if name != image]) or "none"
         said = f"no column {label}" if label else "no telling which column is the label"
         raise UserError(f"{place}: {said}; --label-column names one of: {there}")
-    names = _feature(features.get(column)).get("names")
+    names = feature(features.get(column)).get("names")
     if names is not None:
         is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
         if not is_list or len(set(names)) < len(names):
@@ -96,7 +90,7 @@ def columns_of(features: Mapping[str, Any], schema: Any, label: str | None, plac
     return Columns(image, column, None if names is None else tuple(names))
 
 
-def _feature(feature: Any) -> Mapping[str, Any]:
+def feature(feature: Any) -> Mapping[str, Any]:
     return feature if isinstance(feature, Mapping) else {}
 
 
@@ -158,160 +152,11 @@ def checked(row: Row) -> tuple[bytes, Header]:
     return content, header
 
 
-# --- Parquet --------------------------------------------------------------------------------------
-
-
-def files_of(root: Path, part: str) -> list[Path]:
-    """The Parquet files of a part of a snapshot, sorted; none where it has no such part.
-
-    Raises:
-        UserError: The folder cannot be read.
-    """
-    folder = root / "data" if (root / "data").is_dir() else root
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".parquet"))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
-    for split in PARTS[part]:
-        pattern = re.compile(rf"{split}[-.]")
-        if files := [folder / name for name in names if pattern.match(name)]:
-            return files
-    return []
-
-
-@contextmanager
-def _damaged(path: Path) -> Iterator[None]:
-    """Within the context, what pyarrow says of a file is a UserError that names it."""
-    import pyarrow as pa
-
-    try:
-        with doing(f"reading {path}"):
-            yield
-    except (pa.lib.ArrowException, OSError, ValueError, KeyError, OverflowError) as error:
-        raise UserError(f"{path}: no whole Parquet file ({first_line(error)})") from None
-
-
-class Table:
-    """A part's Parquet files, one after the other, as one table.
-
-    Attributes:
-        files: They.
-        n: Its rows.
-        columns: Those that are read, the same in every file.
-    """
-
-    def __init__(self, files: list[Path], label: str | None) -> None:
-        """Raises UserError where a file is damaged, or is of other columns than the first."""
-        self.n, self.files = 0, files
-        self.columns = Columns("", "", None)
-        for i, path in enumerate(files):
-            with _damaged(path):
-                file = _parquet(path)
-                schema, n = file.schema_arrow, file.metadata.num_rows
-            columns = columns_of(_features(schema), schema, label, str(path))
-            if i and columns != self.columns:
-                raise UserError(f"{path}: other columns or class names than {files[0]}")
-            self.columns, self.n = columns, self.n + n
-
-    def rows(self) -> Iterator[tuple[Path, Row]]:
-        """All rows and their files, numbered through; a few of them are in memory.
-
-        Raises:
-            UserError: A file is damaged.
-        """
-        number = 0
-        for path in self.files:
-            with _damaged(path):
-                wanted = [self.columns.image, self.columns.label]
-                batches = _parquet(path).iter_batches(_ROWS, columns=wanted)
-            while True:
-                with _damaged(path):
-                    batch = next(batches, None)
-                    rows = [] if batch is None else list(rows_of(batch, self.columns, number))
-                if batch is None:
-                    break
-                for row in rows:
-                    yield path, row
-                number += len(rows)
-
-
-def _parquet(path: Path) -> Any:
-    from pyarrow import parquet
-
-    return parquet.ParquetFile(path, page_checksum_verification=True)
-
-
-def _features(schema: Any) -> Mapping[str, Any]:
-    """What the schema's metadata say of the columns; nothing where they say nothing."""
-    try:
-        text = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
-        return _feature(text["info"]["features"])
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return {}
-
-
-class Keys:
-    """The names of rows in a tar of class folders: CLASS/NAME, each once.
-
-    NAME is the end of the row's path. A row without one, or with one that was there before, is
-    called by its number.
-    """
-
-    def __init__(self, columns: Columns, place: str) -> None:
-        """Raises UserError where a class's name is no folder's."""
-        self._columns, self._place = columns, place
-        self._digests = set[bytes]()  # 16 bytes a name: the names themselves would be 100
-        self._folders = dict[int | str, str]()
-        for number, name in enumerate(columns.classes or ()):
-            self._folders[number] = self._folder(name)
-        if len(set(self._folders.values())) < len(self._folders):
-            raise UserError(f"{place}: two classes have the same name, but for slashes")
-
-    def __call__(self, row: Row) -> str:
-        """The row's key.
-
-        Raises:
-            RowError: It has no label, or no image.
-        """
-        label = number_or_name(row, self._columns)
-        folder = self._folders.get(label)
-        if folder is None:
-            folder = self._folders[label] = self._folder(str(label))
-        ending = _ending(row.content or b"")
-        name = re.split(r"[/\\]", row.path)[-1] if isinstance(row.path, str) else ""
-        if name.lower().endswith(EXTENSIONS):
-            stem, ending = os.path.splitext(name)
-        else:
-            stem = name
-        if not stem or is_system(stem) or "\0" in stem:
-            stem = f"{row.number:09d}"
-        key = f"{folder}/{stem}{ending}"
-        while not self._is_new(key):
-            stem = f"{row.number:09d}" if f"{row.number:09d}" not in stem else f"{stem}_"
-            key = f"{folder}/{stem}{ending}"
-        return key
-
-    def _is_new(self, key: str) -> bool:
-        digest = hashlib.blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        n = len(self._digests)
-        self._digests.add(digest)
-        return len(self._digests) > n
-
-    def _folder(self, name: str) -> str:
-        folder = name.replace("/", "∕")  # a division slash, which a folder's name may have
-        if not folder or is_system(folder) or "\0" in folder:
-            raise UserError(f"{self._place}: class {shown(name)} cannot be a folder's name")
-        return folder
-
-
-def _ending(content: bytes) -> str:
+def ending_of(content: bytes) -> str:
     """The extension of an image's format; .jpg of what is none, whose row is left out."""
     if _PNM.match(content):
         return ".ppm"
     return next((ending for start, ending in _KINDS.items() if content.startswith(start)), ".jpg")
-
-
-# --- a Dataset ------------------------------------------------------------------------------------
 
 
 def from_dataset(dataset: Any, *, label_column: str | None = None) -> Index:
@@ -341,8 +186,8 @@ def from_dataset(dataset: Any, *, label_column: str | None = None) -> Index:
     contents, headers, left_out = list[bytes](), list[Header](), dict[int, str]()
     labels = list[int | str | None]()
     names = list[str]()
-    for start in range(0, dataset.num_rows, _ROWS):
-        for row in rows_of(table[start : start + _ROWS], columns, start):
+    for start in range(0, dataset.num_rows, ROWS):
+        for row in rows_of(table[start : start + ROWS], columns, start):
             label: int | str | None = None
             content, header = row.content or b"", Header(0, 0)
             try:
@@ -353,7 +198,7 @@ def from_dataset(dataset: Any, *, label_column: str | None = None) -> Index:
             contents.append(content)
             headers.append(header)
             labels.append(label)
-            ending = os.path.basename(row.path) if isinstance(row.path, str) else _ending(content)
+            ending = os.path.basename(row.path) if isinstance(row.path, str) else ending_of(content)
             names.append(f"{row.number:09d}{'' if ending.startswith('.') else '-'}{ending}")
     classes, targets = _targets(labels, columns)
     sizes = np.array([len(content) for content in contents], np.int64)

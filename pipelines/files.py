@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import os
+import resource
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple
@@ -18,7 +19,8 @@ if TYPE_CHECKING:
     from _typeshed import WriteableBuffer as Buffer
 
 TRAIN_BETON, VAL_BETON = "train.beton", "val.beton"  # in the folder that --data names
-MAX_OPEN = 256  # shards that stay open; of the 1,024 files that a process may usually have
+# Shards of an index that stay open: of the files that a process may have, usually 1,024, a quarter.
+MAX_OPEN = min(4096, max(256, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
 
 class Shard:

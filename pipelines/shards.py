@@ -11,10 +11,9 @@ import hashlib
 import json
 import os
 import re
-from array import array
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,30 +24,26 @@ from fastsc.pipelines import cache
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import UserError
-from fastsc.pipelines.fields import Fields, shown
+from fastsc.pipelines.fields import Fields
 from fastsc.pipelines.files import MAX_OPEN, Shard
-from fastsc.pipelines.lists import MAX_LABEL
 from fastsc.pipelines.progress import tracked
 from fastsc.pipelines.reading import (
     MAX_JSON,
-    MAX_TEXT,
     blamed,
     is_file,
     parse_json,
-    parse_line,
     read_text,
 )
-from fastsc.pipelines.tar import Member, TarError, members
+from fastsc.pipelines.tar import TarError
+from fastsc.pipelines.tar_walk import Label, Walked, companions, label_of, walk
 from fastsc.pipelines.walk import EXTENSIONS, is_system
 
 CLASS_NAMES = "classes.txt"  # a line per class, beside the shards or in the folder above
-LABEL_KEY = "label"  # in a KEY.json
 MANY = 16  # shards whose walk takes so long that a bar is shown
 _THREADS = 8  # they wait for the disk
 _TAR = r"\.(tar(\.(gz|bz2|xz|zst))?|tgz)"
 _UNPACK = {".bz2": "bunzip2", ".xz": "unxz", ".zst": "unzstd"}  # else gunzip
 _PARTS = {"val": "val|validation", "test": "test", "train": "train"}
-_Label = int | str
 
 
 # --- which shards ---------------------------------------------------------------------------------
@@ -107,19 +102,6 @@ def relative_in(name: str, root: Path) -> str | None:
 
 
 # --- what they hold -------------------------------------------------------------------------------
-
-
-@dataclass
-class _Walked:
-    """The images of some shards, in the order of the shards: columns, a row each."""
-
-    names: list[str] = field(default_factory=list)
-    shards: array[int] = field(default_factory=lambda: array("i"))
-    offsets: array[int] = field(default_factory=lambda: array("q"))
-    sizes: array[int] = field(default_factory=lambda: array("q"))
-    labels: dict[tuple[int, str], _Label | TarError] = field(default_factory=dict)  # shard and key
-    faults: list[tuple[int, str, str]] = field(default_factory=list)  # shard, name, reason
-    hidden: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,18 +188,18 @@ def _class_names(root: Path) -> list[str] | None:
 
 def _walk_all(
     root: Path, shards: tuple[Shard, ...], label_key: str | None, progress: bool
-) -> tuple[_Walked, bool]:
+) -> tuple[Walked, bool]:
     """What all shards hold; and whether one could not be read, for a reason that may pass."""
-    whole, is_passing = _Walked(), False
+    whole, is_passing = Walked(), False
 
-    def walk(i: int) -> _Walked | OSError:
+    def walk_one(i: int) -> Walked | OSError:
         try:
-            return _walk(i, shards[i], label_key)
+            return walk(i, shards[i], label_key)
         except OSError as error:
             return error
 
     with ThreadPoolExecutor(_THREADS) as pool:
-        done: Iterable[_Walked | OSError] = pool.map(walk, range(len(shards)))
+        done: Iterable[Walked | OSError] = pool.map(walk_one, range(len(shards)))
         if progress and len(shards) >= MANY:
             done = tracked(done, f"Reading headers of {root}", len(shards))
         for i, part in enumerate(done):
@@ -231,98 +213,31 @@ def _walk_all(
     return whole, is_passing
 
 
-def _walk(i: int, shard: Shard, label_key: str | None) -> _Walked:
-    walked = _Walked()
-    with doing(f"opening {shard.path}"):
-        file = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        if shard.n_bytes == 0:
-            raise TarError("empty file")
-        for member in members(shard.path, file, shard.n_bytes):
-            _add(walked, i, member, file, label_key)
-    except TarError as error:
-        walked.faults.append((i, error.name and _plain(error.name), str(error)))
-    finally:
-        os.close(file)
-    return walked
-
-
-def _add(walked: _Walked, i: int, member: Member, file: int, label_key: str | None) -> None:
-    name = _plain(member.name)
-    extension = os.path.splitext(name)[1]
-    is_label = extension in (".cls", ".json")
-    if not is_label and not name.lower().endswith(EXTENSIONS):
-        return
-    if any(map(is_system, name.split("/"))):
-        if not is_label:
-            walked.hidden.append(name)
-    elif member.refusal is not None:
-        walked.faults.append((i, name, member.refusal))
-    elif not is_label:
-        walked.names.append(name)
-        walked.shards.append(i)
-        walked.offsets.append(member.offset)
-        walked.sizes.append(member.n_bytes)
-    elif extension == ".json" or label_key is None:
-        label = _label(member, file, extension, label_key or LABEL_KEY)
-        if walked.labels.setdefault((i, name), label) != label:
-            walked.labels[i, name] = TarError(f"there are two {name} in its tar, which differ")
-
-
-def _plain(name: str) -> str:
-    """A member's name without what tar puts before it: ./CLASS/photo.jpg, /CLASS/photo.jpg."""
-    return re.sub(r"^(\./+|/+)*", "", name)
-
-
-def _label(member: Member, file: int, extension: str, label_key: str) -> _Label | TarError:
-    if member.n_bytes > MAX_TEXT:
-        return TarError(f"its label has {member.n_bytes:,} bytes")
-    content = member.head[: member.n_bytes]
-    if len(content) < member.n_bytes:
-        content = os.pread(file, member.n_bytes, member.offset)
-    if extension == ".json":
-        values = parse_line(content)
-        if values is None:
-            return TarError("its label's file is not JSON with names and values")
-        value = values.get(label_key)
-        if value is None:
-            there = ", ".join(map(str, list(values)[:5])) or "nothing"
-            return TarError(
-                f"its JSON has no {label_key}, but {there}; --label-key names the field"
-            )
-    else:
-        value = text = content.decode("utf-8", "replace").strip()
-        if text.isascii() and text.isdecimal() and len(text) < 10:
-            value = int(text)
-    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_LABEL:
-        return value
-    if isinstance(value, str) and value:
-        return value
-    return TarError(f"its label is {shown(value)}, and neither a number from 0 on nor a name")
-
-
 # --- labels and order -----------------------------------------------------------------------------
 
 
 def _sorted(
-    root: Path, shards: tuple[Shard, ...], walked: _Walked, class_names: list[str] | None
+    root: Path, shards: tuple[Shard, ...], walked: Walked, class_names: list[str] | None
 ) -> Contents:
     """The rows with their classes, in the order in which a folder has them."""
-    faults, labels, kept = list(walked.faults), list[_Label](), list[int]()
+    faults, labels, kept = list(walked.faults), list[Label](), list[int]()
     first: dict[str, int] = {}
-    is_labelled = bool(walked.labels) and any(
-        _label_of(walked, row) is not None for row in range(len(walked.names))
-    )
+    beside = _labels_beside(walked, shards)
+    parts = set[int]() if beside is None else companions(walked)
+    hidden = list(walked.hidden)
     for row, name in enumerate(walked.names):
         i = walked.shards[row]
         if (before := first.setdefault(name, row)) != row:
             where = os.path.basename(shards[walked.shards[before]].path)
             faults.append((i, name, f"there is another of this name, in {where}"))
             continue
-        label = _label_of(walked, row) if is_labelled else _folder_of(walked, row, shards[i])
+        if row in parts:
+            hidden.append(name)
+            continue
+        label = _folder_of(walked, row, shards[i]) if beside is None else beside[row]
         if label is None or isinstance(label, TarError):
-            nothing = "it has neither KEY.cls nor KEY.json" if is_labelled else "in no class folder"
-            faults.append((i, name, str(label or nothing)))
+            neither = "in no class folder", "it has neither KEY.cls nor KEY.json"
+            faults.append((i, name, str(label or neither[beside is not None])))
             continue
         kept.append(row)
         labels.append(label)
@@ -349,23 +264,26 @@ def _sorted(
         np.array(walked.offsets, np.int64)[order],
         np.array(walked.sizes, np.int64)[order],
         bad,
-        tuple(sorted(walked.hidden)),
+        tuple(sorted(hidden)),
     )
 
 
-def _label_of(walked: _Walked, row: int) -> _Label | TarError | None:
-    """What lies beside an image: under its name without the extension, or without all that follows
-    the first dot, which is WebDataset's key."""
-    i, name = walked.shards[row], walked.names[row]
-    folder, slash, base = name.rpartition("/")
-    for stem in (os.path.splitext(name)[0], folder + slash + base.split(".", 1)[0]):
-        for extension in (".cls", ".json"):  # where a field of the second is asked for, it is alone
-            if (i, stem + extension) in walked.labels:
-                return walked.labels[i, stem + extension]
-    return None
+def _labels_beside(
+    walked: Walked, shards: tuple[Shard, ...]
+) -> list[Label | TarError | None] | None:
+    """Every image's own label; None where they lie in class folders, whatever JSON lies there."""
+    if not walked.labels:
+        return None
+    n = len(walked.names)
+    beside = [label_of(walked, row) for row in range(n)]
+    n_labelled = n - beside.count(None)
+    if 2 * n_labelled >= n > 0:
+        return beside
+    in_folders = any(_folder_of(walked, row, shards[walked.shards[row]]) for row in range(n))
+    return None if in_folders or not n_labelled else beside
 
 
-def _folder_of(walked: _Walked, row: int, shard: Shard) -> str | None:
+def _folder_of(walked: Walked, row: int, shard: Shard) -> str | None:
     """An image's class folder. ImageNet's own tars have none: CLASS.tar holds CLASS_photo.jpg."""
     name = walked.names[row]
     if "/" in name:
@@ -375,7 +293,7 @@ def _folder_of(walked: _Walked, row: int, shard: Shard) -> str | None:
 
 
 def _classes(
-    root: Path, labels: list[_Label], class_names: list[str] | None
+    root: Path, labels: list[Label], class_names: list[str] | None
 ) -> tuple[tuple[str, ...], list[int]]:
     """The classes' names, and every label as a position among them, or behind them."""
     numbers = [label for label in labels if isinstance(label, int)]

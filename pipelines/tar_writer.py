@@ -14,13 +14,14 @@ from typing import BinaryIO
 
 from PIL import Image
 
-from fastsc.pipelines.arrow import Keys, Row, RowError, Table, checked
+from fastsc.pipelines.arrow import Row, RowError, checked
 from fastsc.pipelines.decode import DecodeError, Decoder, pick
 from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import StalledError, UserError
 from fastsc.pipelines.files import read_file
 from fastsc.pipelines.headers import Header
 from fastsc.pipelines.index import Index
+from fastsc.pipelines.parquet import Keys, Table
 from fastsc.pipelines.plan import OnBadImage
 from fastsc.pipelines.progress import tracked
 from fastsc.pipelines.scaled import decode_to_shrink, shrunk

@@ -156,7 +156,7 @@ def _of_folder(args: argparse.Namespace) -> dict[str, _Write]:
 
 def _of_hugging_face(args: argparse.Namespace) -> dict[str, _Write]:
     needed("pyarrow", f"--data {PREFIX}DIR", "hf")
-    from fastsc.pipelines.arrow import Table, files_of
+    from fastsc.pipelines.parquet import Table, files_of
     from fastsc.pipelines.tar_writer import write_table
 
     if args.val not in ("auto", "none"):

@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fastsc.pipelines import UserError, build, from_dataset
-from fastsc.pipelines.arrow import Columns, Keys, Row, RowError, Table, columns_of, files_of
+from fastsc.pipelines.arrow import Columns, Row, RowError, columns_of
 from fastsc.pipelines.files import read_file
+from fastsc.pipelines.parquet import Keys, Table, files_of
 from tests.pipelines.conftest import as_dataset, encoded, photograph
 
 pa = pytest.importorskip("pyarrow")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fastsc.pipelines import index as index_module
-from fastsc.pipelines import scan, shards
+from fastsc.pipelines import scan, shards, tar_walk
 from fastsc.pipelines.headers import Header
 from tests.pipelines.conftest import encoded, photograph
 
@@ -24,13 +24,13 @@ N_CLASSES, FILES_A_CLASS = 1000, 1000
 LOAD = """
 import re, sys, time
 from pathlib import Path
-from fastsc.pipelines import index, shards
+from fastsc.pipelines import index, tar_walk
 
 def mebibytes(name):
     status = Path("/proc/self/status").read_text()
     return int(re.search(name + r":\\s*(\\d+) kB", status)[1]) // 1024
 
-index.read_header = shards.members = None  # from the cache or not at all
+index.read_header = tar_walk.members = None  # from the cache or not at all
 before, start = mebibytes("VmRSS"), time.perf_counter()
 found = index.scan(sys.argv[1])
 seconds = time.perf_counter() - start
@@ -63,8 +63,8 @@ def million_in_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (root / f"{label:04d}.tar").touch()
         os.truncate(root / f"{label:04d}.tar", 1024 * FILES_A_CLASS)
 
-    def walk(i: int, *_: object) -> shards._Walked:
-        walked = shards._Walked()
+    def walk(i: int, *_: object) -> tar_walk.Walked:
+        walked = tar_walk.Walked()
         for k in range(FILES_A_CLASS):
             walked.names.append(f"n{k:08d}/n{k:08d}_{i}.JPEG")
             walked.shards.append(i)
@@ -72,7 +72,7 @@ def million_in_tars(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             walked.sizes.append(500)
         return walked
 
-    monkeypatch.setattr(shards, "_walk", walk)
+    monkeypatch.setattr(shards, "walk", walk)
     return root
 
 

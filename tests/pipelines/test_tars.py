@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fastsc.pipelines import BadImage, UserError, cache, scan, shards
+from fastsc.pipelines import BadImage, UserError, cache, scan, tar_walk
 from fastsc.pipelines.files import read_file
 from fastsc.pipelines.tar_writer import write_tars
 from tests.pipelines.conftest import (
@@ -172,13 +172,13 @@ def test_the_cache_is_used_until_a_shard_changes(
     root = Path(shutil.copytree(tars / "train", tmp_path / "train"))
     (root / "00000.tar").write_bytes((root / "00000.tar").read_bytes()[:-700])  # a fault
     first, opened = scan(root), list[str]()
-    real = shards.members
+    real = tar_walk.members
 
     def counting(path: str, *rest: Any) -> Any:
         opened.append(path)
         return real(path, *rest)
 
-    monkeypatch.setattr(shards, "members", counting)
+    monkeypatch.setattr(tar_walk, "members", counting)
     again = scan(root)
     assert not opened
     assert again.hash == first.hash
@@ -330,3 +330,33 @@ def test_shards_are_of_the_size_that_was_asked_for(image_folder: Path, tmp_path:
     assert scan(tmp_path / "c").hash == index.hash
     write_tars(index, tmp_path / "d", 1)
     assert len(list((tmp_path / "d").iterdir())) == len(index)
+
+
+# ---- what else lies beside images ----------------------------------------------------------------
+
+
+def test_further_images_of_a_sample_are_passed_over(tmp_path: Path) -> None:
+    members = {"0.jpg": PHOTO, "0.seg.png": PHOTO, "0.cls": b"1"}  # of one key
+    members |= {"a/1.left.jpg": PHOTO, "a/1.cls": b"0"}  # which has no other
+    members |= {"2.jpg": PHOTO, "2.cls": b"0", "2.b.jpg": PHOTO, "2.b.cls": b"1"}  # two keys
+    write(tmp_path / "0.tar", members)
+    index = scan(tmp_path)
+    assert index.paths == ("2.jpg", "a/1.left.jpg", "0.jpg", "2.b.jpg")
+    assert index.targets.tolist() == [0, 0, 1, 1]
+    assert index.passed_over == ("0.seg.png",)
+    assert not index.bad_images()
+
+
+def test_a_stray_json_leaves_class_folders_what_they_are(tmp_path: Path) -> None:
+    photos = {f"{name}/{i}.jpg": PHOTO for name in ("boat", "door") for i in range(3)}
+    write(tmp_path / "0.tar", {**photos, "boat/0.json": b'{"label": 7}', "README.json": b"{}"})
+    index = scan(tmp_path)
+    assert index.paths == tuple(sorted(photos))
+    assert index.classes == ("boat", "door")
+    # Where most have a label, one without it is still named.
+    labels = {f"{name.removesuffix('.jpg')}.cls": b"0" for name in list(photos)[1:]}
+    (tmp_path / "1").mkdir()
+    write(tmp_path / "1" / "0.tar", {**photos, **labels})
+    index = scan(tmp_path / "1")
+    assert len(index) == 5
+    assert [bad.reason for bad in index.faults] == ["it has neither KEY.cls nor KEY.json"]

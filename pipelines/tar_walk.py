@@ -1,0 +1,141 @@
+"""What the headers of one tar say of its images, and of the labels beside them."""
+
+from __future__ import annotations
+
+import os
+import re
+from array import array
+from dataclasses import dataclass, field
+
+from fastsc.pipelines.disk import doing
+from fastsc.pipelines.fields import shown
+from fastsc.pipelines.files import Shard
+from fastsc.pipelines.lists import MAX_LABEL
+from fastsc.pipelines.reading import MAX_TEXT, parse_line
+from fastsc.pipelines.tar import Member, TarError, members
+from fastsc.pipelines.walk import EXTENSIONS, is_system
+
+LABEL_KEY = "label"  # in a KEY.json
+Label = int | str
+
+
+@dataclass
+class Walked:
+    """The images of some shards, in the order of the shards: columns, a row each."""
+
+    names: list[str] = field(default_factory=list)
+    shards: array[int] = field(default_factory=lambda: array("i"))
+    offsets: array[int] = field(default_factory=lambda: array("q"))
+    sizes: array[int] = field(default_factory=lambda: array("q"))
+    labels: dict[tuple[int, str], Label | TarError] = field(default_factory=dict)  # shard and key
+    faults: list[tuple[int, str, str]] = field(default_factory=list)  # shard, name, reason
+    hidden: list[str] = field(default_factory=list)
+
+
+def walk(i: int, shard: Shard, label_key: str | None) -> Walked:
+    walked = Walked()
+    with doing(f"opening {shard.path}"):
+        file = os.open(shard.path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if shard.n_bytes == 0:
+            raise TarError("empty file")
+        for member in members(shard.path, file, shard.n_bytes):
+            _add(walked, i, member, file, label_key)
+    except TarError as error:
+        walked.faults.append((i, error.name and _plain(error.name), str(error)))
+    finally:
+        os.close(file)
+    return walked
+
+
+def _add(walked: Walked, i: int, member: Member, file: int, label_key: str | None) -> None:
+    name = _plain(member.name)
+    extension = os.path.splitext(name)[1]
+    is_label = extension in (".cls", ".json")
+    if not is_label and not name.lower().endswith(EXTENSIONS):
+        return
+    if any(map(is_system, name.split("/"))):
+        if not is_label:
+            walked.hidden.append(name)
+    elif member.refusal is not None:
+        walked.faults.append((i, name, member.refusal))
+    elif not is_label:
+        walked.names.append(name)
+        walked.shards.append(i)
+        walked.offsets.append(member.offset)
+        walked.sizes.append(member.n_bytes)
+    elif extension == ".json" or label_key is None:
+        label = _label(member, file, extension, label_key or LABEL_KEY)
+        if walked.labels.setdefault((i, name), label) != label:
+            walked.labels[i, name] = TarError(f"there are two {name} in its tar, which differ")
+
+
+def _plain(name: str) -> str:
+    """A member's name without what tar puts before it: ./CLASS/photo.jpg, /CLASS/photo.jpg."""
+    return re.sub(r"^(\./+|/+)*", "", name)
+
+
+def _label(member: Member, file: int, extension: str, label_key: str) -> Label | TarError:
+    if member.n_bytes > MAX_TEXT:
+        return TarError(f"its label has {member.n_bytes:,} bytes")
+    content = member.head[: member.n_bytes]
+    if len(content) < member.n_bytes:
+        content = os.pread(file, member.n_bytes, member.offset)
+    if extension == ".json":
+        values = parse_line(content)
+        if values is None:
+            return TarError("its label's file is not JSON with names and values")
+        value = values.get(label_key)
+        if value is None:
+            there = ", ".join(map(str, list(values)[:5])) or "nothing"
+            return TarError(
+                f"its JSON has no {label_key}, but {there}; --label-key names the field"
+            )
+    else:
+        value = text = content.decode("utf-8", "replace").strip()
+        if text.isascii() and text.isdecimal() and len(text) < 10:
+            value = int(text)
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_LABEL:
+        return value
+    if isinstance(value, str) and value:
+        return value
+    return TarError(f"its label is {shown(value)}, and neither a number from 0 on nor a name")
+
+
+def companions(walked: Walked) -> set[int]:
+    """Rows of images like KEY.seg.png beside KEY.jpg: parts of that sample, and none of their own.
+
+    Which they are not where they have a label of their own, KEY.seg.cls.
+    """
+    names, rows = walked.names, set[int]()
+    dotted = [row for row, name in enumerate(names) if name.rpartition("/")[2].count(".") > 1]
+    if not dotted:
+        return rows
+    stems = {(i, _stem(name)) for i, name in zip(walked.shards, names, strict=True)}
+    for row in dotted:
+        i, stem, key = walked.shards[row], _stem(names[row]), _key(names[row])
+        has_own = any((i, stem + extension) in walked.labels for extension in (".cls", ".json"))
+        if not has_own and (i, key) in stems:
+            rows.add(row)
+    return rows
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _key(name: str) -> str:
+    """WebDataset's: without all that follows the first dot behind the folders."""
+    folder, slash, base = name.rpartition("/")
+    return folder + slash + base.split(".", 1)[0]
+
+
+def label_of(walked: Walked, row: int) -> Label | TarError | None:
+    """What lies beside an image: under its name without the extension, or without all that follows
+    the first dot, which is WebDataset's key."""
+    i, name = walked.shards[row], walked.names[row]
+    for stem in (_stem(name), _key(name)):
+        for extension in (".cls", ".json"):  # where a field of the second is asked for, it is alone
+            if (i, stem + extension) in walked.labels:
+                return walked.labels[i, stem + extension]
+    return None
