@@ -14,6 +14,7 @@ from fastsc.kernels import pair_view
 from fastsc.kernels.arguments import MAX_GAIN, check_rows, check_values
 from fastsc.kernels.color import PERMUTATIONS, color_jitter
 from fastsc.pipelines import keyed
+from fastsc.pipelines.perturbing import Perturbations, perturbations
 from fastsc.pipelines.plan import IMAGENET_MEAN, IMAGENET_STD
 
 ORDERS = ("fixed", "random")
@@ -41,6 +42,9 @@ class ColorJitter(nn.Module):
         contrast: strength, >= 0.
         saturation: strength, >= 0.
         hue: strength, 0 to 0.5.
+        perturb: as `fastsc.pipelines.build` takes it: "blur=2", "module:function". Applied before
+            the colors change, to uint8 images alone; their random numbers, (N, k), are further
+            columns of the factors.
         order: "fixed", or "random": the four operations in an order that each image draws. That is
             exact too, but has no kernel of its own and takes three times the arithmetic.
     """
@@ -53,6 +57,7 @@ class ColorJitter(nn.Module):
         hue: float = 0.1,
         *,
         order: str = "fixed",
+        perturb: Sequence[str] = (),
     ) -> None:
         super().__init__()
         given = {
@@ -66,6 +71,7 @@ class ColorJitter(nn.Module):
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
         self.order = order
+        self.perturb = perturbations(tuple(perturb))
 
     # --- drawing ----------------------------------------------------------------------------------
 
@@ -75,17 +81,19 @@ class ColorJitter(nn.Module):
         generator: torch.Generator | None = None,
         device: torch.device | str | None = None,
     ) -> Tensor:
-        """Factors (n, 4) float32: brightness, contrast, saturation, hue.
+        """Factors (n, 4) float32: brightness, contrast, saturation, hue; and what `perturb` takes.
 
         Drawn where the generator lives (the CPU without one, so that every device sees the same
         draws), then moved to `device`.
         """
         source = generator.device if generator is not None else torch.device("cpu")
         u = torch.rand(n, 4, generator=generator, device=source)
+        rest = torch.rand(n, self.perturb.n_uniforms, generator=generator, device=source)
         low = [max(0.0, 1 - s) for s in self.strengths[:3]] + [-self.strengths[3]]
         high = [1 + s for s in self.strengths[:3]] + [self.strengths[3]]
         lows, highs = torch.tensor([low, high], device=source)
-        return torch.lerp(lows, highs, u).to(device if device is not None else source)
+        drawn = torch.cat([torch.lerp(lows, highs, u), rest], 1)
+        return drawn.to(device if device is not None else source)
 
     def sample_order(
         self,
@@ -101,7 +109,7 @@ class ColorJitter(nn.Module):
         return drawn.to(device if device is not None else source)
 
     def keyed(self, index: Tensor | Sequence[int], *, seed: int = 0, epoch: int = 0) -> Tensor:
-        """Factors (N, 4) float32 on the CPU that are a function of (seed, epoch, index) alone.
+        """Factors (N, 4 + k) float32 on the CPU that are a function of (seed, epoch, index) alone.
 
         The pipelines' own draws: an image gets the same in any batch, on any rank, after a resume,
         and from a loader of ours with these strengths.
@@ -116,7 +124,13 @@ class ColorJitter(nn.Module):
             ValueError: One of them is out of range.
         """
         rows = _rows(index, seed, epoch)
-        return torch.from_numpy(_factors(seed, epoch, _table_size(rows), self.strengths)[rows])
+        n = _table_size(rows)
+        factors = torch.from_numpy(_factors(seed, epoch, n, self.strengths)[rows])
+        if not self.perturb:
+            return factors
+        return torch.cat(
+            [factors, torch.from_numpy(self.perturb.uniforms(seed, epoch, n)[rows])], 1
+        )
 
     def keyed_order(
         self, index: Tensor | Sequence[int], *, seed: int = 0, epoch: int = 0
@@ -134,8 +148,8 @@ class ColorJitter(nn.Module):
     ) -> Tensor:
         """x (N, 3, H, W) or (3, H, W), float on [0, 1] or uint8 on [0, 255] -> the same kind.
 
-        factors (N, 4) and order (N,), as `sample` and `sample_order` draw them; new ones where they
-        are left out. uint8 is rounded to the nearest; 16-bit floats are computed in float32.
+        factors (N, 4 + k) and order (N,), as `sample` and `sample_order` draw them; new ones where
+        they are left out. uint8 is rounded to the nearest; 16-bit floats are computed in float32.
         """
         if x.ndim not in (3, 4) or x.shape[-3] != 3:
             raise ValueError(f"images must be (N, 3, H, W) or (3, H, W), not {tuple(x.shape)}")
@@ -143,6 +157,11 @@ class ColorJitter(nn.Module):
             raise ValueError(f"images must be float on [0, 1] or uint8, not {x.dtype}")
         batch = x if x.ndim == 4 else x.unsqueeze(0)
         factors, order = self._drawn(batch, factors, order)
+        if self.perturb:
+            if x.dtype != torch.uint8:
+                raise ValueError(f"images must be uint8 for perturb to change them, not {x.dtype}")
+            batch, factors = self._second(batch.permute(0, 2, 3, 1), factors)
+            batch = batch.permute(0, 3, 1, 2)
         if x.dtype == torch.uint8:
             jittered = color_jitter(batch.float() / 255, factors, order)
             jittered = (jittered * 255).round().to(torch.uint8)
@@ -179,10 +198,18 @@ class ColorJitter(nn.Module):
         if x.ndim != 4 or x.shape[1] != 3 or x.dtype != torch.uint8:
             raise ValueError(f"images must be (N, 3, H, W) uint8, not {tuple(x.shape)} {x.dtype}")
         factors, order = self._drawn(x, factors, order)
-        nhwc = x.permute(0, 2, 3, 1)
+        nhwc, second = x.permute(0, 2, 3, 1), None
+        if self.perturb:
+            second, factors = self._second(nhwc, factors)
         return pair_view(
-            nhwc, factors.float(), mean, std, dtype=dtype, order=order, threads=threads
-        )
+            nhwc, factors.float(), mean, std,
+            dtype=dtype, order=order, threads=threads, second=second,
+        )  # fmt: skip
+
+    def _second(self, nhwc: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, H, W, 3) uint8 changed by `perturb`, and the factors of the colors."""
+        uniforms = factors[:, 4:].float().cpu().numpy()
+        return self.perturb(nhwc, uniforms), factors[:, :4].contiguous()
 
     def _drawn(
         self, batch: Tensor, factors: Tensor | None, order: Tensor | None
@@ -190,16 +217,16 @@ class ColorJitter(nn.Module):
         n = batch.shape[0]
         if factors is None:
             factors = self.sample(n)
-        elif factors.shape != (n, 4):
+        elif factors.shape != (n, k := 4 + self.perturb.n_uniforms):
             raise ValueError(
-                f"factors must be ({n}, 4), one row an image, not {tuple(factors.shape)}"
+                f"factors must be ({n}, {k}), one row an image, not {tuple(factors.shape)}"
             )
         if order is None:
             order = self.sample_order(n)
         elif order.shape != (n,) or order.is_floating_point():
             what = f"{tuple(order.shape)} {order.dtype}"
             raise ValueError(f"order must be ({n},) whole numbers, one an image, not {what}")
-        check_values(factors)
+        check_values(factors[:, :4])
         factors = _to(batch.device, factors)
         if order is None:
             return factors, None
@@ -240,4 +267,5 @@ def _table_size(rows: NDArray[np.int64]) -> int:
 
 
 _factors = functools.lru_cache(maxsize=4)(keyed.factors)
+_uniforms = functools.lru_cache(maxsize=4)(Perturbations.uniforms)
 _orders = functools.lru_cache(maxsize=4)(keyed.permutations)

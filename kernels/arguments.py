@@ -73,6 +73,14 @@ def check_rows(order: Tensor) -> None:
         raise ValueError(f"order out of range: rows of PERMUTATIONS are 0 to {last}")
 
 
+def check_second(x_u8: Tensor, second: Tensor) -> None:
+    if (second.shape, second.dtype, second.device) != (x_u8.shape, x_u8.dtype, x_u8.device):
+        raise ValueError(
+            f"second must be {tuple(x_u8.shape)} uint8 on {x_u8.device}, as x_u8 is, not "
+            f"{tuple(second.shape)} {second.dtype} on {second.device}"
+        )
+
+
 def check_out(name: str, view: Tensor, x_u8: Tensor, dtype: torch.dtype) -> None:
     n, h, w, _ = x_u8.shape
     if view.shape != (n, 3, h, w) or view.dtype != dtype or view.device != x_u8.device:

@@ -1,10 +1,12 @@
-"""Where compiled kernels run."""
+"""Where compiled kernels run, and how arrays get there."""
 
 import functools
 import importlib.util
 import os
+from typing import Any
 
 import torch
+from numpy.typing import NDArray
 
 
 @functools.cache
@@ -30,3 +32,11 @@ def interpreting(device: torch.device) -> bool:
         and os.environ.get("TRITON_INTERPRET", "0") not in ("", "0")
         and importlib.util.find_spec("triton") is not None
     )
+
+
+def on_device(array: NDArray[Any], device: torch.device) -> torch.Tensor:
+    """An array's values there; on a CPU its own memory. A GPU is not waited for."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor.to(device)

@@ -13,6 +13,7 @@ from fastsc.kernels.arguments import (
     check_images,
     check_order,
     check_out,
+    check_second,
     empty_views,
     overlap,
     scale_and_shift,
@@ -37,6 +38,7 @@ def pair_view(
     out: Pair | None = None,
     threads: int = 1,
     order: Tensor | None = None,
+    second: Tensor | None = None,
 ) -> Pair:
     """Normalize a batch twice: as it is, and after a color perturbation of each image.
 
@@ -64,6 +66,8 @@ def pair_view(
             from threads of its own wants 1. The result does not depend on it.
         order: (N,) int64, same device, rows of `color.PERMUTATIONS`: P's operations in an order of
             each image's own, by "reference" or "compiled" only ("auto" is the former on the CPU).
+        second: The bytes of which the perturbed view is made, of the shape and on the device of
+            `x_u8`; None: `x_u8` itself, which is then read once for both views.
 
     Returns:
         (clean, perturbed), each (N, 3, H, W) in channels-last memory; without `out` the first and
@@ -85,7 +89,12 @@ def pair_view(
         check_out("perturbed", perturbed, x_u8, dtype)
         if clean.numel() and overlap(clean, perturbed):
             raise ValueError("out: clean and perturbed share memory; give two that do not overlap")
-    _run(implementation, x_u8, factors, mean, std, *out)
+    if second is None:
+        _run(implementation, x_u8, factors, mean, std, *out)
+    else:
+        check_second(x_u8, second)
+        _run(implementation, x_u8, None, mean, std, out[0], None)
+        _run(implementation, second, factors, mean, std, None, out[1])
     return out
 
 

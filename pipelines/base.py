@@ -55,6 +55,7 @@ class Pipeline(ABC):
             what = f"{self.name} on {self.device}"
             raise UserError(f"decode gpu is for the pipeline dali on a GPU, not for {what}")
         self.epoch = 0
+        self._perturb = settings.perturbations
         self._reported: set[str] = set()
         self._start = 0  # where the next iter() begins: not 0 only after load_state_dict
         self.position = 0  # global batches handed over in this epoch
@@ -80,9 +81,9 @@ class Pipeline(ABC):
         """Side of the images of the next `iter()`, in pixels: progressive resolution."""
         self.settings = replace(self.settings, resolution=resolution)
 
-    def state_dict(self) -> dict[str, int | str]:
+    def state_dict(self) -> dict[str, Any]:
         """Position after the batches handed over so far: JSON values, a few bytes."""
-        return {
+        state: dict[str, Any] = {
             "version": STATE_VERSION,
             "epoch": self.epoch,
             "batch": self.position,
@@ -90,6 +91,9 @@ class Pipeline(ABC):
             "global_batch": self.settings.batch_size,
             "index_hash": self.index.hash,
         }
+        if self._perturb:
+            state["perturb"] = self._perturb.named()
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues where another pipeline of the same data stopped, whatever its backend.
@@ -103,10 +107,11 @@ class Pipeline(ABC):
             ("index_hash", "the data set"),
             ("seed", "--seed"),
             ("global_batch", "--batch-size"),
+            ("perturb", "what --perturb names"),
         ):
-            if state.get(key) != here[key]:
+            if (then := state.get(key)) != (now := here.get(key)):
                 raise UserError(
-                    f"cannot resume: {what} has changed ({state.get(key)} then, {here[key]} now); "
+                    f"cannot resume: {what} has changed ({then} then, {now} now); "
                     "resume with what the run began with, or start a new one"
                 )
         self.epoch = int(state["epoch"])
@@ -206,6 +211,7 @@ class Pipeline(ABC):
             normalize(pixels, s.mean, s.std, dtype=s.dtype, out=views[:1])
             if s.paired:
                 out = views[:1], views[1:]
+                self._perturb.warm_up()
                 pair_view(pixels, factors, s.mean, s.std, dtype=s.dtype, out=out)
 
     @abstractmethod
@@ -240,7 +246,8 @@ class Pipeline(ABC):
         clean, perturbed = views[:n], views[n:] if m else None
         if perturbed is not None:
             factors, out = self._to_device(plan.factors[index[:m]]), (clean[:m], perturbed)
-            pair_view(images[:m], factors, s.mean, s.std, dtype=s.dtype, out=out)
+            second = self.second(images[:m], plan.uniforms[index[:m]]) if self._perturb else None
+            pair_view(images[:m], factors, s.mean, s.std, dtype=s.dtype, out=out, second=second)
         if m < n:
             normalize(images[m:], s.mean, s.std, dtype=s.dtype, out=clean[m:])
         if self._side is not None:
@@ -248,6 +255,15 @@ class Pipeline(ABC):
         return PairBatch(
             clean, perturbed, self._to_device(self._targets[index]), self._to_device(index)
         )
+
+    def second(self, images: torch.Tensor, uniforms: NDArray[np.float32]) -> torch.Tensor:
+        """The bytes of the perturbed view before its colors change, (N, R, R, 3) uint8.
+
+        uniforms: (N, k) of the plan.
+        """
+        # On a CPU the cores are the decoders'; those of a GPU's machine have less to do.
+        threads = 1 if self.device.type == "cpu" else self.settings.n_workers
+        return self._perturb(images, uniforms, threads=threads)
 
     def _to_device(self, array: NDArray[Any]) -> torch.Tensor:
         tensor = torch.from_numpy(array)

@@ -9,6 +9,7 @@ that the former never changes between versions.
 
 from __future__ import annotations
 
+import hashlib
 from enum import IntEnum
 from typing import Any
 
@@ -45,6 +46,7 @@ class Stream(IntEnum):
     JITTER_ORDER = 11
     CROP_AREA = 32  # + attempt
     CROP_RATIO = 64  # + attempt
+    NAMED = 128  # + column
 
 
 def _key(seed: int, epoch: int, stream: int) -> NDArray[np.uint64]:
@@ -59,6 +61,19 @@ def raw(seed: int, epoch: int, stream: int, n: int) -> NDArray[np.uint64]:
 def uniforms(seed: int, epoch: int, stream: int, n: int) -> Floats:
     """Row i of the stream as a number in [0, 1): (n,) float64, 53 random bits."""
     return (raw(seed, epoch, stream, n) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def named(seed: int, epoch: int, name: str, n: int, k: int) -> NDArray[np.float32]:
+    """Numbers in [0, 1) of dataset indices 0 … n - 1, of a stream that has a name: (n, k) float32.
+
+    The name's hash is part of the key, so that what other names draw does not move it. k is at most
+    128; each number has 24 random bits.
+    """
+    own = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") ^ seed
+    columns = [raw(own, epoch, Stream.NAMED + column, n) >> np.uint64(40) for column in range(k)]
+    if not columns:
+        return np.empty((n, 0), np.float32)
+    return np.stack(columns, axis=1).astype(np.float32) * np.float32(2.0**-24)
 
 
 def factors(

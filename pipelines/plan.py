@@ -15,6 +15,7 @@ from fastsc.pipelines import keyed
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import Index
+from fastsc.pipelines.perturbing import Perturbations, perturbations
 from fastsc.pipelines.threads import default_workers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -42,6 +43,9 @@ class Settings:
         val_crop: At validation, side of the central square as a fraction of the shorter side.
         strengths: Brightness, contrast, saturation, hue: factors are U[max(0, 1 - s), 1 + s), hue
             U[-s, s) in turns of the color circle.
+        perturb: What becomes the perturbed view is changed before that, on bytes, in this order:
+            operations as "blur" or "blur=2" (`pipelines.perturb_list` has them and their
+            strengths), and functions of one's own as "module:function".
         mean: Mean of R, G and B on [0, 1], which is subtracted from the views.
         std: Standard deviation of R, G and B, which they are divided by.
         seed: A whole number from 0 to 2**64 - 1.
@@ -78,6 +82,7 @@ class Settings:
     flip: bool = True
     val_crop: float = 0.875
     strengths: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
+    perturb: tuple[str, ...] = ()
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     seed: int = 0
@@ -121,6 +126,7 @@ class Settings:
             raise UserError(f"strengths must be four numbers of at least 0, not {self.strengths}")
         if self.strengths[3] > 0.5:
             raise UserError(f"the strength of hue must be at most 0.5, not {self.strengths[3]}")
+        _ = self.perturbations
         if not self.timeout > 0:
             raise UserError(f"timeout must be above 0 seconds, not {self.timeout}")
         if not 0 <= self.decode_hardware <= 1:
@@ -143,6 +149,11 @@ class Settings:
                 f"paired_fraction {self.paired_fraction:g} of {size} images is {m} pairs, which "
                 f"{world_size} ranks cannot share equally"
             )
+
+    @property
+    def perturbations(self) -> Perturbations:
+        """`perturb`, ready to be applied."""
+        return perturbations(tuple(self.perturb))
 
     @property
     def n_workers(self) -> int:
@@ -177,6 +188,7 @@ class Plan:
             a border around it, before the flip; None where nothing is shifted.
         flips: (n,) bool, mirrored left to right.
         factors: (n, 4) float32: brightness, contrast, saturation, hue of the perturbed view.
+        uniforms: (n, k) float32 in [0, 1), which `Settings.perturbations` take.
         reflect: Whether that border is the region mirrored (crop "reflect"); else it is black.
     """
 
@@ -188,6 +200,7 @@ class Plan:
     shifts: NDArray[np.int32] | None
     flips: NDArray[np.bool_]
     factors: NDArray[np.float32]
+    uniforms: NDArray[np.float32]
     reflect: bool = False
 
     def shift(self, index: int) -> tuple[int, int]:
@@ -227,6 +240,7 @@ def make_plan(index: Index, settings: Settings, epoch: int) -> Plan:
         shifts=keyed.pad_shifts(seed, epoch, n) if padded else None,
         flips=keyed.flips(seed, epoch, n) if train and settings.flip else np.zeros(n, np.bool_),
         factors=keyed.factors(seed, epoch, n, settings.strengths),
+        uniforms=settings.perturbations.uniforms(seed, epoch, n),
         reflect=settings.crop == "reflect",
     )
 

@@ -9,6 +9,7 @@ from fastsc.config.rules import MAX_EPOCHS, Rules, spelled
 from fastsc.config.schema import STEERED_ALPHA, TrainConfig, field_types
 from fastsc.errors import UserError
 from fastsc.pipelines.fields import shown
+from fastsc.pipelines.perturb_list import parse_list
 
 MAX_STRENGTH = 1000
 
@@ -44,6 +45,7 @@ def check_ranges(config: TrainConfig) -> None:
         if isinstance(values[name], (int, float)):
             rules.check_range(spelled(name), values[name])
     check_strengths(config.data.strengths)
+    parse_list(config.data.perturb)
 
 
 def check_strengths(strengths: tuple[float, float, float, float]) -> None:
@@ -114,7 +116,7 @@ def _check_target(config: TrainConfig, n_pairs: int) -> None:
         )
     if method.alpha_warmup_epochs:
         raise UserError("--ds-target moves alpha itself: leave --alpha-warmup-epochs out")
-    if not any(config.data.strengths):
+    if not any(config.data.strengths) and not config.data.perturb:
         raise UserError("--ds-target needs a perturbation, and --strengths is 0 0 0 0")
     if n_pairs < 2:
         raise UserError(

@@ -157,6 +157,8 @@ def _converted(key: str, value: object) -> Any:
         raise UserError(f"recipe cannot be {shown(value)}")
     option = spelled(key)
     if isinstance(value, (list, tuple)):
+        if Ellipsis in choices:  # as many as one likes
+            return tuple(_parsed(option, str(v), choices[0]) for v in value)
         if len(value) != len(choices):
             raise UserError(f"{option} needs {len(choices)} values")
         return tuple(_parsed(option, str(v), k) for v, k in zip(value, choices, strict=True))

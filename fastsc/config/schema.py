@@ -48,6 +48,7 @@ Count = Annotated[int | None, _shown("N")]
 Number = Annotated[float | None, _shown("X")]
 Epochs = Annotated[tuple[int, int], _shown("FIRST LAST")]
 Strengths = Annotated[tuple[float, float, float, float], _shown("B C S H")]
+Names = Annotated[tuple[str, ...], _shown("NAME[=STRENGTH]")]
 
 Switch = Literal["auto"] | bool  # --NAME, --no-NAME, or --NAME auto
 
@@ -106,6 +107,10 @@ class DataConfig:
     """Of the perturbation: brightness, contrast, saturation, hue. An image's factors are uniform in
     [max(0, 1 - s), 1 + s], its hue shift in [-s, s] turns (at most 0.5). 0 0 0 0: no
     perturbation."""
+    perturb: Names = option((), since="0.1.0")
+    """What becomes the perturbed view is changed by these before --strengths, on bytes, in this
+    order: gamma, temperature, exposure, grayscale, blur, sharpness, noise, jpeg, posterize, each as
+    NAME or NAME=STRENGTH (docs/perturbations.md), or a function of one's own, module:function."""
     workers: Count = option(None, low=1, high=1024, part="local")
     """Threads that decode, of each process. None: its share of the cores that the processes of this
     machine may use, at most 16. As many read files for --pipeline dali, but at least 4."""

@@ -17,6 +17,7 @@ from fastsc.errors import UserError
 from fastsc.pipelines import BadImage, Index, PairBatch, Pipeline
 from fastsc.pipelines.fields import Fields
 from fastsc.pipelines.index import relative
+from fastsc.pipelines.perturbing import perturbations
 from fastsc.pipelines.plan import Plan, local_batches
 from fastsc.replaying.history import History, StepRecord
 from fastsc.run.folder import RunFolder
@@ -96,6 +97,7 @@ def rebuild(history: History, record: StepRecord, options: ReplayOptions) -> Reb
     if ran.optim.batch_size % (world_size * ran.optim.accumulate):
         header.wrong("world_size", f"a divisor of the batch of {ran.optim.batch_size} images")
     index = _index(history, record, config, header)
+    _check_sources(config, header)
     dtype = DTYPES[header.text("precision", DTYPES)]  # type: ignore[index]  # "auto" is not logged
     bad: list[BadImage] = []
     loader, _ = build_loaders(
@@ -210,6 +212,17 @@ def _index(history: History, record: StepRecord, config: TrainConfig, header: Fi
         f"{then} of {n_then} then); put them back as they were, or say "
         "where they are with --data DIR"
     )
+
+
+def _check_sources(config: TrainConfig, header: Fields) -> None:
+    """Raises UserError where a function of one's own is no more what the run was made with."""
+    then = header.inner("perturb_sources").values if header.has("perturb_sources") else {}
+    for own in perturbations(config.data.perturb).own.values():
+        if (before := then.get(own.name)) != own.source:
+            raise UserError(
+                f"--perturb {own.name}: its source has changed ({before} then, {own.source} "
+                "now); put it back as it was"
+            )
 
 
 # --- images ---------------------------------------------------------------------------------------

@@ -236,6 +236,7 @@ class Training:
         """The log's first line: versions, hardware, and every option that changes the science."""
         data, config = self.data, self.config
         n_images = len(data.train) - len(data.train.left_out)
+        own = self.loader.settings.perturbations.own
         return {
             **environment(),
             **config.flat(),
@@ -258,6 +259,7 @@ class Training:
             "steps_per_epoch": self.steps_per_epoch,
             "total_steps": self.total_steps,
             "peak_lr": peak_lr(config.optim),
+            **({"perturb_sources": {f.name: f.source for f in own.values()}} if own else {}),
         }
 
     def close(self) -> None:

@@ -65,6 +65,7 @@ def test_a_region_is_decoded_as_it_is_cut_out_of_the_whole(
         shifts=rng.integers(-4, 5, (n, 2), np.int32) if "crop" in options else None,
         flips=rng.random(n) < 0.5,
         factors=np.ones((n, 4), np.float32),
+        uniforms=np.empty((n, 0), np.float32),
     )
     samples = [Sample(i, np.frombuffer(FILES[kind], np.uint8), ()) for i in range(n)]
     settings = Settings(batch_size=n, resolution=size, workers=1, **options)
