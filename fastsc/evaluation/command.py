@@ -80,6 +80,9 @@ def _parser() -> Parser:
     add("--strengths", type=float, nargs=4, metavar=("B", "C", "S", "H"),
         help="of brightness, contrast, saturation, hue; default: those that the runs trained "
         "with, else 0.4 0.4 0.4 0.1")
+    add("--perturb", nargs="*", metavar="NAME[=STRENGTH]",
+        help="further changes, each measured over its strength: blur, jpeg=90, …, or a "
+        "module:function; default: those that the runs trained with; without a name: none")
     add("--on-bad-image", choices=("raise", "skip"), default="raise",
         help="skip: decode every image once and leave the broken ones out")
 

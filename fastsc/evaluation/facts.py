@@ -58,6 +58,7 @@ def metadata_of(
         "sizes": asdict(first.sizes),
         "seed": options.seed,
         "strengths": list(first.loader.settings.strengths),
+        **({"perturb": first.loader.settings.perturbations.named()} if first.listed else {}),
         "device": first.loader.device.type,
         "precision": precision,
         "pipeline": options.pipeline,

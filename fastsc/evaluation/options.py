@@ -34,6 +34,7 @@ class Options:
     transfer_data: Path | None = None
     fine_tune: bool = False
     strengths: Strengths | None = None
+    perturb: tuple[str, ...] | None = None
     on_bad_image: OnBadImage = "raise"
     weights: Sequence[Path] = ()
     model: ModelOptions = field(default_factory=ModelOptions)

@@ -136,6 +136,11 @@ class Subject:
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
+    def listed(self) -> bool:
+        """Whether there are perturbations besides those of the colors."""
+        return bool(self.loader.settings.perturb)
+
+    @property
     def loaders(self) -> tuple[Pipeline, ...]:
         """All of them."""
         return (self.loader, *(self.transfer or ()), *(self.colors or {}).values())

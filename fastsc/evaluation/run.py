@@ -28,6 +28,7 @@ from fastsc.evaluation.results.store import Store, opened
 from fastsc.evaluation.sliders import Grid
 from fastsc.evaluation.subjects import auxiliary_data, make_subject, part_cache, stamp
 from fastsc.evaluation.views import Viewer
+from fastsc.pipelines.perturbing import perturbations
 
 
 def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
@@ -46,6 +47,7 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     names = _names(options)
     if options.strengths is not None:
         check_strengths(options.strengths)
+    perturbations(options.perturb or ())
     split = open_split(
         options.data, options.split, options.on_bad_image, options.pipeline, options.label_key
     )
@@ -54,6 +56,7 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     _check_out(options.out, split)
     sources = _sources(options)
     strengths = options.strengths or _strengths(sources, say)
+    perturb = options.perturb if options.perturb is not None else _perturb(sources, say)
     auxiliary = auxiliary_data(options, split)
     models = [source.classifier.to(device).use_channels_last() for source in sources]
     limit_passes(models, options.memory_budget, options.batch_size, device, say)
@@ -71,7 +74,16 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
         subjects = []
         for name, source in zip(names, sources, strict=True):
             subject = make_subject(
-                options, name, split, source, device, precision, sizes, strengths, auxiliary
+                options,
+                name,
+                split,
+                source,
+                device,
+                precision,
+                sizes,
+                strengths,
+                perturb,
+                auxiliary,
             )
             for loader in subject.loaders:
                 loaders.callback(loader.close)
@@ -125,6 +137,18 @@ def _strengths(sources: Sequence[Source], say: Callable[[str], object]) -> Stren
     if len(trained) > 1 or strengths != STRENGTHS:
         say(f"strengths: {' '.join(f'{s:g}' for s in strengths)}")
     return strengths
+
+
+def _perturb(sources: Sequence[Source], say: Callable[[str], object]) -> tuple[str, ...]:
+    """What the runs perturbed with besides the colors, where they agree and it is any."""
+    trained = {source.perturb for source in sources if source.perturb}
+    if len(trained) > 1:
+        say("the runs were trained with different --perturb; name here what is to be measured")
+        return ()
+    perturb = next(iter(trained), ())
+    if perturb:
+        say(f"perturb: {' '.join(perturb)}")
+    return perturb
 
 
 def _names(options: Options) -> list[str]:

@@ -68,6 +68,7 @@ def make_subject(
     precision: Precision,
     sizes: Sizes,
     strengths: Strengths,
+    perturb: tuple[str, ...],
     auxiliary: AuxiliaryData,
 ) -> Subject:
     """A model, which is on its device, with its loader."""
@@ -89,6 +90,7 @@ def make_subject(
             val_crop=wanted.val_crop,
             interpolation=wanted.interpolation,
             strengths=strengths,
+            perturb=perturb,
             mean=wanted.mean,
             std=wanted.std,
             device=device,

@@ -45,6 +45,7 @@ class Net:
         order: What its outputs are, should they be 1,000: ImageNet's classes; likely these; or
             `classes`.
         strengths: Brightness, contrast, saturation, hue that its run trained with.
+        perturb: What its run perturbed with besides.
         notes: What a user should know of how it was made, one line each.
         architecture: Of a network of ours.
     """
@@ -54,6 +55,7 @@ class Net:
     classes: tuple[str, ...] | None = None
     order: Literal["imagenet", "likely", "own"] = "imagenet"
     strengths: tuple[float, float, float, float] | None = None
+    perturb: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     architecture: Architecture | None = None
 

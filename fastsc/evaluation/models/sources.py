@@ -84,6 +84,7 @@ class Source:
     Attributes:
         synsets: WordNet names of its outputs ("n01440764"), where these are ImageNet's classes.
         strengths: Brightness, contrast, saturation, hue that its run trained with.
+        perturb: What its run perturbed with besides; see `config`.
         notes: What a user should know of how it was made, one line each.
         architecture: Of a network of ours.
     """
@@ -91,6 +92,7 @@ class Source:
     classifier: Classifier
     synsets: tuple[str, ...] | None = None
     strengths: tuple[float, float, float, float] | None = None
+    perturb: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     architecture: Architecture | None = None
 
@@ -125,6 +127,7 @@ def load_source(model: str, options: ModelOptions | None = None) -> Source:
         classifier=classifier,
         synsets=imagenet_synsets() if of_imagenet else None,
         strengths=loaded.strengths,
+        perturb=loaded.perturb,
         notes=loaded.notes + notes,
         architecture=loaded.architecture,
     )
@@ -307,6 +310,7 @@ def _file(path: Path, config: Path) -> Net:
         classes=classes + tuple(f"output {i}" for i in range(len(classes), n)),
         order="own",
         strengths=None if run is None else run.data.strengths,
+        perturb=() if run is None else run.data.perturb,
         architecture=architecture,
     )
 

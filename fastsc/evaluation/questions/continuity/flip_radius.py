@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ RANGES = {
 }
 STEPS = 10  # of the way outward, in each direction
 HALVINGS = 6  # of the step in which the first flip lies: 1/64 of it is left
+Floats = NDArray[np.float64]
 
 
 def radii(viewer: Viewer, index: Indices, kind: str) -> Arrays:
@@ -35,31 +38,40 @@ def radii(viewer: Viewer, index: Indices, kind: str) -> Arrays:
         nothing flips within the range.
     """
     radius = {way: np.full(len(index), np.inf) for way in ("down", "up")}
+    unchanged = IDENTITY[KINDS.index(kind)]
     for images in viewer.images(index, f"continuity: flips under {kind}"):
         predicted = viewer.respond(images.pixels).predicted
+
+        def there(rows: Tensor, change: Floats, pixels: Tensor = images.pixels) -> Tensor:
+            factors = one_kind(kind, (unchanged + change).astype(np.float32), len(rows))
+            return viewer.respond(pixels[rows.to(pixels.device)], factors).predicted
+
         for way, end in zip(("down", "up"), RANGES[kind], strict=True):
-            radius[way][images.rows] = _walk(viewer, images.pixels, predicted, kind, end)
+            radius[way][images.rows] = walk(predicted, end - unchanged, there)
     radius["either"] = np.minimum(radius["down"], radius["up"])
     return {f"{kind}/{way}": column for way, column in radius.items()}
 
 
-def _walk(
-    viewer: Viewer, pixels: Tensor, predicted: Tensor, kind: str, end: float
-) -> NDArray[np.float64]:
-    """(n, R, R, 3) images, their predictions, a factor -> (n,) radius on the way to that factor."""
-    unchanged = IDENTITY[KINDS.index(kind)]
-    span = end - unchanged
+def walk(predicted: Tensor, span: float, there: Callable[[Tensor, Floats], Tensor]) -> Floats:
+    """How far n images have to change, on the way from 0 to `span`, to be predicted otherwise.
 
-    def flips(rows: NDArray[np.int64], share: NDArray[np.float64]) -> NDArray[np.bool_]:
+    Args:
+        predicted: (n,) of the unchanged images.
+        span: The signed change at which the way ends.
+        there: Rows (m,) of the images and their changes (m,) -> predictions (m,).
+
+    Returns:
+        (n,), not signed; inf where nothing flips.
+    """
+
+    def flips(rows: NDArray[np.int64], share: Floats) -> NDArray[np.bool_]:
         at = torch.from_numpy(rows)
-        factors = one_kind(kind, (unchanged + span * share).astype(np.float32), len(rows))
-        there = viewer.respond(pixels[at.to(pixels.device)], factors).predicted
-        changed: NDArray[np.bool_] = (there != predicted[at]).numpy()
+        changed: NDArray[np.bool_] = (there(at, span * share) != predicted[at]).numpy()
         return changed
 
     # Shares of the span: `inner` is predicted as the unchanged image is, `outer` otherwise.
-    inner, outer = np.zeros(len(pixels)), np.full(len(pixels), np.inf)
-    walking = np.arange(len(pixels))
+    inner, outer = np.zeros(len(predicted)), np.full(len(predicted), np.inf)
+    walking = np.arange(len(predicted))
     for step in range(1, STEPS + 1):
         if not len(walking):
             break

@@ -18,11 +18,11 @@ from torch import Tensor
 
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
+from fastsc.evaluation.questions.continuity import listed
 from fastsc.evaluation.questions.continuity.flip_radius import HALVINGS, RANGES, STEPS, radii
 from fastsc.evaluation.questions.continuity.layers import profile
 from fastsc.evaluation.results.answers import Answer, Arrays, Example, PartCache, Rows, compute
 from fastsc.evaluation.results.measures import Measure, Name
-from fastsc.evaluation.results.statistics import Statistic
 from fastsc.evaluation.views import (
     KINDS,
     MAX_HUE,
@@ -42,7 +42,7 @@ LEVELS = (0.25, 0.5, 1.0, 1.5, 2.0)  # multiples of the strengths
 DRAWS = 2  # of all four kinds together, an image; alone, a kind has two directions
 N_EXAMPLES = 6
 ANSWERED = ("moved", "flipped", "confidence_change")
-CURVES: tuple[tuple[str, Statistic, str, tuple[str, ...]], ...] = (
+CURVES: tuple[listed.CurveFamily, ...] = (
     ("ds_relative", "ratio", "moved", ("between",)),
     ("flips", "rate", "flipped", ()),
     ("confidence_change", "mean", "confidence_change", ()),
@@ -56,7 +56,8 @@ class Continuity(Answer):
     Attributes:
         strengths: Of brightness, contrast, saturation, hue: the training box, at level 1.
         levels: Multiples of the strengths in the curves.
-        ranges: Kind -> the ends of the search for a flip, as factors, for hue in turns.
+        ranges: Kind -> the ends of the search for a flip, as factors, for hue in turns; and of what
+            `--perturb` lists, as amounts.
         stages: The layer profile's, in forward order.
     """
 
@@ -83,7 +84,8 @@ def continuity(
     Of every image: one perturbed view with the factors of validation during training, so that a
     run's last `ds_relative` and top-1 come out again. Of n images: the curves over strength, each
     kind alone in both directions and all together in two draws; and the least change that flips the
-    prediction. Of n_profile images: ds_relative at every stage of the network.
+    prediction. Of n_profile images: ds_relative at every stage of the network. What the loader's
+    `perturb` lists is measured as the four kinds are, each alone; and with them, of every image.
 
     Args, besides those of all questions (`fastsc.evaluation.questions`):
         n, n_profile: Images; None: all of them.
@@ -106,6 +108,7 @@ def continuity(
             f"curves-{kind}", settings, partial(_curves, viewer, some, kind, levels, seed)
         )
     rows: Arrays = {}
+    more_curves, more_radii = listed.measured(viewer, some, levels, seed, cache)
     for kind in KINDS:
         rows |= cache(
             f"radius-{kind}",
@@ -123,18 +126,24 @@ def continuity(
     tables = {
         "labelled": _labelled(pairs, labels),
         "pairs": pairs,
-        "curves": Rows(some, {"between": pairs.take(some).columns["between"], **curves}),
-        "radius": Rows(some, rows),
+        "curves": Rows(
+            some, {"between": pairs.take(some).columns["between"], **curves, **more_curves}
+        ),
+        "radius": Rows(some, rows | more_radii),
         "profile": Rows(profiled, distances),
     }
+    if named := loader.settings.perturbations.named():
+        all_of_p = cache("listed", {"strengths": s, "perturb": named}, lambda: listed.whole(viewer))
+        between = pairs.columns["between"]
+        tables["listed"] = Rows(index.usable, {"between": between, **all_of_p})
     return Continuity(
         tables={name: table for name, table in tables.items() if len(table)},
-        measures=_measures(tables, s, levels, stages),
+        measures=(*_measures(tables, s, levels, stages), *listed.measures(loader, levels, CURVES)),
         examples=_examples(model, loader, pairs),
         seed=seed,
         strengths=s,
         levels=tuple(levels),
-        ranges=dict(RANGES),
+        ranges=RANGES | listed.ranges(loader),
         stages=stages,
     )
 
