@@ -172,15 +172,18 @@ class Subject:
         return None
 
 
-def passes(questions: Iterable[str], sizes: Sizes, n_images: int) -> dict[str, int]:
+def passes(
+    questions: Iterable[str], sizes: Sizes, n_images: int, n_listed: int = 0
+) -> dict[str, int]:
     """Question -> about so many images go through a model; a gradient counts as BACKWARD.
 
-    The sliders, which come with continuity, are the last.
+    n_listed: Perturbations besides the colors. The sliders, which come with continuity, are last.
     """
     n = {name: value for name, value in asdict(sizes).items() if isinstance(value, int)}
     n = {name: min(value, n_images) for name, value in n.items()} | {
         "all": n_images,
         "steps": sizes.steps,
+        "listed": n_listed,
         "severities": len(sizes.severities),
         "grid": int(np.prod([len(values) for values in sizes.positions])),
     }
@@ -227,6 +230,7 @@ _QUESTIONS = {
         lambda n: (
             _BOTH * (n["all"] + n["profile"])
             + n["curves"] * ((len(KINDS) + 1) * _CURVE + len(KINDS) * _WALK)
+            + n["curves"] * n["listed"] * (_CURVE + _WALK)
         ),
         lambda s: check_images(s.loader),
     ),

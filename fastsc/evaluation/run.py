@@ -92,7 +92,7 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
                 say(f"{name}: {line}")
         asked = _questions(options, subjects, say)
         n = len(subjects[0].loader.index.usable)
-        counts = passes(asked, sizes, n)
+        counts = passes(asked, sizes, n, len(perturb))
         _announce(subjects, sum(counts.values()), options.budget, say)
         store = loaders.enter_context(opened(options.out))
         progress = Progress(

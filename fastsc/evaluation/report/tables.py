@@ -25,6 +25,7 @@ from fastsc.evaluation.results.answers import Answer
 from fastsc.evaluation.results.evaluated import Comparison
 from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.results.statistics import Difference
+from fastsc.evaluation.views import KINDS
 
 EMPTY = Cell("–")
 
@@ -34,7 +35,7 @@ def reach(answer: Answer, figure: Name) -> str | None:
     family, kind, way = figure
     if family != "flip_radius" or not isinstance(answer, Continuity) or kind not in answer.ranges:
         return None
-    unchanged = 0.0 if kind == "hue" else 1.0
+    unchanged = float(kind in KINDS and kind != "hue")
     down, up = (change_text(kind, end - unchanged) for end in answer.ranges[kind])
     return {"up": up, "down": down}.get(way, f"{down} to {up}")
 

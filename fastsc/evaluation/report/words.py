@@ -13,6 +13,7 @@ from fastsc.evaluation.results.statistics import Difference, Estimate
 SPACE = "\u00a0"  # a number stays on the line of its unit
 MAX_DECIMALS = 6
 _RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+SIGNED = ("gamma", "temperature", "exposure", "sharpness")  # listed ones that go both ways
 REAL = 0.05  # the p below which a difference is called one
 IN_TEMPLATES = ("box_text", "listed", "number", "strength_text", "the_only", "PERCENT")
 
@@ -37,6 +38,18 @@ PERCENT = Unit(100, f"{SPACE}%")
 POINTS = Unit(100, f"{SPACE}points", signed=True)
 DEGREES = Unit(360, "°")
 
+# Of what --perturb lists.
+_AMOUNTS = {
+    "gamma": Unit(1, " octaves of the exponent"),
+    "temperature": Unit(1, f"{SPACE}mired"),
+    "exposure": Unit(1, f"{SPACE}stops"),
+    "blur": Unit(1, f"{SPACE}px"),
+    "sharpness": PERCENT,
+    "noise": Unit(1, "/255"),
+    "jpeg": Unit(1, " below quality 100"),
+    "posterize": Unit(1, f"{SPACE}bits"),
+}
+_DECIMALS = {"gamma": 2, "exposure": 2, "blur": 2, "noise": 1}
 _UNITS = {
     "top1": PERCENT,
     "top1_perturbed": PERCENT,
@@ -55,7 +68,8 @@ def unit_of(measure: Measure) -> Unit:
     """The unit in which a measure is shown."""
     family, kind, _ = measure.figure
     if family == "flip_radius":
-        return DEGREES if kind == "hue" else PERCENT
+        operation = kind.partition("-")[0]
+        return DEGREES if kind == "hue" else _AMOUNTS.get(operation, PERCENT)
     return _UNITS.get(family) or (PERCENT if measure.statistic == "share" else PLAIN)
 
 
@@ -200,7 +214,19 @@ def least_text(difference: Difference, unit: Unit) -> str:
 
 
 def change_text(kind: str, value: float, *, signed: bool = True) -> str:
-    """A change of one kind from the unchanged image: a share of it in %, hue's turns in degrees."""
+    """A change of one kind from the unchanged image: a share of it in %, hue's turns in degrees.
+
+    Of what --perturb lists, the amount in its unit: "2.10 px", "quality 23", "exponent 1.49".
+    """
+    operation = kind.partition("-")[0]
+    if operation == "gamma":
+        return f"exponent{SPACE}{number(2**value)}"
+    if operation == "jpeg":
+        return f"quality{SPACE}{number(100 - value, 0)}"
+    if operation in _AMOUNTS:
+        amount, signed = _AMOUNTS[operation], signed and operation in SIGNED
+        places = _DECIMALS.get(operation, 0)
+        return number(value * amount.scale, places, signed=signed) + amount.suffix
     unit = DEGREES if kind == "hue" else PERCENT
     return number(value * unit.scale, 0, signed=signed) + unit.suffix
 
@@ -209,6 +235,15 @@ def strength_text(kind: str, strength: float) -> str:
     """A strength in its own unit: "±40 %", "±36°"; all together, a multiple of the box: "×1.5"."""
     if kind == "together":
         return f"×{strength:g}"
+    operation = kind.partition("-")[0]
+    if ":" in kind or operation == "grayscale":
+        return "as drawn" if ":" in kind else "all"
+    if operation == "gamma":
+        return f"2^±{strength:g}"
+    if operation == "jpeg":
+        return change_text(kind, strength)
+    if (amount := _AMOUNTS.get(operation)) is not None:
+        return "±" * (operation in SIGNED) + f"{strength * amount.scale:g}{amount.suffix}"
     return "±" + change_text(kind, strength, signed=False)
 
 

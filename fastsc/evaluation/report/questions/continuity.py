@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from fastsc.evaluation.report.words import (
     DEGREES,
     PERCENT,
     PLAIN,
+    SPACE,
     Figure,
     Unit,
     change_text,
@@ -27,6 +29,7 @@ from fastsc.evaluation.results.statistics import Estimate, estimate
 from fastsc.evaluation.views import KINDS
 
 GRID = 41  # places of the band round a survival curve
+LAST = ("gamma", "jpeg")  # operations whose amounts' texts end in the number
 CLOSE = 0.13  # of an axis: ticks that are nearer to each other would touch
 NOTHING = (0.0, Estimate(0.0, 0.0, 0.0, 0, 0, "none"))  # where nothing has changed
 AXES = {
@@ -64,6 +67,48 @@ def _radii(asked: Asked) -> Iterator[Name]:
         names = [name for name in names if str(name) in asked.answer.estimates]
         if names:
             yield min(names, key=lambda name: _value(asked, name))
+
+
+def _listed_radii(asked: Asked) -> Iterator[Name]:
+    """The nearer direction of each perturbation of --perturb that has a radius."""
+    for kind in _listed_kinds(asked.its(Continuity)):
+        ways = ("down", "up") if asked.its(Continuity).ranges[kind][0] else ("up",)
+        yield min((Name("flip_radius", kind, way) for way in ways), key=partial(_value, asked))
+
+
+def _listed_kinds(answer: Continuity) -> list[str]:
+    return [kind for kind in answer.ranges if kind not in KINDS]
+
+
+def _listed_half(asked: Asked) -> list[str]:
+    """ "below JPEG quality 23 (28 to 19)", "beyond 2.1 px of blur (1.8 px to 2.5 px)"."""
+    phrases = []
+    for name in _listed_radii(asked):
+        if not math.isfinite(_value(asked, name)):
+            continue
+        operation = name.kind.partition("-")[0]
+        radius, sign = asked.answer[str(name)], -1 if name.level == "down" else 1
+        value, low, high = (
+            change_text(name.kind, sign * end) if math.isfinite(end) else "beyond the range"
+            for end in (radius.value, radius.low, radius.high)
+        )
+        low, high = (end.split(SPACE)[-1] if operation in LAST else end for end in (low, high))
+        within = f" ({low} to {high})" if math.isfinite(radius.low) else ""
+        phrases.append(
+            f"below JPEG {value}{within}"
+            if operation == "jpeg"
+            else f"beyond {value} of {name.kind}{within}"
+        )
+    return phrases
+
+
+def _listed_never(asked: Asked) -> list[str]:
+    """ "blur up to 20.00 px": the listed perturbations of which fewer than half flip."""
+    return [
+        f"{name.kind} within {reach(asked.answer, name._replace(level='either'))}"
+        for name in _listed_radii(asked)
+        if asked.answer[str(name)].value == math.inf
+    ]
 
 
 def _value(asked: Asked, name: Name) -> float:
@@ -112,8 +157,9 @@ def _over_strength(
     def charts(question: Question) -> Iterator[Chart]:
         drawn: dict[str, list[Curve]] = {}
         captions, ticks = {}, {}
-        for kind in AXES:
-            names = [m.figure for m in question.measures(family) if m.figure.kind == kind]
+        figures = [m.figure for m in question.measures(family) if m.figure.level]
+        for kind in dict.fromkeys([*AXES, *(figure.kind for figure in figures)]):
+            names = [figure for figure in figures if figure.kind == kind]
             names.sort(key=lambda name: float(name.level))
             if not names:
                 continue
@@ -134,7 +180,7 @@ def _over_strength(
             captions[kind] = f"At {ticks[kind][-1][1]}: {', '.join(listing)}"
         limits = _limits([curve for curves in drawn.values() for curve in curves])
         for kind, curves in drawn.items():
-            axes = Axes(AXES[kind], label, unit)
+            axes = Axes(AXES.get(kind, f"strength of {kind}"), label, unit)
             finding = f"{what} over {kind}: {captions[kind]}"
             svg = lines(curves, axes, finding, ticks=_thinned(ticks[kind]), limits=limits)
             yield Chart(svg, captions[kind], kind.capitalize())
@@ -164,10 +210,11 @@ def _thinned(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
 
 
 def _survival(question: Question) -> Iterator[Chart]:
-    for kind in KINDS:
+    every = [kind for _, answer in question.of(Continuity) for kind in answer.ranges]
+    for kind in dict.fromkeys(every):
         curves, listing = [], []
         for asked, answer in question.of(Continuity):
-            if "radius" not in answer.tables:
+            if "radius" not in answer.tables or kind not in answer.ranges:
                 continue
             curves.append(_survival_curve(asked.slot, answer, kind))
             halves = [
@@ -182,11 +229,13 @@ def _survival(question: Question) -> Iterator[Chart]:
             continue
         low, high = min(c.x[0] for c in curves), max(c.x[-1] for c in curves)
         step = 0.25 if kind == "hue" else 0.5 if high - low <= 2 else 1.0
+        if kind not in KINDS:
+            step = (high - low) / 4
         places = [step * i for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
         finding = "; ".join(listing)
         svg = lines(
             curves,
-            Axes(AXES[kind], "not yet flipped", PERCENT),
+            Axes(AXES.get(kind, f"amount of {kind}"), "not yet flipped", PERCENT),
             f"Predictions that survive a change of {kind}: {finding}",
             ticks=[(x, change_text(kind, x)) for x in places],
             signed=True,
@@ -197,9 +246,11 @@ def _survival(question: Question) -> Iterator[Chart]:
 
 def _survival_curve(slot: int, answer: Continuity, kind: str) -> Curve:
     """Share of images left over the signed change, at places of a grid, with Wilson's interval."""
-    unchanged = 0.0 if kind == "hue" else 1.0
+    unchanged = float(kind in KINDS and kind != "hue")
     points = []
     for way, end in zip(("down", "up"), answer.ranges[kind], strict=True):
+        if end == unchanged and kind not in KINDS:
+            continue  # it has no such direction
         radius = answer.tables["radius"].columns[f"{kind}/{way}"]
         places = np.linspace(0, end - unchanged, GRID)
         for place in places[::-1] if way == "down" else places[1:]:
@@ -233,6 +284,8 @@ CODE = Code(
     words={
         "half_flipped": _half_flipped,
         "never_flipped": _never_flipped,
+        "listed_half": _listed_half,
+        "listed_never": _listed_never,
         "stage_figures": _stage_figures,
         "furthest": _furthest,
     },
