@@ -33,6 +33,7 @@ from fastsc.pipelines.sources import (
     SCAN_CHUNK,
     SCAN_THREADS,
     Source,
+    of_files,
     of_folder,
     of_list,
     of_tars,
@@ -256,6 +257,22 @@ def scan_flat(folder: str | os.PathLike[str]) -> Index:
     listing.names = [name[inside:] for name in listing.names]
     listing.hidden = [name[inside:] for name in listing.hidden]
     return _indexed(folder, Source(("",), targets, listing))
+
+
+def scan_files(
+    root: Path, names: list[str], classes: tuple[str, ...], targets: NDArray[np.int64]
+) -> Index:
+    """Indexes the files that `root`, a list of them, names, reading headers only.
+
+    Args:
+        root: The list; names are relative to its folder.
+        names: Of the files, all different.
+        classes: Names of classes.
+        targets: (n,) positions in them.
+    """
+    source = of_files(root.parent, names, classes, targets)
+    index = _indexed(root, source, use_cache=False)
+    return index.without(source.left_out) if source.left_out else index
 
 
 def _indexed(root: Path, source: Source, *, use_cache: bool = True, progress: bool = True) -> Index:

@@ -13,4 +13,6 @@ QUESTIONS = (
     "explanations",
     "transfer",
     "bias",
+    "pairs",
 )
+OPTIONAL = ("pairs",)  # asked where their data is given, and else not said to be left out

@@ -77,6 +77,9 @@ def _parser() -> Parser:
     add("--transfer-data", type=folder_name, metavar="DIR",
         help="another labelled data set, for the question transfer")
     add("--fine-tune", action="store_true", help="on it, too: minutes on a CPU")
+    add("--pairs", type=Path, metavar="FILE.csv",
+        help="two files a line, and an optional label: real pictures of the same thing, for the "
+        "question pairs")
     add("--strengths", type=float, nargs=4, metavar=("B", "C", "S", "H"),
         help="of brightness, contrast, saturation, hue; default: those that the runs trained "
         "with, else 0.4 0.4 0.4 0.1")
@@ -121,6 +124,13 @@ def _parser() -> Parser:
 def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:
     """One line per model, and where the rest is."""
     for model in evaluation.models:
+        if (pairs := model.answers.get("pairs")) is not None:
+            moved, flips = pairs["ds_relative"], pairs["flips"]
+            write_line(
+                f"{model.name}, {moved.n:,} pairs: ds_relative {moved.value:.3f} "
+                f"({moved.low:.3f} to {moved.high:.3f}), flips {flips.value:.1%} "
+                f"({flips.low:.1%} to {flips.high:.1%})"
+            )
         answer = model.answers.get("continuity")
         if answer is None:
             continue

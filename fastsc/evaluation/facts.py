@@ -59,6 +59,7 @@ def metadata_of(
         "seed": options.seed,
         "strengths": list(first.loader.settings.strengths),
         **({"perturb": first.loader.settings.perturbations.named()} if first.listed else {}),
+        **({"pairs": len(first.pairs[1].first)} if first.pairs else {}),
         "device": first.loader.device.type,
         "precision": precision,
         "pipeline": options.pipeline,

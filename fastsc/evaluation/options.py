@@ -33,6 +33,7 @@ class Options:
     class_name: str | None = None
     transfer_data: Path | None = None
     fine_tune: bool = False
+    pairs: Path | None = None
     strengths: Strengths | None = None
     perturb: tuple[str, ...] | None = None
     on_bad_image: OnBadImage = "raise"

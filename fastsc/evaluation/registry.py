@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -13,6 +14,7 @@ from fastsc.datasets.colormnist import FOLDERS
 from fastsc.errors import UserError
 from fastsc.evaluation import QUESTIONS
 from fastsc.evaluation.models.classifier import Classifier
+from fastsc.evaluation.pairs_data import Pairs
 from fastsc.evaluation.questions.bias.axes import choose_images
 from fastsc.evaluation.questions.bias.color_bias import Digits
 from fastsc.evaluation.questions.bias.question import bias
@@ -30,10 +32,13 @@ from fastsc.evaluation.questions.explanations.explainer import TAKEN
 from fastsc.evaluation.questions.explanations.question import (
     SAMPLES,
     check_explanations,
+    explained_pairs,
     explanations,
 )
 from fastsc.evaluation.questions.gradients import STEPS, gradients
 from fastsc.evaluation.questions.neighbours import company, neighbours
+from fastsc.evaluation.questions.pairs import LEVELS as BRIGHTER
+from fastsc.evaluation.questions.pairs import pairs
 from fastsc.evaluation.questions.robustness.question import right_images, robustness
 from fastsc.evaluation.questions.shifts import corruptions
 from fastsc.evaluation.questions.shifts.question import check_shifts, shifts
@@ -120,6 +125,8 @@ class Subject:
         transfer: Loaders of another data set's training and test part, if there is one.
         fine_tune: Whether to fine-tune on it.
         colors: Loaders of Color MNIST's folders of test digits, where the data is that.
+        pairs: The loader of the pictures of real pairs, the pairs, and the right outputs by its
+            dataset indices, if there are any.
         left_out: Question, or part of one, -> why it is not answered.
     """
 
@@ -133,6 +140,7 @@ class Subject:
     transfer: tuple[Pipeline, Pipeline] | None = None
     fine_tune: bool = False
     colors: Mapping[str, Pipeline] | None = None
+    pairs: tuple[Pipeline, Pairs, NDArray[np.int64]] | None = None
     left_out: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -143,13 +151,15 @@ class Subject:
     @property
     def loaders(self) -> tuple[Pipeline, ...]:
         """All of them."""
-        return (self.loader, *(self.transfer or ()), *(self.colors or {}).values())
+        more = (self.pairs[0],) if self.pairs else ()
+        return (self.loader, *(self.transfer or ()), *(self.colors or {}).values(), *more)
 
     def seen_by(self, question: str) -> tuple[Pipeline, ...]:
         """The loaders whose images a question uses."""
         seen = {
             "transfer": self.transfer or (),
             "bias": (self.loader, *(self.colors or {}).values()),
+            "pairs": (self.pairs[0],) if self.pairs else (),
         }
         return seen.get(question, (self.loader,))
 
@@ -160,7 +170,11 @@ class Subject:
             UserError: The data cannot answer it; the message says why.
         """
         asked = _QUESTIONS[question]
-        loaders = _transfer_loaders(self) if question == "transfer" else (self.loader,)
+        loaders: tuple[Pipeline, ...] = (self.loader,)
+        if question == "transfer":
+            loaders = _transfer_loaders(self)
+        elif question == "pairs":
+            loaders = (_pairs_of(self)[0],)
         return asked.ask(self.model, *loaders, **asked.options(self), seed=self.seed, cache=cache)
 
     def cannot(self, question: str) -> str | None:
@@ -173,17 +187,19 @@ class Subject:
 
 
 def passes(
-    questions: Iterable[str], sizes: Sizes, n_images: int, n_listed: int = 0
+    questions: Iterable[str], sizes: Sizes, n_images: int, n_listed: int = 0, n_pairs: int = 0
 ) -> dict[str, int]:
     """Question -> about so many images go through a model; a gradient counts as BACKWARD.
 
-    n_listed: Perturbations besides the colors. The sliders, which come with continuity, are last.
+    n_listed: Perturbations besides the colors; n_pairs: of pictures. The sliders, which come with
+        continuity, are last.
     """
     n = {name: value for name, value in asdict(sizes).items() if isinstance(value, int)}
     n = {name: min(value, n_images) for name, value in n.items()} | {
         "all": n_images,
         "steps": sizes.steps,
         "listed": n_listed,
+        "pairs": n_pairs,
         "severities": len(sizes.severities),
         "grid": int(np.prod([len(values) for values in sizes.positions])),
     }
@@ -216,6 +232,31 @@ def _transfer_loaders(subject: Subject) -> tuple[Pipeline, Pipeline]:
     if subject.transfer is None:
         raise UserError("transfer: no other data set; give one with --transfer-data DIR")
     return subject.transfer
+
+
+def _pairs_of(subject: Subject) -> tuple[Pipeline, Pairs, NDArray[np.int64]]:
+    if subject.pairs is None:
+        raise UserError("pairs: no pairs of pictures; give them with --pairs FILE.csv")
+    return subject.pairs
+
+
+def _pairs_options(subject: Subject) -> dict[str, Any]:
+    loader, of, labels = _pairs_of(subject)
+    why: tuple[str, ...] = ()
+    try:
+        check_explanations(subject.model, loader)
+    except UserError as error:
+        why = (f"agreement of {error}",)
+    explain = partial(explained_pairs, subject.model, loader, subject.sizes.steps, subject.seed)
+    return {
+        "first": of.first,
+        "second": of.second,
+        "numbers": of.numbers,
+        "labels": labels,
+        "explain": None if why else explain,
+        "n_explained": subject.sizes.explained,
+        "left_out": (*of.left_out, *why),
+    }
 
 
 _BOTH = 2  # directions of a kind, or views of an image: unchanged and perturbed
@@ -290,6 +331,15 @@ _QUESTIONS = {
             if s.colors
             else choose_images(s.loader, s.sizes.bias, s.seed)
         ),
+    ),
+    "pairs": _Question(
+        pairs,
+        _pairs_options,
+        lambda n: (
+            n["pairs"] * (_BOTH + 1 + len(BRIGHTER))
+            + min(n["explained"], n["pairs"]) * _BOTH * (n["steps"] + 1) * BACKWARD
+        ),
+        _pairs_of,
     ),
 }
 assert tuple(_QUESTIONS) == QUESTIONS

@@ -12,7 +12,7 @@ from fastsc.cli.console import printable
 from fastsc.config.checks import check_strengths
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.errors import UserError
-from fastsc.evaluation import QUESTIONS
+from fastsc.evaluation import OPTIONAL, QUESTIONS
 from fastsc.evaluation.ask import comparisons, grids_of, rate, slider_images
 from fastsc.evaluation.data import Split, open_split
 from fastsc.evaluation.facts import facts_of, metadata_of
@@ -58,6 +58,8 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     strengths = options.strengths or _strengths(sources, say)
     perturb = options.perturb if options.perturb is not None else _perturb(sources, say)
     auxiliary = auxiliary_data(options, split)
+    for line in auxiliary.pairs.left_out if auxiliary.pairs else ():
+        say(f"left out: pair {line}")
     models = [source.classifier.to(device).use_channels_last() for source in sources]
     limit_passes(models, options.memory_budget, options.batch_size, device, say)
     if device.type == "cpu":
@@ -92,7 +94,8 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
                 say(f"{name}: {line}")
         asked = _questions(options, subjects, say)
         n = len(subjects[0].loader.index.usable)
-        counts = passes(asked, sizes, n, len(perturb))
+        n_pairs = 0 if auxiliary.pairs is None else len(auxiliary.pairs.first)
+        counts = passes(asked, sizes, n, len(perturb), n_pairs)
         _announce(subjects, sum(counts.values()), options.budget, say)
         store = loaders.enter_context(opened(options.out))
         progress = Progress(
@@ -204,7 +207,9 @@ def _questions(
 ) -> list[str]:
     """The questions that some model can be asked; each model learns why not the others."""
     asked: list[str] = []
-    for question in dict.fromkeys(options.only or QUESTIONS):
+    given = () if options.pairs is None else OPTIONAL
+    usual = [question for question in QUESTIONS if question not in OPTIONAL]
+    for question in dict.fromkeys((*(options.only or usual), *given)):
         whys = [subject.cannot(question) for subject in subjects]
         if None in whys:
             asked.append(question)

@@ -18,6 +18,7 @@ from fastsc.evaluation.models.labels import map_labels
 from fastsc.evaluation.models.libraries import imagenet_names
 from fastsc.evaluation.models.sources import Source
 from fastsc.evaluation.options import Options, Strengths
+from fastsc.evaluation.pairs_data import Pairs, open_pairs
 from fastsc.evaluation.registry import Sizes, Subject
 from fastsc.evaluation.results.answers import PartCache
 from fastsc.evaluation.results.store import Store
@@ -38,10 +39,12 @@ class AuxiliaryData(NamedTuple):
     Attributes:
         transfer: Another data set's training and test part.
         colors: Color MNIST's folders of test digits.
+        pairs: Of real pictures.
     """
 
     transfer: tuple[Index, Index] | None
     colors: dict[str, Index] | None
+    pairs: Pairs | None = None
 
 
 def auxiliary_data(options: Options, split: Split) -> AuxiliaryData:
@@ -56,7 +59,8 @@ def auxiliary_data(options: Options, split: Split) -> AuxiliaryData:
     if folders is not None:
         classes = split.index.classes
         colors = {name: scan(path, classes=classes) for name, path in folders.items()}
-    return AuxiliaryData(transfer, colors)
+    pairs = None if options.pairs is None else open_pairs(options.pairs, options.pipeline)
+    return AuxiliaryData(transfer, colors, pairs)
 
 
 def make_subject(
@@ -107,6 +111,10 @@ def make_subject(
         transfer = loader(train, bounded=not options.fine_tune), loader(test)
     if auxiliary.colors is not None:
         colors = {name: loader(one) for name, one in auxiliary.colors.items()}
+    pairs = None
+    if (of := auxiliary.pairs) is not None:
+        right = map_labels(of.split, source, options.class_map if of.split.labelled else None)
+        pairs = loader(of.split.index), of, right.targets
     return Subject(
         name=name,
         model=model,
@@ -118,6 +126,7 @@ def make_subject(
         transfer=transfer,
         fine_tune=options.fine_tune,
         colors=colors,
+        pairs=pairs,
         left_out={} if labels.reason is None else {"top-1": labels.reason},
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fastsc.evaluation import QUESTIONS
+from fastsc.evaluation import OPTIONAL, QUESTIONS
 from fastsc.evaluation.report.templates import declared
 from fastsc.evaluation.report.words import number
 from fastsc.evaluation.results.evaluated import Evaluation
@@ -24,7 +24,9 @@ class Definition:
 
 def definitions(evaluation: Evaluation) -> tuple[Definition, ...]:
     """Of every kind of measure on the page, in the order of their first appearance."""
-    meanings = {question: declared(question).get("measures", {}) for question in QUESTIONS}
+    answered = {question for model in evaluation.models for question in model.answers}
+    known = [question for question in QUESTIONS if question not in OPTIONAL or question in answered]
+    meanings = {question: declared(question).get("measures", {}) for question in known}
     definitions: dict[str, Definition] = {}
     for model in evaluation.models:
         for question, answer in model.answers.items():

@@ -27,9 +27,18 @@ from fastsc.evaluation.questions.explanations.explainer import (
     METHODS,
     Explainer,
     explain,
+    explain_pairs,
 )
 from fastsc.evaluation.questions.explanations.grad_cam import find_layer
-from fastsc.evaluation.results.answers import Answer, Example, PartCache, Rows, compute, in_parts
+from fastsc.evaluation.results.answers import (
+    Answer,
+    Arrays,
+    Example,
+    PartCache,
+    Rows,
+    compute,
+    in_parts,
+)
 from fastsc.evaluation.results.measures import Measure, Name
 from fastsc.evaluation.results.statistics import (
     NAN,
@@ -178,6 +187,38 @@ def check_explanations(model: Classifier, loader: Pipeline) -> UnitViewer:
     viewer = UnitViewer(model, loader)
     check_gradient(viewer.explained)
     return viewer
+
+
+def explained_pairs(
+    model: Classifier,
+    loader: Pipeline,
+    steps: int,
+    seed: int,
+    first: Indices,
+    second: Indices,
+    cache: PartCache,
+) -> dict[str, Arrays]:
+    """Method -> columns (k,) of the agreement of maps of two pictures, for the question pairs.
+
+    Args, besides those of `explanations`:
+        first, second: (k,) dataset indices, k > 1.
+
+    Raises:
+        UserError: As `explanations`.
+    """
+    viewer = check_explanations(model, loader)
+    layer, together = find_layer(viewer.explained), np.stack([first, second], axis=1)
+    explainer = Explainer(viewer, layer, first, steps, 0, seed)
+    methods = (IG, GRAD_CAM) if layer else (IG,)
+    return {
+        method: in_parts(
+            cache, f"pairs-{method}", _shares(together, PART, viewer.settings.resolution),
+            {"n": len(first), "seed": seed, "steps": steps},
+            partial(explain_pairs, explainer, method),
+            lambda part: {"images": part.tolist()},
+        )
+        for method in methods
+    }  # fmt: skip
 
 
 def _shares(index: Indices, at_224: int, resolution: int) -> list[Indices]:
