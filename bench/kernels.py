@@ -1,10 +1,12 @@
 """Kernels beside their peers and their limits: `python -m bench.kernels [--device cuda]`.
 
 pair_view: one image from uint8 to a clean and a perturbed normalized view; one thread on a CPU.
-front_end: one normalized image to its channels. ds and pool_ds: forward and backward of one batch.
-Each case is checked against float64 before the clock runs, and timed over so many calls that the
-cases' turns take equally long. "of copy" is a case's share of the bandwidth that torch's copy
-reaches here, counting only the bytes that the case must move.
+front_end: one normalized image to its channels. perturb: one image from uint8 to uint8, by one of
+the operations of --perturb, beside torchvision's and kornia's nearest; tests hold ours against
+their oracles. ds and pool_ds: forward and backward of one batch. Each case is checked against
+float64 before the clock runs, and timed over so many calls that the cases' turns take equally long.
+"of copy" is a case's share of the bandwidth that torch's copy reaches here, counting only the bytes
+that the case must move.
 """
 
 import argparse
@@ -18,15 +20,17 @@ from torch import Tensor
 from bench.common import add_arguments, parse, report, write_early
 from bench.kernel_ds import FEATURES, KINDS, add_ds, add_pool_ds
 from bench.kernel_front import FRONTS, add_front_ends
+from bench.kernel_perturbations import add_perturbations
 from bench.kernel_table import Cases, columns
 from bench.kernel_views import add_pair_views, bytes_moved
 from bench.sources import add_data_argument, mistakes, source_folder
+from fastsc.kernels.perturbations import OPERATIONS
 from fastsc.pipelines import build, scan
 
 # On a CPU: ResNet-18's last map for 32 pairs. On a GPU: ResNet-50's for 256.
 CPU_BATCH, GPU_BATCH = 32, 256
 CPU_CHANNELS = 512
-GROUPS = ("pair_view", "front_end", "pool_ds", "ds")
+GROUPS = ("pair_view", "front_end", "perturb", "pool_ds", "ds")
 
 
 def images(data: Path | None, size: int, n: int) -> Tensor:
@@ -77,6 +81,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add_pair_views(cases, x_u8)
     if "front_end" in options.only:
         add_front_ends(cases, x_u8, low)
+    if "perturb" in options.only:
+        add_perturbations(cases, x_u8)
     if "pool_ds" in options.only:
         add_pool_ds(cases, batch, FEATURES if on_gpu else CPU_CHANNELS, low)
     if "ds" in options.only:
@@ -92,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             **{f"front_end/{front}": f"front_end/{front}-reference" for front in FRONTS},
             **{f"ds/{kind}": f"ds/{kind}-reference" for kind in KINDS},
             **{f"pool_ds/{kind}": f"pool_ds/{kind}-separate" for kind in KINDS},
+            **{f"perturb/{name}": f"perturb/{name}/torchvision" for name in OPERATIONS},
         },
         extra={"batch": batch, "cases": details},
         columns={

@@ -48,7 +48,13 @@ COLD = ("loaders/fastsc-cpu/pair", "loaders/fastsc-cpu-tar/pair")
 
 
 def fastsc(
-    name: str, data: Index | Path, workers: int, *, paired: bool, exact: bool = False
+    name: str,
+    data: Index | Path,
+    workers: int,
+    *,
+    paired: bool,
+    exact: bool = False,
+    perturb: tuple[str, ...] = (),
 ) -> peers.Epoch:
     """Our loader, another epoch at every call."""
     loader = build(
@@ -59,6 +65,7 @@ def fastsc(
         workers=workers,
         paired=paired,
         exact_decode=exact,
+        perturb=perturb,
     )
 
     def run() -> int:
@@ -138,6 +145,15 @@ def makers(folder: Path, index: Index, workers: int) -> dict[str, tuple[Maker, s
         "fastsc-dali/pair": (ours("dali", True), "fastsc[dali]"),
         "fastsc-dali/single": (ours("dali", False), "fastsc[dali]"),
         "torchvision-tensor/pair": (torch_loader("tensor"), ""),
+        "fastsc-cpu-perturb/pair": (
+            lambda: fastsc("cpu", index, workers, paired=True, perturb=peers.LISTED),
+            "",
+        ),
+        "torchvision-tensor-perturb/pair": (torch_loader("tensor", listed=True), ""),
+        "albumentations-perturb/pair": (
+            torch_loader("albumentations", listed=True),
+            "fastsc[bench]",
+        ),
         "torchvision-tensor/single": (torch_loader("tensor", paired=False), ""),
         "torchvision-pil/pair": (torch_loader("pil"), ""),
         "torchvision-pil-draft/pair": (torch_loader("pil-draft"), ""),

@@ -18,6 +18,7 @@ from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, Index
 
 SIZE = 224
 BATCH = 32
+LISTED = ("gamma", "temperature", "blur")  # before the colors, in the rows "-perturb"
 STRENGTHS = (0.4, 0.4, 0.4, 0.1)
 PREFETCHED = 2  # DALI's default prefetch_queue_depth
 Epoch = Callable[[], int]
@@ -35,10 +36,13 @@ class PairDataset(Dataset[tuple[torch.Tensor, ...]]):
     """What a user writes: decode, one crop and flip, the jitter on a copy, normalization of both.
 
     `kind` is "tensor" or "pil" (torchvision transforms v2), "pil-draft" (which draws the crop
-    first, and has Pillow scale a JPEG down to what it needs) or "albumentations".
+    first, and has Pillow scale a JPEG down to what it needs) or "albumentations"; with `listed`,
+    what these have of LISTED before the jitter.
     """
 
-    def __init__(self, index: Index | None, kind: str, *, paired: bool = True) -> None:
+    def __init__(
+        self, index: Index | None, kind: str, *, paired: bool = True, listed: bool = False
+    ) -> None:
         self.files = [] if index is None else [index.path(i) for i in range(len(index))]
         self.kind, self.paired = kind, paired
         if kind == "albumentations":
@@ -47,12 +51,18 @@ class PairDataset(Dataset[tuple[torch.Tensor, ...]]):
             self.crop: Any = A.Compose([A.RandomResizedCrop((SIZE, SIZE)), A.HorizontalFlip()])
             ranges = [(1 - s, 1 + s) for s in STRENGTHS[:3]]
             self.jitter: Any = A.ColorJitter(*ranges, (-STRENGTHS[3], STRENGTHS[3]), p=1)
+            if listed:
+                warm, soft = A.PlanckianJitter(p=1), A.GaussianBlur((13, 13), (0.1, 2), p=1)
+                self.jitter = A.Compose([A.RandomGamma((70, 142), p=1), warm, soft, self.jitter])
             self.finish: Any = A.Normalize(IMAGENET_MEAN, IMAGENET_STD)
             return
         from torchvision.transforms import v2
 
         self.crop = v2.Compose([v2.RandomResizedCrop(SIZE), v2.RandomHorizontalFlip()])
         self.jitter = v2.ColorJitter(*STRENGTHS)
+        if listed:  # without a temperature, which torchvision has none of
+            gamma = v2.Lambda(lambda x: v2.functional.adjust_gamma(x, 2 ** (torch.rand(()) - 0.5)))
+            self.jitter = v2.Compose([gamma, v2.GaussianBlur(13, (0.1, 2.0)), self.jitter])
         self.finish = v2.Compose(
             [
                 v2.ToImage(),

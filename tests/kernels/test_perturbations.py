@@ -44,7 +44,7 @@ def pictures() -> dict[str, Tensor]:
 def implementation(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
     """What GPUs run, here on the CPU, and what CPUs run."""
     if request.param == "torch":
-        monkeypatch.setattr(perturbations, "_has_numba", lambda: False)
+        monkeypatch.setattr(perturbations, "has_numba", lambda: False)
     else:
         pytest.importorskip("numba")
     name: str = request.param
@@ -213,7 +213,7 @@ def test_both_implementations_give_the_same_bytes(
     pytest.importorskip("numba")
     change = [Change(name, np.array(amounts(name), float), KEYS[:3])]
     compiled = {title: perturb_bytes(x, change) for title, x in pictures().items()}
-    monkeypatch.setattr(perturbations, "_has_numba", lambda: False)
+    monkeypatch.setattr(perturbations, "has_numba", lambda: False)
     for title, x in pictures().items():
         assert torch.equal(perturb_bytes(x, change), compiled[title]), title
 
