@@ -1,6 +1,6 @@
 """Further changes of an image that leave its meaning alone, on bytes, each image by its own amount.
 
-Every operation is bytes to bytes, (N, H, W, 3) uint8 on any device, with the same bytes on each:
+Every operation is bytes to bytes, (N, H, W, 3) uint8 on any device, made to give the same on each:
 what is transcendental is tabulated in float64 on the CPU, and the rest is whole numbers, or float32
 products and sums that no compiler may fuse. numba computes on a CPU where it is installed, torch
 elsewhere. Amount 0 is the identity, bit for bit, for each operation.
