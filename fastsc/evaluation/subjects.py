@@ -15,7 +15,6 @@ from fastsc.distributed.devices import DTYPES, Precision
 from fastsc.errors import UserError
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.models.labels import map_labels
-from fastsc.evaluation.models.libraries import imagenet_names
 from fastsc.evaluation.models.sources import Source
 from fastsc.evaluation.options import Options, Strengths
 from fastsc.evaluation.pairs_data import Pairs, open_pairs
@@ -23,6 +22,7 @@ from fastsc.evaluation.registry import Sizes, Subject
 from fastsc.evaluation.results.answers import PartCache
 from fastsc.evaluation.results.store import Store
 from fastsc.evaluation.transfer_data import transfer_splits
+from fastsc.loading.libraries import imagenet_names
 from fastsc.pipelines import Index, Pipeline, build, scan
 from fastsc.run.environment import version_of
 

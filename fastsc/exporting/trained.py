@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from fastsc.cli.console import printable
 from fastsc.config.recipes import load_recipe
 from fastsc.errors import UserError
-from fastsc.evaluation.models.classifier import Classifier, Preprocessing
-from fastsc.evaluation.models.libraries import Architecture
+from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.models.sources import load_source
+from fastsc.loading.libraries import Architecture
+from fastsc.loading.preprocessing import Preprocessing
 from fastsc.models.build import build_net
 from fastsc.run.checkpoint import load_model_state, load_safetensors
 

@@ -1,4 +1,4 @@
-"""The front-end before a network's first convolution: `fastsc.kernels.front_end` has the formulas."""
+"""A network's front-end before its first convolution: `fastsc.kernels.front_end` has the formulas."""
 
 from __future__ import annotations
 

@@ -5,49 +5,22 @@ from __future__ import annotations
 import difflib
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
-from fractions import Fraction
+from dataclasses import asdict
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fastsc.errors import UserError, one_line
 from fastsc.evaluation.models.passes import Passes
+from fastsc.loading.preprocessing import Preprocessing
 from fastsc.models.features import FeatureModel
 from fastsc.models.outputs import logits_of, plain
 from fastsc.models.probe import PROBES, device_of, not_run, probe
 from fastsc.models.representation import average_positions
-from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 
 REPEATS = 1e-3  # standard deviations that two answers to the same images may differ by, on a GPU
 STATISTICS = "running_mean", "running_var"  # buffers that a training run that failed spoils
-Interpolation = Literal["bilinear", "bicubic"]
-
-
-@dataclass(frozen=True)
-class Preprocessing:
-    """How a classifier wants its images: the shorter side to `resize`, the centre, normalized.
-
-    Attributes:
-        resolution: Side of the square that the model sees, in pixels.
-        resize: Length of the shorter side before the square is cut out, at least `resolution`;
-            need not be whole: only the share that the square has of it is used.
-        mean, std: Of R, G, B on [0, 1].
-        interpolation: Of the antialiased resize.
-    """
-
-    resolution: int = 224
-    resize: float | Fraction = 256
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
-    interpolation: Interpolation = "bilinear"
-
-    @property
-    def val_crop(self) -> float:
-        """The central square's share of the shorter side."""
-        return float(self.resolution / Fraction(self.resize))  # rounded once
 
 
 class Classifier(nn.Module):

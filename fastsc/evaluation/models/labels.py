@@ -14,8 +14,8 @@ from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
 from fastsc.evaluation.data import Split, some
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.models.libraries import imagenet_lemmas
 from fastsc.evaluation.models.sources import Source
+from fastsc.loading.libraries import imagenet_lemmas
 from fastsc.pipelines.fields import did_you_mean, shown
 from fastsc.pipelines.reading import parse_json, read_text
 

@@ -24,8 +24,9 @@ from fastsc.evaluation.memory import (
     limit_passes,
     releasing,
 )
-from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.models.passes import Passes
+from fastsc.loading.preprocessing import Preprocessing
 from fastsc.models.smallnets import SmallResNet
 from tests.fastsc.evaluation import tiny
 

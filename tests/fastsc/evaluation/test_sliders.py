@@ -17,12 +17,13 @@ import torchvision.transforms.v2.functional as tv
 from torch import nn
 
 from fastsc.errors import UserError
-from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.report.sliders import label, sliders_section
 from fastsc.evaluation.results.answers import Arrays
 from fastsc.evaluation.sliders import FULL, QUICK, combinations, grids, unchanged
 from fastsc.evaluation.views import Viewer
 from fastsc.kernels.color import IDENTITY
+from fastsc.loading.preprocessing import Preprocessing
 from fastsc.pipelines import Pipeline, build, scan
 from tests.fastsc.evaluation import slider_cases
 from tests.fastsc.evaluation.slider_cases import NASTY

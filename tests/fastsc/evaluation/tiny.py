@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import nn
 
-from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.results.answers import Arrays
+from fastsc.loading.preprocessing import Preprocessing
 from fastsc.pipelines import Pipeline, build, scan
 
 SIDE = 8

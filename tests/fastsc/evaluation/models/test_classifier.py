@@ -11,9 +11,10 @@ import torchvision
 from torch import Tensor, nn
 
 from fastsc.errors import UserError
-from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.views import Viewer, choose, one_kind
 from fastsc.kernels import pair_view
+from fastsc.loading.preprocessing import Preprocessing
 from fastsc.pipelines import build
 from tests.fastsc.evaluation import tiny
 

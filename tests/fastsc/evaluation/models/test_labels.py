@@ -12,10 +12,11 @@ from torch import nn
 
 from fastsc.errors import UserError
 from fastsc.evaluation.data import Split
-from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.models.labels import map_labels
-from fastsc.evaluation.models.libraries import imagenet_names, imagenet_synsets
 from fastsc.evaluation.models.sources import Source
+from fastsc.loading.libraries import imagenet_names, imagenet_synsets
+from fastsc.loading.preprocessing import Preprocessing
 from fastsc.pipelines import Index
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from fastsc.errors import UserError
 from fastsc.evaluation.models import sources
+from fastsc.loading import nets
 from fastsc.models.build import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.run.checkpoint import export_safetensors
@@ -75,7 +76,7 @@ def test_a_file_that_names_a_giant_is_refused_before_it_is_built(
         devices.append(next(net.parameters()).device)
         return net
 
-    monkeypatch.setattr(sources, "build_net", built)
+    monkeypatch.setattr(nets, "build_net", built)
     path = tmp_path / "net.safetensors"
     net = build_net("fastsc:resnet8w1", 2, "imagenet", 16)
     export_safetensors(path, net, METADATA | {"architecture": "fastsc:resnet50w1024"})

@@ -23,13 +23,13 @@ from torchvision.transforms import InterpolationMode
 
 from fastsc import train
 from fastsc.errors import UserError
-from fastsc.evaluation.models.libraries import (
+from fastsc.evaluation.models.sources import ModelOptions, Source, load_classifier, load_source
+from fastsc.loading.libraries import (
     _interpolation,
     imagenet_lemmas,
     imagenet_names,
     imagenet_synsets,
 )
-from fastsc.evaluation.models.sources import ModelOptions, Source, load_classifier, load_source
 from fastsc.models.build import build_net
 from fastsc.models.representation import Outputs
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, Pipeline, build

@@ -14,7 +14,7 @@ from sklearn.linear_model import Ridge
 from torch import Tensor, nn
 
 from fastsc.errors import UserError
-from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.explanations.attribution import (
     Explained,
     check_gradient,
@@ -24,6 +24,7 @@ from fastsc.evaluation.questions.explanations.attribution import (
     segments,
 )
 from fastsc.evaluation.questions.explanations.grad_cam import find_layer, grad_cam
+from fastsc.loading.preprocessing import Preprocessing
 from tests.fastsc.evaluation import tiny
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 
 from fastsc.datasets.colormnist import COLORS, FOLDERS, METADATA, colormnist_splits, prepare
 from fastsc.errors import UserError
-from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.bias import color_bias as module
 from fastsc.evaluation.questions.bias.question import bias
 from fastsc.evaluation.views import choose
+from fastsc.loading.preprocessing import Preprocessing
 from fastsc.pipelines import Pipeline, build
 from tests.fastsc.evaluation import tiny
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from fastsc.errors import UserError
-from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.continuity.question import Continuity, continuity, strength_name
+from fastsc.loading.preprocessing import Preprocessing
 from fastsc.models.build import build_model
 from fastsc.models.representation import Represented
 from fastsc.pipelines import Pipeline, build, keyed

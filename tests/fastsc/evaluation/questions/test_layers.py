@@ -11,9 +11,10 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
-from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.continuity.layers import find_stages, profile
 from fastsc.evaluation.views import Viewer
+from fastsc.loading.preprocessing import Preprocessing
 from fastsc.models.build import build_model
 from fastsc.pipelines import build, keyed
 from tests.fastsc.evaluation import tiny

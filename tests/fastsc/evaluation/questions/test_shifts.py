@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from fastsc.errors import UserError
-from fastsc.evaluation.models.classifier import Classifier, Preprocessing
+from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.shifts import question as module
 from fastsc.evaluation.questions.shifts.corruptions import (
     CORRUPTIONS,
@@ -36,6 +36,7 @@ from fastsc.evaluation.report.questions.shifts import case_words
 from fastsc.evaluation.report.sections import section as section_of
 from fastsc.evaluation.results.answers import Rows
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
+from fastsc.loading.preprocessing import Preprocessing
 from fastsc.pipelines import Pipeline, build, keyed, scan
 from tests.fastsc.evaluation import tiny
 

@@ -16,7 +16,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from fastsc.errors import UserError
 from fastsc.evaluation.models.sources import ModelOptions, load_source
-from fastsc.evaluation.models.state_dicts import WeightsFile, read_weights
+from fastsc.loading.state_dicts import WeightsFile, read_weights
 from fastsc.run.checkpoint import load_model_state
 
 

@@ -20,7 +20,7 @@ from torch import nn
 
 from fastsc.errors import UserError
 from fastsc.evaluation.models.sources import ModelOptions, load_source
-from fastsc.evaluation.models.weight_files import Opaque, read_file
+from fastsc.loading.weight_files import Opaque, read_file
 
 
 def saved(contents: object, **options: Any) -> bytes:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from torch import Tensor, nn
 
 from fastsc.errors import UserError
-from fastsc.evaluation.models.weight_files import Opaque, read_file
+from fastsc.loading.weight_files import Opaque, read_file
 
 # Where scripts keep weights in a checkpoint, the better known first; any other name serves, too.
 NESTED = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -15,15 +14,15 @@ from torch import nn
 
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError
-from fastsc.evaluation.models.classifier import Interpolation, Preprocessing
-from fastsc.evaluation.models.state_dicts import WeightsFile, read_weights
-from fastsc.evaluation.models.weights import downloads, n_outputs
+from fastsc.loading.downloads import downloads, n_outputs
+from fastsc.loading.preprocessing import Preprocessing, rgb
+from fastsc.loading.state_dicts import WeightsFile, read_weights
 from fastsc.models.build import Stem, build_net
 from fastsc.models.front import Front
 from fastsc.pipelines.fields import did_you_mean
+from fastsc.pipelines.plan import Interpolation
 from fastsc.run.checkpoint import load_model_state
 
-RGB = tuple[float, float, float]
 AUXILIARY = "aux1.", "aux2.", "AuxLogits."  # classifiers that only training runs
 
 
@@ -194,12 +193,6 @@ def _interpolation(title: str, name: str) -> tuple[Interpolation, tuple[str, ...
     if name == "bicubic":
         return "bicubic", ()
     return "bicubic", (f"{title}: its images are resized by {name}; here by bicubic",)
-
-
-def rgb(values: Sequence[float]) -> RGB:
-    """Three numbers as floats."""
-    r, g, b = (float(value) for value in values)
-    return r, g, b
 
 
 # --- ImageNet -------------------------------------------------------------------------------------

@@ -1,0 +1,229 @@
+"""From what a user calls a model to its network: runs, files, torchvision, timm, own functions."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Mapping
+from fractions import Fraction
+from pathlib import Path
+from typing import cast, get_args
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from fastsc.cli.console import printable
+from fastsc.config.recipes import load_recipe
+from fastsc.errors import UserError, first_line
+from fastsc.loading.downloads import n_outputs
+from fastsc.loading.libraries import Architecture, Net, timm_net, torchvision_net
+from fastsc.loading.preprocessing import Preprocessing, rgb, whole
+from fastsc.loading.state_dicts import WeightsFile, read_weights
+from fastsc.loading.weight_files import foreign_format, is_safetensors
+from fastsc.models.build import build_net
+from fastsc.models.front import Front
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
+from fastsc.pipelines.fields import Fields
+from fastsc.pipelines.plan import Interpolation
+from fastsc.run.checkpoint import check_model_state, load_model_state, load_safetensors
+
+KEYS = "architecture", "classes", "resolution", "stem"  # of our metadata, in every version
+_DEFAULTS = {
+    "val_crop": 0.875,
+    "mean": IMAGENET_MEAN,
+    "std": IMAGENET_STD,
+    "interpolation": "bilinear",
+    "blurpool": False,
+    "front": "none",
+}
+MAX_SIDE = 16_384  # pixels of an image that a network sees
+FORMS = (
+    "a run's folder, a .safetensors file of fastsc, torchvision:NAME, timm:NAME, module:function"
+)
+
+
+def load_net(
+    model: str,
+    file: WeightsFile | None = None,
+    pretrained: bool = True,
+    resolution: int | None = None,
+) -> Net:
+    """A network by what a user calls it.
+
+    Args:
+        model: A run's folder, a .safetensors file of ours, `torchvision:NAME`, `timm:NAME`, or
+            `module:function`, which is importable, from the current directory too, and returns
+            an nn.Module (or is one).
+        file: Weights for the last three.
+        pretrained: Without a file: a library's own weights, or fresh ones.
+        resolution: Side of the images, for a library's networks that are built for one.
+
+    Raises:
+        UserError: There is no such thing, or its weights cannot be had or do not fit; one line.
+    """
+    kind, _, name = model.partition(":")
+    path = Path(model)
+    if kind == "torchvision" and name:
+        return torchvision_net(name, file, pretrained, resolution)
+    if kind == "timm" and name:
+        return timm_net(name, file, pretrained, resolution)
+    if path.is_dir() or path.is_file():
+        if file is not None:
+            raise UserError(
+                f"--weights {file.path}: {model} has weights of its own; the option is for "
+                "torchvision:NAME, timm:NAME and module:function"
+            )
+        return _run(path) if path.is_dir() else _file(path, path.parent / "config.yaml")
+    if is_function(model):
+        return _function(kind, name, file)
+    raise UserError(f"model {model}: {_unknown(model)}")
+
+
+def is_function(model: str) -> bool:
+    """Whether a model is called as a function of a module is: `module:function`."""
+    kind, _, name = model.partition(":")
+    own = kind in ("torchvision", "timm", "fastsc")
+    return bool(name) and not own and Path(model).suffix != ".safetensors" and os.sep not in kind
+
+
+def _unknown(model: str) -> str:
+    if model in torchvision.models.list_models():
+        return f"no such folder or file; did you mean torchvision:{model}?"
+    if os.sep in model or model.endswith(".safetensors"):
+        return "no such folder or file"
+    return f"unknown; a model is {FORMS}"
+
+
+# --- of fastsc ------------------------------------------------------------------------------------
+
+
+def _run(folder: Path) -> Net:
+    config, weights = folder / "config.yaml", folder / "weights.safetensors"
+    if not config.is_file() and not weights.is_file():
+        raise UserError(f"model {folder}: not a run's folder, which has a config.yaml")
+    if not weights.is_file():
+        raise UserError(
+            f"model {folder}: this run has no weights.safetensors yet; let it end, or go on with "
+            f"it: python -m fastsc.train {config} --out {folder} --resume"
+        )
+    return _file(weights, config)
+
+
+def _file(path: Path, config: Path) -> Net:
+    """A weights file of ours; what an older one does not say, its run's options do."""
+    if (what := foreign_format(path)) is not None:
+        raise UserError(f"model {path} is not a weights file of fastsc: it is {what}")
+    try:
+        if not is_safetensors(path):
+            raise UserError(f"{path} is not a weights file of fastsc: torch.save wrote it")
+        state, stored = load_safetensors(path)
+        missing = next((k for k in KEYS if k not in stored), None)
+        if missing is not None:
+            raise UserError(f"{path} is not a weights file of fastsc: it has no {missing}")
+    except UserError as error:
+        raise UserError(
+            f"model {error}; if it is another's, name its architecture: timm:NAME --weights {path}"
+        ) from None
+    run = None
+    if config.is_file():
+        try:
+            run = load_recipe(str(config))
+        except UserError:
+            if "val_crop" not in stored:
+                raise
+    of_run = {} if run is None else run.flat()
+    metadata = Fields({**_DEFAULTS, **of_run, **stored}, f"model {path}")
+    classes = tuple(map(printable, metadata.texts("classes")))
+    resolution = metadata.whole("resolution", 1, MAX_SIDE)
+    preprocessing = Preprocessing(
+        resolution=resolution,
+        resize=whole(resolution / Fraction(metadata.number("val_crop", 1e-6, 1))),
+        mean=rgb(metadata.numbers("mean", 3, 0, 1)),
+        std=rgb(metadata.numbers("std", 3, 1e-6, 1)),
+        interpolation=(
+            "bicubic"
+            if metadata.text("interpolation", get_args(Interpolation)) == "bicubic"
+            else "bilinear"
+        ),
+    )
+    stem = metadata.text("stem", ("imagenet", "cifar"))
+    architecture = Architecture(
+        metadata.text("architecture"),
+        "cifar" if stem == "cifar" else "imagenet",
+        metadata.flag("blurpool"),
+        cast("Front", metadata.text("front", get_args(Front))),
+    )
+    net, n = _filled(architecture, resolution, max(len(classes), 2), state, path)
+    return Net(
+        net=net,
+        preprocessing=preprocessing,
+        classes=classes + tuple(f"output {i}" for i in range(len(classes), n)),
+        order="own",
+        strengths=None if run is None else run.data.strengths,
+        perturb=() if run is None else run.data.perturb,
+        architecture=architecture,
+    )
+
+
+def _filled(
+    architecture: Architecture, resolution: int, n: int, state: Mapping[str, Tensor], path: Path
+) -> tuple[nn.Module, int]:
+    """The network of this architecture with the state's weights, and its number of outputs.
+
+    With --num-classes there are outputs without a name after the n of the classes.
+    """
+    name, stem, blurpool, front = architecture
+
+    def built(n: int, device: str) -> nn.Module:
+        with torch.device(device):
+            return build_net(name, n, stem, resolution, blurpool=blurpool, front=front)
+
+    # By shapes first: a file of a few bytes can name a network of gigabytes.
+    device = "meta"
+    try:
+        shapes = built(n, device)
+    except (UserError, NotImplementedError):  # one of timm's that computes with its weights
+        device = "cpu"
+        shapes = built(n, device)
+    if (more := n_outputs(state, shapes, n)) != n:
+        n, shapes = more, built(more, device)
+    check_model_state(shapes, state, path)
+    net = shapes if device == "cpu" else built(n, "cpu")
+    load_model_state(net, state, path)
+    return net, n
+
+
+# --- of others ------------------------------------------------------------------------------------
+
+
+def _function(module: str, name: str, file: WeightsFile | None) -> Net:
+    title = f"{module}:{name}"
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        target = importlib.import_module(module)
+        for part in name.split("."):
+            target = getattr(target, part)
+        net = target if isinstance(target, nn.Module) or not callable(target) else target()
+    except (Exception, SystemExit) as error:  # noqa: BLE001, a user's code can raise anything
+        raise UserError(f"model {title}: {type(error).__name__}: {first_line(error)}") from None
+    if not isinstance(net, nn.Module):
+        raise UserError(f"model {title}: gives {type(net).__name__}, not a torch.nn.Module")
+    net = _unwrapped(net)
+    notes: tuple[str, ...] = ()
+    if file is not None:
+        state, notes = read_weights(file, net)
+        load_model_state(net, state, file.path)
+    return Net(net=net, preprocessing=Preprocessing(), order="likely", notes=notes)
+
+
+def _unwrapped(net: nn.Module) -> nn.Module:
+    """The network in torch.compile's and DataParallel's wrappers, which hide its parts."""
+    wrappers = nn.DataParallel, nn.parallel.DistributedDataParallel
+    while True:
+        inner = net.module if isinstance(net, wrappers) else getattr(net, "_orig_mod", None)
+        if not isinstance(inner, nn.Module):
+            return net
+        net = inner
