@@ -8,8 +8,9 @@ if TYPE_CHECKING:
     from fastsc.jitter import ColorJitter
     from fastsc.loss import ContinuityLoss
     from fastsc.models.noise import SharedDraws
+    from fastsc.training.repair import repair
 
-__all__ = ["ColorJitter", "ContinuityLoss", "SharedDraws", "__version__"]
+__all__ = ["ColorJitter", "ContinuityLoss", "SharedDraws", "__version__", "repair"]
 __version__ = "0.1.0"
 
 
@@ -27,4 +28,8 @@ def __getattr__(name: str) -> object:
         from fastsc.models.noise import SharedDraws
 
         return SharedDraws
+    if name == "repair":
+        from fastsc.training.repair import repair
+
+        return repair
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -7,9 +7,18 @@ traceback in the run's log.
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastsc.cli.entry import exit_with, run_command
 from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal
 from fastsc.training.command import RESUME, run
+
+
+def conclude(*args: Any) -> None:
+    """The page of a repair."""
+    from fastsc.repairing.page import write_page  # imported where there is one
+
+    write_page(*args)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -17,7 +26,7 @@ def main(argv: list[str] | None = None) -> int:
     stop = StopSignal("stopped by {} before the first step")
     return run_command(
         "fastsc.train",
-        lambda words: run(words, stop),
+        lambda words: run(words, stop, conclude),
         argv,
         interrupted=f"interrupted; {RESUME}",
         status=EXIT_RESUMABLE,

@@ -10,6 +10,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 import torch
+import torchvision
 from PIL import Image
 
 from fastsc import ContinuityLoss
@@ -46,6 +47,7 @@ def test_all_of_them_are_tested() -> None:
     assert sorted(p.stem for p in EXAMPLES.glob("*.py")) == [
         "lightning_module",
         "plain_pytorch",
+        "repair",
         "timm_task",
     ]
 
@@ -61,6 +63,12 @@ def test_plain_pytorch(photos: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert all(math.isfinite(loss) for loss in runs[0])
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"loss {runs[0][0]:.3f}  ds 0.")
+
+
+def test_repair(photos: Path) -> None:
+    torch.manual_seed(0)
+    model = torchvision.models.squeezenet1_1(num_classes=CLASSES).eval()
+    assert 0 < load("repair").main(str(photos), model, resolution=32) < math.inf
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's own

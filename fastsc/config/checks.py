@@ -26,7 +26,9 @@ def check(config: TrainConfig) -> None:
     _check_method(config)
     _check_resolutions(config)
     optim, run = config.optim, config.run
-    if optim.nesterov and optim.momentum == 0:
+    if config.model.front != "none" and not {"mean", "std"} <= _at_default(config):
+        raise UserError("--front knows ImageNet's --mean and --std alone: leave them out")
+    if optim.optimizer == "sgd" and optim.nesterov and optim.momentum == 0:
         raise UserError("--nesterov needs --momentum above 0 (or give --no-nesterov)")
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", run.device):
         raise UserError(f"--device must be auto, cpu, cuda or cuda:N, not {run.device!r}")
@@ -46,6 +48,9 @@ def check_ranges(config: TrainConfig) -> None:
             rules.check_range(spelled(name), values[name])
     check_strengths(config.data.strengths)
     parse_list(config.data.perturb)
+    for name, low in (("mean", 0.0), ("std", 1e-6)):
+        for value in values[name]:
+            Rules(low=low, high=1).check_range(spelled(name), value)
 
 
 def check_strengths(strengths: tuple[float, float, float, float]) -> None:
@@ -64,6 +69,7 @@ def check_packages(config: TrainConfig) -> None:
         ("--tensorboard", run.tensorboard, "tensorboard", "torch.utils.tensorboard", leave),
         ("--wandb", run.wandb, "wandb", "wandb", leave),
         ("--ema", config.optim.ema is not None, "timm", "timm", leave),
+        ("--optimizer lamb", config.optim.optimizer == "lamb", "timm", "timm", "take adamw"),
         (f"--model {model}", model.startswith("timm:"), "timm", "timm", "take another model"),
     )
     for option, asked, package, module, else_do in wanted:
@@ -73,11 +79,17 @@ def check_packages(config: TrainConfig) -> None:
             )
 
 
-def _check_needs(config: TrainConfig) -> None:
+def _at_default(config: TrainConfig) -> set[str]:
+    """The fields that have their defaults."""
     values, defaults = config.flat(), TrainConfig().flat()
+    return {name for name, value in values.items() if value == defaults[name]}
+
+
+def _check_needs(config: TrainConfig) -> None:
+    values, usual = config.flat(), _at_default(config)
     for name, rules in config.rules().items():
         value = values[name]
-        if rules.needs is None or value == defaults[name] or rules.when not in (None, value):
+        if rules.needs is None or name in usual or rules.when not in (None, value):
             continue
         other, wanted = rules.needs
         if values[other] != wanted:
@@ -100,27 +112,52 @@ def _check_method(config: TrainConfig) -> None:
             f"--ds {method.ds} measures between images: --batch-size must be at least 2, in each "
             "part of --accumulate and with --paired-fraction"
         )
-    if method.ds_target is not None:
-        _check_target(config, n_pairs)
+    if method.bn == "frozen" and config.model.init is None:
+        raise UserError("--bn frozen keeps statistics, which fresh weights have not: name --init")
+    if method.bn == "frozen" and method.sync_bn:
+        raise UserError("--sync-bn gathers statistics of batch norm, which --bn frozen keeps")
+    if method.objective == "self":
+        _check_self(config)
+    if method.ds_target is not None or method.keep is not None:
+        _check_steered(config, n_pairs)
 
 
-def _check_target(config: TrainConfig, n_pairs: int) -> None:
+def _check_self(config: TrainConfig) -> None:
+    """What --objective self cannot go with."""
+    data, method = config.data, config.method
+    if config.model.init is None:
+        raise UserError("--objective self keeps a network's own answers: name it with --init")
+    if method.plain:
+        raise UserError("--objective self has nothing to learn from --alpha 0 --ce-views clean")
+    if config.optim.label_smoothing:
+        raise UserError("--objective self has no labels to smooth: --label-smoothing 0")
+    if data.pipeline == "ffcv":
+        raise UserError("--objective self reads images that need no labels: --pipeline cpu or dali")
+    if method.keep is not None and data.val == "none":
+        raise UserError("--keep is of held-out images: leave --val none out")
+
+
+def _check_steered(config: TrainConfig, n_pairs: int) -> None:
+    """What a multiplier cannot go with, of --ds-target or of --keep."""
     method = config.method
+    option = "--ds-target" if method.keep is None else "--keep"
+    if method.ds_target is not None and method.keep is not None:
+        raise UserError("--ds-target and --keep both steer alpha: leave one out")
     if method.alpha == 0:
-        raise UserError("--ds-target multiplies alpha, and --alpha is 0: begin above 0")
+        raise UserError(f"{option} multiplies alpha, and --alpha is 0: begin above 0")
     low, high = STEERED_ALPHA
     if not low <= method.alpha <= high:
         raise UserError(
-            f"--ds-target keeps alpha between {low:g} and {high:g}: --alpha {method.alpha:g} "
+            f"{option} keeps alpha between {low:g} and {high:g}: --alpha {method.alpha:g} "
             "cannot be its start"
         )
     if method.alpha_warmup_epochs:
-        raise UserError("--ds-target moves alpha itself: leave --alpha-warmup-epochs out")
+        raise UserError(f"{option} moves alpha itself: leave --alpha-warmup-epochs out")
     if not any(config.data.strengths) and not config.data.perturb:
-        raise UserError("--ds-target needs a perturbation, and --strengths is 0 0 0 0")
+        raise UserError(f"{option} needs a perturbation, and --strengths is 0 0 0 0")
     if n_pairs < 2:
         raise UserError(
-            "--ds-target measures between images: --batch-size must be at least 2, and with "
+            f"{option} measures between images: --batch-size must be at least 2, and with "
             "--paired-fraction at least 2 pairs"
         )
 

@@ -59,11 +59,23 @@ def parse(argv: Sequence[str]) -> TrainConfig:
         raise UserError(f"recipe is missing: give one of {known}, or the path of a YAML file")
     defaults = load_recipe(recipe, plain=plain)
     # A run's config.yaml names the recipe it came from; the positional only says where it lies.
-    config = _cli(tokens, defaults).replace(recipe=defaults.recipe)
-    if not any(token.partition("=")[0] == "--alpha" for token in tokens):
+    config = _cli(tokens, defaults).replace(
+        recipe=defaults.recipe, given=defaults.given | _typed(tokens)
+    )
+    if "alpha" not in _typed(tokens):
         config = with_kinds_alpha(config, defaults)
     check(config)
     return config
+
+
+def _typed(tokens: Sequence[str]) -> frozenset[str]:
+    """The fields whose options are among the words."""
+    options = {token.partition("=")[0].replace("_", "-") for token in tokens}
+    return frozenset(
+        name
+        for name, kind in field_types().items()
+        if spelled(name) in options or (kind is bool and spelled(name, False) in options)
+    )
 
 
 def _switched(argv: Sequence[str]) -> list[str]:

@@ -41,6 +41,7 @@ def configure(recipe: str | Path, *, plain: bool = False, **values: Any) -> Trai
         if key not in field_types() or key == "recipe":
             raise UserError(f"unknown option {key!r}{did_you_mean(key, field_types())}")
     config = _set(load_recipe(str(recipe), plain=plain), values)
+    config = config.replace(given=config.given | values.keys())
     check(config)
     return config
 
@@ -59,7 +60,7 @@ def load_recipe(recipe: str, *, plain: bool = False) -> TrainConfig:
 
     The result is not `check`ed: what the recipe leaves out (--data) comes from the command line.
     """
-    values = _shipped_values(recipe)
+    values, given = _shipped_values(recipe), frozenset[str]()
     where, name = f"recipe {recipe}", recipe
     if values is None:
         path = Path(recipe)
@@ -74,9 +75,9 @@ def load_recipe(recipe: str, *, plain: bool = False) -> TrainConfig:
             )
         text = read_text(path, f"recipe {recipe}")
         where, name = recipe, path.stem
-        values = _with_base(text, where)
+        values, given = _with_base(text, where), frozenset(_read_yaml(text, where))
     config = with_values(TrainConfig(), values, where)
-    config = config.replace(recipe=config.recipe or name)
+    config = config.replace(recipe=config.recipe or name, given=given)
     if plain:
         config = config.replace(**_PLAIN, recipe=f"{config.recipe.removesuffix('-plain')}-plain")
     return config
@@ -157,7 +158,7 @@ def _converted(key: str, value: object) -> Any:
         raise UserError(f"recipe cannot be {shown(value)}")
     option = spelled(key)
     if isinstance(value, (list, tuple)):
-        if Ellipsis in choices:  # as many as one likes
+        if choices[1:] == (Ellipsis,):
             return tuple(_parsed(option, str(v), choices[0]) for v in value)
         if len(value) != len(choices):
             raise UserError(f"{option} needs {len(choices)} values")

@@ -43,10 +43,21 @@ def _positional() -> object:
     return Positional
 
 
+def _hidden() -> object:
+    """tyro's mark of a field that is no option."""
+    try:
+        from tyro.conf import SuppressFixed
+    except ModuleNotFoundError:
+        return None
+    return SuppressFixed
+
+
 Dir = Annotated[str, _shown("DIR")]
 Count = Annotated[int | None, _shown("N")]
 Number = Annotated[float | None, _shown("X")]
 Epochs = Annotated[tuple[int, int], _shown("FIRST LAST")]
+Color = Annotated[tuple[float, float, float], _shown("R G B")]
+Patterns = Annotated[tuple[str, ...], _shown("PATTERN …")]
 Strengths = Annotated[tuple[float, float, float, float], _shown("B C S H")]
 Names = Annotated[tuple[str, ...], _shown("NAME[=STRENGTH]")]
 
@@ -103,6 +114,14 @@ class DataConfig:
     several times as fast there; bf16: as --precision bf16."""
     val_every: int = option(1, low=1, high=MAX_EPOCHS, part="machine")
     """Validate after every so many epochs, and after the last."""
+    mean: Color = option((0.485, 0.456, 0.406), since="0.1.0")
+    """Of R, G and B on [0, 1], which is subtracted from the views: ImageNet's, or with --init the
+    network's own."""
+    std: Color = option((0.229, 0.224, 0.225), since="0.1.0")
+    """Of R, G and B on [0, 1], by which the views are divided; likewise."""
+    interpolation: Literal["bilinear", "bicubic"] = option("bilinear", since="0.1.0")
+    """Of the antialiased resize; with --init that of the network. --pipeline ffcv averages areas,
+    and takes the default alone."""
     strengths: Strengths = (0.4, 0.4, 0.4, 0.1)
     """Of the perturbation: brightness, contrast, saturation, hue. An image's factors are uniform in
     [max(0, 1 - s), 1 + s], its hue shift in [-s, s] turns (at most 0.5). 0 0 0 0: no
@@ -187,12 +206,24 @@ class MethodConfig:
     """Part of each batch that has a perturbed view, in (0, 1]: the first images of the batch in the
     epoch's keyed order. What a step costs falls with it; CE and DS are means over the views that
     there are."""
-    bn: Literal["joint", "split"] = "joint"
+    bn: Literal["joint", "split", "frozen"] = "joint"
     """Statistics of batch norm in training. joint: over clean and perturbed views together; split:
-    each kind of view by its own, as if it were a forward pass of its own."""
+    each kind of view by its own, as if it were a forward pass of its own; frozen: the running ones
+    of --init, which stay (scales and shifts are trained, unless --freeze names them)."""
     sync_bn: bool = False
     """With several processes: statistics of batch norm over the images of all of them. Without,
     each normalizes by its own share; the running statistics are averaged before validation."""
+
+    objective: Literal["labels", "self"] = option("labels", since="0.1.0")
+    """What takes the place of the labels. self: the answers to the clean view that the network of
+    --init gave before it was trained, as probabilities: the loss is the KL divergence from them, of
+    both views, plus alpha * DS. The images then need no labels, and may lie in one folder. Top-1 of
+    a validation is agreement with those answers."""
+    keep: Number = option(None, above=0, below=1, since="0.1.0", needs=("objective", "self"))
+    """Least agreement with the old answers on held-out images (--val, else a keyed tenth of the
+    images). Alpha then rises while fewer of the training images' answers change, and falls with the
+    learning rate where more do; the validated point that holds it with the lowest ds_relative is
+    exported. None: alpha stays, and the last point is exported."""
 
     @property
     def plain(self) -> bool:
@@ -206,7 +237,17 @@ class ModelConfig:
 
     model: str = option("resnet50", resume="elsewhere")
     """A torchvision name (resnet18, convnext_tiny, …), timm:NAME, or fastsc:resnet8wWIDTH, a small
-    ResNet for CPUs (resnet11w…, resnet14w… are deeper); with fresh weights."""
+    ResNet for CPUs (resnet11w…, resnet14w… are deeper), or module:function, which returns an
+    nn.Module; with fresh weights, unless there is --init, which also names it."""
+    init: Annotated[str | None, _shown("SOURCE")] = option(None, since="0.1.0")
+    """Weights to begin with. pretrained: those of the library of --model; a run's folder; a
+    .safetensors, .pt or .pth file, of which nothing is run; torchvision:NAME, timm:NAME; or
+    module:function, which returns an nn.Module. A head for another number of classes is made anew.
+    What is known of the source (architecture, mean, std, resolution, interpolation, val_crop) takes
+    the recipe's place; options that are given win over it."""
+    freeze: Patterns = option((), since="0.1.0")
+    """Parameters that stay as they are: names, names of modules (layer1), or patterns of these
+    (layer[12].*, *.bias)."""
     stem: Literal["imagenet", "cifar"] = option("imagenet", resume="elsewhere")
     """imagenet: the architecture's own; cifar: a 3x3 convolution of stride 1 without max-pooling,
     for ResNets on images of about 32 pixels."""
@@ -224,8 +265,11 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class OptimConfig:
-    """SGD with momentum; no weight decay on norms and biases."""
+    """The optimizer; no weight decay on norms and biases."""
 
+    optimizer: Literal["sgd", "adamw", "lamb"] = option("sgd", since="0.1.0")
+    """sgd: with momentum; adamw: Loshchilov and Hutter (arXiv 1711.05101), by torch; lamb: You et
+    al. (arXiv 1904.00962), by timm. The latter two with betas 0.9 and 0.999."""
     epochs: int = option(90, low=1, high=MAX_EPOCHS, resume="allowed")
     """Passes over the training images; the schedule ends with the last."""
     max_steps: Count = option(None, low=1, high=MAX_STEPS, resume="allowed")
@@ -240,7 +284,12 @@ class OptimConfig:
     their scale within a part, and batch norm its statistics."""
     lr: float = option(0.1, above=0, high=1e30)
     """Base learning rate, for 256 images: the peak is lr * batch size / 256, and is printed."""
-    momentum: float = option(0.9, low=0, below=1)
+    lr_layer_decay: float = option(1.0, above=0, high=1, since="0.1.0")
+    """Multiple of the learning rate from each layer to the one before it, counted from the head
+    back, in (0, 1]: the first layers, of a network that has learned them, move least."""
+    lr_head: float = option(1.0, above=0, high=1e6, since="0.1.0")
+    """Multiple of the learning rate for the classifier's last linear layer."""
+    momentum: float = option(0.9, low=0, below=1, needs=("optimizer", "sgd"))
     """Of SGD, in [0, 1)."""
     nesterov: bool = True
     """Nesterov's form of the momentum."""
@@ -346,6 +395,9 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
+    given: Annotated[frozenset[str], _hidden()] = field(default=frozenset(), compare=False)
+    """Fields that a user named, on the command line, in Python or in a recipe of theirs: what is
+    known of --init does not win over these."""
 
     def flat(self) -> dict[str, Any]:
         """Every field by its name, in the order of the sections, `recipe` first."""
@@ -365,8 +417,9 @@ class TrainConfig:
     def replace(self, **values: Any) -> Self:
         """A copy with fields of any section changed by their flat names: replace(out="x", lr=1)."""
         changes: dict[str, Any] = {}
-        if "recipe" in values:
-            changes["recipe"] = values.pop("recipe")
+        for own in ("recipe", "given"):
+            if own in values:
+                changes[own] = values.pop(own)
         for name in SECTIONS:
             section = getattr(self, name)
             fields = [f.name for f in dataclasses.fields(section)]

@@ -8,17 +8,23 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+
 from fastsc.config import DataConfig
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
-from fastsc.pipelines import BetonIndex, Index, open_beton, scan
+from fastsc.pipelines import BetonIndex, Index, keyed, open_beton, scan
 from fastsc.pipelines.decode import of_pipeline
 from fastsc.pipelines.ffcv import verify as verify_samples
 from fastsc.pipelines.files import TRAIN_BETON, VAL_BETON
-from fastsc.pipelines.index import part_of
+from fastsc.pipelines.index import part_of, scan_flat
 from fastsc.pipelines.lists import list_of
+from fastsc.pipelines.shards import shards_of
 from fastsc.pipelines.sweep import verify
 from fastsc.pipelines.threads import default_workers
+from fastsc.pipelines.walk import EXTENSIONS, is_system, list_files
+
+HELD_OUT, HELD_OUT_LEAST = 10, 2  # one image in so many, and so many at least
 
 
 class Data(NamedTuple):
@@ -28,8 +34,11 @@ class Data(NamedTuple):
     val: Index | None
 
 
-def open_data(config: DataConfig) -> Data:
+def open_data(config: DataConfig, *, labels: bool = True) -> Data:
     """Finds and indexes the training and validation folders.
+
+    labels: Without, the images need no class folders and no folder train; and if no validation
+    images are named or there, a keyed tenth of them are held out.
 
     Raises:
         UserError: A folder is missing or empty, or holds broken files that the user does not want
@@ -38,6 +47,8 @@ def open_data(config: DataConfig) -> Data:
     root = Path(config.data)
     if not (os.path.isdir(root) or (list_of(root) and os.path.isfile(root))):
         raise UserError(f"--data {root}: {_absent(root)}")
+    if not labels:
+        return _open_unlabelled(config, root)
     opened: Callable[..., Index] = partial(scan, label_key=config.label_key)
     is_beton = config.pipeline == "ffcv"
     if is_beton:
@@ -56,6 +67,62 @@ def open_data(config: DataConfig) -> Data:
     val = opened(val_path, classes=train.classes)
     val.require(config.on_bad_image)
     return Data(train, val)
+
+
+def _open_unlabelled(config: DataConfig, root: Path) -> Data:
+    index, _ = scan_any(part_of(root, "train") or root, config.label_key)
+    index.require(config.on_bad_image)
+    if config.val == "none":
+        return Data(index, None)
+    if config.val != "auto":
+        named = _val_folder(config, root)
+        assert named is not None
+        path: Path | None = named
+    else:
+        path = next((part for name in ("val", "test") if (part := part_of(root, name))), None)
+    if path is not None:
+        val, _ = scan_any(path, config.label_key)
+        val.require(config.on_bad_image)
+        return Data(index, val)
+    # By a key that no --seed changes: what one run held out, another must not learn from.
+    order = keyed.order(keyed.VALIDATION_SEED, keyed.VALIDATION_EPOCH, index.usable, len(index))
+    n = max(HELD_OUT_LEAST, len(order) // HELD_OUT)
+    if len(order) <= n:
+        raise UserError(f"--data {root}: {len(order)} images are too few to hold a tenth out")
+    return Data(index.part(np.sort(order[n:])), index.part(np.sort(order[:n])))
+
+
+def scan_any(folder: Path, label_key: str | None = None) -> tuple[Index, bool]:
+    """The images of a folder, tars or a list, and whether their folders are classes.
+
+    Without class folders all are of one class without a name.
+
+    Raises:
+        UserError: There are none.
+    """
+    labelled = not folder.is_dir() or bool(shards_of(folder)) or _is_labelled(folder)
+    return scan(folder, label_key=label_key) if labelled else scan_flat(folder), labelled
+
+
+def _is_labelled(folder: Path) -> bool:
+    """Whether there are images in folders of the folder; a UserError where there are none at all.
+
+    Images that lie next to class folders have no class, and are left out.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            listed = sorted(entries, key=lambda entry: entry.name)
+        folders = [entry for entry in listed if entry.is_dir() and not is_system(entry.name)]
+        if any(list_files([entry.path]).names for entry in folders):
+            return True
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
+    if any(entry.name.lower().endswith(EXTENSIONS) for entry in listed):
+        return False
+    raise UserError(
+        f"{folder}: no images in it ({', '.join(EXTENSIONS)}); one folder a class is expected, or "
+        "images without labels"
+    )
 
 
 def verified(data: Data, config: DataConfig, ranks: Ranks) -> Data:

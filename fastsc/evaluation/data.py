@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,14 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.cli.console import printable
+from fastsc.datasets.folders import scan_any
 from fastsc.errors import UserError
-from fastsc.pipelines import Index, Pipeline, scan
+from fastsc.pipelines import Index, Pipeline
 from fastsc.pipelines.decode import of_pipeline
-from fastsc.pipelines.index import part_of, scan_flat
+from fastsc.pipelines.index import part_of
 from fastsc.pipelines.lists import list_of, read_list
-from fastsc.pipelines.shards import shards_of
 from fastsc.pipelines.sweep import verify
-from fastsc.pipelines.walk import EXTENSIONS, is_system, list_files
 
 SPLITS = ("val", "test", "train")
 
@@ -67,8 +65,7 @@ def open_split(
             skipped.
     """
     folder = _folder(Path(data), split)
-    labelled = not folder.is_dir() or bool(shards_of(folder)) or _is_labelled(folder)
-    index = scan(folder, label_key=label_key) if labelled else scan_flat(folder)
+    index, labelled = scan_any(folder, label_key)
     return Split(checked(index, on_bad_image, pipeline), labelled)
 
 
@@ -100,27 +97,6 @@ def _folder(data: Path, split: str | None) -> Path:
         what = "split" if is_list else "folder"
         raise UserError(f"--split {split}: {data} has no such {what}, but {known}")
     return next((part for name in SPLITS if (part := part_of(data, name)) is not None), data)
-
-
-def _is_labelled(folder: Path) -> bool:
-    """Whether there are images in folders of the folder; a UserError where there are none at all.
-
-    Images that lie next to class folders have no class, and are left out.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
-        folders = [entry for entry in listed if entry.is_dir() and not is_system(entry.name)]
-        if any(list_files([entry.path]).names for entry in folders):
-            return True
-    except OSError as error:
-        raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
-    if any(entry.name.lower().endswith(EXTENSIONS) for entry in listed):
-        return False
-    raise UserError(
-        f"{folder}: no images in it ({', '.join(EXTENSIONS)}); one folder a class is expected, or "
-        "images without labels"
-    )
 
 
 def even_share(counts: NDArray[np.int64], n: int) -> int:

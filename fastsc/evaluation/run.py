@@ -31,12 +31,15 @@ from fastsc.evaluation.views import Viewer
 from fastsc.pipelines.perturbing import perturbations
 
 
-def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
+def evaluate(
+    options: Options, say: Callable[[str], object], split: Split | None = None
+) -> Evaluation:
     """Answers the questions about each model; writes rows, results.json and report.html.
 
     Args:
         options: Of the command line.
         say: Is told lines that a person wants to read.
+        split: The images, where they are not all of a folder.
 
     Raises:
         UserError: Something that is asked for cannot be had; nothing was written then. Or an image
@@ -48,7 +51,7 @@ def evaluate(options: Options, say: Callable[[str], object]) -> Evaluation:
     if options.strengths is not None:
         check_strengths(options.strengths)
     perturbations(options.perturb or ())
-    split = open_split(
+    split = split or open_split(
         options.data, options.split, options.on_bad_image, options.pipeline, options.label_key
     )
     if line := split.index.passed_over_line():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal, NamedTuple
@@ -88,7 +89,10 @@ def torchvision_net(
     seen = entry.transforms()
     chosen: tuple[str, ...] = ()  # of the file
     if weights is not None:
-        net, chosen = _loaded(name, weights, resolution or seen.crop_size[0], passed_over=AUXILIARY)
+        side = resolution or seen.crop_size[0]
+        net, chosen = loaded(
+            name, weights, lambda n: build_net(name, n, "imagenet", side), passed_over=AUXILIARY
+        )
         if file == entry.url.rpartition("/")[2] and hasattr(net, "transform_input"):
             net.transform_input = True  # type: ignore[assignment]  # as torchvision does for these
     elif pretrained:
@@ -132,7 +136,10 @@ def timm_net(
     resolution = resolution or height
     chosen: tuple[str, ...] = ()
     if weights is not None:
-        net, chosen = _loaded(title, weights, resolution, config.num_classes)
+        side = resolution
+        net, chosen = loaded(
+            title, weights, lambda n: build_net(title, n, "imagenet", side), config.num_classes
+        )
     elif pretrained:
         if not config.num_classes:
             raise UserError(
@@ -160,22 +167,30 @@ def timm_net(
     return Net(net=net, preprocessing=preprocessing, notes=notes + chosen)
 
 
-def _loaded(
+def loaded(
     title: str,
     file: WeightsFile,
-    resolution: int,
+    built: Callable[[int], nn.Module],
     n: int = 1000,
     passed_over: tuple[str, ...] = (),
 ) -> tuple[nn.Module, tuple[str, ...]]:
-    """torchvision's or timm's network with weights of a file, and as many outputs as these have.
+    """A network with weights of a file, and as many outputs as these have; with notes on the file.
 
-    With a note on the file.
+    Args:
+        title: What `build_net` calls it.
+        file: The weights.
+        built: The network with fresh weights and so many outputs.
+        n: Outputs to begin with; 0: 1,000.
+        passed_over: See `read_weights`.
+
+    Raises:
+        UserError: The file cannot be read, or is another network's.
     """
     n = n or 1000
-    net = build_net(title, n, "imagenet", resolution)
+    net = built(n)
     state, notes = read_weights(file, net, passed_over)
     if (own := n_outputs(state, net, n)) != n:
-        net = build_net(title, own, "imagenet", resolution)
+        net = built(own)
     own_state = net.state_dict()
     fits = {k: v.shape for k, v in state.items()} == {k: v.shape for k, v in own_state.items()}
     if title.startswith("timm:") and not fits:

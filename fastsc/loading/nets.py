@@ -22,8 +22,9 @@ from fastsc.loading.libraries import Architecture, Net, timm_net, torchvision_ne
 from fastsc.loading.preprocessing import Preprocessing, rgb, whole
 from fastsc.loading.state_dicts import WeightsFile, read_weights
 from fastsc.loading.weight_files import foreign_format, is_safetensors
-from fastsc.models.build import build_net
+from fastsc.models.build import Stem, build_net
 from fastsc.models.front import Front
+from fastsc.models.probe import probe
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.pipelines.fields import Fields
 from fastsc.pipelines.plan import Interpolation
@@ -79,6 +80,43 @@ def load_net(
     if is_function(model):
         return _function(kind, name, file)
     raise UserError(f"model {model}: {_unknown(model)}")
+
+
+def network(
+    name: str, n: int, stem: Stem, resolution: int, *, blurpool: bool = False, front: Front = "none"
+) -> nn.Module:
+    """What `build_net` builds, or what `module:function` returns; with n outputs.
+
+    Raises:
+        UserError: As there; or a stem, blurpool or front was asked for of a function's network.
+    """
+    if not is_function(name):
+        return build_net(name, n, stem, resolution, blurpool=blurpool, front=front)
+    if stem != "imagenet" or blurpool or front != "none":
+        raise UserError(
+            f"model {name}: --stem, --blurpool and --front are for networks that are built by name"
+        )
+    module, _, function = name.partition(":")
+    net = _function(module, function, None).net
+    shown = probe(net, name, resolution)
+    if shown.heads and shown.logits.shape[-1] != n:
+        _renew(net, shown.heads[-1].call.module, n)
+    return net
+
+
+def _renew(net: nn.Module, head: nn.Module, n: int) -> None:
+    """Puts a fresh layer with n outputs in the place of a classifier's."""
+    bias = getattr(head, "bias", None) is not None
+    if isinstance(head, nn.Linear):
+        fresh: nn.Module = nn.Linear(head.in_features, n, bias)
+    elif isinstance(head, nn.Conv2d):
+        fresh = nn.Conv2d(head.in_channels, n, 1, bias=bias)
+    else:
+        return  # what does not fit, `FeatureModel` tells
+    for module in net.modules():
+        for name, child in module.named_children():
+            if child is head:
+                setattr(module, name, fresh)
 
 
 def is_function(model: str) -> bool:
@@ -148,9 +186,14 @@ def _file(path: Path, config: Path) -> Net:
             else "bilinear"
         ),
     )
+    if is_function(name := metadata.text("architecture")):
+        raise UserError(
+            f"model {path}: its network is {name}, whose code no file has run; name it: {name} "
+            f"--weights {path}"
+        )
     stem = metadata.text("stem", ("imagenet", "cifar"))
     architecture = Architecture(
-        metadata.text("architecture"),
+        name,
         "cifar" if stem == "cifar" else "imagenet",
         metadata.flag("blurpool"),
         cast("Front", metadata.text("front", get_args(Front))),

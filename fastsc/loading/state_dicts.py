@@ -90,10 +90,17 @@ class WeightsFile(NamedTuple):
 
     Attributes:
         key: The dotted path of the part: of keys, then of the names in it. None: what fits best.
+        option: That named the file.
     """
 
     path: Path
     key: str | None = None
+    option: str = "--weights"
+
+    @property
+    def advice(self) -> str:
+        """How another part is chosen, where that can be."""
+        return "; --weights-key KEY chooses" if self.option == "--weights" else ""
 
 
 def read_weights(file: WeightsFile, net: nn.Module, passed_over: tuple[str, ...] = ()) -> Fitted:
@@ -113,8 +120,8 @@ def read_weights(file: WeightsFile, net: nn.Module, passed_over: tuple[str, ...]
         UserError: There is no such file, it is none of these, or it holds no weights or nothing
             under that key.
     """
-    path, key = file
-    title = f"--weights {path}"
+    path, key = file.path, file.key
+    title = f"{file.option} {path}"
     contents = read_file(path, title)
     contents = contents if key is None else _under(contents, key, title)
     shapes = net.state_dict()
@@ -137,7 +144,7 @@ def read_weights(file: WeightsFile, net: nn.Module, passed_over: tuple[str, ...]
         average = ", an average over training" * best.is_average
         notes.append(
             f"{path.name} holds weights of this model more than once: {best.title or 'the top'!r}"
-            f"{average}, was taken, not {others}; --weights-key KEY chooses"
+            f"{average}, was taken, not {others}{file.advice}"
         )
     if left_out:
         notes.append(f"{path.name}: left out, being no weights of this model: {_some(left_out)}")
@@ -146,8 +153,9 @@ def read_weights(file: WeightsFile, net: nn.Module, passed_over: tuple[str, ...]
             name for name, _ in net.named_parameters() if not name.startswith(passed_over)
         }
         averages = [part for part in candidates if part.is_average]
-        note = _averaged(state, averages, own, parameters, best) or _untaken(contents, parts, own)
-        if note:
+        if note := _averaged(state, averages, own, parameters, best):
+            notes.append(f"{path.name}: {note}{file.advice}")
+        elif note := _untaken(contents, parts, own):
             notes.append(f"{path.name}: {note}")
     for name, value in shapes.items():  # files from before torch 0.4.1 have none
         if name.endswith("num_batches_tracked"):
@@ -291,7 +299,7 @@ def _averaged(
             state.update(values)
             return (
                 f"{part.title!r}, an average over training, was taken, with what it lacks of "
-                f"{rest.title or 'the top'!r}: {_some(lacking)}; --weights-key KEY chooses"
+                f"{rest.title or 'the top'!r}: {_some(lacking)}"
             )
     return ""
 

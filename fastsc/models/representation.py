@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from typing import NamedTuple
+from typing import NamedTuple, Self, cast
 
 from torch import Tensor, nn
 
@@ -46,6 +46,9 @@ class Represented(nn.Module):
         shares_draws: Whether, in training over both views, what the network draws by other ways
             than those modules is shared by the views, too; set by the owner.
         view_noise: How far equal views lie apart in training; set by the owner.
+        frozen: Norms that stay in evaluation mode; set by the owner.
+        new_head: The layer that has fresh weights among taken ones, by name; set by the owner.
+        as_evaluated: Whether all of it does, without dropout too; set by the owner.
 
     Raises:
         UserError: The architecture has no module of that name.
@@ -61,6 +64,8 @@ class Represented(nn.Module):
         super().__init__()
         self.model, self.at, self.views, self.pool = model, at, views, pool
         self.shares_draws, self.view_noise = False, 0.0
+        self.frozen: tuple[nn.Module, ...] = ()
+        self.as_evaluated, self.new_head = False, cast("str | None", None)
         model.pool = pool
         self._stage: Tensor | None = None
         if at not in ("features", "logits"):
@@ -78,6 +83,13 @@ class Represented(nn.Module):
     def net(self) -> nn.Module:
         """The architecture as its library builds it."""
         return self.model.net
+
+    def train(self, mode: bool = True) -> Self:
+        """As nn.Module has it, but for what stays in evaluation mode."""
+        super().train(mode and not self.as_evaluated)
+        for norm in self.frozen:
+            norm.eval()
+        return self
 
     def forward(self, x: Tensor, n_clean: int | None = None) -> Outputs:
         """x (N, 3, H, W), its first n_clean rows clean views (None: rows are of one kind)."""

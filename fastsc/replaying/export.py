@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.plotting.contact_sheet import Pair
 from fastsc.replaying.rebuild import Rebuilt
 
@@ -84,10 +83,11 @@ def pairs(rebuilt: Rebuilt) -> list[Pair]:
     """The rows for a contact sheet."""
 
     def pixels(views: torch.Tensor) -> Any:  # (n, 3, R, R) normalized -> (n, R, R, 3) uint8
-        rgb = views.permute(0, 2, 3, 1) * torch.tensor(IMAGENET_STD) + torch.tensor(IMAGENET_MEAN)
+        std, mean = torch.tensor(data.std), torch.tensor(data.mean)
+        rgb = views.permute(0, 2, 3, 1) * std + mean
         return (rgb * 255).round().clamp(0, 255).byte().numpy()
 
-    views = rebuilt.views
+    views, data = rebuilt.views, rebuilt.config.data
     assert views.perturbed is not None
     clean, perturbed = pixels(views.clean), pixels(views.perturbed)
     replaced = bool((rebuilt.planned != views.index.numpy()).any())

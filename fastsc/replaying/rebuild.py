@@ -164,7 +164,8 @@ def _options(ran: TrainConfig, options: ReplayOptions, device: torch.device) -> 
         data=options.data or ran.data.data,
         pipeline=options.pipeline or ran.data.pipeline,
         workers=None,
-        val="none",
+        # Where no validation folder was named, some images may have been held out.
+        val="none" if ran.method.objective == "labels" else ran.data.val,
         # What may not be broken is reported here, with another advice than to the trainer's user.
         on_bad_image="skip",
     )
@@ -195,7 +196,7 @@ def _ranks(world_size: int) -> Ranks:
 def _index(history: History, record: StepRecord, config: TrainConfig, header: Fields) -> Index:
     """The run's index: of the training images, less what was left out of the run."""
     then, n_then = header.text("index_hash"), header.whole("images")
-    index = open_data(config.data).train
+    index = open_data(config.data, labels=config.method.objective == "labels").train
     if index.hash == then:
         return index
     position = {path: i for i, path in enumerate(index.paths)}

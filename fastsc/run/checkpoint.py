@@ -64,9 +64,7 @@ def load_newest(folder: Path | str, *, map_location: str | torch.device = "cpu")
     skipped: list[str] = []
     for path in _checkpoints(Path(folder)):
         try:
-            with doing(f"reading {path}"):
-                _check_sums(path)
-            state = torch.load(path, map_location=map_location, weights_only=True)
+            state = load(path, map_location=map_location)
         except MemoryError:
             raise  # it may be whole
         except OSError as error:  # so it may: a disk that fails for a moment, a wrong permission
@@ -84,6 +82,13 @@ def load_newest(folder: Path | str, *, map_location: str | torch.device = "cpu")
             "remove them to start over"
         )
     return None
+
+
+def load(path: Path, *, map_location: str | torch.device = "cpu") -> Any:
+    """What `save` wrote; a broken file can raise anything."""
+    with doing(f"reading {path}"):
+        _check_sums(path)
+    return torch.load(path, map_location=map_location, weights_only=True)
 
 
 def load_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:

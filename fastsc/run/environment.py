@@ -35,9 +35,8 @@ def versions() -> dict[str, str | None]:
     dali = (version_of(f"nvidia-dali-cuda{cuda}") for cuda in ("130", "120", "110"))
     versions["nvidia-dali"] = next(filter(None, dali), None)
     if versions["fastsc"] is None:  # run from a checkout
-        import fastsc
-
-        versions["fastsc"] = fastsc.__version__
+        # Not by an import, which would be of all that stands above.
+        versions["fastsc"] = sys.modules["fastsc"].__version__
     return versions
 
 
@@ -61,9 +60,7 @@ def hardware() -> dict[str, Any]:
 
 def commit() -> str | None:
     """Commit that fastsc runs from, "-dirty" after it if tracked files were changed; else None."""
-    import fastsc
-
-    package = Path(fastsc.__file__).resolve().parent
+    package = Path(__file__).resolve().parents[1]
     # A fastsc in a virtual environment inside somebody's repository is not of that repository.
     if not (package.parent / ".git").exists():
         return None

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from fastsc.cli.lock import NAME as LOCK
 from fastsc.cli.parser import MAX_FOLDERS
-from fastsc.config import DataConfig, TrainConfig
+from fastsc.config import TrainConfig
 from fastsc.config.recipes import dump
 from fastsc.errors import UserError
 from fastsc.pipelines.disk import doing
@@ -59,6 +59,16 @@ class RunFolder:
     def weights(self) -> Path:
         return self.root / "weights.safetensors"
 
+    @property
+    def before(self) -> Path:
+        """Of --objective self: the network as it was."""
+        return self.root / "before.safetensors"
+
+    @property
+    def page(self) -> Path:
+        """Of --objective self: the comparison of before and after."""
+        return self.root / "evaluation" / "report.html"
+
     @classmethod
     def choose(cls, config: TrainConfig) -> RunFolder:
         """--out, or runs/RECIPE-DATE-TIME.
@@ -90,7 +100,7 @@ class RunFolder:
                 )
             if not cls(root).config.is_file():
                 raise UserError(f"--out {root}: --resume finds no run there, but other files")
-        for images in _image_folders(config.data):
+        for images in _image_folders(config):
             if root.resolve().is_relative_to(images.resolve()):
                 raise UserError(
                     f"--out {root} lies in {images}, among the images, and would count as a class; "
@@ -154,13 +164,17 @@ class RunFolder:
         return rollback
 
 
-def _image_folders(data: DataConfig) -> list[Path]:
+def _image_folders(config: TrainConfig) -> list[Path]:
     """The folders of which each folder is a class."""
+    data = config.data
     if data.pipeline == "ffcv":
         return []
     root = Path(data.data)
     val = {"none": [], "auto": [root / "val", root / "test"]}.get(data.val, [Path(data.val)])
-    return [root / "train", *next(([folder] for folder in val if folder.is_dir()), [])]
+    trained = root / "train"
+    if config.method.objective == "self" and not trained.is_dir():  # they need no class folders
+        trained = root
+    return [trained, *next(([folder] for folder in val if folder.is_dir()), [])]
 
 
 def _nothing_yet(root: Path) -> bool:

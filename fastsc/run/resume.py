@@ -20,6 +20,12 @@ from fastsc.pipelines.reading import read_text
 from fastsc.run import checkpoint
 from fastsc.run.log import read_log
 
+# Fields that --init brings.
+OF_SOURCE = (
+    "model", "stem", "blurpool", "front", "num_classes",
+    "resolution", "val_crop", "mean", "std", "interpolation",
+)  # fmt: skip
+
 
 def exported_step(weights: Path) -> int | None:
     """The step of an exported file: one of an earlier, shorter run is not this run's."""
@@ -40,6 +46,13 @@ def kept(path: Path, config: TrainConfig) -> dict[str, Any]:
             values["compile"] = load_recipe(str(path)).run.compile
         return values
     return {}
+
+
+def as_begun(config: TrainConfig, begun: Path) -> TrainConfig:
+    """A resume's configuration with what the run had of its --init, less what was given anew."""
+    then = load_recipe(str(begun)).flat()
+    fields = {name: then[name] for name in OF_SOURCE if name not in config.given}
+    return config.replace(**fields)
 
 
 def ended_for_good(log: Path) -> int:

@@ -66,6 +66,10 @@ class Alpha:
         """That of step 0, 1, …; whole with the last step of the warm-up, by default the run's."""
         return self._whole * min(1.0, (step + 1) / self._warmup) if self._warmup else self._whole
 
+    def rate(self) -> float:
+        """The multiple of the learning rate in the next step."""
+        return 1.0
+
     @property
     def figures(self) -> Figures:
         """What the log has of it besides its value."""
@@ -106,6 +110,8 @@ class Multiplier(Alpha):
         target: Above 0.
     """
 
+    option, figure, sign = "--ds-target", "ds_relative", 1
+
     def __init__(self, alpha: float, target: float) -> None:
         self.value, self.target, self.gap = alpha, target, 0.0
         self._ceiling = HIGHEST
@@ -126,17 +132,17 @@ class Multiplier(Alpha):
         return (step + 1) % EVERY == 0
 
     def observe(self, figures: Figures) -> str | None:
-        return self.update(figures["ds_relative"], Spread.of(figures))
+        return self.update(figures[self.figure], Spread.of(figures))
 
-    def update(self, ds_relative: float, spread: Spread) -> str | None:
+    def update(self, figure: float, spread: Spread) -> str | None:
         """One update; a line for a person where the guard begins to back off.
 
         A figure that is not finite, of a step that was left out, changes nothing.
         """
-        if not all(map(math.isfinite, (ds_relative, *spread))):
+        if not all(map(math.isfinite, (figure, *spread))):
             return None
-        now = math.log(ds_relative / self.target) if ds_relative > 0 else -MOST_GAP
-        now = _within(now, -MOST_GAP, MOST_GAP)
+        now = math.log(figure / self.target) if figure > 0 else -MOST_GAP
+        now = self.sign * _within(now, -MOST_GAP, MOST_GAP)
         before = self.gap if self._updates else now
         self.gap = SMOOTHING * before + (1 - SMOOTHING) * now
         self._updates += 1
@@ -171,7 +177,7 @@ class Multiplier(Alpha):
         self._ceiling = max(self.value * RETREAT, LOWEST)
         return (
             f"the features collapse: distance between images or effective rank is {share:.2g} of "
-            f"its best; --ds-target backs off from alpha {self.value:.3g}"
+            f"its best; {self.option} backs off from alpha {self.value:.3g}"
         )
 
     def missed(self, ds_relative: float | None) -> str | None:
@@ -210,6 +216,32 @@ class Multiplier(Alpha):
         self._updates, self._pinned, self._episodes = map(int, state["counts"])
         self._most, self._later = (Spread(*most) for most in state["most"])
         self._collapsed = bool(state["collapsed"])
+
+
+class Keeper(Multiplier):
+    """alpha, and below its start the learning rate, so that few enough answers change.
+
+    The other side of the same Lagrangian: DS is minimized subject to a share of changed answers of
+    at most 1 - keep. While fewer change than may, alpha rises; where more do, it falls, and what it
+    falls below its start by, the learning rate falls by, too.
+    """
+
+    option, figure, sign = "--keep", "disagreement", -1
+
+    def __init__(self, alpha: float, keep: float) -> None:
+        super().__init__(alpha, 1 - keep)
+        self._start = alpha
+
+    def rate(self) -> float:
+        return min(1.0, self.value / self._start)
+
+    @property
+    def figures(self) -> Figures:
+        return {"keep_gap": self.gap}
+
+    def missed(self, ds_relative: float | None) -> str | None:
+        del ds_relative  # what was kept, validation tells
+        return None
 
 
 def _within(x: float, low: float, high: float) -> float:

@@ -6,6 +6,7 @@ import faulthandler
 import os
 import sys
 import traceback
+from collections.abc import Callable
 
 from fastsc.cli.entry import say
 from fastsc.distributed.signals import EXIT_RESUMABLE, StopSignal
@@ -14,8 +15,10 @@ from fastsc.errors import LostContactError, PeerError, StalledError, UserError
 RESUME = "--resume goes on from the last checkpoint"
 
 
-def run(words: list[str], stop: StopSignal) -> int:
+def run(words: list[str], stop: StopSignal, conclude: Callable[..., object]) -> int:
     """Parses the options and trains; returns the exit status.
+
+    conclude: See `training.loop.train`.
 
     Raises:
         UserError: A mistake; under torchrun a PeerError where another process says what it is.
@@ -32,7 +35,7 @@ def run(words: list[str], stop: StopSignal) -> int:
     from fastsc.training.loop import train
 
     try:
-        return train(config, stop)
+        return train(config, stop, conclude)
     except UserError:
         raise
     except (StalledError, LostContactError) as error:

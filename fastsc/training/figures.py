@@ -22,7 +22,7 @@ class Measured:
     """The global batch's figures of a step, on their way to the host; every rank makes one.
 
     Args:
-        within: (3,) loss, ce and ds of this rank.
+        within: (3,) loss, ce and ds of this rank; a fourth: `Step.disagreement`.
         pairs: Of every part of the batch; none where there are no features to measure.
         norm: Of the gradient, which is the same on all ranks.
 
@@ -41,8 +41,10 @@ class Measured:
         """loss, ce, ds, ds_relative, between, effective_rank, grad_norm, and what was added."""
         if self._figures is None:
             within, norm, *features = self._copy.read()
-            loss, ce, distance = within.tolist()
+            loss, ce, distance, *more = within.tolist()
             self._figures = {"loss": loss, "ce": ce, "ds": distance, "ds_relative": float("nan")}
+            if more:
+                self._figures["disagreement"] = more[0]
             if features:
                 f, g = features
                 if len(g) > 1:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import time
 import traceback
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 import torch
@@ -13,17 +14,18 @@ from fastsc.cli.console import write_line
 from fastsc.cli.lock import locked
 from fastsc.cli.packages import installed
 from fastsc.config import TrainConfig
-from fastsc.config.checks import check_packages
-from fastsc.datasets.folders import open_data, verified
+from fastsc.config.checks import check, check_packages
+from fastsc.datasets.folders import Data, open_data, verified
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.distributed.ranks import NOTHING, SAVE, STOP, Ranks
 from fastsc.distributed.signals import EXIT_RESUMABLE, STOPPING, StopSignal
 from fastsc.errors import LostContactError, PeerError, StalledError, UserError
+from fastsc.loading.source import Source, open_source
 from fastsc.pipelines.disk import watched
 from fastsc.run import checkpoint
 from fastsc.run.folder import RunFolder
 from fastsc.run.reporter import Report
-from fastsc.run.resume import check_same_options, ended_for_good, exported_step, kept
+from fastsc.run.resume import as_begun, check_same_options, ended_for_good, exported_step, kept
 from fastsc.run.validation import Validation
 from fastsc.run.writer import CheckpointWriter, NonFiniteError
 from fastsc.training.compiling import GraphCounter, check_compiler, graphs_allowed
@@ -35,7 +37,12 @@ PATIENCE = 60.0  # seconds that a restarted job waits for its first life to end
 WATCHED = 10  # steps: figures and losses are looked at so often, logged or not
 
 
-def train(config: TrainConfig, stop: StopSignal | None = None) -> int:
+Conclude = Callable[[TrainConfig, Data, RunFolder, Report, bool], object]
+
+
+def train(
+    config: TrainConfig, stop: StopSignal | None = None, conclude: Conclude | None = None
+) -> int:
     """Runs or resumes one training. Returns the exit status: 0 done, 75 stopped by a signal.
 
     Under torchrun every process calls this; one of them writes. Nothing is written before all that
@@ -44,6 +51,8 @@ def train(config: TrainConfig, stop: StopSignal | None = None) -> int:
     Args:
         stop: Within its context, if signals are caught already. In another thread than the main
             one no signal is: what stops it is its process.
+        conclude: Is called on the main rank with what a run of --objective self has left: whether
+            a point of it holds --keep is the last argument.
 
     Raises:
         UserError: One line for the user. Once training has begun, the last whole checkpoint stays.
@@ -52,7 +61,7 @@ def train(config: TrainConfig, stop: StopSignal | None = None) -> int:
     """
     if stop is None:
         with StopSignal() as stop:
-            return train(config, stop)
+            return train(config, stop, conclude)
     ranks = Ranks()
     if ranks.max_restarts and config.run.out is None:
         raise UserError("torchrun --max-restarts comes back to a run: name its folder, --out DIR")
@@ -66,11 +75,16 @@ def train(config: TrainConfig, stop: StopSignal | None = None) -> int:
         ranks.contact(),
         ExitStack() as resources,
     ):
-        return _train(config, device, ranks, stop, resources)
+        return _train(config, device, ranks, stop, resources, conclude)
 
 
 def _train(
-    config: TrainConfig, device: torch.device, ranks: Ranks, stop: StopSignal, resources: ExitStack
+    config: TrainConfig,
+    device: torch.device,
+    ranks: Ranks,
+    stop: StopSignal,
+    resources: ExitStack,
+    conclude: Conclude | None,
 ) -> int:
     # torchrun counts the restarts of each machine by itself.
     ranks.restarts = int(ranks.max(ranks.restarts))
@@ -97,14 +111,15 @@ def _train(
         return status
     if device.type == "cpu":
         keep_memory()
+    config, source = _begun_from(config, folder, there, ranks)
     with ranks.local_first():
-        data = open_data(config.data)
+        data = open_data(config.data, labels=config.method.objective == "labels")
     ranks.assert_equal("the training images", data.train.hash)
     ranks.assert_equal("the validation images", None if data.val is None else data.val.hash)
     if config.data.verify:
         data = verified(data, config.data, ranks)
     with ranks.all_or_none():
-        training = Training(config, data, device, precision, ranks)
+        training = Training(config, data, device, precision, ranks, source)
     config = training.config
     ranks.assert_equal("what --compile auto is (say --compile or not)", config.run.compile)
     saved = None
@@ -115,6 +130,8 @@ def _train(
             with ranks.all_or_none():
                 training.load_state_dict(saved.state, saved.path)
             exported = ranks.broadcast(exported_step(folder.weights))
+            if config.method.objective == "self" and conclude is not None and data.val is not None:
+                exported = exported if ranks.broadcast(folder.page.exists()) else None
             if training.finished and exported == training.step:
                 _say(ranks, f"{folder.root} is finished at step {training.step}; nothing to do")
                 return 0
@@ -138,7 +155,27 @@ def _train(
         resources.callback(writer.close)
         stop.wait_for_loops()
         rollback.pop_all()
-    return _run(training, folder, report, writer, stop, saved)
+    return _run(training, folder, report, writer, stop, saved, conclude)
+
+
+def _begun_from(
+    config: TrainConfig, folder: RunFolder, there: bool, ranks: Ranks
+) -> tuple[TrainConfig, Source | None]:
+    """What --init names, and the configuration with what is known of it.
+
+    A run that goes on from a checkpoint has both in its folder, whatever became of the source.
+    """
+    if config.model.init is None:
+        return config, None
+    if ranks.broadcast(there and config.run.resume and bool(folder.saved_steps)):
+        with ranks.all_or_none():
+            begun = as_begun(config, folder.config) if ranks.is_main else config
+        return ranks.broadcast(begun), None
+    with ranks.local_first():
+        source, config = open_source(config)
+        check(config)
+    ranks.assert_equal("the weights of --init", source.hash)
+    return config, source
 
 
 def _run(
@@ -148,6 +185,7 @@ def _run(
     writer: CheckpointWriter,
     stop: StopSignal,
     saved: checkpoint.Loaded | None,
+    conclude: Conclude | None,
 ) -> int:
     """The training, whatever comes of it, and the log's last line; the exit status."""
     ranks = training.ranks
@@ -157,7 +195,7 @@ def _run(
             introduce(training, report, saved)
             if _fit(training, writer, report, stop):
                 ranks.on_main(writer.wait)
-                ranks.on_main(lambda: _export(training, folder, report))
+                ranks.on_main(lambda: _export(training, folder, report, conclude))
                 status = 0
             else:
                 reason = f"stopped by {_signal_name(ranks, stop)}"
@@ -287,6 +325,7 @@ def _validation(training: Training, epoch: int, stop: StopSignal) -> tuple[bool,
         training.val_loader,
         training.config.method.ds,
         flip=data.val_flip,
+        teacher=training.core.teacher,
         ranks=ranks,
         stop=lambda: bool(stop),
         precision=data.val_precision,
@@ -306,10 +345,24 @@ def _save(training: Training, writer: CheckpointWriter, report: Report) -> None:
     training.ranks.on_main(lambda: writer.save(state, training.step, best=training.best[1]))
 
 
-def _export(training: Training, folder: RunFolder, report: Report) -> None:
-    """weights.safetensors; without that package the weights stay in the last checkpoint."""
+def _export(
+    training: Training, folder: RunFolder, report: Report, conclude: Conclude | None
+) -> None:
+    """weights.safetensors; without that package the weights stay in the last checkpoint.
+
+    Of --keep the best point's, and of --objective self what it was before, and the conclusion.
+    """
     if installed("safetensors"):
+        method, (_, best) = training.config.method, training.best
+        if method.keep is not None and best not in (None, training.step):
+            path = folder.checkpoints / f"step-{best:08d}.pt"
+            training.take_best(checkpoint.load(path), path)
+            report.say(f"exported: step {best}, the best that was validated")
         training.export(folder.weights)
+        if method.objective == "self":
+            training.export(folder.before, before=True)
+            if conclude is not None and training.data.val is not None:
+                conclude(training.config, training.data, folder, report, training.holds)
         return
     advice = "pip install safetensors, then --resume"
     report.warning(training.step, f"{folder.weights.name} not written: {advice}")

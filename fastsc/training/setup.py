@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from fastsc.config import TrainConfig
@@ -16,7 +17,8 @@ from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError, one_line
 from fastsc.kernels import ds
 from fastsc.kernels.distance import BATCH_SCALED
-from fastsc.models.build import build_net
+from fastsc.loading.nets import network
+from fastsc.loading.source import Source, take_weights
 from fastsc.models.features import FeatureModel, untouched
 from fastsc.models.noise import SharedDraws, share_masks
 from fastsc.models.norms import convert
@@ -24,6 +26,7 @@ from fastsc.models.pooling import PoolDS, ends_in_average_pooling
 from fastsc.models.representation import Represented
 from fastsc.models.views import Views
 from fastsc.pipelines.plan import n_paired
+from fastsc.training.layers import freeze
 from fastsc.training.schedules import resolutions
 
 # As DistributedDataParallel calls it from torch 2.14 on, or did before.
@@ -36,33 +39,55 @@ NOISY = 0.01  # view_noise above which training warns
 
 
 def prepare(
-    config: TrainConfig, n_classes: int, device: torch.device, precision: Precision, ranks: Ranks
+    config: TrainConfig,
+    n_classes: int,
+    device: torch.device,
+    precision: Precision,
+    ranks: Ranks,
+    source: Source | None = None,
 ) -> Represented:
     """What trains: the network of `build`, the same on every rank, that knows its `view_noise`."""
     torch.manual_seed(config.run.seed)
-    model = build(config, n_classes, device, ranks)
+    model = build(config, n_classes, device, ranks, source)
     side = resolutions(config.data, config.optim.epochs)[0]
     model.view_noise = view_noise(model, side, precision, compiled=config.run.compile is True)
     return model
 
 
-def build(config: TrainConfig, n_classes: int, device: torch.device, ranks: Ranks) -> Represented:
-    """The network of a configuration with fresh weights, on its device, in the run's layout.
+def build(
+    config: TrainConfig,
+    n_classes: int,
+    device: torch.device,
+    ranks: Ranks,
+    source: Source | None = None,
+) -> Represented:
+    """The network of a configuration, on its device, in the run's layout.
+
+    Its weights are the source's, or fresh.
 
     Raises:
-        UserError: There is none of that name, or it does not run at one of the run's resolutions.
+        UserError: There is none of that name, it does not run at one of the run's resolutions, or
+            the source's weights do not fit.
     """
     name, data, method = config.model.model, config.data, config.method
     options, views = config.model, Views()
-    net = build_net(
+    net = network(
         name, n_classes, options.stem, data.resolution,
         blurpool=options.blurpool, front=options.front,
     )  # fmt: skip
+    new_head = None if source is None else take_weights(net, source, n_classes)
     net.to(device)  # what is tried below runs where the training will
     share_masks(net, views)
     model = FeatureModel(net, name, n_classes, data.resolution)
     represented = Represented(model, method.ds_at, views, _pool(model, config, device, ranks))
     sides = resolutions(data, config.optim.epochs)
+    represented.new_head = new_head
+    freeze(model, options.freeze, new_head)
+    norms = method.bn == "frozen"
+    if norms:
+        represented.frozen = tuple(m for m in net.modules() if isinstance(m, _BatchNorm))
+    # The answers that it is to keep are those that it gives without dropout.
+    represented.as_evaluated = norms and method.objective == "self"
     represented.eval()
     for side in sorted({data.val_resolution or data.resolution, *sides}):
         with torch.no_grad(), one_line(f"model {name} does not run at {side} pixels"):
@@ -170,7 +195,7 @@ def _check_batch_norm(
     n, m = size // parts, n_paired(size, method.paired_fraction) // parts
     # Plain training looks at both views too, for the log.
     rows = min(n, m) if method.bn == "split" else n if method.plain else n + m
-    if rows > 1 or (method.sync_bn and not ranks.single_process):
+    if rows > 1 or method.bn == "frozen" or (method.sync_bn and not ranks.single_process):
         return
     with untouched(represented), torch.no_grad():
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from fastsc.datasets.folders import Data
 from fastsc.distributed.devices import DTYPES, Precision, set_determinism
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
-from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, BadImage, PairBatch
+from fastsc.loading.source import Source
+from fastsc.pipelines import BadImage, PairBatch
 from fastsc.pipelines.plan import n_paired
 from fastsc.pipelines.reading import blamed
 from fastsc.run import checkpoint
@@ -22,7 +24,8 @@ from fastsc.run.environment import environment
 from fastsc.run.reporter import Report
 from fastsc.run.resume import check_unchanged, plain_options
 from fastsc.run.validation import Validation
-from fastsc.training.alpha import Alpha, Multiplier
+from fastsc.training.alpha import Alpha, Keeper, Multiplier
+from fastsc.training.answers import merit_of
 from fastsc.training.collapse import CollapseWatch
 from fastsc.training.compiling import repays
 from fastsc.training.figures import Measured
@@ -60,21 +63,30 @@ class Training:
         device: torch.device,
         precision: Precision,
         ranks: Ranks,
+        source: Source | None = None,
     ) -> None:
         self.data, self.ranks = data, ranks
         self.validated_step = -1  # the one after which an epoch was last validated and logged
-        self.best: tuple[float, int | None] = (-1.0, None)  # top-1 of a validation, and its step
+        self.best: tuple[float, int | None] = (-1.0, None)  # of a validation, and its step
         self.losses = LossWatch(ranks)
         self.watch = CollapseWatch()
         self.meter = Meter(ranks.world_size)
         self.unreported: Unreported | None = None
         set_determinism(device, config.run.deterministic)
         n_classes = len(data.train.classes)
-        if (asked := config.model.num_classes or n_classes) < n_classes:
+        labelled = config.method.objective == "labels"
+        if labelled and (asked := config.model.num_classes or n_classes) < n_classes:
             raise UserError(f"--num-classes {asked}: {data.train.root} has {n_classes}")
         _check_shares(config, ranks)
-        n_outputs = config.model.num_classes or max(n_classes, 2)
-        model = prepare(config, n_outputs, device, precision, ranks)
+        self.n_outputs = config.model.num_classes or max(n_classes, 2)
+        model = prepare(config, self.n_outputs, device, precision, ranks, source)
+        self.begun_from: dict[str, Any] = {}  # of the source, for the log and the export
+        if source is not None:
+            self.begun_from = {
+                "init_hash": source.hash,
+                "init_classes": list(source.classes),
+                "new_head": model.new_head,
+            }
         self._bad_images: list[BadImage] = []
         self.loader, self.val_loader = build_loaders(
             config, data, device, DTYPES[precision], self._bad_images.append, ranks
@@ -87,11 +99,11 @@ class Training:
         self.total_steps = config.optim.epochs * self.steps_per_epoch
         self.total_steps = min(self.total_steps, config.optim.max_steps or self.total_steps)
         method = config.method
-        self.alpha = (
-            Alpha(method, self.steps_per_epoch, config.optim.epochs)
-            if method.ds_target is None
-            else Multiplier(method.alpha, method.ds_target)
-        )
+        self.alpha = Alpha(method, self.steps_per_epoch, config.optim.epochs)
+        if method.ds_target is not None:
+            self.alpha = Multiplier(method.alpha, method.ds_target)
+        elif method.keep is not None:
+            self.alpha = Keeper(method.alpha, method.keep)
 
     @property
     def step(self) -> int:
@@ -115,7 +127,7 @@ class Training:
 
     def train_step(self, batch: PairBatch, *, measured: bool) -> Measured | None:
         """The next step; its figures if they are `measured`, with its learning rate and alpha."""
-        lr = lr_at(self.step, self.config.optim, self.steps_per_epoch)
+        lr = lr_at(self.step, self.config.optim, self.steps_per_epoch) * self.alpha.rate()
         alpha = self.alpha.alpha(self.step)
         figures = self.core.train_step(batch, lr=lr, alpha=alpha, measured=measured)
         self.losses.note(self.step, self.core.last_loss, batch.index)
@@ -136,8 +148,12 @@ class Training:
     def validated(self, val: Validation | None) -> None:
         """The present epoch has come to its end, with this validation if there was one."""
         self.validated_step = self.step
-        if val is not None and val.top1 > self.best[0]:
-            self.best = val.top1, self.step
+        keep = self.config.method.keep
+        merit = -1.0
+        if val is not None:
+            merit = val.top1 if keep is None else merit_of(val.top1, val.ds_relative, keep)
+        if merit > self.best[0]:
+            self.best = merit, self.step
 
     def take_bad_images(self) -> list[BadImage]:
         """Files that turned out to be broken since the last call, of all ranks on the main one."""
@@ -154,6 +170,17 @@ class Training:
     def _nets(self) -> list[nn.Module]:
         return [model.net for model in (self.core.model, self.core.ema) if model is not None]
 
+    @property
+    def holds(self) -> bool:
+        """Whether a validated point keeps as many answers as --keep says."""
+        return self.best[0] >= 1
+
+    def take_best(self, state: Mapping[str, Any], source: Path) -> None:
+        """Puts the weights of a checkpoint in, for the export; the training is over."""
+        checkpoint.load_model_state(self.core.model.net, state["model"], source)
+        if self.core.ema is not None:
+            checkpoint.load_model_state(self.core.ema.net, state["ema"], source)
+
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on as if it had not stopped; on the main rank.
 
@@ -161,9 +188,15 @@ class Training:
         """
         core = self.core
         local: dict[str, Any] = {"rng": checkpoint.rng_state(), "buffers": None}
+        more: dict[str, Any] = {}
+        if self.begun_from:
+            more["begun_from"] = self.begun_from
+        if core.teacher is not None:
+            more["teacher"] = core.teacher.net.state_dict()
+            local["disagreement"] = float(core.disagreement)
         if not self.ranks.single_process:
             local["buffers"] = [[b.cpu().clone() for b in net.buffers()] for net in self._nets]
-        return {
+        return more | {
             "step": self.step,
             "validated_step": self.validated_step,
             "best": list(self.best),
@@ -188,6 +221,9 @@ class Training:
             checkpoint.load_model_state(core.model.net, state["model"], source)
             if core.ema is not None:
                 checkpoint.load_model_state(core.ema.net, state["ema"], source)
+            self.begun_from = dict(state.get("begun_from", {}))
+            if core.teacher is not None:
+                checkpoint.load_model_state(core.teacher.net, state["teacher"], source)
             self.loader.load_state_dict(state["pipeline"])
             core.optimizer.load_state_dict(state["optimizer"])
             core.scaler.load_state_dict(state["scaler"])
@@ -205,6 +241,11 @@ class Training:
             checkpoint.set_rng_state(shares[self.ranks.rank]["rng"])
         else:
             torch.manual_seed(hash((self.config.run.seed, self.step, self.ranks.rank)) % 2**63)
+        if self.core.teacher is not None:
+            local = [share["disagreement"] for share in shares]
+            whole = sum(local) / len(local)
+            own = local[self.ranks.rank] if len(shares) == self.ranks.world_size else whole
+            self.core.disagreement.fill_(own)
         if shares[0]["buffers"] is None:
             return
         for i, net in enumerate(self._nets):
@@ -215,14 +256,20 @@ class Training:
                     values = torch.stack([share["buffers"][i][k] for share in shares])
                     buffer.copy_(values.mean(0))
 
-    def export(self, path: Path) -> None:
-        """The weights under the architecture's own names, with what one needs to use them."""
+    def export(self, path: Path, *, before: bool = False) -> None:
+        """The weights under the architecture's own names, with what one needs to use them.
+
+        before: Those of the network whose answers were kept.
+        """
         data, model = self.config.data, self.config.model
+        teacher = self.core.teacher
+        classes = self.data.train.classes if teacher is None else self.begun_from["init_classes"]
         metadata = {
             "architecture": model.model,
-            "classes": list(self.data.train.classes),
-            "mean": IMAGENET_MEAN,
-            "std": IMAGENET_STD,
+            "classes": list(classes),
+            "mean": data.mean,
+            "std": data.std,
+            "interpolation": data.interpolation,
             "resolution": data.val_resolution or data.resolution,
             "val_crop": data.val_crop,
             "stem": model.stem,
@@ -230,16 +277,19 @@ class Training:
             "front": model.front,
             "step": self.step,
         }
-        checkpoint.export_safetensors(path, self.core.best.net, metadata)
+        exported = teacher if before and teacher is not None else self.core.best
+        checkpoint.export_safetensors(path, exported.net, metadata)
 
     def header(self) -> dict[str, Any]:
         """The log's first line: versions, hardware, and every option that changes the science."""
         data, config = self.data, self.config
         n_images = len(data.train) - len(data.train.left_out)
         own = self.loader.settings.perturbations.own
+        begun_from = {k: v for k, v in self.begun_from.items() if k != "init_classes"}
         return {
             **environment(),
             **config.flat(),
+            **begun_from,
             "decoder": self.loader.decoder,
             "device": str(self.core.device),
             "view_noise": self.core.model.view_noise,
@@ -309,6 +359,12 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
             f"two equal views of an image lie {noise:.2g} of the distance between images apart: "
             f"the model draws at random what the views do not share, and DS measures that, too",
         )
+    if begun_from := training.begun_from:
+        begins = f"begins with --init {config.model.init}, weights {begun_from['init_hash']}"
+        if (head := begun_from["new_head"]) is not None:
+            n = len(begun_from["init_classes"])
+            begins += f"; {head} is new, for {training.n_outputs} outputs in place of {n}"
+        report.say(begins)
     for index in filter(None, (data.train, data.val)):
         if line := index.passed_over_line():
             report.say(line)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 from typing import Any
 
 import torch
@@ -17,7 +18,9 @@ from fastsc.loss import ContinuityLoss
 from fastsc.models.features import Buffers
 from fastsc.models.representation import Outputs, Represented
 from fastsc.pipelines import PairBatch
+from fastsc.training.answers import SHORT, divergence
 from fastsc.training.figures import Measured, Pair, probe
+from fastsc.training.layers import lr_scales
 from fastsc.training.optimizer import make_optimizer, set_lr
 from fastsc.training.setup import layout_of, wrap
 
@@ -28,6 +31,9 @@ class Step:
     Attributes:
         model: Its own forward, without DDP or compiler.
         last_loss: Of this rank in the last step, on its device; NaN where the step was left out.
+        teacher: The network as it was before it was trained, whose answers take the place of the
+            labels; None: the labels count.
+        disagreement: Running share of this rank's images with another answer than its.
     """
 
     def __init__(
@@ -46,6 +52,10 @@ class Step:
         self.plain = method.plain
         self.last_loss = torch.tensor(0.0)
         self.model = model
+        self.teacher: Represented | None = None
+        if method.objective == "self":
+            self.teacher = copy.deepcopy(model).eval().requires_grad_(False)
+        self.disagreement = torch.zeros((), device=device)
         self.loss_of = ContinuityLoss(
             method.alpha,
             method.ds,
@@ -56,7 +66,9 @@ class Step:
             label_smoothing=optim.label_smoothing,
             gather=None if ranks.single_process else ranks.gather,
         )
-        self.optimizer = make_optimizer(model, optim, fused=config.run.fused_optimizer)
+        self.optimizer = make_optimizer(
+            model, optim, fused=config.run.fused_optimizer, scales=lr_scales(model.model, optim)
+        )
         self.scaler = torch.amp.GradScaler(device.type, enabled=precision == "fp16")
         self._ema: Any = None
         if optim.ema is not None:
@@ -139,18 +151,37 @@ class Step:
         with autocast(self.device, self.precision):
             outputs: Outputs = self.forward(both_views(part), n)
         clean, perturbed = outputs.views(n)
+        answers = None if self.teacher is None else self._answers(part.clean)
         parts = self.loss_of(
             clean.logits,
             perturbed.logits,
-            part.target,
+            part.target if answers is None else answers,
             clean.representation,
             perturbed.representation,
             measured=False,
             ds=outputs.ds,
             alpha=alpha,
         )
-        figures = torch.stack([parts.loss.detach(), parts.ce, parts.ds])
-        return parts.loss, figures, (clean.features.detach(), perturbed.features.detach())
+        if answers is not None:
+            both = self.loss_of.ce_views == "both"
+            parts = divergence(parts, answers, len(perturbed.logits) if both else 0)
+            changed = (clean.logits.argmax(1) != answers.argmax(1)).float().mean()
+            weight = SHORT / self.config.optim.accumulate
+            self.disagreement = self.disagreement + weight * (changed - self.disagreement)
+        figures = [parts.loss.detach(), parts.ce, parts.ds]
+        figures += [] if answers is None else [self.disagreement]
+        return (
+            parts.loss,
+            torch.stack(figures),
+            (clean.features.detach(), perturbed.features.detach()),
+        )
+
+    @torch.no_grad()
+    def _answers(self, images: Tensor) -> Tensor:
+        """Probabilities (N, C) that the network gave before it was trained."""
+        assert self.teacher is not None
+        with autocast(self.device, self.precision):
+            return self.teacher(images).logits.float().softmax(1)
 
     def _plain_loss(self, part: PairBatch) -> tuple[Tensor, Tensor]:
         with autocast(self.device, self.precision):

@@ -38,6 +38,7 @@ def validate(
     ranks: Ranks | None = None,
     stop: Callable[[], bool] = lambda: False,
     precision: ValPrecision = "fp32",
+    teacher: nn.Module | None = None,
 ) -> Validation | None:
     """Every image of the split once, with perturbations of a fixed key.
 
@@ -45,7 +46,8 @@ def validate(
     `ds_relative` = mean ‖f_i - f'_i‖₂ / mean ‖f_i - f_j‖₂ over the clean pooled
     features f, j from a fixed keyed derangement of the split; it has no scale that training could
     shrink. Both views go through the model in one forward, as in training. With `flip` the logits
-    of the mirrored images are added for top1, top5 and top1_perturbed.
+    of the mirrored images are added for top1, top5 and top1_perturbed. With a `teacher` its answers
+    to the clean views are the labels, so that top1 is the agreement with it.
 
     Under several ranks each takes its share, and all get the whole split's figures. Leaves the
     model in the mode that it came in. None if `stop()` said so, on any rank, between two batches.
@@ -70,7 +72,10 @@ def validate(
             features, logits, representation, _ = model(both)
             if flip:
                 logits = logits + model(both.flip(3)).logits
-        clean, perturbed = (_hits(scores, batch.target) for scores in logits.chunk(2))
+            target = batch.target
+            if teacher is not None:
+                target = _answers(teacher, batch.clean, flip)
+        clean, perturbed = (_hits(scores, target) for scores in logits.chunk(2))
         hits += torch.stack([clean[:, 0].sum(), clean.sum(), perturbed[:, 0].sum()]).cpu()
         (f, g), (r, s) = features.chunk(2), representation.chunk(2)
         parts = [f, of_pairs(f, g, "relative"), of_pairs(r, s, kind)]
@@ -83,6 +88,14 @@ def validate(
     shares = ranks.gather_values((hits, indices, [torch.cat(part) for part in zip(*kept)]))
     with nullcontext() if shares is None or ranks.single_process else _all_threads():
         return ranks.broadcast(None if shares is None else _whole(shares, kind, len(loader.index)))
+
+
+def _answers(teacher: nn.Module, images: Tensor, flip: bool) -> Tensor:
+    """(N,) the classes that a model gives images, or their two mirror images together."""
+    logits: Tensor = teacher(images).logits
+    if flip:
+        logits = logits + teacher(images.flip(3)).logits
+    return logits.argmax(1)
 
 
 def _whole(

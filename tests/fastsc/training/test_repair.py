@@ -1,0 +1,271 @@
+"""Repair: a network's own answers in place of labels, a bound on what changes, a page."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fastsc import ContinuityLoss
+from fastsc.config.options import parse
+from fastsc.datasets.folders import open_data
+from fastsc.models.build import build_net
+from fastsc.run import checkpoint
+from fastsc.train import main
+from fastsc.training.alpha import Keeper
+from fastsc.training.answers import divergence
+from fastsc.training.collapse import Spread
+from tests.fastsc.distributed.test_ranks import ranked, single
+from tests.fastsc.runs import events, same_weights, weights
+from tests.fastsc.training.test_train_mistakes import mistake
+
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
+
+TINY = ["--resolution", "32", "--batch-size", "8", "--workers", "1", "--precision", "fp32"]
+TINY += ["--log-every", "1", "--warmup-epochs", "0", "--crop", "none"]
+MODEL = ["--model", "fastsc:resnet8w4"]
+
+
+def net() -> nn.Module:
+    """A network of somebody's own, which is not in evaluation mode and drops at random."""
+    torch.manual_seed(3)
+    trunk = build_net("fastsc:resnet8w4", 5, "cifar", 32)
+    trunk.fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(16, 5))
+    return trunk
+
+
+@pytest.fixture(scope="module")
+def flat(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The training images without their folders: 32 of no class."""
+    folder = tmp_path_factory.mktemp("flat")
+    for path in image_folder.glob("train/*/*.jpg"):
+        shutil.copy(path, folder / f"{path.parent.name}-{path.name}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def init(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file of weights whose norms have seen images."""
+    torch.manual_seed(3)
+    trained = build_net("fastsc:resnet8w4", 5, "cifar", 32)
+    for _ in range(5):
+        trained.train()(torch.randn(16, 3, 32, 32))
+    path = tmp_path_factory.mktemp("init") / "weights.pt"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in trained.state_dict().items()}}, path)
+    return str(path)
+
+
+def repair(data: Path, out: Path, *more: str) -> int:
+    return main(["repair", "--data", str(data), "--out", str(out), *TINY, *more])
+
+
+def test_from_a_flat_folder_to_a_page_and_a_sentence(
+    flat: Path, init: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert repair(flat, out, *MODEL, "--init", init, "--epochs", "2", "--keep", "0.5") == 0
+    (header,), (told,) = events(out, "header"), events(out, "repair")
+    assert (header["images"], header["val_images"]) == (29, 3), "a keyed tenth is held out"
+    first = events(out, "step")[0]
+    assert first["ce"] == pytest.approx(0, abs=1e-2), "the clean view's answers are its own"
+    assert first["disagreement"] == 0
+    assert told["holds"] is True
+    assert told["agreement"] >= 0.5
+    assert "top1" not in told["before"]
+    before, after = (checkpoint.load_safetensors(out / f"{name}.safetensors") for name in
+                     ("before", "weights"))  # fmt: skip
+    raw = {k.removeprefix("module."): v for k, v in torch.load(init)["state_dict"].items()}
+    assert before[0].keys() == after[0].keys() == raw.keys()
+    assert all(torch.equal(before[0][k], v) for k, v in raw.items())
+    assert before[1]["classes"] == after[1]["classes"] == ["0", "1", "2", "3", "4"]
+    for key, value in raw.items():
+        moved = not torch.equal(after[0][key], value)
+        assert moved == ("running" not in key and "num_batches" not in key), key
+    said = capsys.readouterr().out
+    assert "held-out images with their old answer" in said
+    page = (out / "evaluation" / "report.html").read_text()
+    assert "before" in page
+    results = json.loads((out / "evaluation" / "results.json").read_text())
+    assert results["metadata"]["images"] == 3
+    assert {row["model"] for row in results["results"]} == {"before", "after"}
+    assert {c["name"] for c in results["comparisons"]} >= {"ds_relative", "flips"}
+    more = ["--init", init, "--keep", "0.5", "--epochs", "2", "--resume"]
+    assert repair(flat, out, *MODEL, *more) == 0
+    assert "nothing to do" in capsys.readouterr().out
+
+
+def test_what_is_held_out_is_not_trained_on(flat: Path) -> None:
+    config = parse(["repair", "--data", str(flat), "--init", "x"])
+    train, val = open_data(config.data, labels=False)
+    assert val is not None
+    assert sorted(train.paths + val.paths) == sorted(path.name for path in flat.iterdir())
+    again = open_data(config.replace(seed=5).data, labels=False).val
+    assert again is not None
+    assert again.paths == val.paths
+
+
+def test_a_functions_network(image_folder: Path, tmp_path: Path) -> None:
+    """Class folders are taken, too; their names say nothing where the outputs have none."""
+    out, name = tmp_path / "run", "tests.fastsc.training.test_repair:net"
+    more = ["--init", name, "--epochs", "1", "--mean", "0.5", "0.5", "0.5", "--val-crop", "1"]
+    assert repair(image_folder, out, *more) == 0
+    assert weights(out).keys() == net().state_dict().keys()
+    (told,) = events(out, "repair")
+    assert told["n"] == 12
+    facts = json.loads((out / "evaluation" / "results.json").read_text())
+    assert facts["metadata"]["models"] == [name, name]
+    assert events(out, "step")[0]["ce"] == pytest.approx(0, abs=1e-2), "nothing is dropped"
+
+
+def test_a_bound_that_cannot_be_held_is_said(
+    flat: Path, init: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--keep", "0.99", "--lr", "10", "--epochs", "2", "--alpha", "100"]
+    assert repair(flat, tmp_path / "run", *MODEL, "--init", init, *more) == 0
+    assert "--keep 0.99 could not be held; what was reached" in capsys.readouterr().out
+    assert events(tmp_path / "run", "repair")[0]["holds"] is False
+
+
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes most of the time of so short a run."""
+    monkeypatch.setattr("fastsc.train.conclude", lambda *_: None)
+
+
+@pytest.mark.usefixtures("no_page")
+def test_the_best_point_that_holds_is_exported(flat: Path, init: str, tmp_path: Path) -> None:
+    """At a rate that spoils the network in the end, an earlier step's weights."""
+    out = tmp_path / "run"
+    more = ["--keep", "0.3", "--lr", "3", "--epochs", "4", "--keep-checkpoints", "9"]
+    assert repair(flat, out, *MODEL, "--init", init, *more, "--schedule", "constant") == 0
+    points = [event["val"] for event in events(out, "epoch")]
+    holding = [i for i, val in enumerate(points) if val["top1"] >= 0.3]
+    best = min(holding, key=lambda i: float(points[i]["ds_relative"])) if holding else max(
+        range(4), key=lambda i: float(points[i]["top1"])
+    )  # fmt: skip
+    state = checkpoint.load(out / "checkpoints" / f"step-{3 * (best + 1):08d}.pt")
+    assert all(torch.equal(state["model"][k], v) for k, v in weights(out).items())
+
+
+@pytest.mark.usefixtures("no_page")
+def test_an_interrupted_repair_ends_bit_for_bit_as_the_whole_one(
+    flat: Path, init: str, tmp_path: Path
+) -> None:
+    """In mid-epoch, and without what it began with: answers and their share are in it."""
+    source = shutil.copy(init, tmp_path / "source.pt")
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    more = [*MODEL, "--init", str(source), "--epochs", "4", "--keep", "0.4", "--lr", "0.05"]
+    more += ["--checkpoint-steps", "1", "--keep-checkpoints", "99"]
+    assert repair(flat, whole, *more) == 0
+    Path(source).unlink()
+    shutil.copytree(whole, parts)
+    (parts / "weights.safetensors").unlink()
+    for path in (parts / "checkpoints").iterdir():
+        if path.name > "step-00000005.pt":
+            path.unlink()
+    assert repair(flat, parts, *more, "--resume") == 0
+    assert events(parts, "resume")[0]["step"] == 5
+    assert same_weights(whole, parts)
+    a, b = (checkpoint.load(run / "checkpoints" / "step-00000012.pt") for run in (whole, parts))
+    assert a["multiplier"] == b["multiplier"]
+    assert a["best"] == b["best"]
+    assert a["ranks"][0]["disagreement"] == b["ranks"][0]["disagreement"]
+
+
+def test_two_ranks_repair_as_one(image_folder: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    state = build_net("timm:test_convnext", 4, "imagenet", 32).state_dict()
+    torch.save(state, tmp_path / "weights.pt")
+    more = ["--init", str(tmp_path / "weights.pt"), "--objective", "self", "--bn", "frozen"]
+    more += ["--keep", "0.5", "--alpha", "2", "--alpha-warmup-epochs", "0", "--ds", "sq"]
+    more += ["--label-smoothing", "0", "--lr", "0.1"]
+    single(image_folder, tmp_path / "one", *more)
+    said, _ = ranked(2, image_folder, tmp_path / "many", *more)
+    runs = tmp_path / "one", tmp_path / "many"
+    for a, b in zip(*(events(run, "step") for run in runs), strict=True):
+        for name in ("loss", "ce", "ds", "ds_relative", "disagreement", "alpha", "lr"):
+            # A divergence is the small difference of two entropies.
+            assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-6), (a["step"], name)
+    (a, b) = (weights(run) for run in runs)
+    assert all(torch.allclose(a[key], b[key], rtol=1e-3, atol=1e-5) for key in a)
+    (a, b) = (events(run, "repair")[0] for run in runs)
+    assert b["after"] == pytest.approx(a["after"], rel=1e-3)
+    assert said.count("held-out images with their old answer") == 1, "one rank concludes"
+
+
+def test_the_loss_is_the_divergence_of_both_views() -> None:
+    generator = torch.Generator().manual_seed(0)
+    clean, perturbed, teacher = (torch.randn(6, 5, generator=generator) for _ in range(3))
+    answers = teacher.softmax(1)
+    loss_of = ContinuityLoss(2.0, "mse", at="logits", ce_views="both")
+    parts = divergence(loss_of(clean, perturbed[:4], answers), answers, 4)
+    rows = [clean, perturbed[:4]], [answers, answers[:4]]
+    kl = functional.kl_div(
+        torch.cat(rows[0]).log_softmax(1), torch.cat(rows[1]), reduction="batchmean"
+    )
+    torch.testing.assert_close(parts.ce, kl)
+    torch.testing.assert_close(parts.loss, kl + 2 * (clean[:4] - perturbed[:4]).square().mean())
+    same = divergence(loss_of(teacher, teacher, answers), answers, 6)
+    assert float(same.loss) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_multiplier_of_a_bound() -> None:
+    """Alpha rises while less changes than may; where more does, it and the rate fall."""
+    keeper, well = Keeper(8.0, 0.98), Spread(10.0, 30.0)
+    keeper.update(0.0, well)
+    assert keeper.gap == 1.0
+    assert keeper.value == pytest.approx(8 * math.exp(0.2))
+    assert keeper.rate() == 1.0
+    other = Keeper(8.0, 0.98)
+    other.load_state_dict(keeper.state_dict())
+    for _ in range(40):
+        other.update(0.2, well)
+    assert other.value < 4
+    assert other.rate() == pytest.approx(other.value / 8)
+    exact = Keeper(8.0, 0.98)
+    exact.update(0.02, well)
+    assert exact.value == pytest.approx(8.0)
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--bn", "joint"], "name it with --init"),
+        (["--init", "x", "--alpha", "0", "--ce-views", "clean"], "nothing to learn from"),
+        (["--init", "x", "--label-smoothing", "0.1"], "--label-smoothing 0"),
+        (["--init", "x", "--ds-target", "0.1"], "both steer alpha"),
+        (["--init", "x", "--val", "none"], "--keep is of held-out images"),
+        (["--init", "x", "--keep", "1"], "--keep must be below 1"),
+        (["--init", "x", "--objective", "labels"], "belongs to --objective self"),
+        (["--init", "x", "--sync-bn"], "--bn frozen keeps"),
+        (["--init", "torchvision:resnet18", "--num-classes", "5"], "cannot be had"),
+    ],
+)
+def test_each_mistake_is_one_line_and_writes_nothing(
+    flat: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    more: list[str],
+    said: str,
+) -> None:
+    def refused(*args: object, **options: object) -> nn.Module:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models.get_model", refused)
+    words = ["repair", "--data", str(flat), "--out", str(tmp_path / "run"), *more]
+    assert said in mistake(capsys, words)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_among_the_images_is_refused(
+    flat: Path, init: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["repair", "--data", str(flat), "--out", str(flat / "run"), *MODEL, "--init", init]
+    assert "among the images" in mistake(capsys, words)
