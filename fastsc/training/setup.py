@@ -171,6 +171,8 @@ def _pool(
     reason = None
     if method.plain:
         reason = "--alpha 0 with --ce-views clean trains without DS"
+    elif method.objective == "self" and method.bn == "frozen":
+        reason = "--objective self with --bn frozen runs as in evaluation"
     elif method.ds_at != "features":
         reason = f"DS is taken at {method.ds_at}, not at the pooled features"
     elif method.ds in BATCH_SCALED and not ranks.single_process:

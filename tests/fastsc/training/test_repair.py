@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from fastsc import ContinuityLoss
+from fastsc import ContinuityLoss, replay
 from fastsc.config.options import parse
 from fastsc.datasets.folders import open_data
 from fastsc.models.build import build_net
@@ -95,6 +95,8 @@ def test_from_a_flat_folder_to_a_page_and_a_sentence(
     assert results["metadata"]["images"] == 3
     assert {row["model"] for row in results["results"]} == {"before", "after"}
     assert {c["name"] for c in results["comparisons"]} >= {"ds_relative", "flips"}
+    assert replay.main([str(out), "--step", "4", "--device", "cpu"]) == 0
+    assert "step 4, epoch 1" in capsys.readouterr().out, "of the images less what was held out"
     more = ["--init", init, "--keep", "0.5", "--epochs", "2", "--resume"]
     assert repair(flat, out, *MODEL, *more) == 0
     assert "nothing to do" in capsys.readouterr().out
