@@ -40,9 +40,15 @@ def open_sinks(config: TrainConfig, root: Path) -> Iterator[list[Sink]]:
     Raises:
         UserError: One cannot be opened; those before it are closed.
     """
-    run, target = config.run, config.method.ds_target
+    run, method = config.run, config.method
+    columns = (
+        *STEP,
+        *(["ds_target_gap"] if method.ds_target is not None else []),
+        *(["disagreement"] if method.objective == "self" else []),
+        *(["keep_gap"] if method.keep is not None else []),
+    )
     wanted: list[tuple[bool, Callable[[], Sink]]] = [
-        (run.csv, lambda: CsvSink(root, STEP if target is None else (*STEP, "ds_target_gap"))),
+        (run.csv, lambda: CsvSink(root, columns)),
         (run.tensorboard, lambda: TensorBoardSink(root / "tensorboard")),
         (run.wandb, lambda: WandbSink(config, root)),
     ]

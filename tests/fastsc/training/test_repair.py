@@ -69,12 +69,14 @@ def test_from_a_flat_folder_to_a_page_and_a_sentence(
     flat: Path, init: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "run"
-    assert repair(flat, out, *MODEL, "--init", init, "--epochs", "2", "--keep", "0.5") == 0
+    assert repair(flat, out, *MODEL, "--init", init, "--epochs", "2", "--keep", "0.5", "--csv") == 0
     (header,), (told,) = events(out, "header"), events(out, "repair")
     assert (header["images"], header["val_images"]) == (29, 3), "a keyed tenth is held out"
     first = events(out, "step")[0]
     assert first["ce"] == pytest.approx(0, abs=1e-2), "the clean view's answers are its own"
     assert first["disagreement"] == 0
+    rows = (out / "steps.csv").read_text().splitlines()
+    assert rows[0].endswith(",disagreement,keep_gap")
     assert told["holds"] is True
     assert told["agreement"] >= 0.5
     assert "top1" not in told["before"]
