@@ -12,7 +12,7 @@ from bench.kernel_views import CHECKED, MEAN, STD
 from fastsc.kernels import front_end, normalize
 from fastsc.kernels.devices import has_triton
 
-FRONTS = ("c2", "c4")
+FRONTS = ("rgb-luma", "rgb-luma-minmax")
 
 
 def add_front_ends(cases: Cases, x_u8: Tensor, dtype: torch.dtype) -> None:

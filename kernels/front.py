@@ -25,14 +25,15 @@ def front_end(
     With r the image on [0, 1], Y its luma and C = r - Y, mean and population variance over the
     image's positions:
 
-        z1  (r - mean r) / sqrt(var r + FLOOR), each channel by its own
-        z2  (Y - mean Y) / s + C / (q + GREY s), s = sqrt(var Y + FLOOR), q the root mean square
-            of C over positions and channels
-        c2  z1, z2
-        c4  c2, and (v - mean v) / s of the largest and of the smallest channel of each pixel
+        rgb              (r - mean r) / sqrt(var r + FLOOR), each channel by its own
+        luma             (Y - mean Y) / s + C / (q + GREY s), s = sqrt(var Y + FLOOR), q the root
+                         mean square of C over positions and channels
+        rgb-luma         both
+        rgb-luma-minmax  also (v - mean v) / s of each pixel's largest and smallest channel
 
     Computed in float32 (float64 stays), under autocast too. A black border, which crop "pad"
-    leaves, counts as image. What comes out for an image does not depend on the others.
+    leaves and "reflect" does not, counts as image. What comes out for an image
+    does not depend on the others.
 
     Args:
         x: Floating point.
@@ -99,7 +100,7 @@ def _numba(x: Tensor, front: str, mean: Sequence[float], std: Sequence[float]) -
 
     def work(rows: slice) -> None:
         front_batch(
-            pixels[rows], *lines, FLOOR, GREY, front != "z2", front != "z1", (0,) * c, made[rows]
+            pixels[rows], *lines, FLOOR, GREY, front != "luma", front != "rgb", (0,) * c, made[rows]
         )
 
     deal(work, n, torch.get_num_threads())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastsc.kernels.distance import wide
 
-CHANNELS = {"z1": 3, "z2": 3, "c2": 6, "c4": 8}
+CHANNELS = {"rgb": 3, "luma": 3, "rgb-luma": 6, "rgb-luma-minmax": 8}
 LUMA = (0.2989, 0.587, 0.114)
 FLOOR = 0.02**2  # added to variances: an image of one grey stays one
 GREY = 0.3  # of the luma's spread, added to the colors': a grey image's noise is no color
@@ -28,11 +28,11 @@ def reference(x: Tensor, front: str, mean: Sequence[float], std: Sequence[float]
         y = LUMA[0] * channels[0] + LUMA[1] * channels[1] + LUMA[2] * channels[2]
         spread = _spread(y)
         parts = []
-        if front != "z2":
+        if front != "luma":
             parts.append(_centered(r) / _spread(r))
-        if front != "z1":
+        if front != "rgb":
             parts.append(_centered(y) / spread + _balanced(r - y, spread))
-        if front == "c4":
+        if front == "rgb-luma-minmax":
             parts += [_centered(v) / spread for v in (r.amax(1, True), r.amin(1, True))]
         out = torch.cat(parts, 1).to(x.dtype)
         return out.contiguous(memory_format=torch.channels_last)

@@ -195,7 +195,16 @@ def _front_end(x: Tensor, front: str, mean: Sequence[float], std: Sequence[float
     with on_device(x):
         sums[(n * splits,)](x, totals, pixels, share, splits, **same)
         channels[(n * splits,)](
-            x, totals, out, pixels, share, splits, Z1=front != "z2", Z2=front != "z1", C=c, **same
+            x,
+            totals,
+            out,
+            pixels,
+            share,
+            splits,
+            Z1=front != "luma",
+            Z2=front != "rgb",
+            C=c,
+            **same,
         )
     return out
 

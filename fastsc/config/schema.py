@@ -256,11 +256,13 @@ class ModelConfig:
     blurpool: bool = False
     """Blur before strided convolutions of 16 and more input channels (3x3 binomial; Zhang,
     arXiv 1904.11486, as ffcv-imagenet does it). The weights keep their names."""
-    front: Literal["none", "z1", "z2", "c2", "c4"] = option("none", since="0.1.0")
+    front: Literal["none", "rgb", "luma", "rgb-luma", "rgb-luma-minmax"] = option(
+        "none", since="0.1.0"
+    )
     """A fixed front-end before the first convolution, which takes each image's light, contrast and
-    saturation out (docs/training.md). z1: each color channel normalized; z2: luma normalized and
-    color balanced; c2: both, six channels; c4: also the largest and the smallest of each pixel's
-    channels, eight."""
+    saturation out (docs/training.md). rgb: each color channel normalized; luma: luma normalized and
+    color balanced; rgb-luma: both, six channels; rgb-luma-minmax: also the largest and the smallest
+    of each pixel's channels, eight. Crops padded with black spoil it: take --crop reflect."""
 
 
 @dataclass(frozen=True)

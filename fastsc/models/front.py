@@ -1,4 +1,4 @@
-"""A network's front-end before its first convolution: `fastsc.kernels.front_end` has the formulas."""
+"""The front-end before a network's first convolution; its formulas are in `fastsc.kernels`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fastsc.kernels import front_end
 from fastsc.kernels.front_reference import CHANNELS
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 
-Front = Literal["none", "z1", "z2", "c2", "c4"]
+Front = Literal["none", "rgb", "luma", "rgb-luma", "rgb-luma-minmax"]
 
 
 class FrontConv2d(nn.Conv2d):

@@ -181,7 +181,7 @@ def test_the_kernel_benchmark_runs(tmp_path: Path) -> None:
     assert {
         "pair_view/torchvision",
         "pair_view/write-floor",
-        "front_end/c4-numba",
+        "front_end/rgb-luma-minmax-numba",
         "ds/js-reference",
     } <= set(names)
     assert len(set(names)) == len(names)

@@ -51,7 +51,9 @@ def oracle(r: NDArray[np.float64], front: str) -> NDArray[np.float64]:
     z1 = [(p - p.mean()) / math.sqrt(p.var() + 0.02**2) for p in r]
     z2 = [(y - y.mean()) / s + p / (q + 0.3 * s) for p in c]
     more = [(v - v.mean()) / s for v in (r.max(0), r.min(0))]
-    return np.stack({"z1": z1, "z2": z2, "c2": z1 + z2, "c4": z1 + z2 + more}[front])
+    return np.stack(
+        {"rgb": z1, "luma": z2, "rgb-luma": z1 + z2, "rgb-luma-minmax": z1 + z2 + more}[front]
+    )
 
 
 def exact(x: Tensor, front: str) -> Tensor:
@@ -107,23 +109,23 @@ def test_fused_is_within_1e_5(front: str, impl: str) -> None:
 @pytest.mark.slow
 def test_as_many_programs_as_an_image_of_224_px_has() -> None:
     x = normalized(images(224, 224)[4:5]).float().contiguous(memory_format=LAST)
-    assert_near(end(x, "c4", "triton"), exact(x, "c4"), 1e-5)
+    assert_near(end(x, "rgb-luma-minmax", "triton"), exact(x, "rgb-luma-minmax"), 1e-5)
 
 
 @pytest.mark.parametrize("impl", IMPLS)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_is_rounded_once(dtype: torch.dtype, impl: str) -> None:
     x = normalized(images(9, 31)).to(dtype).contiguous(memory_format=LAST)
-    found = end(x, "c4", impl)
+    found = end(x, "rgb-luma-minmax", impl)
     assert found.dtype == dtype
-    assert torch.equal(found, end(x.float(), "c4", impl).to(dtype))
+    assert torch.equal(found, end(x.float(), "rgb-luma-minmax", impl).to(dtype))
 
 
 def test_threads_change_no_bit(monkeypatch: pytest.MonkeyPatch) -> None:
     x = normalized(images()).float().contiguous(memory_format=LAST)
-    alone = end(x, "c4", "numba")
+    alone = end(x, "rgb-luma-minmax", "numba")
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    assert torch.equal(end(x, "c4", "numba"), alone)
+    assert torch.equal(end(x, "rgb-luma-minmax", "numba"), alone)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")
@@ -134,31 +136,33 @@ def test_fused_where_only_values_are_wanted(monkeypatch: pytest.MonkeyPatch) -> 
         kernels_front, "_numba", lambda x, *others: taken.append(x) or fused(x, *others)
     )
     x = normalized(images()).float().contiguous(memory_format=LAST)
-    end(x, "c2", "auto")
+    end(x, "rgb-luma", "auto")
     wanting = x.clone().requires_grad_()
     with torch.no_grad():
-        end(wanting, "c2", "auto")
+        end(wanting, "rgb-luma", "auto")
     assert len(taken) == 2
-    expected = end(x, "c2", "reference")
-    assert torch.equal(end(wanting, "c2", "auto"), expected)
-    assert end(x.double(), "c2", "auto").dtype == torch.float64
-    torch.testing.assert_close(end(x.contiguous(), "c2", "auto"), expected)
-    function = torch.compile(lambda x: end(x, "c2", "auto"), backend="eager", fullgraph=True)
+    expected = end(x, "rgb-luma", "reference")
+    assert torch.equal(end(wanting, "rgb-luma", "auto"), expected)
+    assert end(x.double(), "rgb-luma", "auto").dtype == torch.float64
+    torch.testing.assert_close(end(x.contiguous(), "rgb-luma", "auto"), expected)
+    function = torch.compile(lambda x: end(x, "rgb-luma", "auto"), backend="eager", fullgraph=True)
     assert torch.equal(function(x), expected)
-    traced = torch.jit.trace(lambda x: end(x, "c2", "auto"), x, check_trace=False)
+    traced = torch.jit.trace(lambda x: end(x, "rgb-luma", "auto"), x, check_trace=False)
     assert torch.equal(traced(x), expected)
-    torch.func.grad(lambda x: end(x, "c2", "auto").sum())(x)
+    torch.func.grad(lambda x: end(x, "rgb-luma", "auto").sum())(x)
     with forward_ad.dual_level():
         dual = forward_ad.make_dual(x, torch.ones_like(x))
-        assert forward_ad.unpack_dual(end(dual, "c2", "auto")).tangent is not None
+        assert forward_ad.unpack_dual(end(dual, "rgb-luma", "auto")).tangent is not None
     assert len(taken) == 2
     for bad, impl in ((wanting, "numba"), (x.double(), "numba"), (x, "triton")):
         with pytest.raises(ValueError, match="use 'auto'"):
-            end(bad, "c2", impl) if impl == "numba" else front_end(bad, "c2", MEAN, STD, impl=impl)
-    with pytest.raises(ValueError, match="choose from z1"):
+            end(bad, "rgb-luma", impl) if impl == "numba" else front_end(
+                bad, "rgb-luma", MEAN, STD, impl=impl
+            )
+    with pytest.raises(ValueError, match="choose from rgb"):
         end(x, "c3", "auto")
     with pytest.raises(ValueError, match="choose from auto"):
-        end(x, "c2", "cuda")
+        end(x, "rgb-luma", "cuda")
 
 
 @pytest.mark.parametrize("front", FRONTS)
@@ -177,12 +181,12 @@ def test_a_gain_and_an_offset_of_the_channels_hardly_move_z1() -> None:
     """By the floor alone: a gain a moves z1 by at most |z1| FLOOR |1 - 1/a²| / 2 var."""
     r = images()[:1] / 2
     gain = torch.tensor([0.8, 1.2, 1.5], dtype=torch.float64).view(3, 1, 1)
-    before = end(normalized(r), "z1", "auto")
-    after = end(normalized(gain * r + 0.1), "z1", "auto")
+    before = end(normalized(r), "rgb", "auto")
+    after = end(normalized(gain * r + 0.1), "rgb", "auto")
     least = r.var((2, 3), correction=0).min()
     bound = before.abs().max() * 0.02**2 * (1 / 0.8**2 - 1) / (2 * least) * 1.1
     assert (after - before).abs().max() <= bound < 0.02
-    assert (end(normalized(r + 0.1), "z1", "auto") - before).abs().max() < 1e-12
+    assert (end(normalized(r + 0.1), "rgb", "auto") - before).abs().max() < 1e-12
 
 
 # --- Triton's, as torch.compile and a GPU get them ------------------------------------------------
@@ -196,13 +200,13 @@ def test_the_operator_is_one_of_a_graph() -> None:
 
     x = normalized(images(5, 4)).float().contiguous(memory_format=LAST)
     with interpreted(front_triton):
-        arguments = (x, "c2", list(MEAN), list(STD))
+        arguments = (x, "rgb-luma", list(MEAN), list(STD))
         torch.library.opcheck(front_triton._front_end, arguments, test_utils="test_faketensor")
         function = torch.compile(
-            lambda x: front_end(x, "c2", MEAN, STD, impl="triton") + 1,
+            lambda x: front_end(x, "rgb-luma", MEAN, STD, impl="triton") + 1,
             backend="aot_eager", fullgraph=True,
         )  # fmt: skip
-        assert torch.equal(function(x), front_end(x, "c2", MEAN, STD, impl="triton") + 1)
+        assert torch.equal(function(x), front_end(x, "rgb-luma", MEAN, STD, impl="triton") + 1)
 
 
 @pytest.mark.heavy
@@ -218,7 +222,7 @@ def test_machine_code(
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path_factory.mktemp("triton")))
     x = torch.empty(2, 3, 64, 64, dtype=dtype).contiguous(memory_format=LAST)
     with recorded(front_triton) as launches:
-        front_end(x, "c4", MEAN, STD, impl="triton")
+        front_end(x, "rgb-luma-minmax", MEAN, STD, impl="triton")
     for launch in launches:
         code = launch.compile(90)
         assert (code.stack_bytes, code.local_bytes) == (0, 0)

@@ -50,14 +50,14 @@ def test_in_a_network(front: Front, name: str) -> None:
 
 
 def test_networks_of_others() -> None:
-    assert build_model("timm:test_vit", 3, "imagenet", 160, front="c4").feature_dim > 0
+    assert build_model("timm:test_vit", 3, "imagenet", 160, front="rgb-luma-minmax").feature_dim > 0
     net = build_net(NAME, 3, "cifar", 32)
     net.extra = nn.Conv2d(3, 4, 1)
-    with pytest.raises(UserError, match="--front c2: model two has no one plain convolution"):
-        add_front(net, "two", "c2")
+    with pytest.raises(UserError, match="--front rgb-luma: model two has no one plain convolution"):
+        add_front(net, "two", "rgb-luma")
 
 
-@pytest.mark.parametrize("front", ["z1", "c4"])
+@pytest.mark.parametrize("front", ["rgb", "rgb-luma-minmax"])
 def test_weights_evaluation_and_export_know_it(
     front: Front, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -81,5 +81,5 @@ def test_weights_evaluation_and_export_know_it(
 
 def test_no_record_is_orphaned() -> None:
     assert "front" not in science(configure("cifar100", data="d"))
-    config: TrainConfig = configure("cifar100", data="d", front="c2")
-    assert science(config)["front"] == "c2"
+    config: TrainConfig = configure("cifar100", data="d", front="rgb-luma")
+    assert science(config)["front"] == "rgb-luma"

@@ -61,7 +61,7 @@ def test_a_choice_is_validated_on_training_images_that_it_does_not_train_on(
     assert train == {path for k in range(3) for path in folder.glob(f"*/0{k}.jpg")}
     assert val == {path for k in (3, 4) for path in folder.glob(f"*/0{k}.jpg")}
     assert line.endswith("; validated on the next 8")
-    with pytest.raises(UserError, match="12 training images and 21 others, and there are 32$"):
+    with pytest.raises(UserError, match=r"12 training images and 21 others, and there are 32$"):
         share(image_folder, tmp_path / "more", 12, held_out=21)
     assert not (tmp_path / "more").exists()
 

@@ -240,7 +240,7 @@ OPTIONS = [
     ("--ds", "l2"),
     ("--ds", "relative"),
     ("--ds", "sq"),
-    ("--front", "c2"),
+    ("--front", "rgb-luma"),
     ("--ds-at", "logits"),
     ("--stop-gradient", "clean"),
     ("--ce-views", "clean"),
