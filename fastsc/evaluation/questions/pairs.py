@@ -109,7 +109,8 @@ def pairs(
             },
         )  # fmt: skip
     if explain is not None:
-        chosen = np.sort(keyed.order(seed, keyed.VALIDATION_EPOCH, np.arange(m), m)[:n_explained])
+        drawn = keyed.order(seed, keyed.VALIDATION_EPOCH, np.arange(m), m)
+        chosen = np.sort(drawn[: max(n_explained, 2)])
         for method, of in explain(first[chosen], second[chosen], cache).items():
             own_files = {name: column[chosen] for name, column in files.items()}
             tables[method] = Rows(numbers[chosen], own_files | of)
