@@ -11,10 +11,12 @@ hue within the usual box does.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import itertools
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 import numpy as np
 import torch
@@ -106,12 +108,25 @@ def shift(pixels: Pixels, kind: str, severity: int, *, index: int, seed: int = 0
     if kind in GROUPS["colour"]:
         image = torch.from_numpy(pixels.copy()).permute(2, 0, 1)
         return np.ascontiguousarray(_cast(image, kind, severity, key).permute(1, 2, 0).numpy())
-    import imagecorruptions
-
     # Two of them have generators of their own, and take a seed.
     own = {"seed": int(key[0])} if kind in ("impulse_noise", "glass_blur") else {}
     with _seeded(key):
-        return np.array(imagecorruptions.corrupt(pixels, severity, kind, **own), np.uint8)
+        return np.array(_library().corrupt(pixels, severity, kind, **own), np.uint8)
+
+
+@functools.cache
+def _library() -> Any:
+    """The package imagecorruptions, whose compiled loop is kept on the disk from now on.
+
+    It would be compiled for seconds by every process: the package does not ask numba to keep it.
+    """
+    import imagecorruptions
+    from imagecorruptions import corruptions
+
+    loop = getattr(corruptions, "_shuffle_pixels_njit_glass_blur", None)
+    with suppress(RuntimeError, AttributeError):  # no folder for it, or a version without the loop
+        loop.enable_caching()
+    return imagecorruptions
 
 
 def _key(seed: int, index: int, kind: str, severity: int) -> NDArray[np.uint32]:
