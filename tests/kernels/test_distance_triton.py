@@ -247,16 +247,16 @@ def sound(code: Compiled, registers: int, shared: int) -> None:
 
 # Registers are of the compiler at hand, with some room: 64 let 32 one-warp blocks share a
 # multiprocessor of sm_80 and sm_90, which is all they take.
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("dtype", "capability"),
-    [
-        (torch.float32, 90),
-        (torch.bfloat16, 90),
-        pytest.param(torch.float16, 90, marks=SLOW),
-        pytest.param(torch.bfloat16, 80, marks=SLOW),
-    ],
-)
+CODES = [(kind, torch.bfloat16, 90) for kind in KINDS] + [("relative", torch.float32, 90)]
+CODES += [
+    pytest.param(kind, dtype, capability, marks=SLOW)
+    for dtype, capability in ((torch.float32, 90), (torch.float16, 90), (torch.bfloat16, 80))
+    for kind in KINDS
+    if (kind, dtype) != ("relative", torch.float32)
+]
+
+
+@pytest.mark.parametrize(("kind", "dtype", "capability"), CODES)
 def test_code_of_the_gradient(kind: str, dtype: torch.dtype, capability: int) -> None:
     vec, block = distance_ops.columns(2048, dtype)
     assert (vec, block) == (16 // dtype.itemsize, 512 // dtype.itemsize)

@@ -277,10 +277,14 @@ def test_dtypes_that_do_not_fit() -> None:
 
 
 @with_triton
-@pytest.mark.parametrize("capability", [80, 90])
+@pytest.mark.parametrize("capability", [pytest.param(80, marks=pytest.mark.slow), 90])
 @pytest.mark.parametrize(
     ("dtype", "kind"),
-    [(torch.float32, "*fp32"), (torch.bfloat16, "*bf16"), (torch.float16, "*fp16")],
+    [
+        (torch.float32, "*fp32"),
+        (torch.bfloat16, "*bf16"),
+        pytest.param(torch.float16, "*fp16", marks=pytest.mark.slow),
+    ],
 )
 def test_code_of_the_means(dtype: torch.dtype, kind: str, capability: int) -> None:
     vec, block = distance_ops.columns(2048, dtype)

@@ -41,14 +41,29 @@ def interpreted(*modules: ModuleType) -> Iterator[None]:
     those of Triton's own library with them: a kernel finds its helpers, and `tl.sum`, by name. The
     interpreter also learns to round float32 to bfloat16 (it truncates) and to fuse a multiply-add
     (it rounds twice). TRITON_INTERPRET is set, for code that asks for it.
+
+    The interpreter patches Triton's language at every call of every helper, which is half of its
+    time; here it does so once, and what it has rewritten is kept.
     """
+    patched = set()
+
+    def patch_once(fn: Any) -> Any:
+        names = frozenset(name for name in ("tl", "core") if name in fn.__globals__)
+        if names not in patched:
+            patched.add(names)
+            _patch_lang_as_shipped(fn)  # `_restored` undoes it
+        return interpreter._LangPatchScope()
+
     with pytest.MonkeyPatch.context() as patch, _restored():
         patch.setenv("TRITON_INTERPRET", "1")
         patch.setattr(InterpreterBuilder, "cast_impl", _cast)
         patch.setattr(InterpreterBuilder, "create_fma", _fma)
         patch.setattr(interpreter, "_patch_lang_tensor", _patch_tensor)
-        # Functions that it has rewritten find names in the modules that are restored behind it.
-        patch.setattr(InterpretedFunction, "rewritten_fn", {})
+        patch.setattr(interpreter, "_patch_lang", patch_once)
+        # Of Triton's own functions not: they find names in a module that is restored behind them.
+        for fn in [fn for fn in _rewritten if fn.__module__ == tl.standard.__name__]:
+            del _rewritten[fn]
+        patch.setattr(InterpretedFunction, "rewritten_fn", _rewritten)
         for module in (tl, tl.standard, *modules):
             for name, value in list(vars(module).items()):
                 if isinstance(value, JITFunction):
@@ -78,6 +93,8 @@ def _restored() -> Iterator[None]:
 
 _cast_as_shipped = InterpreterBuilder.cast_impl
 _patch_tensor_as_shipped = interpreter._patch_lang_tensor
+_patch_lang_as_shipped = interpreter._patch_lang
+_rewritten: dict[Any, Any] = {}
 
 
 def _cast(builder: Any, source: Any, to: Any) -> Any:
