@@ -216,19 +216,22 @@ def source(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def make(source: str, image_folder: Path, tmp_path: Path, request: pytest.FixtureRequest) -> Make:
+def make(source: str, image_folder: Path, request: pytest.FixtureRequest) -> Make:
     """build(...) of the backend at hand over the shared folder, closed after the test."""
     backend, _, kind = source.partition("-")
     if kind == "tars":
-        image_folder = packed(image_folder, tmp_path / "tars")
-    indices = {}
-    for part, left_out in (("train", 17), ("val", 4)):
-        index = (
-            from_dataset(as_dataset(image_folder / part))
-            if kind == "dataset"
-            else opened(backend, image_folder / part, tmp_path)
-        )
-        indices[part] = index.without({left_out: "left out by the test"})
+        image_folder = request.getfixturevalue("tars")
+    into = request.getfixturevalue("betons") if backend == "ffcv" else None
+
+    def index_of(split: str) -> Index:
+        if kind == "dataset":
+            return from_dataset(as_dataset(image_folder / split))
+        return open_beton(into / f"{split}.beton") if into else scan(image_folder / split)
+
+    indices = {
+        split: index_of(split).without({place: "left out by the test"})
+        for split, place in (("train", 17), ("val", 4))
+    }
 
     def build_one(**options: Any) -> Pipeline:
         defaults = {"batch_size": BATCH, "resolution": SIZE, "workers": 2, "timeout": 30}
@@ -244,6 +247,15 @@ def epoch(loader: Pipeline, number: int = 0) -> list[PairBatch]:
     """All batches of an epoch."""
     loader.set_epoch(number)
     return list(loader)
+
+
+@pytest.fixture(scope="module")
+def betons(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The shared folder's images as train.beton and val.beton."""
+    folder = tmp_path_factory.mktemp("betons")
+    for split in ("train", "val"):
+        opened("ffcv", image_folder / split, folder)
+    return folder
 
 
 @pytest.fixture(scope="module")
