@@ -77,6 +77,25 @@ def test_a_region_is_decoded_as_it_is_cut_out_of_the_whole(
     assert np.array_equal(*images)
 
 
+def test_a_mirrored_image_is_shifted_the_other_way_and_no_image_further() -> None:
+    rows = np.arange(2)
+    plan = Plan(
+        seed=0,
+        epoch=0,
+        usable=rows,
+        order=rows,
+        boxes=np.array([[1, 2, 30, 40]] * 2, np.int32),
+        shifts=np.array([[-4, 3]] * 2, np.int32),
+        flips=np.array([False, True]),
+        factors=np.ones((2, 4), np.float32),
+    )
+    samples = [Sample(i, np.zeros(1, np.uint8), ()) for i in rows]
+    *_, start, end, shifts = inputs(plan, samples)
+    assert shifts.tolist() == [[-4, 3], [-4, -3]]
+    assert start.tolist() == [[0, 0], [0, 40]]
+    assert end.tolist() == [[30, 40], [30, 0]]
+
+
 def test_whole_images_through_the_pipeline(loader: Any, image_folder: Path) -> None:
     other: Any = build("dali", image_folder / "train", **OPTIONS)
     other._whole = True

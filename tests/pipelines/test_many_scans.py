@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fastsc.pipelines.headers import MAX_SCANS, read_header
+from fastsc.pipelines.headers import MAX_SCANS, _first_scan, read_header
 
 
-def jpeg(*, progressive: bool) -> bytes:
-    pixels = np.random.default_rng(0).integers(0, 255, (40, 30, 3), np.uint8)
+def jpeg(*, progressive: bool, channels: int = 3) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 30, channels), np.uint8).squeeze()
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "JPEG", progressive=progressive, quality=80)
     return buffer.getvalue()
@@ -23,6 +23,14 @@ def repeated(content: bytes, times: int) -> bytes:
     """With the last scan, and the tables before it, once more and once more."""
     last = content.rindex(b"\xff\xda")
     return content[:-2] + content[last:-2] * times + b"\xff\xd9"
+
+
+@pytest.mark.parametrize(("progressive", "channels"), [(False, 3), (False, 1), (True, 3)])
+def test_components_of_a_frame_that_one_scan_may_have(progressive: bool, channels: int) -> None:
+    """Where the first scan has them all, the rest of the file is not read."""
+    content = jpeg(progressive=progressive, channels=channels)
+    expected = content.index(b"\xff\xda"), 0 if progressive else channels
+    assert _first_scan(io.BytesIO(content)) == expected
 
 
 @pytest.mark.parametrize("times", [0, 50, 4000])
