@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from fastsc.pipelines.disk import doing, watched
+from fastsc.pipelines.disk import Watch, _Call, doing, watched
 from tests.fastsc.runs import events, run, start, wait_for_step
 
 pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
@@ -72,6 +73,30 @@ def test_two_signals_end_it_before_its_time(apart: bool) -> None:
     _, said = process.communicate(timeout=60)
     assert process.returncode == 75
     assert "the disk has not answered" in said
+
+
+@pytest.mark.parametrize(
+    ("began", "came", "overdue"),
+    [
+        (999, [], False),
+        (1001, [], True),
+        (100, [25], False),
+        (100, [35], True),
+        (25, [90], False),  # a call that began behind the signal has as long
+        (100, [5, 1], False),
+        (100, [5, 3], True),
+        (1, [5, 3], False),
+    ],
+)
+def test_how_long_a_call_may_take(began: float, came: list[float], overdue: bool) -> None:
+    """Seconds ago that it began, and that signals came."""
+    watch, now = Watch(1000, "fastsc.test", frozenset()), time.monotonic()
+    watch._came = [now - ago for ago in came]
+    waited = watch._overdue(_Call("reading", now - began))
+    os.close(watch._reader)
+    os.close(watch._writer)
+    assert (waited is not None) == overdue
+    assert waited is None or waited == pytest.approx(began, abs=1)
 
 
 def test_what_returns_in_time_is_left_alone() -> None:
@@ -176,7 +201,9 @@ def shim(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.usefixtures("started")  # with its library
-@pytest.mark.parametrize("ends", ["by its deadline", "by signals"])
+@pytest.mark.parametrize(
+    "ends", ["by its deadline", pytest.param("by signals", marks=pytest.mark.slow)]
+)
 def test_a_training_whose_checkpoint_hangs_ends_resumable(
     ends: str, shim: Path, image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
