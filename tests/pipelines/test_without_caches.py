@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
-from fastsc.kernels.jit import NOTICE
+from fastsc.kernels.jit import NOTICE, jit
 from fastsc.pipelines import build, cache, scan
 from tests.pipelines.conftest import DALI, FFCV, opened
 
@@ -32,7 +34,24 @@ loader.close()
 """
 
 
-@pytest.mark.parametrize("name", ["cpu", pytest.param("memory", marks=pytest.mark.slow)])
+def test_a_loop_that_numba_cannot_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def uncached(*, cache: bool = False, **options: Any) -> Any:
+        if cache:
+            raise RuntimeError("cannot cache function: no locator available")
+        return numba.njit(**options)
+
+    monkeypatch.setattr("fastsc.kernels.jit.njit", uncached)
+
+    @jit()
+    def ratio(x: int, y: float) -> float:
+        return x / y
+
+    assert ratio(1, 2.0) == 0.5
+    assert ratio(1, 0.0) == np.inf  # numpy's division, as ever
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cpu", "memory"])
 def test_where_numba_cannot_cache(name: str, image_folder: Path) -> None:
     code = NOWHERE.format(name=name, folder=str(image_folder / "train"))
     done = subprocess.run(
