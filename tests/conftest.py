@@ -41,6 +41,14 @@ def started(forked: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("subprocess.Popen", ForkedPopen.__base__)
 
 
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Figures of a page are painted, and then left blank: to write one takes 0.2 s."""
+    blank = '<svg viewBox="0 0 9 9"></svg>'
+    for module in ("inline", "sheet"):
+        monkeypatch.setattr(f"fastsc.plotting.{module}.text_of", lambda figure: blank)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_notice() -> Iterator[None]:
     """Whichever test compiles first, its stderr has no word of it."""

@@ -77,4 +77,4 @@ def figures(out: Path) -> dict[str, float]:
 
 
 def asked(*words: object) -> int:
-    return evaluate.main([str(word) for word in (*words, *FAST)])
+    return evaluate.main([str(word) for word in (*FAST, *words)])

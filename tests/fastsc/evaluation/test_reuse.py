@@ -73,14 +73,14 @@ def recomputed(*words: object) -> bool:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Viewer, "respond", count)
-        assert asked(*words, "--out", "out", "--only", "continuity") == 0
+        assert asked(*words, "--out", "out", "--only", "continuity", "--images", "1") == 0
     return bool(looked)
 
 
 @pytest.mark.timeout(300)
-def test_what_a_figure_depends_on_is_in_the_caches_key(nets: str, image_folder: Path) -> None:
+def test_what_a_figure_depends_on_is_in_the_caches_key(nets: str, few_images: Path) -> None:
     for name in ("one", "two"):
-        shutil.copytree(image_folder / "val", name)
+        shutil.copytree(few_images / "val", name)
     os.utime("two/apple/00.jpg")
     model, data = f"{nets}:small", ("--data", "one")
     assert recomputed(model, *data)
@@ -120,11 +120,11 @@ def test_what_a_figure_depends_on_is_in_the_caches_key(nets: str, image_folder: 
 
 def test_a_second_call_looks_at_no_image_and_the_memory_budget_changes_no_figure(
     nets: str,
-    image_folder: Path,
+    few_images: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = f"{nets}:small", "--data", image_folder
+    command = f"{nets}:small", "--data", few_images, "--images", "2"
     assert asked(*command, "--out", "large", "--memory-budget", "1000") == 0
     assert "--memory-budget" not in capsys.readouterr().out
     assert asked(*command, "--out", "small", "--memory-budget", "1e-3") == 0

@@ -82,6 +82,7 @@ def test_no_result_is_typed_into_the_prose() -> None:
         assert not re.findall(r"(?<!arXiv )(?<!/abs/)\b\d+\.\d+", text), text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_every_figure_follows_the_records(tmp_path: Path) -> None:
     """Other records, other numbers: nothing but the setting's stays."""
     other = {
@@ -101,6 +102,7 @@ def test_every_figure_follows_the_records(tmp_path: Path) -> None:
         assert a != b
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_is_said_of_known_records(tmp_path: Path) -> None:
     text = page(tmp_path)
     # 1,000 steps of 64 images, each in two views; t(0.975, 1) · 0.55 points
@@ -121,6 +123,7 @@ def test_what_is_said_of_known_records(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_was_not_run_is_listed_with_its_cost(tmp_path: Path) -> None:
     """Of the committed grids alone: a page of somebody's own runs does not know what they want."""
     assert "## What was not run" not in page(tmp_path)
@@ -152,6 +155,7 @@ def test_one_run_alone_makes_a_page(tmp_path: Path) -> None:
     assert "nan" not in text.lower()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_collapse_is_named(tmp_path: Path) -> None:
     fallen = made(STUDY, "l2", 0, top1=0.01)
     fallen = replace(
@@ -164,6 +168,7 @@ def test_a_collapse_is_named(tmp_path: Path) -> None:
     assert "![No arm’s features collapse]" in page(tmp_path)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_default_is_named_with_its_reason_and_what_is_beside_it(tmp_path: Path) -> None:
     """By means over common seeds; strong has 10 points less, and 0.79 of ds_relative."""
     groups = {"alpha": ["both", "default", "strong"], "study": ["default", "both", "weak"]}
@@ -199,6 +204,7 @@ def test_an_arm_without_common_seeds_is_not_collapsed(tmp_path: Path) -> None:
     assert "collapsed" not in text
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_other_arms_have_claims_too(tmp_path: Path) -> None:
     study = parse_study(grid(claimed={"both": ["ce"]}), "small")
     found = [record for run, record in FOUND.items() if run[0] in study.arms]
@@ -214,6 +220,7 @@ def test_changed_code_is_said_to_be(tmp_path: Path) -> None:
     assert f"| `{'a' * 10}`, with changes |" in page(tmp_path, {("both", 0): record})
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_replication_that_does_not_fit_says_so(tmp_path: Path) -> None:
     known = {
         ("both", seed): made(STUDY, "both", seed, top1=0.70 + seed / 1000) for seed in range(5)
@@ -223,6 +230,7 @@ def test_a_replication_that_does_not_fit_says_so(tmp_path: Path) -> None:
     assert row.endswith("| does not fit |")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_committed_replication_is_shown_and_is_no_seed_more(tmp_path: Path) -> None:
     study, text = load_study("colormnist"), ""
     for seeds, folder in ((range(3), "runs"), (study.quick_seeds, "replications")):
@@ -242,6 +250,7 @@ def test_a_committed_replication_is_shown_and_is_no_seed_more(tmp_path: Path) ->
     assert first in before
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_another_scale_has_its_cost_by_a_published_rate(tmp_path: Path) -> None:
     write_record(tmp_path / "runs" / "cifar100", made(load_study("cifar100"), "default", 0))
     write_docs(tmp_path / "runs", tmp_path / "docs")
@@ -257,6 +266,7 @@ def test_without_records_there_is_no_page(tmp_path: Path) -> None:
         write_docs(tmp_path, tmp_path / "docs")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_command_makes_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -103,6 +103,7 @@ def test_other_mistakes_are_one_line() -> None:
         Classifier(unused, "net", SEEN, features="extra")(torch.rand(1, 3, 32, 32))
 
 
+@pytest.mark.heavy
 def test_the_hash_is_of_all_that_changes_an_answer() -> None:
     def name(net: nn.Module, seen: Preprocessing = SEEN, features: str | None = None) -> str:
         return Classifier(net, "any", seen, features=features).hash

@@ -306,6 +306,7 @@ def test_what_cannot_be_prepared_as_timm_does_it_is_said() -> None:
     assert "resized by lanczos" in _interpolation("timm:x", "lanczos")[1][0]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "file", "resize", "interpolation"),
     [
@@ -329,6 +330,7 @@ def test_torchvisions_preprocessing(
     assert (seen.mean, seen.std) == (IMAGENET_MEAN, IMAGENET_STD)
 
 
+@pytest.mark.heavy
 def test_auxiliary_classifiers_of_a_file_are_passed_over(tmp_path: Path) -> None:
     torch.manual_seed(0)
     net = torchvision.models.googlenet(aux_logits=True, init_weights=False, transform_input=True)

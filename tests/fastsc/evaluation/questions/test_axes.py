@@ -206,6 +206,7 @@ def test_a_seed_draws_the_permutations() -> None:
     assert not np.array_equal(first, other)
 
 
+@pytest.mark.heavy
 def test_false_discoveries_stay_under_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     """120 data sets in which no class differs; skewed distances, rare flips, uneven classes."""
     monkeypatch.setattr(module, "MOST", 1000)

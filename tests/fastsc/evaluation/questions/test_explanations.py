@@ -382,6 +382,7 @@ def test_the_page(noisy: Pipeline) -> None:
     assert not any(word in text for word in (">nan", " nan", "NaN "))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page_of_a_model_without_maps(noisy: Pipeline) -> None:
     found = explanations(tiny.flat(), noisy, n_lime=0, **QUICK)
     (shown,) = sections.sections(evaluation(noisy, found))

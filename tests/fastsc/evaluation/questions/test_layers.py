@@ -44,7 +44,15 @@ def classifier(name: str) -> Classifier:
     return Classifier(net, name, Preprocessing(SIDE, SIDE))
 
 
-@pytest.mark.parametrize("name", STAGES)
+@pytest.mark.heavy
+@pytest.mark.parametrize(
+    "name",
+    # Nested as regnet's are, and a list of blocks as mobilenet's.
+    [
+        pytest.param(name, marks=pytest.mark.slow if name in ("vit_b_32", "swin_t") else ())
+        for name in STAGES
+    ],
+)
 def test_stages_of_well_known_networks(name: str) -> None:
     assert list(find_stages(classifier(name))) == STAGES[name]
 

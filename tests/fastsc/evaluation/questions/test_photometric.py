@@ -191,7 +191,7 @@ def dense(viewer: Viewer, labels: NDArray[np.int64], n: int = 9) -> NDArray[np.f
     return np.array(found)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_never_weaker_than_a_dense_grid_on_fifty_images(seed: int, tmp_path: Path) -> None:
     v = viewer(tmp_path, conv_net(), patches(50, seed), batch_size=50)
     labels = predictions(v)

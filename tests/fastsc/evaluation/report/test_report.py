@@ -287,6 +287,7 @@ def test_definitions_cover_every_measure(two: Evaluation, page: Page) -> None:
 # --- models and questions ------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("names", [("alone",), ("a", "b", "c")])
 def test_pages_of_one_and_of_three_models(names: Sequence[str]) -> None:
     of = evaluation(names, n=12, side=96)
@@ -300,6 +301,7 @@ def test_pages_of_one_and_of_three_models(names: Sequence[str]) -> None:
     assert 'class="tiny"' not in page.html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_models_that_answer_different_questions(two: Evaluation) -> None:
     first, second = two.models
     of = replace(

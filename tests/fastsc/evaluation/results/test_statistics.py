@@ -300,14 +300,14 @@ def coverage_of_difference(
 
 @pytest.mark.parametrize("statistic", ["mean", "share"])
 def test_intervals_cover_95_percent(statistic: Statistic) -> None:
-    assert 0.93 <= coverage(statistic, SIMULATIONS, FEWER) <= 0.97
+    assert 0.93 <= coverage(statistic, SIMULATIONS // 2, FEWER) <= 0.97
 
 
 @pytest.mark.parametrize(
     "statistic", ["mean", "share", pytest.param("ratio", marks=pytest.mark.slow)]
 )
 def test_intervals_of_differences_cover_95_percent(statistic: Statistic) -> None:
-    held, above = coverage_of_difference(statistic, SIMULATIONS, FEWER)
+    held, above = coverage_of_difference(statistic, SIMULATIONS // 2, FEWER)
     assert 0.93 <= held <= 0.97
     # McNemar's exact test errs on the safe side, with few discordant pairs.
     assert 0.93 <= above <= (1 if statistic == "share" else 0.97)
