@@ -45,6 +45,7 @@ def test_every_settled_name_is_a_row(image_folder: Path, tmp_path: Path) -> None
     assert set(loaders.makers(tmp_path / "links", index, 1)) >= SETTLED
 
 
+@pytest.mark.slow
 @needs_dali
 @needs_ffcv
 def test_ours_run_single_and_paired(short: Path, tmp_path: Path) -> None:

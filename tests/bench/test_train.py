@@ -30,7 +30,7 @@ from bench.train_runs import (
 )
 from fastsc.config.recipes import configure
 
-pytestmark = pytest.mark.heavy
+pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
 TOY = "--model fastsc:resnet8w4 --size 32 --batch 4 --small-batch 4 --threads 1 --workers 1".split()
 SETTING = Setting("cpu", "resnet18", 112, 32, 50, 2, Path("somewhere"), 10)

@@ -44,7 +44,11 @@ def grid(**changes: object) -> str:
     )
 
 
-@pytest.mark.parametrize("name", STUDIES)
+@pytest.mark.parametrize(
+    "name",
+    # Of the committed records' options, cifar100's among them, test_committed says the same.
+    [pytest.param(name, marks=pytest.mark.slow if name == "cifar100" else ()) for name in STUDIES],
+)
 def test_a_shipped_study_is_what_the_command_line_says(name: str) -> None:
     """An arm's options as words of the trainer give the configuration that the record is of."""
     study = load_study(name)
