@@ -57,6 +57,7 @@ def test_networks_of_others() -> None:
         add_front(net, "two", "rgb-luma")
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("front", ["rgb", "rgb-luma-minmax"])
 def test_weights_evaluation_and_export_know_it(
     front: Front, tmp_path: Path, capsys: pytest.CaptureFixture[str]

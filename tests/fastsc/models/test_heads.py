@@ -237,6 +237,7 @@ def test_timms_dropouts_before_two_heads(name: str, resolution: int) -> None:
     assert not torch.equal(logits, others)
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(
     ("name", "resolution", "layers"),
     [

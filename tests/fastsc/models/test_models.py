@@ -23,7 +23,7 @@ SMALL = [
     ("densenet121", 64),  # pools with a function
     ("shufflenet_v2_x0_5", 64),  # pools with Tensor.mean
     ("googlenet", 64),  # has auxiliary classifiers by default
-    ("vit_b_32", 32),
+    pytest.param("vit_b_32", 32, marks=pytest.mark.slow),  # as timm's
     ("timm:resnet10t", 64),
     ("timm:mobilenetv3_small_050", 64),
     ("timm:convnext_atto", 32),
@@ -31,6 +31,7 @@ SMALL = [
 ]
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize(("name", "resolution"), SMALL)
 def test_features_are_the_input_of_the_classifier(name: str, resolution: int) -> None:
     torch.manual_seed(0)

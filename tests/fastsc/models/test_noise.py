@@ -186,6 +186,8 @@ SIX = {
     "swin_t": 32, "efficientnet_b0": 96, "inception_v3": 80, "vgg11": 32,
     "timm:ghostnet_050": 32, "timm:convit_tiny": 224,
 }  # fmt: skip
+# Dropout modules of a classifier, which efficientnet_b0 has, too.
+BEHIND = ("inception_v3", "vgg11")
 # One of each family of torchvision's that has a linear classifier, and of timm's with noise.
 FAMILIES = (
     "alexnet convnext_tiny densenet121 efficientnet_v2_s googlenet maxvit_t mnasnet0_5 "
@@ -216,7 +218,13 @@ def apart(model: nn.Module, side: int) -> float:
     return float((f - g).abs().max())
 
 
-@pytest.mark.parametrize(("name", "side"), SIX.items())
+@pytest.mark.parametrize(
+    ("name", "side"),
+    [
+        pytest.param(name, side, marks=pytest.mark.slow if name in BEHIND else ())
+        for name, side in SIX.items()
+    ],
+)
 def test_equal_views_have_equal_features(name: str, side: int) -> None:
     if name.startswith("timm:"):
         pytest.importorskip("timm")
@@ -298,12 +306,20 @@ def test_equal_views_have_equal_features_in_every_family(name: str) -> None:
     assert view_noise(built(name, side), side, "fp32", compiled=False) < 1e-4
 
 
-@pytest.mark.parametrize("name", ["vgg11", "inception_v3", "timm:ghostnet_050"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "mobilenet_v2",
+        pytest.param("vgg11", marks=pytest.mark.slow),
+        "inception_v3",
+        "timm:ghostnet_050",
+    ],
+)
 def test_features_are_taken_before_a_final_dropout(name: str) -> None:
     """A module, a module and reshaping behind it, a function."""
     if name.startswith("timm:"):
         pytest.importorskip("timm")
-    side = SIX[name]
+    side = SIX.get(name, 32)
     model = built(name, side).train()
     drops = [m for m in model.modules() if isinstance(m, nn.Dropout)]
     for module in drops[:-1]:
@@ -323,6 +339,8 @@ EQUAL = [
     "efficientnet_b0",
     "--resolution",
     "96",
+    "--batch-size",
+    "4",
     "--strengths",
     "0",
     "0",
@@ -359,7 +377,7 @@ def test_ds_of_equal_views_is_zero(image_folder: Path, tmp_path: Path, more: lis
 
 
 def test_a_resumed_run_draws_what_it_would_have_drawn(image_folder: Path, tmp_path: Path) -> None:
-    model = ["--model", "efficientnet_b0"]
+    model = ["--model", "efficientnet_b0", "--batch-size", "4"]
     assert run(image_folder, tmp_path / "a", *model, "--max-steps", "4") == 0
     assert run(image_folder, tmp_path / "b", *model, "--max-steps", "2") == 0
     assert run(image_folder, tmp_path / "b", *model, "--max-steps", "4", "--resume") == 0

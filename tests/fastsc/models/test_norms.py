@@ -174,6 +174,7 @@ def test_a_stage_with_channels_last_in_its_shape_is_averaged_over_positions() ->
     assert torch.equal(found, stage.mean((1, 2)))
 
 
+@pytest.mark.heavy
 def test_a_vector_is_kept_before_what_works_in_place_on_it() -> None:
     model = build_model("vgg11", 5, "imagenet", 32).eval()
     with torch.no_grad():
@@ -181,6 +182,7 @@ def test_a_vector_is_kept_before_what_works_in_place_on_it() -> None:
     assert found.min() < 0  # an in-place ReLU comes behind it
 
 
+@pytest.mark.heavy
 def test_a_module_that_does_not_run_is_named() -> None:
     model = build_model("vit_b_16", 5, "imagenet", 224)
     name = "encoder.layers.encoder_layer_0.self_attention.out_proj"

@@ -149,9 +149,9 @@ def test_ds_is_zero_for_equal_views() -> None:
     ("name", "ends_so"),
     [
         ("resnet18", True),
-        ("resnext50_32x4d", True),
-        ("regnet_y_400mf", True),
-        ("efficientnet_b0", True),
+        pytest.param("resnext50_32x4d", True, marks=pytest.mark.slow),
+        pytest.param("regnet_y_400mf", True, marks=pytest.mark.slow),
+        pytest.param("efficientnet_b0", True, marks=pytest.mark.slow),
         ("googlenet", True),
         ("timm:resnet10t", True),
         ("timm:regnety_002", True),
@@ -191,7 +191,7 @@ def test_the_log_says_which(image_folder: Path, tmp_path: Path) -> None:
         (["--alpha", "0", "--ce-views", "clean"], "trains without DS"),
         (["--ds-at", "logits"], "DS is taken at logits"),
         (["--ds", "js", "--ds-at", "logits"], "DS is taken at logits"),
-        (["--model", "densenet121"], "does not end in global average pooling"),
+        (["--model", "mobilenet_v3_small"], "does not end in global average pooling"),
     ],
 )
 def test_asked_for_where_it_cannot_be_had(
@@ -201,7 +201,7 @@ def test_asked_for_where_it_cannot_be_had(
     words: str,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    if "densenet121" in more:
+    if "mobilenet_v3_small" in more:
         more = [*more, "--stem", "imagenet", "--resolution", "64"]
     assert run(image_folder, tmp_path / "run", "--pooling", "fused", *more) == 2
     (line,) = capsys.readouterr().err.splitlines()
