@@ -29,6 +29,7 @@ from tests.fastsc.distributed.test_ranks import (
     single,
 )
 from tests.fastsc.runs import events, same_weights, wait_for_step
+from tests.forked import ForkedPopen
 
 pytestmark = pytest.mark.heavy
 
@@ -207,8 +208,11 @@ def test_a_host_whose_rank_dies_brings_the_job_back(
     assert equal
 
 
-def test_a_signal_while_the_run_begins(image_folder: Path, tmp_path: Path) -> None:
+def test_a_signal_while_the_run_begins(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Before there is anything to save: nothing is written, and it may be started again."""
+    monkeypatch.setattr("subprocess.Popen", ForkedPopen)
     out = tmp_path / "run"
     code = (
         "import os, signal, sys, fastsc.training.loop as trainer\n"
@@ -294,24 +298,74 @@ esac
 """
 
 
-@pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_the_script_for_slurm(image_folder: Path, tmp_path: Path, stopped: bool) -> None:
-    tools = tmp_path / "bin"
+def slurm(folder: Path, python: str) -> dict[str, str]:
+    """The environment of a job of two processes, whose Python is a shell script."""
+    tools = folder / "bin"
     tools.mkdir()
-    for name, text in (("srun", SRUN), ("scontrol", SCONTROL)):
+    for name, text in (("srun", SRUN), ("scontrol", SCONTROL), ("python", python)):
         (tools / name).write_text(text)
         (tools / name).chmod(0o755)
-    (tools / "python").write_text(f'#!/bin/sh\nexec {sys.executable} "$@"\n')
-    (tools / "python").chmod(0o755)
     with socket.socket() as free:
         free.bind(("", 0))
         port = free.getsockname()[1]
-    out, requeued, pids = tmp_path / "run", tmp_path / "requeued", tmp_path / "pids"
-    environment = {
+    return {
         **os.environ, "PATH": f"{tools}:{os.environ['PATH']}", "SLURM_JOB_ID": str(port - 20000),
         "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NODELIST": "localhost",
-        "PIDS": str(pids), "REQUEUED": str(requeued),
+        "PIDS": str(folder / "pids"), "REQUEUED": str(folder / "requeued"), "FOLDER": str(folder),
     }  # fmt: skip
+
+
+# A training as the script sees it: its command line, the names it looks for, its exit status.
+TRAINER = """#!/bin/bash
+trap 'exit 75' USR1
+echo "$@" $RANK $LOCAL_RANK $WORLD_SIZE $LOCAL_WORLD_SIZE $MASTER_ADDR $MASTER_PORT \\
+    > "$FOLDER/part-$RANK"
+mv "$FOLDER/part-$RANK" "$FOLDER/seen-$RANK"
+[ -z "$STATUS" ] || exit $STATUS
+while true; do sleep 0.05; done
+"""
+
+
+@pytest.mark.parametrize(
+    ("status", "restarts", "requeued"),
+    [("", 0, True), ("0", 0, False), ("1", 0, True), ("2", 0, False), ("1", 50, False)],
+)
+def test_when_the_script_for_slurm_requeues(
+    tmp_path: Path, status: str, restarts: int, requeued: bool
+) -> None:
+    """A signal, the end, a fault, a mistake, and a fault that comes back ever again."""
+    environment = slurm(tmp_path, TRAINER)
+    process = subprocess.Popen(
+        ["bash", str(ROOT / "examples" / "slurm.sbatch"), "imagenet", "--data", "a b"],
+        env={**environment, "STATUS": status, "SLURM_RESTART_COUNT": str(restarts)},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    seen = [tmp_path / f"seen-{rank}" for rank in (0, 1)]
+    deadline = time.monotonic() + 60
+    while not all(path.exists() for path in (*seen, tmp_path / "pids")):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    if not status:
+        for pid in (tmp_path / "pids").read_text().split():
+            os.kill(int(pid), signal.SIGUSR1)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == int(status or 75), said
+    assert (tmp_path / "requeued").exists() == requeued
+    if requeued:
+        assert (tmp_path / "requeued").read_text().strip() == environment["SLURM_JOB_ID"]
+    port = 20000 + int(environment["SLURM_JOB_ID"]) % 40000
+    command = "-m fastsc.train imagenet --data a b --resume"
+    for rank, path in enumerate(seen):
+        assert path.read_text() == f"{command} {rank} {rank} 2 2 localhost {port}\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [False, True])
+def test_the_script_for_slurm(image_folder: Path, tmp_path: Path, stopped: bool) -> None:
+    environment = slurm(tmp_path, f'#!/bin/sh\nexec {sys.executable} "$@"\n')
+    out, requeued, pids = (tmp_path / name for name in ("run", "requeued", "pids"))
     words = [*SMALL, "--data", str(image_folder), "--out", str(out)]
     words += ["--epochs", "4000" if stopped else "1"]
     process = subprocess.Popen(
