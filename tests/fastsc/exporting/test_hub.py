@@ -40,7 +40,7 @@ def logits(run: Path, side: int) -> tuple[torch.Tensor, torch.Tensor]:
     [
         ("timm:test_resnet", 64),
         ("timm:test_efficientnet", 64),
-        ("timm:test_convnext", 64),
+        pytest.param("timm:test_convnext", 64, marks=pytest.mark.slow),
         ("timm:test_vit", 96),  # another resolution than its own 160
         ("resnet18", 40),
         pytest.param("resnet50", 64, marks=pytest.mark.slow),
@@ -151,6 +151,7 @@ def test_a_card_without_figures(make_run: Run) -> None:
     assert "Measured" not in card.text
 
 
+@pytest.mark.slow  # each of these exports is made above, and in test_program
 def test_the_documentations_commands(
     make_run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

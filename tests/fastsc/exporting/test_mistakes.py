@@ -98,7 +98,9 @@ def test_a_mistake(
         ("resnet18", "cifar", False, "--stem cifar"),
         ("resnet18", "imagenet", True, "--blurpool"),
         ("shufflenet_v2_x0_5", "imagenet", False, "no network like shufflenet"),
-        ("alexnet", "imagenet", False, "no network like alexnet"),
+        pytest.param(
+            *("alexnet", "imagenet", False, "no network like alexnet"), marks=pytest.mark.slow
+        ),
     ],
 )
 def test_a_network_that_timm_does_not_have(
@@ -203,8 +205,9 @@ def test_what_comes_in_the_meantime_stays(
     "target",
     [*(pytest.param(name, marks=pytest.mark.slow) for name in ("model.pt2", "model.onnx")), "hub"],
 )
+@pytest.mark.usefixtures("forked")
 def test_a_disk_that_is_full(make_run: Run, tmp_path: Path, target: str) -> None:
-    """A real process that may write no file of more than 100 kB."""
+    """A process that may write no file of more than 100 kB."""
     if target == "model.onnx":
         pytest.importorskip("onnxscript")
     run = make_run()

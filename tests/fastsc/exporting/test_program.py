@@ -28,12 +28,19 @@ FORMS = {
 NETWORKS = [
     "timm:test_resnet",
     "timm:test_vit",
-    pytest.param("timm:test_efficientnet", marks=pytest.mark.slow),
-    pytest.param("timm:test_convnext", marks=pytest.mark.slow),
-    pytest.param("resnet18", marks=pytest.mark.slow),
-    pytest.param("efficientnet_b0", marks=pytest.mark.slow),
-    pytest.param("convnext_tiny", marks=pytest.mark.slow),
-    pytest.param("vit_b_32", marks=pytest.mark.slow),
+    "timm:test_efficientnet",
+    "timm:test_convnext",
+    "resnet18",
+    "efficientnet_b0",
+    "convnext_tiny",
+    "vit_b_32",
+]
+# ONNX of the first is among the forms below, and both go through torch.export.
+QUICK = ("timm:test_resnet", ".pt2"), ("timm:test_vit", ".onnx")
+FILES = [
+    pytest.param(network, ending, marks=() if (network, ending) in QUICK else pytest.mark.slow)
+    for network in NETWORKS
+    for ending in (".onnx", ".pt2")
 ]
 
 
@@ -69,8 +76,7 @@ def check(run: Path, path: Path, form: str, *, side: int = SIDE) -> None:
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("ending", [".onnx", ".pt2"])
-@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize(("network", "ending"), FILES)
 def test_logits_of_a_network(make_run: Run, tmp_path: Path, network: str, ending: str) -> None:
     if ending == ".onnx":
         pytest.importorskip("onnxscript")
@@ -81,7 +87,13 @@ def test_logits_of_a_network(make_run: Run, tmp_path: Path, network: str, ending
 
 
 @pytest.mark.parametrize(
-    ("form", "ending"), [("unit", ".pt2"), ("uint8", ".pt2"), ("unit", ".onnx")]
+    ("form", "ending"),
+    [
+        ("unit", ".pt2"),
+        # uint8 in ONNX is below.
+        pytest.param("uint8", ".pt2", marks=pytest.mark.slow),
+        pytest.param("unit", ".onnx", marks=pytest.mark.slow),
+    ],
 )
 def test_forms_of_the_input(make_run: Run, tmp_path: Path, form: str, ending: str) -> None:
     if ending == ".onnx":
@@ -95,8 +107,9 @@ def test_forms_of_the_input(make_run: Run, tmp_path: Path, form: str, ending: st
     ("architecture", "stem", "blurpool"),
     [
         ("fastsc:resnet8w8", "cifar", False),
-        ("resnet18", "cifar", False),
-        ("resnet18", "imagenet", True),
+        pytest.param("resnet18", "cifar", False, marks=pytest.mark.slow),
+        # Blurred, too, in the test of an older file.
+        pytest.param("resnet18", "imagenet", True, marks=pytest.mark.slow),
     ],
 )
 def test_networks_that_timm_does_not_have(
