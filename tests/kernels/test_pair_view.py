@@ -18,6 +18,7 @@ from hypothesis import example, given, settings
 from torch import Tensor
 
 from fastsc.kernels import normalize, pair_view, perturb
+from tests.forked import ForkedPopen
 
 pytestmark = pytest.mark.heavy
 
@@ -248,8 +249,9 @@ sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 """
 
 
-def test_threads_in_a_forked_process() -> None:
+def test_threads_in_a_forked_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """As torch's DataLoader makes its workers: the threads of the parent are not there."""
+    monkeypatch.setattr("subprocess.Popen", ForkedPopen)
     subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=60)
 
 

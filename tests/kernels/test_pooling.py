@@ -101,11 +101,17 @@ def close(found: list[Tensor], exact: list[Tensor], rounding: float, single: flo
 
 SHAPES = [
     (1, 1, 1, 1, 1),
-    pytest.param((1, 1, 33, 1, 7), marks=pytest.mark.slow),
-    pytest.param((3, 3, 3, 7, 7), marks=pytest.mark.slow),
+    (1, 1, 33, 1, 7),
+    (3, 3, 3, 7, 7),
     (5, 3, 64, 7, 7),  # fewer perturbed rows; not as wide as a warp's accesses
-    pytest.param((2, 2, 24, 4, 4), marks=pytest.mark.slow),
+    (2, 2, 24, 4, 4),
     (3, 2, 520, 3, 5),  # a second block, almost empty
+]
+QUICK = [
+    ((1, 1, 1, 1, 1), torch.float32),
+    ((1, 1, 1, 1, 1), torch.bfloat16),
+    ((5, 3, 64, 7, 7), torch.float32),
+    ((3, 2, 520, 3, 5), torch.bfloat16),
 ]
 
 
@@ -113,9 +119,13 @@ SHAPES = [
 @pytest.mark.parametrize("impl", ["triton"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(
-    "dtype", [torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=pytest.mark.slow)]
+    ("shape", "dtype"),
+    [
+        pytest.param(shape, dtype, marks=() if (shape, dtype) in QUICK else pytest.mark.slow)
+        for shape in SHAPES
+        for dtype in TOLERANCE
+    ],
 )
-@pytest.mark.parametrize("shape", SHAPES)
 def test_no_worse_than_eager(impl: str, kind: str, dtype: torch.dtype, shape) -> None:
     """|kernel - float64| <= |eager low precision - float64| + tolerance, for every element."""
     n, m = shape[:2]
@@ -136,6 +146,7 @@ def test_no_worse_than_eager(impl: str, kind: str, dtype: torch.dtype, shape) ->
     close(ours, exact, ROUNDING[dtype])
 
 
+@pytest.mark.slow
 @with_triton
 @pytest.mark.parametrize("impl", ["triton"])
 def test_a_resnet50s_width(impl: str) -> None:

@@ -104,7 +104,7 @@ def test_an_image_of_many_programs(height: int, width: int) -> None:
     assert_equal_bits(pair, pair_view(x, factors, MEAN, STD, dtype=torch.bfloat16, impl="numba"))
 
 
-@pytest.mark.parametrize("strengths", [(0.4, 0.4, 0.4, 0.1), STRONG])
+@pytest.mark.parametrize("strengths", [pytest.param((0.4, 0.4, 0.4, 0.1), marks=SLOW), STRONG])
 @pytest.mark.parametrize("size", [(8, 16), (5, 7)])
 def test_both_ends_of_every_factor(strengths, size: tuple[int, int]) -> None:
     factors = ends(strengths)
