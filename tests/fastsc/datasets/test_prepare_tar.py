@@ -24,9 +24,9 @@ from tests.fastsc.datasets.test_prepare import mistake
 from tests.fastsc.runs import events, same_weights, start, wait_for_step
 from tests.fastsc.runs import run as train_on
 from tests.pipelines.conftest import (
-    DALI,
     broken_files,
     encoded,
+    needs_dali,
     needs_ffcv,
     photograph,
     undecodable,
@@ -249,7 +249,9 @@ def run(data: Path, out: Path, *more: str) -> None:
     assert train.main([*SMALL, "--data", str(data), "--out", str(out), *more]) == 0
 
 
-@pytest.mark.parametrize("pipeline", [DALI, "cpu"])
+@pytest.mark.parametrize(
+    "pipeline", [pytest.param("dali", marks=[needs_dali, pytest.mark.slow]), "cpu"]
+)
 def test_the_job_from_tars_is_that_from_the_folder(
     image_folder: Path, tars: Path, tmp_path: Path, pipeline: str
 ) -> None:
@@ -327,6 +329,7 @@ def test_label_key_reaches_the_shards(tmp_path: Path) -> None:
 # ---- lists ---------------------------------------------------------------------------------------
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_list_trains_and_is_evaluated(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -118,6 +118,7 @@ def test_what_a_figure_depends_on_is_in_the_caches_key(nets: str, few_images: Pa
     assert not recomputed(model, *data)
 
 
+@pytest.mark.slow  # of each question its own tests say so
 def test_a_second_call_looks_at_no_image_and_the_memory_budget_changes_no_figure(
     nets: str,
     few_images: Path,

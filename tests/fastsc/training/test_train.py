@@ -18,7 +18,7 @@ from fastsc.run import checkpoint
 from fastsc.train import main
 from fastsc.training.optimizer import lr_at
 from tests.fastsc.runs import SMALL, events, run, same_weights, start, wait_for_step, weights
-from tests.pipelines.conftest import BACKENDS, undecodable
+from tests.pipelines.conftest import BACKENDS, needs_dali, needs_ffcv, undecodable
 
 pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
@@ -115,7 +115,16 @@ def test_resume_without_a_checkpoint_starts_over(
     assert "no checkpoint yet; starting over" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("pipeline", BACKENDS)
+@pytest.mark.parametrize(
+    "pipeline",
+    # That every pipeline goes on at any batch is in the contract of pipelines.
+    [
+        pytest.param("dali", marks=[needs_dali, pytest.mark.slow]),
+        "cpu",
+        pytest.param("ffcv", marks=[needs_ffcv, pytest.mark.slow]),
+        pytest.param("memory", marks=pytest.mark.slow),
+    ],
+)
 def test_kill_and_resume_is_bit_identical(data: Path, tmp_path: Path, pipeline: str) -> None:
     more = ("--epochs", "30", "--checkpoint-steps", "3", "--val", "none", "--max-steps", "25")
     assert run(data, tmp_path / "whole", *more, pipeline=pipeline) == 0

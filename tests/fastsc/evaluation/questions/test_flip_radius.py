@@ -81,7 +81,14 @@ def test_what_never_flips_is_infinite(tmp_path: Path) -> None:
     assert found == {way: [np.inf, np.inf] for way in ("down", "up", "either")}
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind",
+    # A factor, and the shift of the hue.
+    [
+        pytest.param(kind, marks=pytest.mark.slow if kind in ("contrast", "saturation") else ())
+        for kind in KINDS
+    ],
+)
 def test_against_a_dense_grid_on_a_hundred_images(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
     net = nn.Sequential(
