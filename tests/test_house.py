@@ -153,6 +153,7 @@ def test_import_fastsc_is_light() -> None:
     )
 
 
+@pytest.mark.slow  # and nothing heavy, in the tests of the kernels
 def test_kernels_import_nothing_above() -> None:
     above = run(
         sys.executable,
@@ -251,6 +252,7 @@ def test_options_of_the_documentation_exist() -> None:
     ("page", "code"),
     [pytest.param(*block, id=f"{block[0]}-{i}") for i, block in enumerate(blocks("python"))],
 )
+@pytest.mark.usefixtures("undrawn")
 def test_python_of_the_documentation_runs(
     page: str, code: str, image_folder: Path, tmp_path: Path
 ) -> None:

@@ -153,6 +153,8 @@ def digest(array: np.ndarray) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
+@pytest.mark.heavy
+@pytest.mark.usefixtures("undrawn")
 def test_an_evaluation_finds_the_same_figures(images: Path, tmp_path: Path) -> None:
     words = [
         str(OLD / "weights.safetensors"),

@@ -124,7 +124,14 @@ def test_a_list_that_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
     assert train.main(["nothing"]) == 2
 
 
-@pytest.mark.parametrize("make", [lambda: Failing(ERRORS[1], terminal=True), ascii_stream])
+@pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Failing(ERRORS[1], terminal=True),
+        pytest.param(lambda: ascii_stream(), marks=pytest.mark.slow),
+    ],
+)
 def test_a_run_that_nobody_watches(
     make: Callable[[], io.TextIOBase],
     image_folder: Path,

@@ -83,6 +83,7 @@ def test_a_broken_file_is_named(data: Path, tmp_path: Path) -> None:
     assert Path(bad["path"]).exists()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_evaluation(run: Path, data: Path, tmp_path: Path) -> None:
     """Right answers are counted: the run's classes are the data's. The page shows the name."""
     out = tmp_path / NAME

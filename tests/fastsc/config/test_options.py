@@ -128,9 +128,10 @@ def test_plain_is_cross_entropy_on_clean_views_alone(tmp_path: Path) -> None:
     for name in recipe_names():
         if name == "repair":
             continue
-        config, plain = parse([name, "--data", "d"]), parse(["--plain", name, "--data", "d"])
+        usual = configure(name, data="d").flat()
+        plain = parse(["--plain", name, "--data", "d"])
         assert plain.method.plain
-        changed = {key for key, value in plain.flat().items() if config.flat()[key] != value}
+        changed = {key for key, value in plain.flat().items() if usual[key] != value}
         assert changed <= {"recipe", "alpha", "ce_views", "alpha_warmup_epochs", "ds_target"}
         # The name that there was for it stays, in a log and on a command line.
         assert plain.recipe == f"{name}-plain"

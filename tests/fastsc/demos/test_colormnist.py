@@ -113,7 +113,7 @@ def test_table_and_verdict_show_means_and_spreads() -> None:
     assert "±" not in out.getvalue().replace("hue ±", "")
 
 
-@pytest.mark.parametrize("n_seeds", [1, 3])
+@pytest.mark.parametrize("n_seeds", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_picture_has_every_bar_at_its_height(n_seeds: int, data: Path, tmp_path: Path) -> None:
     heights = {"CE": 0.25, "CE, both views": 0.5, "constraint": 1.0}
     bars = [

@@ -40,6 +40,7 @@ def in_a_thread(work: Callable[[], object]) -> object:
     return found[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_thread_trains_and_evaluates(image_folder: Path, tmp_path: Path) -> None:
     before = [signal.getsignal(number) for number in SIGNALS]
     out = tmp_path / "run"
