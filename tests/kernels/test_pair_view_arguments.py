@@ -200,6 +200,7 @@ def test_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     assert torch.equal(torch.cat(pair_view(X, FACTORS, MEAN, STD)), torch.cat(reference))
 
 
+@pytest.mark.heavy
 def test_importing_the_kernels_imports_nothing_above() -> None:
     code = (
         "import sys\n"

@@ -253,6 +253,7 @@ def test_state_of_other_data_is_refused(make: Make) -> None:
         make().load_state_dict(state)
 
 
+@pytest.mark.heavy
 def test_memory_does_not_grow_with_epochs(make: Make) -> None:
     loader = make()
     held = []
@@ -279,6 +280,7 @@ def open_files() -> Counter[str]:
     return held
 
 
+@pytest.mark.heavy
 def test_abandoned_iterator_leaves_no_thread_and_no_file(make: Make) -> None:
     for _ in make():  # what libraries open and start once a process
         break

