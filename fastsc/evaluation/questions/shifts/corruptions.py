@@ -123,7 +123,7 @@ def _library() -> Any:
     import imagecorruptions
     from imagecorruptions import corruptions
 
-    loop = getattr(corruptions, "_shuffle_pixels_njit_glass_blur", None)
+    loop: Any = getattr(corruptions, "_shuffle_pixels_njit_glass_blur", None)
     with suppress(RuntimeError, AttributeError):  # no folder for it, or a version without the loop
         loop.enable_caching()
     return imagecorruptions
