@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+import fastsc.train
 from fastsc import ContinuityLoss
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import PeerError, UserError
@@ -26,8 +27,14 @@ from fastsc.training.step import Step
 
 
 def train(dump: Path, words: list[str]) -> int:
-    """Runs the command with two observers in it; "{rank}" in a word is this rank's number."""
+    """Runs the command with two observers in it; "{rank}" in a word is this rank's number.
+
+    --no-page leaves out what a repair ends with, which takes longer than the rest.
+    """
     words = [word.replace("{rank}", str(Ranks().rank)) for word in words]
+    if "--no-page" in words:
+        words.remove("--no-page")
+        fastsc.train.conclude = lambda *_: None
     seen: dict[str, Any] = {"index": [], "alpha": []}
     step, close = Step.train_step, Training.close
 
