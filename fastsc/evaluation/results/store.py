@@ -25,7 +25,7 @@ from fastsc.run.checkpoint import write_atomically
 
 MAX_PART = 2**34  # bytes of a part's arrays
 _SEAL = "seal"  # the name of an array that no part has
-FORMAT = 1  # part of every key: raise it when a part's arrays change their meaning
+FORMAT = 2  # part of every key: raise it when a part's arrays change their meaning
 
 
 @contextmanager

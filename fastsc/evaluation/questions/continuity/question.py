@@ -82,10 +82,13 @@ def continuity(
     """How far the representation and the prediction move when light and colors change.
 
     Of every image: one perturbed view with the factors of validation during training, so that a
-    run's last `ds_relative` and top-1 come out again. Of n images: the curves over strength, each
-    kind alone in both directions and all together in two draws; and the least change that flips the
-    prediction. Of n_profile images: ds_relative at every stage of the network. What the loader's
-    `perturb` lists is measured as the four kinds are, each alone; and with them, of every image.
+    run's last `ds_relative` and top-1 come out again; and how much of the features' mean square is
+    their common mean's (`mean_share`), and of the mean square of the movement the part toward or
+    away from zero (`radial_share`), neither of which moves a cosine much. Of n images: the curves
+    over strength, each kind alone in both directions and all together in two draws; and the least
+    change that flips the prediction. Of n_profile images: ds_relative at every stage. What the
+    loader's `perturb` lists is measured as the four kinds are, each alone; and with them, of every
+    image.
 
     Args, besides those of all questions (`fastsc.evaluation.questions`):
         n, n_profile: Images; None: all of them.
@@ -190,6 +193,24 @@ def _pairs(viewer: Viewer) -> Arrays:
         "confidence_perturbed": f.confidence.numpy() + answered["confidence_change"],
         "between": between.numpy(),
         **answered,
+        **_shares(f.features.double(), g.features.double()),
+    }
+
+
+def _shares(f: Tensor, g: Tensor) -> Arrays:
+    """What an angle between features of a common mean does not see, (n,) float64 each.
+
+    Of m = (f + g) / 2 its square and its product with the mean of all m; of f - g the square and
+    that of its part along m.
+    """
+    m, moved = (f + g) / 2, f - g
+    square = m.square().sum(1)
+    radial = (moved * m).sum(1).square() / square.clamp_min(torch.finfo(m.dtype).tiny)
+    return {
+        "square": square.numpy(),
+        "along_mean": (m @ m.mean(0)).numpy(),
+        "moved_square": moved.square().sum(1).numpy(),
+        "radial_square": radial.numpy(),
     }
 
 
@@ -268,6 +289,8 @@ def _measures(
         Measure(Name("ds_relative"), "ratio", "pairs", ("moved", "between")),
         Measure(Name("flips"), "share", "pairs", ("flipped",)),
         Measure(Name("confidence_change"), "mean", "pairs", ("confidence_change",)),
+        Measure(Name("mean_share"), "ratio", "pairs", ("along_mean", "square")),
+        Measure(Name("radial_share"), "ratio", "pairs", ("radial_square", "moved_square")),
     ]
     for kind in (*KINDS, "together"):
         for strength in _distinct(kind, strengths, levels):

@@ -10,7 +10,12 @@ import torch
 
 from fastsc.errors import UserError
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.questions.continuity.question import Continuity, continuity, strength_name
+from fastsc.evaluation.questions.continuity.question import (
+    Continuity,
+    _shares,
+    continuity,
+    strength_name,
+)
 from fastsc.loading.preprocessing import Preprocessing
 from fastsc.models.build import build_model
 from fastsc.models.representation import Represented
@@ -48,6 +53,16 @@ def test_every_image_is_measured_as_training_validates_it(photos: Pipeline) -> N
     assert found["ds_relative"].n == oracle.n == 32
 
 
+def test_features_that_turn_about_zero_have_neither_mean_nor_radial_movement() -> None:
+    f = torch.tensor([[3.0, 4.0], [-4.0, 3.0], [-3.0, -4.0], [4.0, -3.0]], dtype=torch.float64)
+    columns = _shares(f, f.roll(1, 0))  # each by a right angle
+    assert np.allclose(columns["along_mean"], 0)
+    assert np.allclose(columns["radial_square"], 0)
+    assert np.allclose(columns["square"], 12.5)
+    assert np.allclose(columns["moved_square"], 50)
+    assert not np.any(list(_shares(0 * f, 0 * f).values()))
+
+
 def test_three_grey_images_by_hand(tmp_path: Path) -> None:
     values = np.round(255 * np.array([0.2, 0.3, 0.5])) / 255
     loader = tiny.loader(tmp_path, {"a": tiny.constant(*values)}, strengths=(0.4, 0, 0, 0))
@@ -62,6 +77,10 @@ def test_three_grey_images_by_hand(tmp_path: Path) -> None:
     assert sorted(pairs["between"]) == pytest.approx(sorted(UNIT * np.array(differences)), rel=1e-5)
     scale = UNIT * np.mean(differences)
     assert found["ds_relative"].value == pytest.approx(pairs["moved"].mean() / scale, rel=1e-5)
+    # All features lie on one line through zero.
+    m = values * (1 + b) / 2
+    assert found["radial_share"].value == pytest.approx(1, rel=1e-5)
+    assert found["mean_share"].value == pytest.approx(m.mean() ** 2 / np.square(m).mean(), rel=1e-5)
     # Nothing is clipped, so that brightness moves an image by s·‖x‖, in either direction.
     curves = found.tables["curves"].columns
     for s in (0.2, 0.4):
