@@ -31,7 +31,7 @@ def test_an_interrupted_call_goes_on_where_it_was(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(flip_radius, "_walk", interrupt)
+        patch.setattr(flip_radius, "walk", interrupt)
         assert asked(*command) == 75
     assert "the same command goes on" in capsys.readouterr().err
     assert not Path("out/results.json").exists()
