@@ -75,7 +75,7 @@ class CpuPipeline(Pipeline):
         encoded = read_file(self.index.place(index))
         task.stage = "decoding"
         by_pillow = index in self.index.by_pillow
-        if not (self.settings.exact_decode or by_pillow):
+        if self.settings.train and not (self.settings.exact_decode or by_pillow):
             height, width = int(self.index.heights[index]), int(self.index.widths[index])
             k = divisor_of_crop(width, box, self.settings.resolution)
             if k > 1:
@@ -94,7 +94,7 @@ class CpuPipeline(Pipeline):
         region, box = self._region(index, plan.boxes[index].tolist(), task)
         task.stage = "resizing"
         shift, flip = plan.shift(index), bool(plan.flips[index])
-        place(region, slot, shift, flip, self.settings.interpolation, box, reflect=plan.reflect)
+        place(region, slot, shift, flip, self.settings.interpolation, box, plan.reflect)
 
     def _decode(
         self, plan: Plan, batches: list[NDArray[np.int64]]

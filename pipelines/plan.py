@@ -64,8 +64,8 @@ class Settings:
         timeout: Seconds to wait for a batch before saying which stage hangs.
         decode: Where "dali" decodes and resizes: "cpu", "gpu", or "auto", the device.
         decode_hardware: Of a GPU's JPEGs, the part, from 0 to 1, that nvJPEG's hardware decodes.
-        exact_decode: "cpu" decodes every pixel of a crop, also of JPEGs whose crop is at least
-            twice the output's size; the other pipelines always do.
+        exact_decode: "cpu" decodes every pixel of a crop in training, too, also of JPEGs whose crop
+            is at least twice the output's size; the other pipelines always do.
         prefetch: On a GPU: make each batch one ahead, on a stream beside the consumer's.
         interpolation: Of the antialiased resize: "bilinear", or "bicubic" for networks that were
             trained so; "ffcv" has neither, and only takes the default.

@@ -22,7 +22,6 @@ def place(
     flip: bool,
     interpolation: Interpolation = "bilinear",
     box: FloatBox | None = None,
-    *,
     reflect: bool = False,
 ) -> None:
     """Resizes a region to fill a slot, reads it `shift` off-centre with a border, mirrors it.

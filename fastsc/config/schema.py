@@ -145,8 +145,9 @@ class DataConfig:
     than the other decoder."""
     exact_decode: bool = option(False, since="0.1.0", before=True)
     """Of JPEGs whose crop is at least twice the output's size, decode every pixel with --pipeline
-    cpu, too. Without it their crop is decoded at a half, a quarter or an eighth, which is faster
-    and by half a level of 255 another image. The other pipelines decode every pixel anyway."""
+    cpu, too. Without it their crop is decoded at a half, a quarter or an eighth in training, which
+    is faster and by half a level of 255 another image. The other pipelines, and validation, decode
+    every pixel anyway."""
     prefetch: bool = option(True, part="machine")
     """With a GPU: copy the next batch there and make its views while the step at hand runs, on a
     stream of its own. Without: before each step."""

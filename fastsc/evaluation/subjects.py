@@ -101,7 +101,6 @@ def make_subject(
             dtype=DTYPES[precision],
             workers=options.workers,
             on_bad_image=options.on_bad_image,
-            exact_decode=True,  # what is compared over models is compared over pipelines, too
         )
 
     transfer = colors = None

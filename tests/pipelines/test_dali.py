@@ -88,6 +88,7 @@ def test_a_mirrored_image_is_shifted_the_other_way_and_no_image_further() -> Non
         shifts=np.array([[-4, 3]] * 2, np.int32),
         flips=np.array([False, True]),
         factors=np.ones((2, 4), np.float32),
+        uniforms=np.zeros((2, 0), np.float32),
     )
     samples = [Sample(i, np.zeros(1, np.uint8), ()) for i in rows]
     *_, start, end, shifts = inputs(plan, samples)

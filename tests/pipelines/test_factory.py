@@ -27,7 +27,7 @@ from tests.pipelines.conftest import encoded, photograph
         ({"batch_size": 100}, "smaller --batch-size"),
         ({"resolution": 0}, "resolution"),
         ({"workers": 0}, "workers"),
-        ({"crop": "rcc"}, "crop must be one of rrc, pad, none"),
+        ({"crop": "rcc"}, "crop must be one of rrc, pad, reflect, none"),
         ({"on_bad_image": "Skip"}, "on_bad_image must be one of raise, skip"),
         ({"seed": -1}, "seed"),
         ({"seed": 2**64}, "seed"),

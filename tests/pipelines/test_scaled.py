@@ -200,7 +200,7 @@ def pixels(folder: Path, pipeline: str = "cpu", **more: Any) -> NDArray[np.float
     return (batch.clean[order] * 255).double().permute(0, 2, 3, 1).numpy()
 
 
-@pytest.mark.parametrize("more", [{}, {"train": False}, {"crop": "pad"}], ids=str)
+@pytest.mark.parametrize("more", [{}, {"crop": "pad"}], ids=str)
 @pytest.mark.parametrize("interpolation", ["bilinear", "bicubic"])
 def test_a_bound_on_what_it_changes(
     folder: Path, more: dict[str, Any], interpolation: Interpolation
@@ -217,6 +217,11 @@ def test_a_bound_on_what_it_changes(
 
 def test_exact_decode_is_what_the_other_pipelines_do(folder: Path) -> None:
     assert np.array_equal(pixels(folder, exact_decode=True), pixels(folder, "memory"))
+
+
+def test_validation_is_exact(folder: Path) -> None:
+    """So that its figures are another pipeline's, and those of an evaluation."""
+    assert np.array_equal(pixels(folder, train=False), pixels(folder, "memory", train=False))
 
 
 def test_crops_that_are_not_twice_the_output_are_the_same(folder: Path) -> None:

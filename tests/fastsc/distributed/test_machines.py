@@ -217,7 +217,7 @@ def test_a_signal_while_the_run_begins(
     code = (
         "import os, signal, sys, fastsc.training.loop as trainer\n"
         "from fastsc.train import main\n"
-        "def stopped(*args):\n"
+        "def stopped(*args, **more):\n"
         "    os.kill(os.getpid(), signal.SIGUSR1)\n"
         "trainer.open_data = stopped\n"
         "sys.exit(main(sys.argv[1:]))\n"
