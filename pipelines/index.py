@@ -217,7 +217,7 @@ def part_of(data: Path, name: str) -> Path | None:
     """What `scan` takes for a part of a data set: a folder's, tars' or a list's, if there is one.
 
     Args:
-        data: A folder, or a list (.csv).
+        data: A folder, or a list (.csv, .parquet).
         name: "train", "val", "test", or what else a folder or a split of the list is called.
 
     Raises:

@@ -1,11 +1,11 @@
-"""A list of image files: a CSV with the columns path, label and, if it has parts, split."""
+"""A list of image files: a CSV or Parquet with the columns path, label and, if in parts, split."""
 
 from __future__ import annotations
 
 import csv
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -54,10 +54,9 @@ class Listed:
 
 def list_of(root: Path) -> tuple[Path, str | None] | None:
     """The list, and which of its splits, that LIST.csv or LIST.csv/SPLIT names; None if neither."""
-    if root.suffix.lower() == ".csv" and not root.is_dir():
-        return root, None
-    if root.parent.suffix.lower() == ".csv" and not root.parent.is_dir():
-        return root.parent, root.name
+    for path, split in ((root, None), (root.parent, root.name)):
+        if path.suffix.lower() in (".csv", ".parquet") and not path.is_dir():
+            return path, split
     return None
 
 
@@ -67,7 +66,7 @@ def is_number(label: str) -> bool:
 
 
 def read_list(path: Path) -> Listed:
-    """The rows of a CSV, whose first may name the columns.
+    """The rows of a CSV, whose first may name the columns, or of a Parquet file.
 
     Raises:
         UserError: It cannot be read, or a row has no path or no label.
@@ -81,12 +80,11 @@ def read_list(path: Path) -> Listed:
 
 @lru_cache(maxsize=2)  # a data set's training and validation list
 def _read(path: Path, state: tuple[int, int]) -> Listed:  # noqa: ARG001, another is read again
-    text = read_text(path, str(path), MAX_BYTES).removeprefix("\ufeff")
     paths, labels, splits, lines = list[str](), list[str](), list[str](), list[int]()
     order: list[int] | None = None
     with blamed(str(path)):
-        rows = csv.reader(io.StringIO(text, newline=""), strict=True)
-        for row in rows:
+        rows = _of_parquet(path) if path.suffix.lower() == ".parquet" else _of_csv(path)
+        for line, row in rows:
             if not any(cell.strip() for cell in row):
                 continue
             cells = [cell.strip() for cell in row]
@@ -94,7 +92,7 @@ def _read(path: Path, state: tuple[int, int]) -> Listed:  # noqa: ARG001, anothe
                 order, is_heading = _order(cells, path)
                 if is_heading:
                     continue
-            place = f"{path}: line {rows.line_num}"
+            place = f"{path}: line {line}"
             if len(cells) <= max(order) or not all(cells[i] for i in order):
                 raise UserError(f"{place}: {shown(row)} has no {', '.join(COLUMNS[: len(order)])}")
             values = [cells[i] for i in order]
@@ -102,13 +100,30 @@ def _read(path: Path, state: tuple[int, int]) -> Listed:  # noqa: ARG001, anothe
                 raise UserError(f"{place}: {shown(values[0])} is no file's name")
             paths.append(values[0])
             labels.append(str(int(values[1])) if is_number(values[1]) else values[1])
-            lines.append(rows.line_num)
+            lines.append(line)
             if len(order) > 2:
                 name = values[2].lower()
                 splits.append(_SPLITS.get(name, name))
     if not paths:
-        raise UserError(f"{path}: no row in it; a CSV with {', '.join(COLUMNS)} is expected")
+        raise UserError(f"{path}: no row in it; columns {', '.join(COLUMNS)} are expected")
     return Listed(paths, labels, splits or None, lines, all(map(is_number, labels)))
+
+
+def _of_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
+    text = read_text(path, str(path), MAX_BYTES).removeprefix("\ufeff")
+    rows = csv.reader(io.StringIO(text, newline=""), strict=True)
+    for row in rows:
+        yield rows.line_num, row
+
+
+def _of_parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """The columns' names as line 1, then the rows, as a CSV of them would have them."""
+    from fastsc.pipelines.parquet import read_columns
+
+    names, columns = read_columns(path, COLUMNS)
+    yield 1, names
+    for i, row in enumerate(zip(*columns, strict=True), 2):
+        yield i, ["" if value is None else str(value) for value in row]
 
 
 def _order(cells: list[str], path: Path) -> tuple[list[int], bool]:

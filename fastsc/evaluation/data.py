@@ -53,7 +53,7 @@ def open_split(
     Args:
         data: A folder with a folder val, test or train (the first that is there is taken), or with
             the images themselves: in one folder per class, in tars, or in neither, unlabelled. Or a
-            list (.csv).
+            list (.csv, .parquet).
         split: The folder in `data` to take instead.
         on_bad_image: "raise": a file whose header is broken is a mistake; "skip": every image is
             decoded once, and those that do not decode are left out.
@@ -85,7 +85,9 @@ def _folder(data: Path, split: str | None) -> Path:
     is_list = list_of(data) is not None
     if not (data.is_dir() or (is_list and data.is_file())):
         what = "a file, not a folder" if data.exists() else "no such folder"
-        raise UserError(f"--data {data}: {what}; it wants a folder of images, or a list (.csv)")
+        raise UserError(
+            f"--data {data}: {what}; it wants a folder of images, or a list (.csv, .parquet)"
+        )
     if split is not None:
         if (part := part_of(data, split)) is not None:
             return part

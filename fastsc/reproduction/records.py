@@ -103,13 +103,17 @@ def run_name(arm: str, seed: int) -> str:
 def science(config: TrainConfig) -> dict[str, Any]:
     """The options that make a run what it is, as JSON has them.
 
-    Of those with `since`, which older records do not know, only what is not at its default.
+    Of those with `since`, which older records do not know, only what is not as it was with these;
+    and what nothing but the pipeline cpu has is none of another's.
     """
-    rules, defaults = config.rules(), plain_options(type(config)())
+    rules, older = config.rules(), plain_options(type(config)())
+    older |= {key: r.before for key, r in rules.items() if r.before is not None}
+    if config.data.pipeline != "cpu":
+        config = config.replace(exact_decode=True)  # as the others decode
     return {
         key: value
         for key, value in plain_options(config).items()
-        if rules[key].part == "science" and not (rules[key].since and value == defaults[key])
+        if rules[key].part == "science" and not (rules[key].since and value == older[key])
     }
 
 

@@ -42,6 +42,23 @@ def test_rows_are_the_index_in_their_order(
     loader.close()
 
 
+def test_a_list_in_parquet_is_that_in_csv(tmp_path: Path, rows: list[list[object]]) -> None:
+    pa = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    paths, labels = zip(*rows, strict=True)
+    table = pa.table({"id": range(len(rows)), "Label": labels, "path": paths})
+    parquet.write_table(table, tmp_path / "LIST.parquet")
+    index = scan(tmp_path / "LIST.parquet")
+    assert index.hash == scan(write(tmp_path / "LIST.csv", rows)).hash
+    (tmp_path / "LIST.parquet").write_bytes(b"PAR1")
+    with pytest.raises(UserError, match=r"LIST\.parquet: no whole Parquet file"):
+        scan(tmp_path / "LIST.parquet")
+    parquet.write_table(pa.table({"file": paths}), tmp_path / "OTHER.parquet")
+    with pytest.raises(UserError, match="columns path, label, split are expected"):
+        scan(tmp_path / "OTHER.parquet")
+
+
 def test_names_are_relative_to_the_list(folder: Path, tmp_path: Path) -> None:
     names = ["boat/00.jpg", "./apple/01.jpg", str(folder / "val" / "boat" / "00.jpg")]
     write(folder / "train" / "x.csv", [[name, i] for i, name in enumerate(names)])
@@ -110,7 +127,7 @@ def test_splits(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "no row in it; a CSV with path, label, split is expected"),
+        (b"", "no row in it; columns path, label, split are expected"),
         (b"path,label\n\n", "no row in it"),
         (b"a.jpg\n", "line 1 has 1 columns, and not path, label and, if it has parts, split"),
         (b"a,b,c,d\n", "line 1 has 4 columns"),

@@ -45,6 +45,13 @@ def record(run: Path):
     )
 
 
+def test_scaled_decoding_is_another_run_with_the_pipeline_that_has_it() -> None:
+    """Older records know no exact_decode, and decoded every pixel."""
+    assert "exact_decode" not in options(pipeline="cpu", exact_decode=True)
+    assert options(pipeline="cpu")["exact_decode"] is False
+    assert "exact_decode" not in options(pipeline="dali")
+
+
 @pytest.mark.parametrize(
     "change",
     [{"alpha": 4}, {"epochs": 5}, {"lr": 0.41}, {"model": "resnet18"},
