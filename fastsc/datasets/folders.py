@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -70,7 +70,7 @@ def open_data(config: DataConfig, *, labels: bool = True) -> Data:
 
 
 def _open_unlabelled(config: DataConfig, root: Path) -> Data:
-    index, _ = scan_any(part_of(root, "train") or root, config.label_key)
+    index, _ = scan_any(part_of(root, "train") or root, config.label_key, strays=True)
     index.require(config.on_bad_image)
     if config.val == "none":
         return Data(index, None)
@@ -81,9 +81,9 @@ def _open_unlabelled(config: DataConfig, root: Path) -> Data:
     else:
         path = next((part for name in ("val", "test") if (part := part_of(root, name))), None)
     if path is not None:
-        val, _ = scan_any(path, config.label_key)
+        val, _ = scan_any(path, config.label_key, strays=True)
         val.require(config.on_bad_image)
-        return Data(index, val)
+        return Data(_less(index, val, root), val)
     # By a key that no --seed changes: what one run held out, another must not learn from.
     order = keyed.order(keyed.VALIDATION_SEED, keyed.VALIDATION_EPOCH, index.usable, len(index))
     n = max(HELD_OUT_LEAST, len(order) // HELD_OUT)
@@ -92,32 +92,60 @@ def _open_unlabelled(config: DataConfig, root: Path) -> Data:
     return Data(index.part(np.sort(order[n:])), index.part(np.sort(order[:n])))
 
 
-def scan_any(folder: Path, label_key: str | None = None) -> tuple[Index, bool]:
+def _less(index: Index, val: Index, root: Path) -> Index:
+    """An index without the images that `val` holds out: the folder may lie in this one's."""
+    directory = cache(os.path.realpath)  # of a million files only those that are links are asked
+
+    def place(path: str) -> str:
+        if os.path.islink(path):
+            return os.path.realpath(path)
+        folder, name = os.path.split(path)
+        return os.path.join(directory(folder), name)
+
+    held_out = {place(val.path(i)) for i in range(len(val))}
+    inside = np.array([place(index.path(i)) in held_out for i in range(len(index))], np.bool_)
+    if not inside.any():
+        return index
+    rows = index.usable[~inside[index.usable]]
+    if not len(rows):
+        raise UserError(f"--data {root}: all of its images are those that {val.root} holds out")
+    return index.part(rows)
+
+
+def scan_any(
+    folder: Path, label_key: str | None = None, *, strays: bool = False
+) -> tuple[Index, bool]:
     """The images of a folder, tars or a list, and whether their folders are classes.
 
     Without class folders all are of one class without a name.
 
+    strays: Images that lie next to folders are wanted, too; then no folder is a class.
+
     Raises:
         UserError: There are none.
     """
-    labelled = not folder.is_dir() or bool(shards_of(folder)) or _is_labelled(folder)
+    labelled = not folder.is_dir() or bool(shards_of(folder)) or _is_labelled(folder, strays)
     return scan(folder, label_key=label_key) if labelled else scan_flat(folder), labelled
 
 
-def _is_labelled(folder: Path) -> bool:
+def _is_labelled(folder: Path, strays: bool) -> bool:
     """Whether there are images in folders of the folder; a UserError where there are none at all.
 
-    Images that lie next to class folders have no class, and are left out.
+    Images that lie next to class folders have no class, and are left out unless they are wanted.
     """
     try:
         with os.scandir(folder) as entries:
             listed = sorted(entries, key=lambda entry: entry.name)
         folders = [entry for entry in listed if entry.is_dir() and not is_system(entry.name)]
+        files = [entry for entry in listed if entry.is_file() and not is_system(entry.name)]
+        images = any(entry.name.lower().endswith(EXTENSIONS) for entry in files)
+        if strays and images:
+            return False
         if any(list_files([entry.path]).names for entry in folders):
             return True
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror})") from None
-    if any(entry.name.lower().endswith(EXTENSIONS) for entry in listed):
+    if images:
         return False
     raise UserError(
         f"{folder}: no images in it ({', '.join(EXTENSIONS)}); one folder a class is expected, or "
