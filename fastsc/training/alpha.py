@@ -30,7 +30,8 @@ from fastsc.config import STEERED_ALPHA, MethodConfig
 from fastsc.errors import UserError
 from fastsc.training.collapse import Figures, Spread
 
-EVERY = 10  # steps from one update to the next
+EVERY = 10  # steps from one update to the next, at most
+UPDATES = 50  # of a bound's multiplier in a run, at least, where it has so many steps
 LOWEST, HIGHEST = STEERED_ALPHA
 SMOOTHING = 0.9  # a batch's log ds_relative has a standard deviation of 0.07, ten updates' 0.016
 # ds_relative falls by a tenth to a third of what alpha rises, in logarithms: the loop closes in 100
@@ -104,6 +105,7 @@ class Multiplier(Alpha):
         value: alpha in the next step.
         target: The wanted ds_relative.
         gap: The smoothed log(ds_relative / target); 0 before the first update.
+        every: Steps from one update to the next.
 
     Args:
         alpha: The start, from LOWEST to HIGHEST.
@@ -114,6 +116,7 @@ class Multiplier(Alpha):
 
     def __init__(self, alpha: float, target: float) -> None:
         self.value, self.target, self.gap = alpha, target, 0.0
+        self.every, self._limit = EVERY, LIMIT
         self._ceiling = HIGHEST
         self._updates = self._pinned = self._episodes = 0
         self._most = Spread(0.0, 0.0)
@@ -129,7 +132,7 @@ class Multiplier(Alpha):
         return self.value
 
     def observes(self, step: int) -> bool:
-        return (step + 1) % EVERY == 0
+        return (step + 1) % self.every == 0
 
     def observe(self, figures: Figures) -> str | None:
         return self.update(figures[self.figure], Spread.of(figures))
@@ -147,7 +150,7 @@ class Multiplier(Alpha):
         self.gap = SMOOTHING * before + (1 - SMOOTHING) * now
         self._updates += 1
         warning = self._watch(spread)
-        move = _within(ASCENT * self.gap + DAMPING * (self.gap - before), -LIMIT, LIMIT)
+        move = _within(ASCENT * self.gap + DAMPING * (self.gap - before), -self._limit, self._limit)
         wanted = self.value * (RETREAT if self._collapsed else math.exp(move))
         self.value = _within(wanted, LOWEST, self._ceiling)
         self._pinned = 0 if wanted == self.value else self._pinned + 1
@@ -224,12 +227,21 @@ class Keeper(Multiplier):
     The other side of the same Lagrangian: DS is minimized subject to a share of changed answers of
     at most 1 - keep. While fewer change than may, alpha rises; where more do, it falls, and what it
     falls below its start by, the learning rate falls by, too.
+
+    Args:
+        alpha: The start, from LOWEST to HIGHEST.
+        keep: In (0, 1).
+        total_steps: Of the run. A repair may have less than a hundred, and every tenth would leave
+            a handful of updates.
     """
 
     option, figure, sign = "--keep", "disagreement", -1
 
-    def __init__(self, alpha: float, keep: float) -> None:
+    def __init__(self, alpha: float, keep: float, total_steps: int) -> None:
         super().__init__(alpha, 1 - keep)
+        self.every = min(EVERY, max(1, total_steps // UPDATES))
+        # Else alpha would be seven times its start before the first answers have followed it.
+        self._limit = LIMIT * math.sqrt(self.every / EVERY)
         self._start = alpha
 
     def rate(self) -> float:

@@ -103,7 +103,7 @@ class Training:
         if method.ds_target is not None:
             self.alpha = Multiplier(method.alpha, method.ds_target)
         elif method.keep is not None:
-            self.alpha = Keeper(method.alpha, method.keep)
+            self.alpha = Keeper(method.alpha, method.keep, self.total_steps)
 
     @property
     def step(self) -> int:
@@ -192,7 +192,7 @@ class Training:
         if self.begun_from:
             more["begun_from"] = self.begun_from
         if core.teacher is not None:
-            more["teacher"] = core.teacher.net.state_dict()
+            more["before"] = core.teacher.net.state_dict()
             local["disagreement"] = float(core.disagreement)
         if not self.ranks.single_process:
             local["buffers"] = [[b.cpu().clone() for b in net.buffers()] for net in self._nets]
@@ -223,7 +223,7 @@ class Training:
                 checkpoint.load_model_state(core.ema.net, state["ema"], source)
             self.begun_from = dict(state.get("begun_from", {}))
             if core.teacher is not None:
-                checkpoint.load_model_state(core.teacher.net, state["teacher"], source)
+                checkpoint.load_model_state(core.teacher.net, state["before"], source)
             self.loader.load_state_dict(state["pipeline"])
             core.optimizer.load_state_dict(state["optimizer"])
             core.scaler.load_state_dict(state["scaler"])
