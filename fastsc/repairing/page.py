@@ -31,12 +31,14 @@ class Outcome:
         before, after: ds_relative, flips and, where the labels are known, top1.
         agreement: Part of the images with the answer of before.
         n: Images.
+        certain: Whether the paired 95 % interval of ds_relative's difference, if any, excludes 0.
     """
 
     before: dict[str, float]
     after: dict[str, float]
     agreement: float
     n: int
+    certain: bool = True
 
     @classmethod
     def of(cls, evaluation: Evaluation) -> Outcome:
@@ -48,12 +50,20 @@ class Outcome:
             for answer in (old, new)
         )
         answers = [answer.tables["pairs"].columns["predicted"] for answer in (old, new)]
+        differences = [c.difference for c in evaluation.comparisons if c.name == "ds_relative"]
         return cls(
             before=before,
             after=after,
             agreement=float((answers[0] == answers[1]).mean()),
             n=len(answers[0]),
+            certain=not any(d.low <= 0 <= d.high for d in differences),
         )
+
+    @property
+    def better(self) -> bool:
+        """Whether it is more continuous for certain, and no more images flip."""
+        fell = self.after["ds_relative"] < self.before["ds_relative"]
+        return fell and self.certain and self.after["flips"] <= self.before["flips"]
 
     def sentence(self, keep: float | None, holds: bool) -> str:
         """What came of it, for a person."""
@@ -68,7 +78,8 @@ class Outcome:
             figures += f", top-1 {100 * old['top1']:.1f} → {100 * new['top1']:.1f} %"
         if keep is not None and not holds:
             return f"--keep {keep:g} could not be held; what was reached: {figures}"
-        return f"{'repaired' if ds_now < ds else 'it did not work'}: {figures}"
+        chance = ", ds_relative within its 95 % interval" * (ds_now < ds and not self.certain)
+        return f"repaired: {figures}" if self.better else f"it did not work: {figures}{chance}"
 
 
 def write_page(
