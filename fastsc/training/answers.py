@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -27,5 +29,7 @@ def divergence(parts: LossParts, answers: Tensor, m: int) -> LossParts:
 
 def merit_of(agreement: float, ds_relative: float, keep: float) -> float:
     """By what points of a repair are compared: above 1, and more for a lower ds_relative, those
-    that keep enough answers; of the others the agreement."""
+    that keep enough answers; of the others the agreement; -1 where ds_relative is not finite."""
+    if not math.isfinite(ds_relative):
+        return -1.0
     return agreement if agreement < keep else 1 + 1 / (1 + ds_relative)

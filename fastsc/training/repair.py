@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -27,7 +27,8 @@ class Repaired(NamedTuple):
     """What a repair has come to, on the held-out images.
 
     Attributes:
-        holds: Whether a point kept as many answers as it should; else it is the nearest.
+        holds: Whether a point kept as many answers as it should; else it is the nearest, or the
+            model as it was where no point's figures are finite.
         agreement: Part of the images with their old answer.
         before, after: ds_relative.
     """
@@ -38,6 +39,7 @@ class Repaired(NamedTuple):
     after: float
 
 
+@torch.enable_grad()
 def repair(
     model: nn.Module,
     images: Iterable[Any],
@@ -74,31 +76,43 @@ def repair(
         seed: Of the factors.
 
     Raises:
-        UserError: The model has no linear classifier, or there are no images.
-        ValueError: Images are not as above, or a number is out of its range.
+        UserError: The model has no linear classifier or nothing to train, there are no images, no
+            batch has two, or less than two are held out.
+        ValueError: Images are not as above (an iterator has them once), or a number is out of its
+            range.
     """
     if not (0 < keep < 1 and alpha > 0 and lr > 0 and epochs >= 1):
         raise ValueError("keep must lie in (0, 1), alpha and lr above 0, epochs be 1 at least")
-    sizes = [_uint8(batch).shape[-1] for batch in images]
+    asked = images if held_out is None else held_out
+    if isinstance(images, Iterator) or isinstance(asked, Iterator):
+        what = "a list or a loader, no iterator"
+        raise ValueError(f"images are iterated over in every epoch: {what}")  # noqa: TRY004
+    sizes = [(len(batch), batch.shape[-1]) for batch in map(_uint8, images)]
     if not sizes:
         raise UserError("repair: there are no images")
+    n_batches, size = sum(n > 1 for n, _ in sizes), sizes[0][1]
+    if not n_batches:
+        raise UserError("repair: DS compares images, and no batch has two")
+    if sum(len(_uint8(batch)) for batch in asked) < 2:
+        raise UserError("repair: DS compares images, and less than two are held out")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UserError("repair: no parameter of the model requires a gradient")
     name = type(model).__name__
     # Copies of both, since hooks tell the features; the model itself gets the weights at the end.
     shown = [copy.deepcopy(model) for _ in range(2)]
-    n_classes = probe(model, name, sizes[0]).logits.shape[-1]
-    student, teacher = (FeatureModel(net, name, n_classes, sizes[0]).eval() for net in shown)
+    n_classes = probe(model, name, size).logits.shape[-1]
+    student, teacher = (FeatureModel(net, name, n_classes, size).eval() for net in shown)
     views = _Views(ColorJitter(*strengths), mean, std, device_of(model))
-    loss_of, keeper = ContinuityLoss(alpha, "sq"), Keeper(alpha, keep)
+    loss_of, keeper = ContinuityLoss(alpha, "sq"), Keeper(alpha, keep, epochs * n_batches)
     parameters = [p for p in student.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
     random = torch.Generator().manual_seed(seed)
-    asked = images if held_out is None else held_out
     before = _measured(student, teacher, asked, views).ds_relative
-    best, weights, point = -1.0, student.net.state_dict(), _Point(1.0, before)
-    step, total, changed = 0, epochs * len(sizes), torch.zeros((), device=views.device)
+    best, weights, point = -1.0, copy.deepcopy(student.net.state_dict()), _Point(1.0, before)
+    step, total, changed = 0, epochs * n_batches, torch.zeros((), device=views.device)
     for _ in range(epochs):
         for batch in map(_uint8, images):
-            if len(batch) < 2:  # DS compares images
+            if len(batch) < 2:
                 continue
             share = keeper.rate() * 0.5 * (1 + math.cos(math.pi * min(step / total, 1.0)))
             set_lr(optimizer, lr * share)

@@ -60,7 +60,24 @@ def test_what_cannot_be_held_is_told(batches: list[Tensor]) -> None:
     assert result.agreement < 0.99
 
 
+def test_weights_that_are_not_finite_are_not_taken(batches: list[Tensor]) -> None:
+    net = model()
+    before = copy.deepcopy(net.state_dict())
+    with torch.no_grad():  # as around an evaluation
+        result = fastsc.repair(net, batches, lr=1e6, epochs=1)
+    assert (result.holds, result.after) == (False, result.before)
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
 def test_mistakes(batches: list[Tensor]) -> None:
+    with pytest.raises(ValueError, match="iterator"):
+        fastsc.repair(model(), iter(batches))
+    with pytest.raises(UserError, match="less than two are held out"):
+        fastsc.repair(model(), batches, held_out=[batches[0][:1]])
+    with pytest.raises(UserError, match="no batch has two"):
+        fastsc.repair(model(), [batch[:1] for batch in batches])
+    with pytest.raises(UserError, match="requires a gradient"):
+        fastsc.repair(model().requires_grad_(False), batches)
     with pytest.raises(UserError, match="no images"):
         fastsc.repair(model(), [])
     with pytest.raises(ValueError, match="uint8"):
