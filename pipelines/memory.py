@@ -37,7 +37,9 @@ class MemoryPipeline(CpuPipeline):
             first = min(self._broken)
             self._replace(self.plan(), first, 0, self._broken[first])
         sizes = np.stack([index.heights, index.widths], axis=1)
-        resized = settings.crop == "rrc" if settings.train else settings.val_crop != 1
+        resized = settings.val_crop != 1
+        if settings.train:
+            resized = settings.crop == "rrc" or settings.train_crop != 1
         self._square = None
         if not resized and not self._broken and (sizes == sizes[0, 0]).all():
             self._square = self._pixels.reshape(len(index), *sizes[0], 3)

@@ -41,6 +41,7 @@ class Settings:
             "none" (the central square).
         flip: In training, mirror every other image.
         val_crop: At validation, side of the central square as a fraction of the shorter side.
+        train_crop: Likewise in training, unless `crop` is "rrc".
         strengths: Brightness, contrast, saturation, hue: factors are U[max(0, 1 - s), 1 + s), hue
             U[-s, s) in turns of the color circle.
         perturb: What becomes the perturbed view is changed before that, on bytes, in this order:
@@ -81,6 +82,7 @@ class Settings:
     crop: Crop = "rrc"
     flip: bool = True
     val_crop: float = 0.875
+    train_crop: float = 1.0
     strengths: tuple[float, float, float, float] = (0.4, 0.4, 0.4, 0.1)
     perturb: tuple[str, ...] = ()
     mean: tuple[float, float, float] = IMAGENET_MEAN
@@ -131,10 +133,9 @@ class Settings:
             raise UserError(f"timeout must be above 0 seconds, not {self.timeout}")
         if not 0 <= self.decode_hardware <= 1:
             raise UserError(f"decode_hardware must lie in [0, 1], not {self.decode_hardware}")
-        if not 0 < self.val_crop <= 1:
-            raise UserError(f"val_crop must lie in (0, 1], not {self.val_crop}")
-        if not 0 < self.paired_fraction <= 1:
-            raise UserError(f"paired_fraction must lie in (0, 1], not {self.paired_fraction}")
+        for name in ("val_crop", "train_crop", "paired_fraction"):
+            if not 0 < (part := getattr(self, name)) <= 1:
+                raise UserError(f"{name} must lie in (0, 1], not {part}")
         self._check_shares()
 
     def _check_shares(self) -> None:
@@ -229,7 +230,7 @@ def make_plan(index: Index, settings: Settings, epoch: int) -> Plan:
     if train and settings.crop == "rrc":
         boxes = keyed.random_resized_crops(seed, epoch, *sizes)
     else:
-        boxes = keyed.central_squares(*sizes, 1.0 if train else settings.val_crop)
+        boxes = keyed.central_squares(*sizes, settings.train_crop if train else settings.val_crop)
     padded = train and settings.crop in ("pad", "reflect")
     return Plan(
         seed=seed,

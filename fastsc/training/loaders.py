@@ -52,7 +52,10 @@ def build_loaders(
         "rank": ranks.rank,
         "world_size": ranks.world_size,
     }
-    train = build(d.pipeline, data.train, **options, dtype=dtype)
+    # What a network is repaired on is what it is asked with.
+    as_asked = config.method.objective == "self" and d.crop == "none"
+    train_crop = d.val_crop if as_asked else 1.0
+    train = build(d.pipeline, data.train, **options, dtype=dtype, train_crop=train_crop)
     if data.val is None:
         return train, None
     options["resolution"] = d.val_resolution or d.resolution
