@@ -112,12 +112,14 @@ def _check_method(config: TrainConfig) -> None:
             f"--ds {method.ds} measures between images: --batch-size must be at least 2, in each "
             "part of --accumulate and with --paired-fraction"
         )
+    if method.objective == "self":
+        _check_self(config)
     if method.bn == "frozen" and config.model.init is None:
         raise UserError("--bn frozen keeps statistics, which fresh weights have not: name --init")
     if method.bn == "frozen" and method.sync_bn:
         raise UserError("--sync-bn gathers statistics of batch norm, which --bn frozen keeps")
-    if method.objective == "self":
-        _check_self(config)
+    if config.model.freeze and config.model.init is None:
+        raise UserError("--freeze keeps weights, which would be random ones: name --init")
     if method.ds_target is not None or method.keep is not None:
         _check_steered(config, n_pairs)
 
@@ -126,7 +128,7 @@ def _check_self(config: TrainConfig) -> None:
     """What --objective self cannot go with."""
     data, method = config.data, config.method
     if config.model.init is None:
-        raise UserError("--objective self keeps a network's own answers: name it with --init")
+        raise UserError("repair (--objective self) is of a network: name it with --init first")
     if method.plain:
         raise UserError("--objective self has nothing to learn from --alpha 0 --ce-views clean")
     if config.optim.label_smoothing:

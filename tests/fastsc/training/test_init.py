@@ -261,6 +261,7 @@ WRONG: dict[str, tuple[Callable[[Path, dict[str, Any]], str], list[str], str]] =
     ),
     "freeze all": (lambda path, state: save(path, state), ["--freeze", "*"], "nothing is left"),
     "statistics": (lambda path, state: "", ["--bn", "frozen"], "name --init"),
+    "freeze fresh": (lambda path, state: "", ["--freeze", "fc"], "random ones: name --init"),
 }  # fmt: skip
 
 
