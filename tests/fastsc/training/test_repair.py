@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -15,12 +17,16 @@ from torch.nn import functional
 from fastsc import ContinuityLoss, replay
 from fastsc.config.options import parse
 from fastsc.datasets.folders import open_data
+from fastsc.distributed.ranks import Ranks
+from fastsc.loading.state_dicts import WeightsFile, read_weights
 from fastsc.models.build import build_net
+from fastsc.repairing.page import FIGURES, Outcome
 from fastsc.run import checkpoint
 from fastsc.train import main
 from fastsc.training.alpha import Keeper
 from fastsc.training.answers import divergence
 from fastsc.training.collapse import Spread
+from fastsc.training.loaders import build_loaders
 from tests.fastsc.distributed.test_ranks import ranked, single
 from tests.fastsc.runs import events, same_weights, weights
 from tests.fastsc.training.test_train_mistakes import mistake
@@ -114,6 +120,55 @@ def test_what_is_held_out_is_not_trained_on(flat: Path) -> None:
     assert again.paths == val.paths
 
 
+def opened(folder: Path, *more: str) -> tuple[set[str], set[str]]:
+    """The images that a repair trains on, and those that it holds out, relative to its folder."""
+    config = parse(["repair", "--data", str(folder), "--init", "x", *more])
+    train, val = open_data(config.data, labels=False)
+    assert val is not None
+    indices = (train, val)
+    sets = [{os.path.relpath(i.path(int(k)), folder) for k in i.usable} for i in indices]
+    return sets[0], sets[1]
+
+
+def test_held_out_images_in_the_folder_are_not_trained_on(flat: Path, tmp_path: Path) -> None:
+    """A folder of them, links to others, and photographs beside folders, which all count."""
+    folder = tmp_path / "photos"
+    shutil.copytree(flat, folder)
+    names = sorted(path.name for path in folder.iterdir())
+    (folder / "held").mkdir()
+    for name in names[:4]:
+        (folder / name).rename(folder / "held" / name)
+    (folder / "held" / "link.jpg").symlink_to(folder / names[4])
+    train, val = opened(folder, "--val", str(folder / "held"))
+    assert train == set(names[5:])
+    assert val == {f"held/{name}" for name in (*names[:4], "link.jpg")}
+    (folder / "held").rename(folder / "val")
+    (folder / "more").mkdir()
+    (folder / names[6]).rename(folder / "more" / names[6])
+    assert opened(folder)[0] == {*names[5:6], f"more/{names[6]}", *names[7:]}
+
+
+def test_images_that_are_all_held_out(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(image_folder / "val", tmp_path / "data" / "val")
+    words = ["repair", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "run")]
+    words += ["--init", "tests.fastsc.training.test_repair:net"]
+    assert "all of its images are those that" in mistake(capsys, words)
+
+
+def test_training_images_are_cut_as_held_out_ones(flat: Path) -> None:
+    config = parse(["repair", "--data", str(flat), "--init", "x", "--resolution", "32"])
+    data = open_data(config.data, labels=False)
+    loader, val = build_loaders(
+        config, data, torch.device("cpu"), torch.float32, lambda _: None, Ranks()
+    )
+    assert val is not None
+    assert loader.settings.train_crop == val.settings.val_crop == 0.875
+    sides = np.minimum(data.train.heights, data.train.widths)
+    assert (loader.plan().boxes[:, 2:].max(1) < sides).all()
+
+
 def test_a_functions_network(image_folder: Path, tmp_path: Path) -> None:
     """Class folders are taken, too; their names say nothing where the outputs have none."""
     out, name = tmp_path / "run", "tests.fastsc.training.test_repair:net"
@@ -155,6 +210,9 @@ def test_the_best_point_that_holds_is_exported(flat: Path, init: str, tmp_path: 
     )  # fmt: skip
     state = checkpoint.load(out / "checkpoints" / f"step-{3 * (best + 1):08d}.pt")
     assert all(torch.equal(state["model"][k], v) for k, v in weights(out).items())
+    path = out / "checkpoints" / f"step-{3 * (best + 1):08d}.pt"
+    read = read_weights(WeightsFile(path), build_net("fastsc:resnet8w4", 5, "cifar", 32)).state
+    assert all(torch.equal(read[k], v) for k, v in weights(out).items()), "not those of before"
 
 
 @pytest.mark.usefixtures("no_page")
@@ -221,25 +279,49 @@ def test_the_loss_is_the_divergence_of_both_views() -> None:
 
 def test_the_multiplier_of_a_bound() -> None:
     """Alpha rises while less changes than may; where more does, it and the rate fall."""
-    keeper, well = Keeper(8.0, 0.98), Spread(10.0, 30.0)
+    keeper, well = Keeper(8.0, 0.98, 500), Spread(10.0, 30.0)
     keeper.update(0.0, well)
     assert keeper.gap == 1.0
     assert keeper.value == pytest.approx(8 * math.exp(0.2))
     assert keeper.rate() == 1.0
-    other = Keeper(8.0, 0.98)
+    other = Keeper(8.0, 0.98, 500)
     other.load_state_dict(keeper.state_dict())
     for _ in range(40):
         other.update(0.2, well)
     assert other.value < 4
     assert other.rate() == pytest.approx(other.value / 8)
-    exact = Keeper(8.0, 0.98)
+    exact = Keeper(8.0, 0.98, 500)
     exact.update(0.02, well)
     assert exact.value == pytest.approx(8.0)
+
+
+def test_a_short_run_is_steered_as_often_as_a_long_one() -> None:
+    updates = {n: sum(map(Keeper(8.0, 0.98, n).observes, range(n))) for n in (7, 70, 150, 5000)}
+    assert updates == {7: 7, 70: 70, 150: 50, 5000: 500}
+
+
+@pytest.mark.parametrize(
+    ("after", "certain", "said"),
+    [
+        ((0.15, 0.05), True, "repaired: ds_relative 0.200 → 0.150 (-25 %), flips 5.0 → 5.0 %"),
+        ((0.20, 0.05), True, "it did not work: "),
+        ((0.15, 0.06), True, "it did not work: "),
+        ((0.15, 0.04), False, "it did not work: "),
+        ((math.nan, 0.05), True, "it did not work: "),
+    ],
+)
+def test_the_sentence(after: tuple[float, float], certain: bool, said: str) -> None:
+    """More flips, no change or one within its interval are no repair."""
+    before, now = (dict(zip(FIGURES, pair, strict=False)) for pair in ((0.2, 0.05), after))
+    outcome = Outcome(before, now, 0.98, 100, certain)
+    assert outcome.sentence(0.97, holds=True).startswith(said)
+    assert ("interval" in outcome.sentence(None, holds=True)) == (not certain)
 
 
 @pytest.mark.parametrize(
     ("more", "said"),
     [
+        ([], "name it with --init first"),
         (["--bn", "joint"], "name it with --init"),
         (["--init", "x", "--alpha", "0", "--ce-views", "clean"], "nothing to learn from"),
         (["--init", "x", "--label-smoothing", "0.1"], "--label-smoothing 0"),
