@@ -26,8 +26,6 @@ def check(config: TrainConfig) -> None:
     _check_method(config)
     _check_resolutions(config)
     optim, run = config.optim, config.run
-    if config.model.front != "none" and not {"mean", "std"} <= _at_default(config):
-        raise UserError("--front knows ImageNet's --mean and --std alone: leave them out")
     if optim.optimizer == "sgd" and optim.nesterov and optim.momentum == 0:
         raise UserError("--nesterov needs --momentum above 0 (or give --no-nesterov)")
     if not re.fullmatch(r"auto|cpu|cuda(:\d{1,3})?", run.device):

@@ -16,6 +16,7 @@ from fastsc.evaluation.models.sources import load_source
 from fastsc.loading.libraries import Architecture
 from fastsc.loading.preprocessing import Preprocessing
 from fastsc.models.build import build_net
+from fastsc.models.front import tell_normalization
 from fastsc.run.checkpoint import load_model_state, load_safetensors
 
 CLOSE = 1e-4  # of the largest logit, what an export may differ by
@@ -90,6 +91,7 @@ def load_trained(model: str) -> Trained:
         blurpool=architecture.blurpool,
         front=architecture.front,
     )
+    tell_normalization(net, classifier.preprocessing.mean, classifier.preprocessing.std)
     state, _ = load_safetensors(file)
     load_model_state(net, state, file)
     resolved, config = file.resolve(), file.parent / "config.yaml"

@@ -6,9 +6,10 @@ import importlib
 import os
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import torch
 import torchvision
@@ -23,12 +24,17 @@ from fastsc.loading.preprocessing import Preprocessing, rgb, whole
 from fastsc.loading.state_dicts import WeightsFile, read_weights
 from fastsc.loading.weight_files import foreign_format, is_safetensors
 from fastsc.models.build import Stem, build_net
-from fastsc.models.front import Front
+from fastsc.models.front import Front, tell_normalization
 from fastsc.models.probe import probe
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.pipelines.fields import Fields
 from fastsc.pipelines.plan import Interpolation
-from fastsc.run.checkpoint import check_model_state, load_model_state, load_safetensors
+from fastsc.run.checkpoint import (
+    check_model_state,
+    load_model_state,
+    load_safetensors,
+    read_metadata,
+)
 
 KEYS = "architecture", "classes", "resolution", "stem"  # of our metadata, in every version
 _DEFAULTS = {
@@ -174,18 +180,7 @@ def _file(path: Path, config: Path) -> Net:
     of_run = {} if run is None else run.flat()
     metadata = Fields({**_DEFAULTS, **of_run, **stored}, f"model {path}")
     classes = tuple(map(printable, metadata.texts("classes")))
-    resolution = metadata.whole("resolution", 1, MAX_SIDE)
-    preprocessing = Preprocessing(
-        resolution=resolution,
-        resize=whole(resolution / Fraction(metadata.number("val_crop", 1e-6, 1))),
-        mean=rgb(metadata.numbers("mean", 3, 0, 1)),
-        std=rgb(metadata.numbers("std", 3, 1e-6, 1)),
-        interpolation=(
-            "bicubic"
-            if metadata.text("interpolation", get_args(Interpolation)) == "bicubic"
-            else "bilinear"
-        ),
-    )
+    preprocessing = _preprocessing(metadata)
     if is_function(name := metadata.text("architecture")):
         raise UserError(
             f"model {path}: its network is {name}, whose code no file has run; name it: {name} "
@@ -198,7 +193,7 @@ def _file(path: Path, config: Path) -> Net:
         metadata.flag("blurpool"),
         cast("Front", metadata.text("front", get_args(Front))),
     )
-    net, n = _filled(architecture, resolution, max(len(classes), 2), state, path)
+    net, n = _filled(architecture, preprocessing, max(len(classes), 2), state, path)
     return Net(
         net=net,
         preprocessing=preprocessing,
@@ -210,8 +205,38 @@ def _file(path: Path, config: Path) -> Net:
     )
 
 
+def _preprocessing(metadata: Fields) -> Preprocessing:
+    resolution = metadata.whole("resolution", 1, MAX_SIDE)
+    return Preprocessing(
+        resolution=resolution,
+        resize=whole(resolution / Fraction(metadata.number("val_crop", 1e-6, 1))),
+        mean=rgb(metadata.numbers("mean", 3, 0, 1)),
+        std=rgb(metadata.numbers("std", 3, 1e-6, 1)),
+        interpolation=(
+            "bicubic"
+            if metadata.text("interpolation", get_args(Interpolation)) == "bicubic"
+            else "bilinear"
+        ),
+    )
+
+
+def stored_preprocessing(path: Path) -> Preprocessing | None:
+    """What a weights file of ours says of its network's images; None: it is another's."""
+    stored: Mapping[str, Any] = {}
+    if is_safetensors(path):
+        with suppress(UserError):
+            stored = read_metadata(path).values
+    if not all(key in stored for key in KEYS):
+        return None
+    return _preprocessing(Fields({**_DEFAULTS, **stored}, str(path)))
+
+
 def _filled(
-    architecture: Architecture, resolution: int, n: int, state: Mapping[str, Tensor], path: Path
+    architecture: Architecture,
+    preprocessing: Preprocessing,
+    n: int,
+    state: Mapping[str, Tensor],
+    path: Path,
 ) -> tuple[nn.Module, int]:
     """The network of this architecture with the state's weights, and its number of outputs.
 
@@ -221,7 +246,9 @@ def _filled(
 
     def built(n: int, device: str) -> nn.Module:
         with torch.device(device):
-            return build_net(name, n, stem, resolution, blurpool=blurpool, front=front)
+            return build_net(
+                name, n, stem, preprocessing.resolution, blurpool=blurpool, front=front
+            )
 
     # By shapes first: a file of a few bytes can name a network of gigabytes.
     device = "meta"
@@ -235,6 +262,7 @@ def _filled(
     check_model_state(shapes, state, path)
     net = shapes if device == "cpu" else built(n, "cpu")
     load_model_state(net, state, path)
+    tell_normalization(net, preprocessing.mean, preprocessing.std)
     return net, n
 
 
@@ -259,7 +287,8 @@ def _function(module: str, name: str, file: WeightsFile | None) -> Net:
     if file is not None:
         state, notes = read_weights(file, net)
         load_model_state(net, state, file.path)
-    return Net(net=net, preprocessing=Preprocessing(), order="likely", notes=notes)
+    seen = None if file is None else stored_preprocessing(file.path)
+    return Net(net=net, preprocessing=seen or Preprocessing(), order="likely", notes=notes)
 
 
 def _unwrapped(net: nn.Module) -> nn.Module:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,20 +14,24 @@ import torch
 import torchvision
 from torch import Tensor, nn
 
+from fastsc.cli.console import printable
 from fastsc.config import TrainConfig
 from fastsc.config.rules import spelled
 from fastsc.errors import UserError
 from fastsc.loading.downloads import n_outputs
 from fastsc.loading.libraries import IMAGENET_CLASSES, Architecture, Net, imagenet_names, loaded
-from fastsc.loading.nets import FORMS, KEYS, is_function, load_net, network
+from fastsc.loading.nets import FORMS, KEYS, is_function, load_net, network, stored_preprocessing
 from fastsc.loading.preprocessing import Preprocessing
 from fastsc.loading.state_dicts import WeightsFile
 from fastsc.loading.weight_files import is_safetensors, read_file
 from fastsc.models.probe import probe
 from fastsc.run.checkpoint import load_model_state, read_metadata
 
-_ELSEWHERE = "; name a file of them with --weights"
-_ARCHITECTURE = "model", "stem"  # fields that weights of another network do not fit
+# Fields that weights of another network do not fit.
+_ARCHITECTURE = "model", "stem", "blurpool", "front"
+_PLAIN = {"stem": "imagenet", "blurpool": False, "front": "none"}  # of others' networks
+# A recipe's, which are of its own resolution.
+_OTHER_SIDES = {"val_resolution": None, "min_resolution": None, "resolution_ramp": (0, 0)}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,12 +67,14 @@ def open_source(config: TrainConfig) -> tuple[Source, TrainConfig]:
     try:
         with torch.random.fork_rng(devices=[]):  # of fresh weights, which are written over
             net, fields = _open(init, config)
+        side = config.data.resolution
+        if "resolution" in fields and "resolution" not in config.given:
+            side = fields["resolution"]
+            fields |= _OTHER_SIDES
+        n = probe(net.net, init, side).logits.shape[-1]
     except UserError as error:
-        line = str(error).partition(_ELSEWHERE)[0]  # an evaluation's advice
-        raise UserError(re.sub("^model ", "--init ", line)) from None
+        raise UserError(_of_training(str(error))) from None
     state = {key: _plain(value) for key, value in net.net.state_dict().items()}
-    side = fields.get("resolution", config.data.resolution)
-    n = probe(net.net, f"--init {init}", side).logits.shape[-1]
     if config.method.objective == "self":
         fields["num_classes"] = n
     for name in (*_ARCHITECTURE, "num_classes"):
@@ -105,11 +111,24 @@ def take_weights(net: nn.Module, source: Source, n: int) -> str | None:
     """
     own, state, head = net.state_dict(), dict(source.state), None
     if n_outputs(state, net, n) != n:
-        others = [key for key in own if own[key].shape != state[key].shape]
+        others = [key for key in own if key in state and own[key].shape != state[key].shape]
         state |= {key: own[key] for key in others}
         head = others[0].rpartition(".")[0]
     load_model_state(net, state, source.title)
     return head
+
+
+def other_classes(theirs: Sequence[str], ours: Sequence[str]) -> str | None:
+    """How outputs that are kept differ from a folder's classes; None: not, or names are unknown."""
+    theirs, ours = list(theirs), list(map(printable, ours))
+    if theirs == list(map(str, range(len(theirs)))):
+        return None
+    if theirs == list(imagenet_names()) and all(re.fullmatch(r"n\d{8}", name) for name in ours):
+        return None  # WordNet's names, in whose order these are
+    for i, (old, new) in enumerate(zip(theirs, ours, strict=False)):
+        if old != new:
+            return f"its head is kept, whose output {i} was {old!r} and is {new!r} now"
+    return None
 
 
 # --- forms ----------------------------------------------------------------------------------------
@@ -138,7 +157,8 @@ def _open(init: str, config: TrainConfig) -> tuple[Net, dict[str, Any]]:
         except UserError as error:
             raise UserError(_without_use(path) or _with_advice(error, config)) from None
     if is_function(init):
-        return load_net(init), {} if "model" in config.given else {"model": init}
+        name = own if "model" in config.given else init
+        return load_net(init), {"model": name, **_PLAIN} if is_function(name) else {}
     if path.suffix in (".pt", ".pth", ".safetensors"):
         raise UserError(f"--init {init}: no such file")
     if init in torchvision.models.list_models():
@@ -149,11 +169,16 @@ def _open(init: str, config: TrainConfig) -> tuple[Net, dict[str, Any]]:
 def _of_file(path: Path, config: TrainConfig, side: int | None) -> tuple[Net, dict[str, Any]]:
     """The weights of somebody's file, for the network that the configuration names."""
     model, file = config.model, WeightsFile(path, option="--init")
-    name = model.model
+    name, given = model.model, config.given
     if is_function(name):
-        return load_net(name, file), {}
+        net = load_net(name, file)
+        return net, _PLAIN | ({} if stored_preprocessing(path) is None else _of_images(net))
+    # The weights' shapes tell a stem, but not these: a recipe's are for the network that it names.
+    blurpool, front = model.blurpool, model.front
+    if "model" in given:
+        blurpool, front = blurpool and "blurpool" in given, front if "front" in given else "none"
     if not name.startswith("fastsc:") and Architecture(
-        name, model.stem, model.blurpool, model.front
+        name, model.stem, blurpool, front
     ) == Architecture(name, "imagenet", False):
         library = name if name.startswith("timm:") else f"torchvision:{name}"
         net = load_net(library, file, resolution=side)
@@ -162,19 +187,24 @@ def _of_file(path: Path, config: TrainConfig, side: int | None) -> tuple[Net, di
     def built(n: int) -> nn.Module:
         return network(
             name, n, model.stem, config.data.resolution,
-            blurpool=model.blurpool, front=model.front,
+            blurpool=blurpool, front=front,
         )  # fmt: skip
 
     own, notes = loaded(name, file, built)
-    return Net(net=own, preprocessing=Preprocessing(), notes=notes, order="likely"), {}
+    return Net(net=own, preprocessing=Preprocessing(), notes=notes, order="likely"), {
+        "blurpool": blurpool,
+        "front": front,
+    }
 
 
 def _fields(name: str, net: Net) -> dict[str, Any]:
     """What a library or a file of ours says of a network."""
+    return {"model": name, **_PLAIN, **_of_images(net)}
+
+
+def _of_images(net: Net) -> dict[str, Any]:
     seen = net.preprocessing
     return {
-        "model": name,
-        "stem": "imagenet",
         "resolution": seen.resolution,
         "val_crop": seen.val_crop,
         "mean": seen.mean,
@@ -212,6 +242,15 @@ def _without_use(path: Path) -> str | None:
                 "those that it was made from"
             )
     return None
+
+
+def _of_training(line: str) -> str:
+    """An evaluation's message in the words of --init."""
+    line = re.sub("^model ", "--init ", line)
+    line = re.sub(
+        "(; name a file .*?) with --weights FILE.*", r"\1 with --model NAME --init FILE", line
+    )
+    return re.sub(r"(\S+) --weights ", r"--model \1 --init ", line)
 
 
 def _with_advice(error: UserError, config: TrainConfig) -> str:

@@ -13,6 +13,7 @@ from fastsc.kernels import front_end
 from fastsc.kernels.front_reference import CHANNELS
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 
+RGB = tuple[float, float, float]
 Front = Literal["none", "rgb", "luma", "rgb-luma", "rgb-luma-minmax"]
 
 
@@ -20,10 +21,22 @@ class FrontConv2d(nn.Conv2d):
     """A convolution of `front_end` of its input; the state holds what nn.Conv2d's holds."""
 
     front: Front
+    mean: RGB = IMAGENET_MEAN
+    std: RGB = IMAGENET_STD
 
     def forward(self, input: Tensor) -> Tensor:
         """Normalized images (N, 3, H, W) -> what the convolution gives for their front-end."""
-        return super().forward(front_end(input, self.front, IMAGENET_MEAN, IMAGENET_STD))
+        return super().forward(front_end(input, self.front, self.mean, self.std))
+
+
+def tell_normalization(net: nn.Module, mean: RGB, std: RGB) -> None:
+    """Tells a net's front-end, if it has one, how its images are normalized; else ImageNet's way.
+
+    mean, std: Of R, G, B on [0, 1].
+    """
+    for module in net.modules():
+        if isinstance(module, FrontConv2d):
+            module.mean, module.std = mean, std
 
 
 def add_front(net: nn.Module, name: str, front: Front) -> None:

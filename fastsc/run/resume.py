@@ -23,7 +23,8 @@ from fastsc.run.log import read_log
 # Fields that --init brings.
 OF_SOURCE = (
     "model", "stem", "blurpool", "front", "num_classes",
-    "resolution", "val_crop", "mean", "std", "interpolation",
+    "resolution", "val_resolution", "min_resolution", "resolution_ramp",
+    "val_crop", "mean", "std", "interpolation",
 )  # fmt: skip
 
 

@@ -20,6 +20,7 @@ from fastsc.kernels.distance import BATCH_SCALED
 from fastsc.loading.nets import network
 from fastsc.loading.source import Source, take_weights
 from fastsc.models.features import FeatureModel, untouched
+from fastsc.models.front import tell_normalization
 from fastsc.models.noise import SharedDraws, share_masks
 from fastsc.models.norms import convert
 from fastsc.models.pooling import PoolDS, ends_in_average_pooling
@@ -75,6 +76,7 @@ def build(
         name, n_classes, options.stem, data.resolution,
         blurpool=options.blurpool, front=options.front,
     )  # fmt: skip
+    tell_normalization(net, data.mean, data.std)
     new_head = None if source is None else take_weights(net, source, n_classes)
     net.to(device)  # what is tried below runs where the training will
     share_masks(net, views)

@@ -15,7 +15,7 @@ from fastsc.datasets.folders import Data
 from fastsc.distributed.devices import DTYPES, Precision, set_determinism
 from fastsc.distributed.ranks import Ranks
 from fastsc.errors import UserError
-from fastsc.loading.source import Source
+from fastsc.loading.source import Source, other_classes
 from fastsc.pipelines import BadImage, PairBatch
 from fastsc.pipelines.plan import n_paired
 from fastsc.pipelines.reading import blamed
@@ -86,6 +86,7 @@ class Training:
                 "init_hash": source.hash,
                 "init_classes": list(source.classes),
                 "new_head": model.new_head,
+                "init_notes": list(source.notes),
             }
         self._bad_images: list[BadImage] = []
         self.loader, self.val_loader = build_loaders(
@@ -365,6 +366,12 @@ def introduce(training: Training, report: Report, saved: checkpoint.Loaded | Non
             n = len(begun_from["init_classes"])
             begins += f"; {head} is new, for {training.n_outputs} outputs in place of {n}"
         report.say(begins)
+        for note in begun_from["init_notes"]:
+            report.say(f"note: {note}")
+        if config.method.objective == "labels" and begun_from["new_head"] is None:
+            other = other_classes(begun_from["init_classes"], data.train.classes)
+            if other is not None:
+                report.warning(training.step, f"--init {config.model.init}: {other}")
     for index in filter(None, (data.train, data.val)):
         if line := index.passed_over_line():
             report.say(line)

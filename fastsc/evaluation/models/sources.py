@@ -90,7 +90,10 @@ def load_source(model: str, options: ModelOptions | None = None) -> Source:
         torch.manual_seed(0)  # of fresh weights
         loaded = load_net(model, _weights_file(options), options.pretrained, options.resolution)
     classifier, notes = _in_float32(loaded, model, options)
-    of_imagenet = loaded.order != "own" and classifier.n_classes == IMAGENET_CLASSES
+    # A repaired network's outputs are its own, by the names of those of before.
+    of_imagenet = classifier.n_classes == IMAGENET_CLASSES and (
+        loaded.order != "own" or classifier.classes == imagenet_names()
+    )
     if of_imagenet and loaded.order == "imagenet":
         classifier.classes = imagenet_names()
     return Source(

@@ -1,0 +1,99 @@
+"""What a source of --init brings, and what contradicts it; nothing is trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from fastsc.config.recipes import configure
+from fastsc.errors import UserError
+from fastsc.loading.libraries import imagenet_names, imagenet_synsets
+from fastsc.loading.nets import load_net
+from fastsc.loading.source import Source, open_source, other_classes, take_weights
+from fastsc.models.build import build_net
+from fastsc.run.checkpoint import export_safetensors
+
+NAME = "fastsc:resnet8w4"
+HERE = "tests.fastsc.loading.test_source:own"
+
+
+def own() -> nn.Module:
+    """A network of somebody's own."""
+    return build_net(NAME, 3, "imagenet", 32)
+
+
+def exported(folder: Path, front: Any = "none", **more: object) -> Path:
+    folder.mkdir()
+    metadata = {
+        "architecture": NAME, "classes": ["a", "b", "c"], "mean": (0.5, 0.5, 0.5),
+        "std": (0.2, 0.2, 0.2), "resolution": 32, "val_crop": 1, "stem": "imagenet",
+        "blurpool": False, "front": front, "step": 1, **more,
+    }  # fmt: skip
+    net = build_net(NAME, 3, "imagenet", 32, front=front)
+    export_safetensors(folder / "weights.safetensors", net, metadata)
+    return folder
+
+
+def opened(recipe: str, init: object, **values: Any) -> tuple[Source, Any]:
+    return open_source(configure(recipe, data="data", init=str(init), **values))
+
+
+def test_a_missing_tensor_and_another_head_are_one_line(tmp_path: Path) -> None:
+    source, _ = opened("imagenet", exported(tmp_path / "run"))
+    del source.state["conv1.weight"]  # type: ignore[attr-defined]
+    with pytest.raises(UserError, match="1 tensors are missing there"):
+        take_weights(build_net(NAME, 7, "imagenet", 32), source, 7)
+
+
+def test_a_recipes_blurpool_and_ramp_are_not_the_sources(tmp_path: Path) -> None:
+    _, config = opened("rn18-16", exported(tmp_path / "run"))
+    assert not config.model.blurpool
+    assert (config.data.resolution, config.data.val_resolution) == (32, None)
+    assert (config.data.min_resolution, config.data.resolution_ramp) == (None, (0, 0))
+    torch.save(own().state_dict(), tmp_path / "plain.pt")
+    _, config = opened("rn18-16", tmp_path / "plain.pt", model=NAME)
+    assert not config.model.blurpool
+
+
+@pytest.mark.parametrize("front", ["none", "luma"])
+def test_another_front_end_is_one_line(tmp_path: Path, front: str) -> None:
+    with pytest.raises(UserError, match=f"has --front rgb, not --front {front}"):
+        opened("imagenet", exported(tmp_path / "run", "rgb"), front=front)
+
+
+def test_a_functions_network_is_not_the_recipes(tmp_path: Path) -> None:
+    _, config = opened("cifar100", HERE)
+    assert (config.model.model, config.model.stem) == (HERE, "imagenet")
+    folder = exported(tmp_path / "run", architecture=HERE)
+    file = folder / "weights.safetensors"
+    _, config = opened("cifar100", file, model=HERE)
+    assert (config.model.stem, config.data.mean) == ("imagenet", (0.5, 0.5, 0.5))
+    with pytest.raises(UserError, match=f"name it: --model {HERE} --init {file}$"):
+        opened("cifar100", folder)
+
+
+def test_a_side_that_is_given_is_tried(tmp_path: Path) -> None:
+    name = "timm:test_vit"
+    torch.save(build_net(name, 1000, "imagenet", 160).state_dict(), tmp_path / "vit.pt")
+    _, config = opened("imagenet", tmp_path / "vit.pt", model=name, resolution=96)
+    assert config.data.resolution == 96
+
+
+def test_a_front_end_knows_the_runs_normalization(tmp_path: Path) -> None:
+    net = load_net(str(exported(tmp_path / "run", "rgb"))).net
+    assert net.get_submodule("conv1").mean == (0.5, 0.5, 0.5)
+    _, config = opened("imagenet", tmp_path / "run")
+    assert (config.model.front, config.data.std) == ("rgb", (0.2, 0.2, 0.2))
+
+
+def test_a_head_of_other_classes() -> None:
+    assert other_classes(["cat", "dog"], ["cat", "dog"]) is None
+    assert other_classes(["0", "1"], ["cat", "dog"]) is None, "names are not known"
+    assert other_classes(imagenet_names(), imagenet_synsets()) is None
+    assert other_classes(["dog", "cat"], ["cat", "dog"]) == (
+        "its head is kept, whose output 0 was 'dog' and is 'cat' now"
+    )
