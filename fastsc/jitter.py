@@ -14,6 +14,7 @@ from fastsc.kernels import pair_view
 from fastsc.kernels.arguments import MAX_GAIN, check_rows, check_values
 from fastsc.kernels.color import PERMUTATIONS, color_jitter
 from fastsc.pipelines import keyed
+from fastsc.pipelines.perturb_list import words_of
 from fastsc.pipelines.perturbing import Perturbations, perturbations
 from fastsc.pipelines.plan import IMAGENET_MEAN, IMAGENET_STD
 
@@ -71,7 +72,7 @@ class ColorJitter(nn.Module):
         if order not in ORDERS:
             raise ValueError(f"order must be one of {', '.join(ORDERS)}, not {order!r}")
         self.order = order
-        self.perturb = perturbations(tuple(perturb))
+        self.perturb = perturbations(words_of(perturb))
 
     # --- drawing ----------------------------------------------------------------------------------
 
@@ -128,9 +129,8 @@ class ColorJitter(nn.Module):
         factors = torch.from_numpy(_factors(seed, epoch, n, self.strengths)[rows])
         if not self.perturb:
             return factors
-        return torch.cat(
-            [factors, torch.from_numpy(self.perturb.uniforms(seed, epoch, n)[rows])], 1
-        )
+        uniforms = torch.from_numpy(_uniforms(self.perturb, seed, epoch, n)[rows])
+        return torch.cat([factors, uniforms], 1)
 
     def keyed_order(
         self, index: Tensor | Sequence[int], *, seed: int = 0, epoch: int = 0
@@ -209,6 +209,8 @@ class ColorJitter(nn.Module):
     def _second(self, nhwc: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
         """(N, H, W, 3) uint8 changed by `perturb`, and the factors of the colors."""
         uniforms = factors[:, 4:].float().cpu().numpy()
+        if not ((uniforms >= 0) & (uniforms <= 1)).all():
+            raise ValueError("factors out of range: what perturb takes must be from 0 to 1")
         return self.perturb(nhwc, uniforms), factors[:, :4].contiguous()
 
     def _drawn(
@@ -237,7 +239,11 @@ class ColorJitter(nn.Module):
     def extra_repr(self) -> str:
         names = ("brightness", "contrast", "saturation", "hue")
         strengths = ", ".join(f"{n}={s:g}" for n, s in zip(names, self.strengths, strict=True))
-        return strengths if self.order == "fixed" else f"{strengths}, order={self.order}"
+        if self.order != "fixed":
+            strengths += f", order={self.order}"
+        if self.perturb:
+            strengths += f", perturb={tuple(str(entry) for entry in self.perturb.entries)}"
+        return strengths
 
 
 def _to(device: torch.device, drawn: Tensor) -> Tensor:

@@ -73,6 +73,17 @@ class Listed(NamedTuple):
         return self.name if self.strength is None else f"{self.name}={self.strength:g}"
 
 
+def words_of(perturb: object) -> tuple[str, ...]:
+    """A list of words, as Python code gives it.
+
+    Raises:
+        UserError: It is no list or tuple; one line.
+    """
+    if not isinstance(perturb, (list, tuple)):
+        raise UserError(f'perturb must be a tuple of names, as ("blur=2",), not {shown(perturb)}')
+    return tuple(perturb)
+
+
 def parse_list(words: Sequence[str]) -> tuple[Listed, ...]:
     """The entries, in their order.
 

@@ -48,29 +48,43 @@ class Own:
     uniforms: int
     source: str
     tried: bool = field(default=False)
+    tried_alone: bool = field(default=False)
 
     def __call__(self, images: torch.Tensor, uniforms: Uniforms) -> torch.Tensor:
         """Its images.
 
         Raises:
-            UserError: It raises, writes to its input, or returns what is not other images.
+            UserError: It raises, writes to its input, returns what is not other images, or its
+                images depend on others or on chance.
         """
-        # Writes by other ways than torch's show in no version: they are looked for once.
-        untracked = images.is_inference()
-        before = None if self.tried and not untracked else images.clone()
-        version = 0 if untracked else images._version
+        changed = self._applied(images, uniforms)
+        self.tried = True
+        if len(images) > 1 and not self.tried_alone:
+            alone = self._applied(images[-1:], uniforms[-1:])
+            # A level apart may be a sum of floats in another order, rounded.
+            if (alone.short() - changed[-1:].short()).abs().gt(1).any():
+                raise self._wrong(
+                    "gives an image otherwise in a batch than alone: an image may depend on itself "
+                    "and its uniforms alone"
+                )
+            self.tried_alone = True
+        return changed
+
+    def _applied(self, images: torch.Tensor, uniforms: Uniforms) -> torch.Tensor:
+        copy = images.clone()  # what is written to it later than in the first call harms nobody
         try:
             given = on_device(np.ascontiguousarray(uniforms), images.device)
             with torch.no_grad():
-                changed = self.function(images, given)
-        except Exception as error:
+                changed = self.function(copy, given)
+        except (Exception, SystemExit) as error:
             what = f"{type(error).__name__}: {first_line(error)}"
             raise UserError(f"--perturb {self.name} raises {what}") from error
-        written = not untracked and images._version != version
-        if written or not (before is None or torch.equal(images, before)):
+        if not (self.tried or torch.equal(images, copy)):
             raise self._wrong("writes to its input: work on images.clone()")
-        if not isinstance(changed, torch.Tensor):
-            raise self._wrong(f"returns {type(changed).__name__}, not a tensor")
+        if type(changed) is not torch.Tensor:
+            raise self._wrong(f"returns {type(changed).__name__}, not a torch.Tensor")
+        if changed.layout != torch.strided:
+            raise self._wrong(f"returns {changed.layout}, not torch.strided")
         if changed.dtype != torch.uint8:
             raise self._wrong(f"returns {changed.dtype}{_not_finite(changed)}, not torch.uint8")
         if changed.shape != images.shape or changed.device != images.device:
@@ -78,9 +92,8 @@ class Own:
             got = f"{tuple(changed.shape)} on {changed.device}"
             raise self._wrong(f"returns {got}, not {wanted}")
         storage = changed.untyped_storage().data_ptr()
-        if images.numel() and storage == images.untyped_storage().data_ptr():
+        if images.numel() and storage == copy.untyped_storage().data_ptr():
             raise self._wrong("returns its input's memory: return images.clone()")
-        self.tried = True
         return changed.contiguous()
 
     def _wrong(self, what: str) -> UserError:
@@ -166,7 +179,8 @@ class Perturbations:
 
 def amounts_of(name: str, strength: float, drawn: NDArray[np.floating[Any]]) -> Floats:
     """Numbers in [0, 1) -> what the operation is told: `perturb_list.STRENGTHS` says how."""
-    operation, u = OPERATIONS[name], drawn.astype(np.float64)
+    # 16-bit floats round up to 1, which is one more than any strength has.
+    operation, u = OPERATIONS[name], np.minimum(drawn.astype(np.float64), 1 - 2**-24)
     if name == "grayscale":
         return (u < strength).astype(np.float64)
     if operation.whole:

@@ -15,6 +15,7 @@ from fastsc.pipelines import keyed
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.index import Index
+from fastsc.pipelines.perturb_list import words_of
 from fastsc.pipelines.perturbing import Perturbations, perturbations
 from fastsc.pipelines.threads import default_workers
 
@@ -154,7 +155,7 @@ class Settings:
     @property
     def perturbations(self) -> Perturbations:
         """`perturb`, ready to be applied."""
-        return perturbations(tuple(self.perturb))
+        return perturbations(words_of(self.perturb))
 
     @property
     def n_workers(self) -> int:

@@ -153,7 +153,8 @@ def _converted(key: str, value: object) -> Any:
         raise UserError(f"{key} cannot be {shown(value)}; put a word like no into quotes")
     many = isinstance(value, (list, tuple))
     if isinstance(value, dict) or many != (typing.get_origin(kind) is tuple):
-        raise UserError(f"{key} cannot be {shown(value)}")
+        hint = f"; write [{value}]" if choices[1:] == (Ellipsis,) and isinstance(value, str) else ""
+        raise UserError(f"{key} cannot be {shown(value)}{hint}")
     if key == "recipe" and str(value).startswith("-"):
         raise UserError(f"recipe cannot be {shown(value)}")
     option = spelled(key)

@@ -154,6 +154,13 @@ def _perturb(sources: Sequence[Source], say: Callable[[str], object]) -> tuple[s
     perturb = next(iter(trained), ())
     if perturb:
         say(f"perturb: {' '.join(perturb)}")
+    try:
+        perturbations(perturb)
+    except UserError as error:
+        raise UserError(
+            f"{error}; the run trained with it; run from its folder, set PYTHONPATH, or give "
+            "--perturb without a name"
+        ) from None
     return perturb
 
 

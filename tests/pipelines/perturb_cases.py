@@ -52,6 +52,26 @@ def nothing(images: Tensor, uniforms: Tensor) -> None:
     return None
 
 
+def kind_of_tensor(images: Tensor, uniforms: Tensor) -> Tensor:
+    return torch.nn.Parameter(images.clone(), requires_grad=False)
+
+
+def sparse(images: Tensor, uniforms: Tensor) -> Tensor:
+    return images.to_sparse()
+
+
+def exits(images: Tensor, uniforms: Tensor) -> Tensor:
+    raise SystemExit
+
+
+def mixes(images: Tensor, uniforms: Tensor) -> Tensor:
+    return images.flip(0)
+
+
+def chance(images: Tensor, uniforms: Tensor) -> Tensor:
+    return (images * torch.rand(len(images), 1, 1, 1)).to(torch.uint8)
+
+
 def many(images: Tensor, uniforms: Tensor) -> Tensor:
     return images.clone()
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 
 from fastsc import ColorJitter
+from fastsc.config.recipes import _converted
+from fastsc.evaluation.run import _perturb
 from fastsc.kernels.perturbations import OPERATIONS
 from fastsc.pipelines import UserError, perturbing
 from fastsc.pipelines.perturb_list import STRENGTHS, parse_list
@@ -176,7 +180,12 @@ def test_mistakes_of_the_list(word: str, said: str) -> None:
         ("same", "returns its input's memory: return images.clone()"),
         ("writes", "writes to its input: work on images.clone()"),
         ("writes_by_numpy", "writes to its input"),
-        ("nothing", "returns NoneType, not a tensor"),
+        ("nothing", "returns NoneType, not a torch.Tensor"),
+        ("kind_of_tensor", "returns Parameter, not a torch.Tensor"),
+        ("sparse", "returns torch.sparse_coo, not torch.strided"),
+        ("exits", "raises SystemExit"),
+        ("mixes", "an image may depend on itself and its uniforms alone"),
+        ("chance", "an image may depend on itself and its uniforms alone"),
     ],
 )
 def test_mistakes_of_a_function(function: str, said: str) -> None:
@@ -189,6 +198,44 @@ def test_mistakes_of_a_function(function: str, said: str) -> None:
             listed(images, np.empty((2, 0), np.float32))
         assert said in str(mistake.value)
         assert "\n" not in str(mistake.value)
+
+
+def test_what_is_written_later_harms_nobody() -> None:
+    own = perturbing.Own("m:f", lambda x, u: x.clone(), 0, "")
+    x = torch.randint(1, 256, (2, 5, 5, 3), dtype=torch.uint8)
+    own(x, np.empty((2, 0), np.float32))
+    own.function = lambda x, u: x.zero_().clone()
+    before = x.clone()
+    own(x, np.empty((2, 0), np.float32))
+    assert torch.equal(x, before)
+
+
+@pytest.mark.parametrize("perturb", ["blur", None])
+def test_a_list_that_is_none(make: Make, perturb: object) -> None:
+    for build in (make, ColorJitter):
+        with pytest.raises(ValueError, match="perturb must be a tuple of names"):
+            build(perturb=perturb)  # type: ignore[arg-type]
+
+
+def test_uniforms_of_one_and_beyond() -> None:
+    assert amounts_of("posterize", 4, np.ones(1, np.float16)) == 4
+    assert amounts_of("jpeg", 99, np.ones(1, np.float16)) == 99
+    jitter, x = ColorJitter(perturb=("blur=3",)), torch.zeros((1, 3, 4, 4), dtype=torch.uint8)
+    assert "perturb=('blur=3',)" in repr(jitter)
+    for u in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="must be from 0 to 1"):
+            jitter(x, torch.tensor([[1, 1, 1, 0, u]]))
+
+
+def test_a_recipes_word_instead_of_a_list() -> None:
+    with pytest.raises(UserError, match=r"write \[blur\]"):
+        _converted("perturb", "blur")
+
+
+def test_an_evaluation_without_the_runs_function() -> None:
+    source = SimpleNamespace(perturb=("tests.no_such:f",))
+    with pytest.raises(UserError, match=r"No module.*run from its folder"):
+        _perturb([source], lambda line: None)  # type: ignore[list-item]
 
 
 def test_a_functions_uniforms_and_none_at_all() -> None:
