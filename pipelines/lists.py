@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import io
 import os
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from fastsc.pipelines.errors import UserError
+from fastsc.pipelines.errors import UserError, first_line
 from fastsc.pipelines.fields import shown
 from fastsc.pipelines.reading import blamed, read_text
 
@@ -118,9 +119,17 @@ def _of_csv(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 def _of_parquet(path: Path) -> Iterator[tuple[int, list[str]]]:
     """The columns' names as line 1, then the rows, as a CSV of them would have them."""
-    from fastsc.pipelines.parquet import read_columns
+    if importlib.util.find_spec("pyarrow") is None:
+        raise UserError(f"{path}: a list in Parquet needs pyarrow; pip install 'fastsc[hf]'")
+    import pyarrow as pa
+    from pyarrow import parquet
 
-    names, columns = read_columns(path, COLUMNS)
+    try:
+        file = parquet.ParquetFile(path, page_checksum_verification=True)
+        names = [name for name in file.schema_arrow.names if name.lower() in COLUMNS]
+        columns = [file.read(columns=[name])[name].to_pylist() for name in names]
+    except (pa.lib.ArrowException, OSError, ValueError) as error:
+        raise UserError(f"{path}: no whole Parquet file ({first_line(error)})") from None
     yield 1, names
     for i, row in enumerate(zip(*columns, strict=True), 2):
         yield i, ["" if value is None else str(value) for value in row]

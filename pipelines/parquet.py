@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -172,17 +171,3 @@ class Keys:
         if not folder or is_system(folder) or "\0" in folder:
             raise UserError(f"{self._place}: class {shown(name)} cannot be a folder's name")
         return folder
-
-
-def read_columns(path: Path, wanted: Sequence[str]) -> tuple[list[str], list[list[Any]]]:
-    """The names of the wanted columns that a file has, in whatever case, and their values.
-
-    Raises:
-        UserError: pyarrow is missing, or the file is damaged.
-    """
-    if importlib.util.find_spec("pyarrow") is None:
-        raise UserError(f"{path}: a list in Parquet needs pyarrow; pip install 'fastsc[hf]'")
-    with _damaged(path):
-        file = _parquet(path)
-        names = [name for name in file.schema_arrow.names if name.lower() in wanted]
-        return names, [file.read(columns=[name])[name].to_pylist() for name in names]
