@@ -95,11 +95,23 @@ def _label(member: Member, file: int, extension: str, label_key: str) -> Label |
         value = text = content.decode("utf-8", "replace").strip()
         if text.isascii() and text.isdecimal() and len(text) < 10:
             value = int(text)
+        elif _is_number(text):  # a name of which would be mixed with the others' numbers
+            return TarError(
+                f"its label is {shown(text)}, and neither a number from 0 on nor a name"
+            )
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_LABEL:
         return value
     if isinstance(value, str) and value:
         return value
     return TarError(f"its label is {shown(value)}, and neither a number from 0 on nor a name")
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def companions(walked: Walked) -> set[int]:

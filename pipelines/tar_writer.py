@@ -225,6 +225,9 @@ def _pack(
             if isinstance(file, str):
                 skip(i, file)
                 continue
+            if file[0] in sums:  # x.bmp, which --resize makes x.bmp.jpg, and one called so before
+                skip(i, f"there is another {file[0]} among what is written")
+                continue
             with doing(f"writing {folder}"):
                 tars.add(*file)
             sums[file[0]] = zlib.crc32(file[1])

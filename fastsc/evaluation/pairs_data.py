@@ -15,10 +15,10 @@ from fastsc.evaluation.data import Split, checked
 from fastsc.pipelines.fields import shown
 from fastsc.pipelines.index import scan_files
 from fastsc.pipelines.reading import blamed, read_text
+from fastsc.pipelines.walk import EXTENSIONS
 
 MAX_BYTES = 2**28
-LEAST = 2  # pairs: the scale is a distance between different pictures
-HEADINGS = {"first", "second", "path", "path1", "path2", "a", "b", "before", "after", "label"}
+LEAST = 2  # pairs, and first pictures: the scale is a distance between different ones
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,11 +44,13 @@ def open_pairs(path: Path, pipeline: str = "cpu") -> Pairs:
 
     Args:
         path: A CSV of two files a line, relative to its folder, and an optional label. A first line
-            of the columns' names (first, second, label) is none of them.
+            in which neither ends as an image does is a heading; a pair that is there twice counts
+            once.
         pipeline: The one that will decode them.
 
     Raises:
-        UserError: The list cannot be read, a line is no pair, or fewer than two pairs are whole.
+        UserError: The list cannot be read, a line is no pair, or fewer than two pairs are whole, or
+            all have the same first picture.
     """
     rows = _read(path)
     names: dict[str, int] = {}
@@ -61,8 +63,11 @@ def open_pairs(path: Path, pipeline: str = "cpu") -> Pairs:
     classes = tuple(sorted(set(labels.values())))
     targets = np.array([classes.index(labels[name]) for name in names], np.int64)
     index = checked(scan_files(path, list(names), classes, targets), "skip", pipeline)
-    numbers, left_out = [], []
+    numbers, left_out, seen = [], [], set[tuple[str, str]]()
     for number, (_, (a, b, _label)) in enumerate(rows):
+        if (a, b) in seen:
+            continue
+        seen.add((a, b))
         broken = [name for name in (a, b) if names[name] in index.left_out]
         if broken:
             why = index.left_out[names[broken[0]]]
@@ -72,6 +77,11 @@ def open_pairs(path: Path, pipeline: str = "cpu") -> Pairs:
     if len(numbers) < LEAST:
         more = f"; {left_out[0]}" if left_out else ""
         raise UserError(f"--pairs {path}: {len(numbers)} whole pairs, and not two{more}")
+    if len({rows[i][1][0] for i in numbers}) < LEAST:
+        raise UserError(
+            f"--pairs {path}: every pair begins with {rows[numbers[0]][1][0]}, and ds_relative is "
+            "in distances between different first pictures: add a pair of another"
+        )
     columns = [[names[rows[i][1][side]] for i in numbers] for side in (0, 1)]
     used, places = np.unique(np.array(columns, np.int64), return_inverse=True)
     first, second = places.reshape(2, -1)
@@ -84,11 +94,16 @@ def _read(path: Path) -> list[tuple[int, tuple[str, str, str]]]:
     what = f"--pairs {path}"
     text = read_text(path, what, MAX_BYTES).removeprefix("\ufeff")
     pairs: list[tuple[int, tuple[str, str, str]]] = []
+    is_first = True
     with blamed(what):
         rows = csv.reader(io.StringIO(text, newline=""), strict=True)
         for row in rows:
             cells = [cell.strip() for cell in row]
-            if not any(cells) or (not pairs and {cell.lower() for cell in cells} <= HEADINGS):
+            if not any(cells):
+                continue
+            is_heading = is_first and not any(c.lower().endswith(EXTENSIONS) for c in cells[:2])
+            is_first = False
+            if is_heading:
                 continue
             whole = len(cells) in (2, 3) and cells[0] and cells[1]
             if not whole or "\0" in cells[0] + cells[1]:

@@ -265,7 +265,9 @@ def test_labels_in_json(tmp_path: Path) -> None:
     [
         ("1.txt", b"0", "it has neither KEY.cls nor KEY.json"),
         ("1.cls", b"", "its label is '', and neither"),
-        ("1.cls", b"-1", None),  # a name
+        ("1.cls", b"cat", None),
+        ("1.cls", b"-1", "its label is '-1', and neither"),
+        ("1.cls", b"3.0", "its label is '3.0', and neither"),
         ("1.cls", b"99999999", "its label is 99999999, and neither a number from 0 on nor"),
         ("1.cls", b"1" * 2**21, "its label has 2,097,152 bytes"),
         ("1.json", b"[", "its label's file is not JSON"),
@@ -279,7 +281,7 @@ def test_a_key_without_a_label_is_named(
 ) -> None:
     write(tmp_path / "0.tar", {"0.jpg": PHOTO, "0.cls": b"0", "1.jpg": PHOTO, name: content})
     if reason is None:
-        with pytest.raises(UserError, match=r"labels are numbers \(0\) and names \(-1\)"):
+        with pytest.raises(UserError, match=r"labels are numbers \(0\) and names \(cat\)"):
             scan(tmp_path)
         return
     index = scan(tmp_path)

@@ -42,9 +42,11 @@ def map_labels(split: Split, source: Source, class_map: Path | None = None) -> L
     """The model's output for the class folder of each image.
 
     Folders are found by the names of the model's classes: as they are, else without regard to case,
-    spaces and underscores; of several names with commas between them each counts. ImageNet's also
-    go by their WordNet names ("n01440764"). Where a model has no names and as many outputs as there
-    are folders, these are taken in sorted order, as torchvision's ImageFolder has them.
+    spaces and underscores; of several names with commas between them each counts, in a folder's
+    name too where they lead to one output. ImageNet's also go by their WordNet names ("n01440764").
+    Where a model has no names and as many outputs as there are folders, these are taken in sorted
+    order, as torchvision's ImageFolder has them; where it has names and the folders are called 0 to
+    n - 1, by number.
 
     Args:
         split: The images.
@@ -67,9 +69,12 @@ def map_labels(split: Split, source: Source, class_map: Path | None = None) -> L
     if class_map is not None:
         outputs, how = outputs | _read_map(class_map, index.classes, names), "map"
     elif all(output == NONE for output in outputs.values()):
-        if model.classes is not None or len(index.classes) != model.n_classes:
+        numbered = tuple(map(str, range(model.n_classes)))
+        is_numbered = set(index.classes) == set(numbered)
+        if len(index.classes) != model.n_classes or (model.classes is not None and not is_numbered):
             return Labels(nothing, _mismatch(index.classes, model), "nothing")
-        outputs, how = {folder: i for i, folder in enumerate(index.classes)}, "order"
+        order = index.classes if model.classes is None else numbered
+        outputs, how = {folder: i for i, folder in enumerate(order)}, "order"
     of_class = np.array([outputs[folder] for folder in index.classes], np.int64)
     targets = of_class[index.targets]
     return Labels(targets, _unmapped(split, targets, outputs), how)
@@ -86,13 +91,20 @@ class _Names:
             _table(enumerate(own)),
             _table(enumerate(synsets)),
             _table((i, _plain(name)) for i, name in enumerate(own)),
+            _table((i, _plain(name)) for i, name in enumerate(others)),
             _table((i, _plain(part)) for i, name in enumerate(own) for part in name.split(",")),
             _table((i, _plain(part)) for i, name in enumerate(others) for part in name.split(",")),
         ]
 
     def find(self, name: str) -> int:
         """The output of a name, or -1 where none has it, or several have."""
-        for table, word in zip(self._tables, (name, name, *[_plain(name)] * 3), strict=True):
+        if (output := self._find(name)) != NONE or "," not in name:
+            return output
+        outputs = {self._find(part) for part in name.split(",")} - {NONE}
+        return outputs.pop() if len(outputs) == 1 else NONE
+
+    def _find(self, name: str) -> int:
+        for table, word in zip(self._tables, (name, name, *[_plain(name)] * 4), strict=True):
             if table.get(word, NONE) != NONE:
                 return table[word]
         return NONE

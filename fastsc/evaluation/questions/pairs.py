@@ -1,7 +1,7 @@
 """How far a model is from one picture of a thing to another real one: bursts, cameras, qualities.
 
 What is measured of an image and its perturbed view, measured of pairs of files: intervals are over
-pairs, and the scale is the distance between the first pictures of different pairs.
+pairs, and the scale is the distance between different first pictures: many pairs may share one.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from fastsc.pipelines import Pipeline, keyed
 
 LEVELS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0)  # brightness more, as a share
 N_EXAMPLES = 6
-Explain = Callable[[Indices, Indices, PartCache], dict[str, Arrays]]
-"""explain(first, second, cache) -> method -> columns (k,) "rank", "ssim", "overlap", …"""
+Explain = Callable[[Indices, Indices, Indices, PartCache], dict[str, Arrays]]
+"""explain(first, second, other, cache) -> method -> columns (k,) "rank", "ssim", "overlap", …"""
 
 
 @dataclass(frozen=True)
@@ -77,13 +77,19 @@ def pairs(
     """ds_relative, flips and the agreement of explanations of real pairs.
 
     Args, besides those of all questions (`fastsc.evaluation.questions`):
-        first, second: (m,) the pairs' dataset indices, m > 1; numbers: (m,) what they are called.
+        first, second: (m,) the pairs' dataset indices, of two first pictures at least;
+            numbers: (m,) what they are called.
         explain: Makes the agreement of explanations of n_explained pairs. None: it is left out.
         left_out: Why other pairs are not among them.
     """
     viewer, m = Viewer(model, loader), len(first)
     digest = hashlib.sha256(np.stack([first, second]).tobytes()).hexdigest()
-    columns = cache("pairs", {"pairs": digest}, partial(_apart, viewer, first, second))
+    other = _following(first)
+    columns = cache(
+        "pairs",
+        {"pairs": digest, "between": "first pictures"},
+        partial(_apart, viewer, first, second, other),
+    )
     brighter = cache(
         "brightness",
         {"pairs": digest, "levels": LEVELS},
@@ -111,7 +117,8 @@ def pairs(
     if explain is not None:
         drawn = keyed.order(seed, keyed.VALIDATION_EPOCH, np.arange(m), m)
         chosen = np.sort(drawn[: max(n_explained, 2)])
-        for method, of in explain(first[chosen], second[chosen], cache).items():
+        explained = explain(first[chosen], second[chosen], other[chosen], cache)
+        for method, of in explained.items():
             own_files = {name: column[chosen] for name, column in files.items()}
             tables[method] = Rows(numbers[chosen], own_files | of)
     return PairsAnswer(
@@ -124,22 +131,28 @@ def pairs(
     )
 
 
-def _apart(viewer: Viewer, first: Indices, second: Indices) -> Arrays:
+def _following(first: Indices) -> Indices:
+    """(m,) another first picture for each: the next in a cycle through the different ones."""
+    every, rows = np.unique(first, return_inverse=True)
+    cycle = keyed.cycle(np.arange(len(every)), len(every))
+    other = np.empty_like(every)
+    other[cycle] = every[np.roll(cycle, -1)]
+    return other[rows]
+
+
+def _apart(viewer: Viewer, first: Indices, second: Indices, other: Indices) -> Arrays:
     """Columns (m,) of the pairs; every file goes through the model once."""
     every = np.unique(np.concatenate([first, second]))
     parts = [viewer.respond(images.pixels) for images in viewer.images(every, "pairs: pictures")]
     features, logits = (torch.cat(column) for column in zip(*parts, strict=True))
-    f, g = (
+    f, g, h = (
         Response(features[rows], logits[rows])
-        for rows in (np.searchsorted(every, of) for of in (first, second))
+        for rows in (np.searchsorted(every, of) for of in (first, second, other))
     )
-    other = np.empty(len(first), np.int64)
-    cycle = keyed.cycle(np.arange(len(first)), len(first))
-    other[cycle] = np.roll(cycle, -1)
     return {
         "predicted": f.predicted.numpy(),
         "predicted_second": g.predicted.numpy(),
-        "between": (f.features - f.features[other]).norm(dim=1).double().numpy(),
+        "between": (f.features - h.features).norm(dim=1).double().numpy(),
         **changes(f, g),
     }
 

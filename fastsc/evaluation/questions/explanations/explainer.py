@@ -127,20 +127,24 @@ def explain(explainer: Explainer, method: str, index: Indices) -> Arrays:
 
 
 def explain_pairs(explainer: Explainer, method: str, pairs: Indices) -> Arrays:
-    """Columns (k,) of a method's maps of the two pictures of pairs (k, 2), k > 1.
+    """Columns (k,) of a method's maps of the two pictures of pairs, and of another: (k, 3).
 
-    Both of the logit of what the first is predicted as. `rank_other`: of the first and that of the
-    next pair, what agreement means nothing.
+    Both of the logit of what the first is predicted as. `rank_other`: of the first and of the third
+    of its own logit, what agreement means nothing.
     """
     viewer, net = explainer.viewer, explainer.viewer.explained
     every, rows = np.unique(pairs, return_inverse=True)
     pixels = explainer.pixels(every)
-    a, b = (viewer.view(pixels[torch.from_numpy(side)]) for side in rows.reshape(-1, 2).T)
+    a, b, c = (viewer.view(pixels[torch.from_numpy(side)]) for side in rows.reshape(-1, 3).T)
     with torch.no_grad():
-        targets = net(a)[1].argmax(1)
-    make = partial(explainer.maps, method, net, targets=targets, index=pairs[:, 0], parts=[])
-    first, second = (make(images=images).cpu().numpy() for images in (a, b))
-    other = np.roll(first, -1, axis=0)
+        targets, others = (net(images)[1].argmax(1) for images in (a, c))
+    make = partial(explainer.maps, method, net, parts=[])
+    first, second, other = (
+        make(images=images, targets=of, index=index).cpu().numpy()
+        for images, of, index in (
+            (a, targets, pairs[:, 0]), (b, targets, pairs[:, 0]), (c, others, pairs[:, 2]),
+        )
+    )  # fmt: skip
     return _agreements(first, second, "") | _agreements(first, other, "_other")
 
 

@@ -196,18 +196,19 @@ def explained_pairs(
     seed: int,
     first: Indices,
     second: Indices,
+    other: Indices,
     cache: PartCache,
 ) -> dict[str, Arrays]:
     """Method -> columns (k,) of the agreement of maps of two pictures, for the question pairs.
 
     Args, besides those of `explanations`:
-        first, second: (k,) dataset indices, k > 1.
+        first, second: (k,) dataset indices, k > 1; other: (k,) pictures that are not the first.
 
     Raises:
         UserError: As `explanations`.
     """
     viewer = check_explanations(model, loader)
-    layer, together = find_layer(viewer.explained), np.stack([first, second], axis=1)
+    layer, together = find_layer(viewer.explained), np.stack([first, second, other], axis=1)
     explainer = Explainer(viewer, layer, first, steps, 0, seed)
     methods = (IG, GRAD_CAM) if layer else (IG,)
     return {

@@ -186,3 +186,9 @@ def test_a_map_that_is_not_there_or_not_needed(tmp_path: Path) -> None:
         map_labels(split("apple"), source(3), tmp_path / "absent.json")
     with pytest.raises(UserError, match="has no class folders to map"):
         map_labels(split("photos", labelled=False), source(3), tmp_path / "absent.json")
+
+
+def test_whole_names_with_commas_and_numbers() -> None:
+    data = split("tench, Tinca tinca", "great white shark, white shark, man-eater")
+    assert list(mapped(data, source(1000, imagenet=True)).values()) == [2, 0]
+    assert mapped(split("1", "0"), source(2, "apple", "boat")) == {"0": 0, "1": 1}

@@ -30,7 +30,8 @@ def written(folder: Path, lines: list[str], **images: object) -> Path:
 def greys(folder: Path) -> Pairs:
     values = {"a": 0.2, "b": 0.24, "c": 0.4, "d": 0.48, "e": 0.3}
     images = {name: tiny.constant(value)[0] for name, value in values.items()}
-    lines = ["first,second,label", "a.png, b.png,one", "", "c.png,d.png,two", "a.png,b.png,one"]
+    lines = ["first,second,label", "a.png, b.png,one", "", "c.png,d.png,two", "a.png,e.png,one"]
+    lines.append(lines[1])  # which counts once
     return open_pairs(written(folder, lines, **images))
 
 
@@ -48,14 +49,14 @@ def answered(of: Pairs, labels: list[int] | None = None) -> PairsAnswer:
 def test_three_pairs_by_hand(tmp_path: Path) -> None:
     of = greys(tmp_path)
     assert of.split.labelled
-    assert of.split.index.paths == ("a.png", "b.png", "c.png", "d.png")
-    assert (of.first.tolist(), of.second.tolist()) == ([0, 2, 0], [1, 3, 1])
-    answer = answered(of, [0, 0, 1, 1])
+    assert of.split.index.paths == ("a.png", "b.png", "c.png", "d.png", "e.png")
+    assert (of.first.tolist(), of.second.tolist()) == ([0, 2, 0], [1, 3, 4])
+    answer = answered(of, [0, 0, 1, 1, 0])
     moved = answer.tables["pairs"].columns["moved"]
-    bytes_ = np.round(255 * np.array([0.2, 0.24, 0.4, 0.48])) / 255
-    wanted = UNIT * np.array([bytes_[1] - bytes_[0], bytes_[3] - bytes_[2], bytes_[1] - bytes_[0]])
+    bytes_ = np.round(255 * np.array([0.2, 0.24, 0.4, 0.48, 0.3])) / 255
+    wanted = UNIT * np.array([bytes_[1] - bytes_[0], bytes_[3] - bytes_[2], bytes_[4] - bytes_[0]])
     np.testing.assert_allclose(moved, wanted, rtol=1e-4)
-    between = UNIT * np.array([bytes_[2] - bytes_[0]] * 2 + [0])
+    between = UNIT * np.array([bytes_[2] - bytes_[0]] * 3)
     assert answer["ds_relative"].value == pytest.approx(wanted.mean() / between.mean(), rel=1e-4)
     assert answer["ds_relative"].n == 3
     assert {"flips", "top1", "top1_second", "confidence_change"} <= answer.estimates.keys()
@@ -63,8 +64,8 @@ def test_three_pairs_by_hand(tmp_path: Path) -> None:
     share = wanted.mean() / (UNIT * bytes_[[0, 2, 0]].mean())
     assert answer.as_brightness.value == pytest.approx(share, rel=2e-2)
     assert answer.as_brightness.low <= answer.as_brightness.value <= answer.as_brightness.high
-    assert answer.worst[0].names == ("c.png", "d.png")
-    assert answer.worst[0].pictures[1][0, 0, 0] == round(255 * 0.48)
+    assert answer.worst[0].names == ("a.png", "e.png")
+    assert answer.worst[0].pictures[1][0, 0, 0] == round(255 * 0.3)
 
 
 def test_equal_pictures_are_nowhere_apart(tmp_path: Path) -> None:
@@ -73,8 +74,8 @@ def test_equal_pictures_are_nowhere_apart(tmp_path: Path) -> None:
     assert answer["ds_relative"].value == answer["flips"].value == 0
     assert answer.as_brightness.value == 0
     assert "top1" not in answer.estimates
-    far = {"c": tiny.constant(0.01)[0], "d": tiny.constant(1.0)[0]}
-    answer = answered(open_pairs(written(tmp_path, ["c.png,d.png", "c.png,d.png"], **far)))
+    far = {"c": tiny.constant(0.01)[0], "f": tiny.constant(0.011)[0], "d": tiny.constant(1.0)[0]}
+    answer = answered(open_pairs(written(tmp_path, ["c.png,d.png", "f.png,d.png"], **far)))
     assert np.isinf(answer.as_brightness.value)
 
 
@@ -98,6 +99,7 @@ def test_a_broken_or_missing_file_leaves_its_pair_out_by_name(tmp_path: Path) ->
     [
         ([], "no pair in it"),
         (["first,second"], "no pair in it"),
+        (["image_a,image_b"], "no pair in it"),
         (["a.png"], "line 1: .* is not two files"),
         (["a.png,b.png,x,y"], "line 1"),
         (["a.png,b.png", "a.png,"], "line 2"),
