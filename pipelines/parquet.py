@@ -33,19 +33,43 @@ PARTS = {"train": ("train",), "val": ("validation", "valid", "val", "dev", "test
 def files_of(root: Path, part: str) -> list[Path]:
     """The Parquet files of a part of a snapshot, sorted; none where it has no such part.
 
+    They are data/SPLIT-*.parquet or data/SPLIT/*.parquet, or so below one other folder, which the
+    hub names by the data set's configuration.
+
     Raises:
-        UserError: The folder cannot be read.
+        UserError: A folder cannot be read, or several have such a part.
     """
     folder = root / "data" if (root / "data").is_dir() else root
-    try:
-        names = sorted(name for name in os.listdir(folder) if name.endswith(".parquet"))
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
+    if files := _of_part(folder, part):
+        return files
+    found = {f: files for f in _folders(root) if f.name != "data" and (files := _of_part(f, part))}
+    if len(found) > 1:
+        names = ", ".join(f.name for f in found)
+        raise UserError(f"{root}: {names} each have Parquet files; name one of these folders")
+    return next(iter(found.values()), [])
+
+
+def _of_part(folder: Path, part: str) -> list[Path]:
+    names = _listed(folder)
     for split in PARTS[part]:
-        pattern = re.compile(rf"{split}[-.]")
+        pattern = re.compile(rf"{split}[-.].*parquet$")
         if files := [folder / name for name in names if pattern.match(name)]:
             return files
+        below = folder / split
+        if split in names and below.is_dir():
+            return [below / name for name in _listed(below) if name.endswith(".parquet")]
     return []
+
+
+def _folders(root: Path) -> list[Path]:
+    return [root / name for name in _listed(root) if (root / name).is_dir()]
+
+
+def _listed(folder: Path) -> list[str]:
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror})") from None
 
 
 @contextmanager

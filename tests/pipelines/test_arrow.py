@@ -186,6 +186,25 @@ def test_rows_come_a_few_at_a_time_and_numbered_through(tmp_path: Path) -> None:
     assert rows == [(files[n // 5], n) for n in range(10)]
 
 
+@pytest.mark.parametrize(
+    "name", ["cifar100/train-0.parquet", "default/train/0000.parquet", "data/train/0000.parquet"]
+)
+def test_files_below_a_configuration(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).parent.mkdir(parents=True)
+    (tmp_path / name).touch()
+    (tmp_path / "README.md").touch()
+    assert files_of(tmp_path, "train") == [tmp_path / name]
+    assert files_of(tmp_path, "val") == []
+
+
+def test_two_configurations_are_named(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "train-0.parquet").touch()
+    with pytest.raises(UserError, match="a, b each have Parquet files; name one"):
+        files_of(tmp_path, "train")
+
+
 def test_files_of_different_columns(tmp_path: Path) -> None:
     files = [
         write(tmp_path / f"{names[0]}.parquet", table([image()], [0], names))
