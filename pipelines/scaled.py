@@ -53,7 +53,7 @@ def decode_scaled(encoded: bytes, height: int, width: int, k: int, end: int) -> 
 
     Returns:
         (h, ⌈width / k⌉, 3) with h ≥ ⌈end / k⌉: each pixel stands for k × k. None where the file is
-        no such JPEG, or is damaged above `end`.
+        no such JPEG, or the decoder refuses it; damage that it can read over is read over.
     """
     if encoded[:3] != b"\xff\xd8\xff":
         return None
