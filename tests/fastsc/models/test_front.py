@@ -13,10 +13,11 @@ from fastsc.config.recipes import configure
 from fastsc.errors import UserError
 from fastsc.evaluation.models.sources import load_source
 from fastsc.export import main
+from fastsc.exporting.trained import load_trained
 from fastsc.kernels import front_end
 from fastsc.kernels.front_reference import CHANNELS
 from fastsc.models.build import build_model, build_net
-from fastsc.models.front import Front, add_front
+from fastsc.models.front import Front, add_front, tell_normalization
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.reproduction.records import science
 from fastsc.run.checkpoint import export_safetensors
@@ -64,17 +65,22 @@ def test_weights_evaluation_and_export_know_it(
 ) -> None:
     torch.manual_seed(0)
     net = build_net(NAME, 3, "cifar", 32, front=front).eval()
+    x, (mean, std) = torch.randn(2, 3, 32, 32), ((0.5, 0.4, 0.6), (0.25, 0.3, 0.2))
+    with torch.no_grad():
+        usual = net(x)
+        tell_normalization(net, mean, std)
+        assert not torch.allclose(net(x), usual)
     run = tmp_path / "run"
     run.mkdir()
     metadata = {
-        "architecture": NAME, "classes": ["a", "b", "c"], "mean": IMAGENET_MEAN,
-        "std": IMAGENET_STD, "resolution": 32, "val_crop": 1, "stem": "cifar", "blurpool": False,
+        "architecture": NAME, "classes": ["a", "b", "c"], "mean": mean,
+        "std": std, "resolution": 32, "val_crop": 1, "stem": "cifar", "blurpool": False,
         "front": front, "step": 1,
     }  # fmt: skip
     export_safetensors(run / "weights.safetensors", net, metadata)
-    x = torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(load_source(str(run)).classifier(x)[1], net(x))
+        assert torch.equal(load_trained(str(run)).net(x), net(x))
     assert main([str(run), "--to", str(tmp_path / "model.pt2")]) == 0
     assert main([str(run), "--to", str(tmp_path / "hub")]) == 2
     assert f"--front {front}" in capsys.readouterr().err
