@@ -222,7 +222,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_data_argument(parser)
     cores = min(16, len(os.sched_getaffinity(0)))
     parser.add_argument("--workers", type=int, default=cores, help="threads or worker processes")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose name has this in it")
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        metavar="NAME",
+        help="cases whose name has this in it; a stage's only where it begins with stages",
+    )
     parser.add_argument(
         "--cold", action="store_true", help=f"{' and '.join(COLD)} also with an empty page cache"
     )
@@ -251,7 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         # Ours are compiled before FFCV's own loader is: that one changes numba's type of byte
         # vectors in place (ffcv/memory_managers/os_cache.py, state_type), by which numba finds what
         # it has compiled, and a later compilation would end in a KeyError.
-        timed = stage_cases(index, folder.parent, options.workers)
+        staged = any(word.startswith("stages") for word in options.only or ["stages"])
+        timed = stage_cases(index, folder.parent, options.workers) if staged else []
         cases, rows = make_cases(folder, index, options.workers, options.only, cold=options.cold)
         if options.only:
             timed = [case for case in timed if any(word in case.name for word in options.only)]

@@ -208,7 +208,8 @@ class Ranks:
         floating = [buffer for buffer in net.buffers() if buffer.is_floating_point()]
         if self.single_process or not floating:
             return
-        flat = self.mean(torch.cat([buffer.flatten() for buffer in floating]))
+        # In float64, so that the mean of equal ones, of norms that are frozen, is what they are.
+        flat = self.mean(torch.cat([buffer.flatten().double() for buffer in floating]))
         parts = flat.split([buffer.numel() for buffer in floating])
         for buffer, mean in zip(floating, parts, strict=True):
             buffer.copy_(mean.view_as(buffer))

@@ -48,19 +48,23 @@ def lr_scales(model: FeatureModel, config: OptimConfig) -> dict[nn.Parameter, fl
     """The multiple of the learning rate of each parameter; those that are not in it have 1.
 
     `lr_layer_decay` to the power of the layers between a parameter's and the head (Clark et al.,
-    arXiv 2003.10555; for vision BEiT, arXiv 2106.08254), and `lr_head` for the head. Layers are the
-    blocks of the network's rows of blocks, and what stands before, between and after these.
+    arXiv 2003.10555; for vision BEiT, arXiv 2106.08254), and `lr_head` for the head. Layers are
+    what timm says of its networks; of others the blocks of their rows of blocks, and what stands
+    before, between and after these.
     """
-    if config.lr_layer_decay == 1 and config.lr_head == 1:
+    decay, net = config.lr_layer_decay, model.net
+    if decay == 1 and config.lr_head == 1:
         return {}
-    head = list(model.net.get_submodule(model.classifier_name).parameters())
-    layers = [[p for p in layer if all(p is not h for h in head)] for layer in _layers(model.net)]
-    layers = [layer for layer in layers if layer]
-    scales = {
-        parameter: config.lr_layer_decay ** (len(layers) - i)
-        for i, layer in enumerate(layers)
-        for parameter in layer
-    }
+    head = list(net.get_submodule(model.classifier_name).parameters())
+    if hasattr(net, "group_matcher"):
+        from timm.optim import param_groups_layer_decay
+
+        groups = param_groups_layer_decay(net, layer_decay=decay)
+        scales = {p: group["lr_scale"] for group in groups for p in group["params"]}
+    else:
+        layers = [[p for p in layer if all(p is not h for h in head)] for layer in _layers(net)]
+        layers = [layer for layer in layers if layer]
+        scales = {p: decay ** (len(layers) - i) for i, ps in enumerate(layers) for p in ps}
     return scales | dict.fromkeys(head, config.lr_head)
 
 

@@ -52,16 +52,16 @@ def test_what_cannot_be_frozen(
 
 
 @pytest.mark.parametrize(
-    ("name", "first", "last", "n_layers"),
+    ("name", "first", "last", "n_layers", "nearest"),
     [
-        ("fastsc:resnet8w8", "conv1.weight", "fc.weight", None),
-        ("resnet18", "conv1.weight", "fc.weight", 9),  # the stem and eight blocks
-        ("timm:test_vit", "cls_token", "head.weight", None),
-        ("timm:test_convnext", "stem.0.weight", "head.fc.weight", None),
+        ("fastsc:resnet8w8", "conv1.weight", "fc.weight", 5, 1),
+        ("resnet18", "conv1.weight", "fc.weight", 9, 1),  # the stem and eight blocks
+        ("timm:test_vit", "cls_token", "head.weight", 7, 1),
+        ("timm:test_convnext", "stem.0.weight", "head.fc.weight", 11, 0),  # with the head's norm
     ],
 )
 def test_the_rate_falls_from_the_head_back(
-    name: str, first: str, last: str, n_layers: int | None
+    name: str, first: str, last: str, n_layers: int, nearest: int
 ) -> None:
     model = build_model(name, 4, "imagenet", 64)
     config = OptimConfig(lr_layer_decay=0.5, lr_head=3.0)
@@ -70,9 +70,9 @@ def test_the_rate_falls_from_the_head_back(
     assert set(scales) == set(named.values())
     assert scales[named[last]] == 3.0
     powers = sorted({scale for scale in scales.values() if scale != 3.0})
-    assert powers == [0.5**i for i in range(len(powers), 0, -1)]
+    assert powers == [0.5**i for i in range(len(powers) + nearest - 1, nearest - 1, -1)]
     assert scales[named[first]] == powers[0]
-    assert n_layers in (None, len(powers))
+    assert n_layers == len(powers)
     in_order = [scale for p in named.values() if (scale := scales[p]) != 3.0 and p.ndim > 1]
     assert in_order == sorted(in_order)
     groups = param_groups(model, 0.1, scales)
