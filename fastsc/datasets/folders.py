@@ -24,6 +24,7 @@ from fastsc.pipelines.sweep import verify
 from fastsc.pipelines.threads import default_workers
 from fastsc.pipelines.walk import EXTENSIONS, is_system, list_files
 
+SPLITS = ("val", "test", "train")
 HELD_OUT, HELD_OUT_LEAST = 10, 2  # one image in so many, and so many at least
 
 
@@ -70,7 +71,7 @@ def open_data(config: DataConfig, *, labels: bool = True) -> Data:
 
 
 def _open_unlabelled(config: DataConfig, root: Path) -> Data:
-    index, _ = scan_any(part_of(root, "train") or root, config.label_key, strays=True)
+    index, _ = scan_any(first_part(root, "train") or root, config.label_key, strays=True)
     index.require(config.on_bad_image)
     if config.val == "none":
         return Data(index, None)
@@ -79,7 +80,7 @@ def _open_unlabelled(config: DataConfig, root: Path) -> Data:
         assert named is not None
         path: Path | None = named
     else:
-        path = next((part for name in ("val", "test") if (part := part_of(root, name))), None)
+        path = first_part(root, "val", "test")
     if path is not None:
         val, _ = scan_any(path, config.label_key, strays=True)
         val.require(config.on_bad_image)
@@ -112,6 +113,29 @@ def _less(index: Index, val: Index, root: Path) -> Index:
     return index.part(rows)
 
 
+def first_part(data: Path, *names: str) -> Path | None:
+    """The first of these parts that a data set has, where it need not have any.
+
+    One of CIFAR-100's classes is called train: a folder of images alone, next to such folders of
+    other names.
+    """
+    parts = ((name, part_of(data, name)) for name in names)
+    there = (part for name, part in parts if part and not (name == "train" and _is_class(part)))
+    return next(there, None)
+
+
+def _is_class(part: Path) -> bool:
+    if not part.is_dir() or shards_of(part):
+        return False
+    try:
+        folders, _ = _listed(part)
+        beside, _ = _listed(part.parent)
+        others = [folder for folder in beside if folder.name not in SPLITS]
+        return not folders and any(_holds_images(_listed(Path(entry))[1]) for entry in others)
+    except OSError:
+        return False  # who reads it says so
+
+
 def scan_any(
     folder: Path, label_key: str | None = None, *, strays: bool = False
 ) -> tuple[Index, bool]:
@@ -134,11 +158,8 @@ def _is_labelled(folder: Path, strays: bool) -> bool:
     Images that lie next to class folders have no class, and are left out unless they are wanted.
     """
     try:
-        with os.scandir(folder) as entries:
-            listed = sorted(entries, key=lambda entry: entry.name)
-        folders = [entry for entry in listed if entry.is_dir() and not is_system(entry.name)]
-        files = [entry for entry in listed if entry.is_file() and not is_system(entry.name)]
-        images = any(entry.name.lower().endswith(EXTENSIONS) for entry in files)
+        folders, files = _listed(folder)
+        images = _holds_images(files)
         if strays and images:
             return False
         if any(list_files([entry.path]).names for entry in folders):
@@ -151,6 +172,18 @@ def _is_labelled(folder: Path, strays: bool) -> bool:
         f"{folder}: no images in it ({', '.join(EXTENSIONS)}); one folder a class is expected, or "
         "images without labels"
     )
+
+
+def _listed(folder: Path) -> tuple[list[os.DirEntry[str]], list[os.DirEntry[str]]]:
+    """Its folders and its files, by name, but for the system's own."""
+    with os.scandir(folder) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+    own = [entry for entry in listed if not is_system(entry.name)]
+    return [entry for entry in own if entry.is_dir()], [entry for entry in own if entry.is_file()]
+
+
+def _holds_images(files: list[os.DirEntry[str]]) -> bool:
+    return any(entry.name.lower().endswith(EXTENSIONS) for entry in files)
 
 
 def verified(data: Data, config: DataConfig, ranks: Ranks) -> Data:

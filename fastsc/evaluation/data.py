@@ -11,15 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from fastsc.cli.console import printable
-from fastsc.datasets.folders import scan_any
+from fastsc.datasets.folders import SPLITS, first_part, scan_any
 from fastsc.errors import UserError
 from fastsc.pipelines import Index, Pipeline
 from fastsc.pipelines.decode import of_pipeline
 from fastsc.pipelines.index import part_of
 from fastsc.pipelines.lists import list_of, read_list
 from fastsc.pipelines.sweep import verify
-
-SPLITS = ("val", "test", "train")
 
 
 def some(names: Iterable[str], most: int = 3) -> str:
@@ -98,7 +96,7 @@ def _folder(data: Path, split: str | None) -> Path:
         known = some(there, 5) or "none at all"
         what = "split" if is_list else "folder"
         raise UserError(f"--split {split}: {data} has no such {what}, but {known}")
-    return next((part for name in SPLITS if (part := part_of(data, name)) is not None), data)
+    return first_part(data, *SPLITS) or data
 
 
 def even_share(counts: NDArray[np.int64], n: int) -> int:

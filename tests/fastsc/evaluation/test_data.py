@@ -11,6 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
+from fastsc.config.options import parse
+from fastsc.datasets.folders import open_data
 from fastsc.errors import UserError
 from fastsc.evaluate import main
 from fastsc.evaluation.data import open_split
@@ -38,6 +40,19 @@ def test_the_first_split_that_is_there(image_folder: Path, tmp_path: Path) -> No
         assert found.labelled
     assert open_split(tmp_path, "train").index.root == tmp_path / "train"
     assert open_split(image_folder / "val").index.root == image_folder / "val"
+
+
+def test_a_class_called_train_is_no_split(image_folder: Path, tmp_path: Path) -> None:
+    """One of CIFAR-100's is."""
+    shutil.copytree(image_folder / "val", tmp_path / "data")
+    (tmp_path / "data" / "door").rename(tmp_path / "data" / "train")
+    assert open_split(tmp_path / "data").index.classes == ("apple", "boat", "cloud", "train")
+    config = parse(["repair", "--data", str(tmp_path / "data"), "--init", "x"])
+    assert sum(map(len, open_data(config.data, labels=False))) == 12
+    for name in ("apple", "boat", "cloud"):  # folders that hold no images are no classes
+        for image in (tmp_path / "data" / name).iterdir():
+            image.unlink()
+    assert open_split(tmp_path / "data").index.root == tmp_path / "data" / "train"
 
 
 def test_a_labelled_split_is_the_scan(image_folder: Path) -> None:
