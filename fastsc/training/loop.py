@@ -1,4 +1,4 @@
-"""The main job: paired training from an image folder to weights, top to bottom."""
+"""The main job: paired training from an image folder to weights. Its set-up, and how it ends."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastsc.config import TrainConfig
 from fastsc.config.checks import check, check_packages
 from fastsc.datasets.folders import Data, open_data, verified
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
-from fastsc.distributed.ranks import NOTHING, SAVE, STOP, Ranks
+from fastsc.distributed.ranks import Ranks
 from fastsc.distributed.signals import EXIT_RESUMABLE, STOPPING, StopSignal
 from fastsc.errors import LostContactError, PeerError, StalledError, UserError
 from fastsc.loading.source import Source, open_source
@@ -26,16 +26,13 @@ from fastsc.run import checkpoint
 from fastsc.run.folder import RunFolder
 from fastsc.run.reporter import Report
 from fastsc.run.resume import as_begun, check_same_options, ended_for_good, exported_step, kept
-from fastsc.run.validation import Validation
 from fastsc.run.writer import CheckpointWriter, NonFiniteError
-from fastsc.training.compiling import GraphCounter, check_compiler, graphs_allowed
+from fastsc.training.compiling import check_compiler, graphs_allowed
+from fastsc.training.fit import fit, report_bad_images, save
 from fastsc.training.schedules import resolutions
-from fastsc.training.state import Training, Unreported, introduce
-from fastsc.training.validate import validate
+from fastsc.training.state import Training, introduce
 
 PATIENCE = 60.0  # seconds that a restarted job waits for its first life to end
-WATCHED = 10  # steps: figures and losses are looked at so often, logged or not
-
 
 Conclude = Callable[[TrainConfig, Data, RunFolder, Report, bool], object]
 
@@ -193,7 +190,7 @@ def _run(
     try:
         with ranks.contact():
             introduce(training, report, saved)
-            if _fit(training, writer, report, stop):
+            if fit(training, writer, report, stop):
                 ranks.on_main(writer.wait)
                 ranks.on_main(lambda: _export(training, folder, report, conclude))
                 status = 0
@@ -207,8 +204,8 @@ def _run(
         # here, and must agree on that.
         with ranks.contact(), suppress(UserError):
             if not ranks.agree(action=int(isinstance(error, NonFiniteError))):
-                _report_bad_images(training, report)
-                _save(training, writer, report)
+                report_bad_images(training, report)
+                save(training, writer, report)
                 ranks.on_main(writer.wait)
         raise
     except (LostContactError, StalledError) as error:
@@ -237,114 +234,6 @@ def _lock(resources: ExitStack, folder: RunFolder, ranks: Ranks) -> None:
     resources.enter_context(locked(folder.root, patience=PATIENCE if ranks.restarts else 0.0))
 
 
-def _fit(training: Training, writer: CheckpointWriter, report: Report, stop: StopSignal) -> bool:
-    """The training loop. True when it came to its end, False when a signal stopped it."""
-    config, ranks, loader = training.config, training.ranks, training.loader
-    run, meter, graphs = config.run, training.meter, GraphCounter(config.run.compile is True)
-    last_saved = time.monotonic()
-    meter.restart()
-
-    def save() -> None:
-        nonlocal last_saved
-        _save(training, writer, report)
-        last_saved = time.monotonic()
-
-    def requested() -> int:
-        writer.check()  # what went wrong beside the steps is raised here, for all ranks
-        report.check()
-        minutes = (time.monotonic() - last_saved) / 60
-        return STOP if stop else SAVE if minutes >= run.checkpoint_minutes else NOTHING
-
-    while not training.finished:
-        epoch, epoch_began = training.begin_epoch(), time.monotonic()
-        left = min(training.total_steps - training.step, len(loader) - loader.position)
-        for batch, action in ranks.batches(meter.batches(loader), requested, left):
-            assert batch is not None, "a rank has less batches than the others"
-            step = training.step + 1
-            last = step == training.total_steps
-            logged = step == 1 or step % run.log_every == 0 or last
-            watched = logged or step % min(run.log_every, WATCHED) == 0
-            due = run.checkpoint_steps is not None and step % run.checkpoint_steps == 0
-            observed = training.alpha.observes(training.step)
-            measured = training.train_step(batch, measured=watched or observed)
-            graphs.report_new(report, step, loader.settings.resolution)
-            _report_measured(training, report)  # a step before, which has had this one's time
-            # One rank's for all: machines of two kinds round differently, and alpha must not part.
-            if measured is not None and observed:
-                warning = training.alpha.observe(ranks.broadcast(measured.read()))
-                if warning is not None:
-                    report.warning(step, warning)
-            if measured is not None and watched:
-                measured.more |= training.alpha.figures
-                taken = meter.take() if logged else None
-                training.unreported = Unreported(step, epoch, measured, taken)
-                training.losses.send()
-            saves = due or action != NOTHING  # and goes on after what was reported before
-            if observed or step == 1 or last or saves or training.looks_at_every_loss:
-                training.losses.send()
-                _report_measured(training, report)
-            if logged or saves:
-                _report_bad_images(training, report)
-            if not last and saves:
-                save()
-                meter.restart()
-            if not last and action == STOP:
-                return False
-
-        _report_measured(training, report)
-        _report_bad_images(training, report)
-        training.synchronize()
-        if training.validates(epoch):
-            save()  # what stops the validation costs no training
-        done, val = _validation(training, epoch, stop)
-        _report_bad_images(training, report)
-        if not done:
-            return False
-        report.epoch(epoch, training.step, time.monotonic() - epoch_began, val)
-        ds_relative = None if val is None else val.ds_relative
-        if training.ended and (warning := training.alpha.missed(ds_relative)):
-            report.warning(training.step, warning)
-        ranks.on_main(report.check)
-        if loader.exhausted:  # --max-steps may have ended it earlier, and may go on from there
-            loader.set_epoch(epoch + 1)
-        training.validated(val)
-        save()
-        meter.restart()
-        if ranks.agree(action=STOP if stop else NOTHING) and not training.finished:
-            return False
-    return True
-
-
-def _validation(training: Training, epoch: int, stop: StopSignal) -> tuple[bool, Validation | None]:
-    """Validates if the epoch is one for it. False: a signal stopped it."""
-    data, ranks = training.config.data, training.ranks
-    if training.val_loader is None or not training.validates(epoch):
-        return True, None
-    val = validate(
-        training.core.best,
-        training.val_loader,
-        training.config.method.ds,
-        flip=data.val_flip,
-        teacher=training.core.teacher,
-        ranks=ranks,
-        stop=lambda: bool(stop),
-        precision=data.val_precision,
-    )
-    return val is not None, val
-
-
-def _save(training: Training, writer: CheckpointWriter, report: Report) -> None:
-    """A checkpoint: all ranks give their part, the main one writes, beside the steps to come.
-
-    Raises:
-        UserError: The steps before it led nowhere; or the checkpoint before it was not written.
-    """
-    training.losses.send()
-    _report_measured(training, report)
-    state = training.state_dict()
-    training.ranks.on_main(lambda: writer.save(state, training.step, best=training.best[1]))
-
-
 def _export(
     training: Training, folder: RunFolder, report: Report, conclude: Conclude | None
 ) -> None:
@@ -366,55 +255,6 @@ def _export(
         return
     advice = "pip install safetensors, then --resume"
     report.warning(training.step, f"{folder.weights.name} not written: {advice}")
-
-
-def _report_measured(training: Training, report: Report) -> None:
-    """The figures and losses that are on their way to the host; all ranks ask for them at once.
-
-    Raises:
-        UserError: As `_report_non_finite`.
-    """
-    if (done := training.unreported) is not None:
-        training.unreported = None
-        figures = done.measured.read()  # the step is over, and the meter's clock right
-        if done.taken is not None:
-            pairs_per_s, wait = training.meter.read(*done.taken)
-            figures |= {"pairs_per_s": pairs_per_s, "loader_wait": training.ranks.max(wait)}
-            report.step(done.step, done.epoch, figures)
-        if warning := training.watch.observe(figures):
-            report.warning(done.step, warning)
-    _report_non_finite(training, report)
-
-
-def _report_bad_images(training: Training, report: Report) -> None:
-    for image in training.take_bad_images():
-        report.bad_image(image)
-
-
-def _report_non_finite(training: Training, report: Report) -> None:
-    """Names the images of a loss that is not finite, and ends the run if it has not been left out.
-
-    Raises:
-        UserError: NonFiniteError on the main rank.
-    """
-    if (nonfinite := training.losses.look()) is None:
-        return
-    _report_bad_images(training, report)  # their substitutes may have been in it
-    action, spe = training.config.run.on_nan, training.steps_per_epoch
-    epoch, batch = divmod(nonfinite.number - 1, spe)
-    report.event(
-        "nonfinite",
-        step=nonfinite.number,
-        epoch=epoch,
-        batch=batch,
-        action=action,
-        index=nonfinite.index,
-    )
-    if action == "stop":
-        raise training.losses.stop(nonfinite.number, skipping=False)
-    report.say(f"warning: step {nonfinite.number} was left out, its loss is not finite")
-    if training.losses.count_skipped():
-        raise training.losses.stop(nonfinite.number, skipping=True)
 
 
 def _signal_name(ranks: Ranks, stop: StopSignal) -> str:

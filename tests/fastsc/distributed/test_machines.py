@@ -160,7 +160,7 @@ def test_a_cut_network(fault_table: FaultTable, image_folder: Path, tmp_path: Pa
         for rank in (0, 1):
             assert f"fastsc.train: rank {rank} has lost contact with the others" in said[rank]
             assert "exitcode  : 75" in said[rank]
-            assert "fastsc/training/loop.py" not in said[rank], "a traceback of ours"
+            assert "fastsc/training/" not in said[rank], "a traceback of ours"
         assert took < 60
         assert "lost contact" in events(out, "end")[-1]["reason"]
         assert "lost contact" in read_log(out / "ranks" / "rank-1.jsonl")[-1]["reason"]

@@ -173,7 +173,7 @@ def test_a_loss_that_is_not_finite_is_named_with_the_next_figures(
 def test_the_collapse_watch_looks_at_every_tenth_step(
     image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("fastsc.training.loop.WATCHED", 2)
+    monkeypatch.setattr("fastsc.training.fit.WATCHED", 2)
     seen = list[float]()
     observe = CollapseWatch.observe
 

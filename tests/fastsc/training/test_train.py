@@ -234,7 +234,7 @@ def test_stop_in_validation_goes_on_there(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr("fastsc.training.loop.validate", stopped)
+        patch.setattr("fastsc.training.fit.validate", stopped)
         assert run(image_folder, out) == 75
     assert run(image_folder, out, "--resume") == 0
     assert [event["epoch"] for event in events(out, "epoch")] == [0, 1]

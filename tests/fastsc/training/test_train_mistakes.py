@@ -143,7 +143,7 @@ def test_our_own_fault_is_in_the_log(
     def broken(*args: object, **options: object) -> None:
         raise ZeroDivisionError("planted")
 
-    monkeypatch.setattr("fastsc.training.loop.validate", broken)
+    monkeypatch.setattr("fastsc.training.fit.validate", broken)
     with pytest.raises(ZeroDivisionError):
         run(image_folder, tmp_path / "run")
     reason = events(tmp_path / "run", "end")[-1]["reason"]
