@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Mapping
+from functools import cache
 from importlib import resources
 from itertools import groupby
 from pathlib import Path
@@ -203,6 +204,7 @@ def _with_base(text: str, where: str) -> dict[str, Any]:
     return inherited | values
 
 
+@cache  # a page of a study has hundreds of configurations
 def _shipped_values(name: str) -> dict[str, Any] | None:
     """Of a recipe that ships with fastsc, or of its plain counterpart; None of another name."""
     base = name.removesuffix("-plain")
