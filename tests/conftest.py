@@ -49,6 +49,12 @@ def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(f"fastsc.plotting.{module}.text_of", lambda figure: blank)
 
 
+@pytest.fixture
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An evaluation's page, which takes longer than all else, is left out: the test is of that."""
+    monkeypatch.setattr("fastsc.evaluation.run.write_report", lambda path, evaluation: None)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_notice() -> Iterator[None]:
     """Whichever test compiles first, its stderr has no word of it."""

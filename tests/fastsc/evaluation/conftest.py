@@ -28,9 +28,3 @@ def few_images(image_folder: Path, tmp_path: Path) -> Path:
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(path, copy)
     return folder
-
-
-@pytest.fixture
-def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The page is left out: its figures take longer than all else, and the test is of that."""
-    monkeypatch.setattr("fastsc.evaluation.run.write_report", lambda path, evaluation: None)

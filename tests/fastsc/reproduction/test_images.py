@@ -13,7 +13,7 @@ from fastsc.reproduction.images import limited, share
 from fastsc.reproduction.records import read_record
 from tests.fastsc.reproduction.test_study import grid
 
-pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
+pytestmark = [pytest.mark.usefixtures("in_process"), pytest.mark.heavy]
 
 
 def links(folder: Path) -> dict[str, Path]:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
 import pytest
 import torch
 
+from fastsc import reproduce
 from fastsc.errors import UserError
 from fastsc.reproduction.records import read_records
 from fastsc.reproduction.runner import FailedError, Sweep
@@ -67,6 +70,7 @@ def test_a_run_is_the_training_command_and_leaves_its_record(done: Sweep) -> Non
         assert not record.trial
 
 
+@pytest.mark.usefixtures("in_process")
 def test_images_that_change_before_a_run_looks_at_them(image_folder: Path, tmp_path: Path) -> None:
     """Its record would stand under the key of images that it did not see."""
     data = Path(shutil.copytree(image_folder, tmp_path / "data"))
@@ -148,34 +152,37 @@ def test_a_folder_without_validation_is_a_mistake(image_folder: Path, tmp_path: 
         Sweep(without, tmp_path, tmp_path / "out").tasks()
 
 
-def test_a_stopped_sweep_goes_on(image_folder: Path, tmp_path: Path) -> None:
+def test_a_stopped_sweep_goes_on(
+    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """SIGTERM in mid-training: 75, a checkpoint; the same command ends with the same weights."""
-    arms = {name: ARMS[name] for name in ("both", "ce", "default")}
-    path = tmp_path / "small.yaml"
-    path.write_text(grid(options=OPTIONS, epochs=16, arms=arms, baselines=["both"]))
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "fastsc.reproduce", str(path), "--data", str(image_folder)]
-    command += ["--out", str(out), "--arms", "both", "--known", str(tmp_path)]
-    (tmp_path / "small.json").unlink(missing_ok=True)
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    until = time.monotonic() + 60
-    while not list(out.glob("runs/*/checkpoints/*.pt")):
-        assert time.monotonic() < until, "no checkpoint"
-        assert process.poll() is None, process.stderr and process.stderr.read()
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 75, said
+    path, out = tmp_path / "small.yaml", tmp_path / "out"
+    path.write_text(grid(options=OPTIONS, epochs=16, arms=ARMS, baselines=["both"]))
+    command = [str(path), "--data", str(image_folder), "--out", str(out), "--arms", "both"]
+    command += ["--known", str(tmp_path)]
+
+    def stop_at_the_first_checkpoint() -> None:
+        until = time.monotonic() + 60
+        while time.monotonic() < until and not list(out.glob("runs/*/checkpoints/*.pt")):
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    stopper = threading.Thread(target=stop_at_the_first_checkpoint)
+    stopper.start()
+    assert reproduce.main(command) == 75
+    stopper.join()
+    said = capsys.readouterr().err
     assert said.strip() == "fastsc.reproduce: interrupted; the same command goes on"
     [run] = out.glob("runs/*")
     assert read_log(run / "log.jsonl")[-1]["status"] == 75
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+    assert reproduce.main(command) == 0
     whole = Sweep(parse_study(path.read_text(), "small"), image_folder, tmp_path / "whole")
     whole.run(whole.tasks(["both"]), lambda line: None)
     [other] = whole.out.glob("runs/*")
     same_weights(run, other)
 
 
+@pytest.mark.usefixtures("in_process", "no_page")
 def test_an_evaluation_is_part_of_the_record(image_folder: Path, tmp_path: Path) -> None:
     asked = {"arms": ["both"], "questions": ["gradients", "transfer"], "seeds": 1, "images": 4}
     sweep = Sweep(study(evaluate=asked), image_folder, tmp_path)
@@ -192,6 +199,7 @@ def test_an_evaluation_is_part_of_the_record(image_folder: Path, tmp_path: Path)
     assert all(task.done for task in sweep.tasks(["both", "default"]))
 
 
+@pytest.mark.usefixtures("in_process", "no_page")
 def test_what_the_data_cannot_answer_is_left_out_by_name(
     image_folder: Path, tmp_path: Path
 ) -> None:
@@ -212,6 +220,7 @@ def test_what_the_data_cannot_answer_is_left_out_by_name(
     assert sweep.tasks(["both"])[0].done
 
 
+@pytest.mark.usefixtures("in_process")
 def test_a_collapsed_run_is_a_record(image_folder: Path, tmp_path: Path) -> None:
     """Features at a point have no ds_relative; that is a finding, and no fault."""
     sweep = Sweep(study(), image_folder, tmp_path)
