@@ -44,6 +44,12 @@ TINY = {
     "precision": "fp32", "log_every": 1, "workers": 2, "device": "cpu",
 }  # fmt: skip
 
+NEEDS_MORE: list[tuple[dict[str, object], str]] = [
+    ({"ema": 0.9}, "--ema: timm is not installed; pip install timm, or leave the option out"),
+    ({"model": "timm:resnet10t"}, "--model timm:resnet10t: timm is not installed"),
+    ({"tensorboard": True}, "--tensorboard: tensorboard is not installed"),
+]
+
 
 @pytest.fixture
 def bare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,16 +88,24 @@ def test_training_and_resume(
     bare: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "run"
+    """And what needs more says so before anything is written: one process is asked for all."""
+    out, refused = tmp_path / "run", tmp_path / "refused"
     values = TINY | {"data": str(image_folder), "pipeline": pipeline, "out": str(out)}
     said = ran(
         "import fastsc, fastsc.kernels, fastsc.pipelines, fastsc.training.step\n"
         "from fastsc import ColorJitter, ContinuityLoss\n"
         "from fastsc.config.recipes import configure\n"
+        "from fastsc.pipelines import UserError\n"
         "from fastsc.training.loop import train\n"
         f"values = {values}\n"
         "assert train(configure('imagenet', **values, max_steps=3)) == 0\n"
         "assert train(configure('imagenet', **values, resume=True)) == 0\n"
+        f"for option, _ in {NEEDS_MORE}:\n"
+        f"    option['out'] = {str(refused)!r}\n"
+        "    try:\n"
+        "        train(configure('imagenet', **values | option))\n"
+        "    except UserError as error:\n"
+        "        print(error)\n"
     )
     assert {p.name for p in out.iterdir()} == {"config.yaml", "log.jsonl", "checkpoints"}
     assert [event["step"] for event in events(out, "step")] == list(range(1, 9))
@@ -100,7 +114,10 @@ def test_training_and_resume(
     assert events(out, "epoch")[-1]["val"]["n"] == 12
     advice = "weights.safetensors not written: pip install safetensors, then --resume"
     assert [event["reason"] for event in events(out, "warning")] == [advice] * 2
-    lines = said.splitlines()
+    *lines, ema, model, tensorboard = said.splitlines()
+    for line, (_, words) in zip((ema, model, tensorboard), NEEDS_MORE, strict=True):
+        assert line.startswith(words)
+    assert not refused.exists()
     assert lines.count(f"warning: {advice} (step 8)") == 1
     assert lines[-1] == f"wrote {out / 'log.jsonl'}"
     (header,) = events(out, "header")
@@ -134,33 +151,3 @@ def test_the_command_line_says_what_it_needs(tmp_path: Path) -> None:
     done = python("-m", "fastsc.train", "--list-recipes")
     assert done.returncode == 0
     assert "imagenet " in done.stdout
-
-
-@pytest.mark.usefixtures("bare")
-def test_what_needs_more_says_so_before_anything_is_written(
-    image_folder: Path, tmp_path: Path
-) -> None:
-    """One process is asked for all."""
-    out = tmp_path / "run"
-    values = TINY | {"data": str(image_folder), "pipeline": "memory", "out": str(out)}
-    options: list[tuple[dict[str, object], str]] = [
-        (
-            {"ema": 0.9},
-            "--ema: timm is not installed; pip install timm, or leave the option out",
-        ),
-        ({"model": "timm:resnet10t"}, "--model timm:resnet10t: timm is not installed"),
-        ({"tensorboard": True}, "--tensorboard: tensorboard is not installed"),
-    ]
-    heard = ran(
-        "from fastsc.pipelines import UserError\n"
-        "from fastsc.config.recipes import configure\n"
-        "from fastsc.training.loop import train\n"
-        f"for values in {[values | option for option, _ in options]}:\n"
-        "    try:\n"
-        "        train(configure('imagenet', **values))\n"
-        "    except UserError as error:\n"
-        "        print(error)\n"
-    ).splitlines()
-    for line, (_, said) in zip(heard, options, strict=True):
-        assert line.startswith(said)
-    assert not out.exists()

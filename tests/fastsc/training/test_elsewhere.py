@@ -48,7 +48,7 @@ def test_a_thread_trains_and_evaluates(image_folder: Path, tmp_path: Path) -> No
     assert in_a_thread(lambda: train(config)) == 0
     assert events(out, "end")[0]["reason"] == "done"
     words = [str(out), "--data", str(image_folder), "--out", str(tmp_path / "evaluation")]
-    words += ["--only", "continuity", "--images", "4"]
+    words += ["--only", "neighbours"]
     assert in_a_thread(lambda: evaluate.main(words)) == 0
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
@@ -70,7 +70,7 @@ def test_a_run_among_the_images_is_refused(
 def test_a_run_beside_the_images_is_not(image_folder: Path, tmp_path: Path) -> None:
     data = Path(shutil.copytree(image_folder, tmp_path / "data"))
     for out in ("runs/a", "trained", "test/a"):  # DIR/val is there: DIR/test is nobody's
-        assert run(data, data / out, "--max-steps", "1") == 0
+        assert run(data, data / out, "--max-steps", "1", "--model", "fastsc:resnet8w4") == 0
 
 
 def test_a_class_that_skip_leaves_empty_is_refused(
@@ -88,7 +88,7 @@ def test_hidden_folders_are_passed_over_and_named(
 ) -> None:
     data = Path(shutil.copytree(image_folder, tmp_path / "data"))
     shutil.copytree(data / "train" / "boat", data / "train" / ".ipynb_checkpoints")
-    assert run(data, tmp_path / "run", "--max-steps", "1") == 0
+    assert run(data, tmp_path / "run", "--max-steps", "1", "--val", "none") == 0
     assert "train: passed over .ipynb_checkpoints" in capsys.readouterr().out
     assert events(tmp_path / "run", "header")[0]["classes"] == 4
 
@@ -101,8 +101,8 @@ def test_a_relative_data_folder_that_is_not_here(
 ) -> None:
     monkeypatch.chdir(image_folder.parent)
     data = Path(image_folder.name)
-    assert run(data, tmp_path / "run", "--max-steps", "1") == 0
+    assert run(data, tmp_path / "run", "--max-steps", "1", "--val", "none") == 0
     monkeypatch.chdir(tmp_path)
-    assert run(data, tmp_path / "run", "--resume") == 2
+    assert run(data, tmp_path / "run", "--val", "none", "--resume") == 2
     line = capsys.readouterr().err
     assert "no such folder here; give its whole path, or start where the run was begun" in line

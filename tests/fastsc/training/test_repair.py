@@ -71,6 +71,7 @@ def repair(data: Path, out: Path, *more: str) -> int:
     return main(["repair", "--data", str(data), "--out", str(out), *TINY, *more])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_from_a_flat_folder_to_a_page_and_a_sentence(
     flat: Path, init: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -169,6 +170,7 @@ def test_training_images_are_cut_as_held_out_ones(flat: Path) -> None:
     assert (loader.plan().boxes[:, 2:].max(1) < sides).all()
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_functions_network(image_folder: Path, tmp_path: Path) -> None:
     """Class folders are taken, too; their names say nothing where the outputs have none."""
     out, name = tmp_path / "run", "tests.fastsc.training.test_repair:net"
@@ -182,6 +184,7 @@ def test_a_functions_network(image_folder: Path, tmp_path: Path) -> None:
     assert events(out, "step")[0]["ce"] == pytest.approx(0, abs=1e-2), "nothing is dropped"
 
 
+@pytest.mark.usefixtures("no_page")
 def test_a_bound_that_cannot_be_held_is_said(
     flat: Path, init: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -192,12 +195,12 @@ def test_a_bound_that_cannot_be_held_is_said(
 
 
 @pytest.fixture
-def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It takes most of the time of so short a run."""
+def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of a repair takes most of the time of so short a run."""
     monkeypatch.setattr("fastsc.train.conclude", lambda *_: None)
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_evaluation")
 def test_the_best_point_that_holds_is_exported(flat: Path, init: str, tmp_path: Path) -> None:
     """At a rate that spoils the network in the end, an earlier step's weights."""
     out = tmp_path / "run"
@@ -215,7 +218,7 @@ def test_the_best_point_that_holds_is_exported(flat: Path, init: str, tmp_path: 
     assert all(torch.equal(read[k], v) for k, v in weights(out).items()), "not those of before"
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_evaluation")
 def test_an_interrupted_repair_ends_bit_for_bit_as_the_whole_one(
     flat: Path, init: str, tmp_path: Path
 ) -> None:
@@ -240,12 +243,13 @@ def test_an_interrupted_repair_ends_bit_for_bit_as_the_whole_one(
     assert a["ranks"][0]["disagreement"] == b["ranks"][0]["disagreement"]
 
 
-@pytest.mark.usefixtures("no_page")
+@pytest.mark.usefixtures("no_evaluation")
 def test_two_ranks_repair_as_one(image_folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    state = build_net("timm:test_convnext", 4, "imagenet", 32).state_dict()
+    state = build_net("fastsc:resnet8w4", 4, "cifar", 32).state_dict()
     torch.save(state, tmp_path / "weights.pt")
-    more = ["--init", str(tmp_path / "weights.pt"), "--objective", "self", "--bn", "frozen"]
+    more = [*MODEL, "--epochs", "2", "--val-every", "2"]
+    more += ["--init", str(tmp_path / "weights.pt"), "--objective", "self", "--bn", "frozen"]
     more += ["--keep", "0.5", "--alpha", "2", "--alpha-warmup-epochs", "0", "--ds", "sq"]
     more += ["--label-smoothing", "0", "--lr", "0.1"]
     single(image_folder, tmp_path / "one", *more)

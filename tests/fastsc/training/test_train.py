@@ -31,6 +31,14 @@ def data(pipeline: str, request: pytest.FixtureRequest) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def whole(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs from begin to end; tests that write have one of their own."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    assert run(image_folder, out) == 0
+    return out
+
+
 @pytest.mark.parametrize("pipeline", BACKENDS)
 def test_every_file_of_a_run(data: Path, tmp_path: Path, pipeline: str) -> None:
     out = tmp_path / "run"
@@ -72,12 +80,14 @@ def test_weights_do_not_depend_on_the_pipeline_where_pixels_agree(
 ) -> None:
     for pipeline in ("cpu", "memory"):
         out = tmp_path / pipeline
-        assert run(image_folder, out, "--exact-decode", pipeline=pipeline) == 0
+        more = ["--exact-decode", "--max-steps", "4", "--val", "none"]
+        assert run(image_folder, out, *more, pipeline=pipeline) == 0
     assert same_weights(tmp_path / "cpu", tmp_path / "memory")
 
 
 def test_config_of_a_run_runs_again(image_folder: Path, tmp_path: Path) -> None:
-    assert run(image_folder, tmp_path / "a", "--alpha", "1", "--max-steps", "3") == 0
+    more = ["--alpha", "1", "--max-steps", "3", "--val", "none"]
+    assert run(image_folder, tmp_path / "a", *more) == 0
     config = yaml.safe_load((tmp_path / "a" / "config.yaml").read_text())
     assert config["alpha"] == 1
     assert config["recipe"] == "imagenet"
@@ -86,8 +96,7 @@ def test_config_of_a_run_runs_again(image_folder: Path, tmp_path: Path) -> None:
     assert same_weights(tmp_path / "a", tmp_path / "b")
 
 
-def test_max_steps_ends_early_and_goes_on(image_folder: Path, tmp_path: Path) -> None:
-    assert run(image_folder, tmp_path / "whole") == 0
+def test_max_steps_ends_early_and_goes_on(image_folder: Path, tmp_path: Path, whole: Path) -> None:
     assert run(image_folder, tmp_path / "parts", "--max-steps", "3") == 0
     assert events(tmp_path / "parts", "end")[-1]["steps"] == 3
     assert events(tmp_path / "parts", "epoch")[-1]["val"]["n"] == 12
@@ -97,21 +106,21 @@ def test_max_steps_ends_early_and_goes_on(image_folder: Path, tmp_path: Path) ->
     assert changed.keys().isdisjoint({"alpha", "batch_size", "workers", "world_size"})
     assert run(image_folder, tmp_path / "parts", "--resume") == 0
     assert [e["step"] for e in events(tmp_path / "parts", "step")] == list(range(1, 9))
-    assert same_weights(tmp_path / "whole", tmp_path / "parts")
+    assert same_weights(whole, tmp_path / "parts")
 
 
-def test_resume_of_a_finished_run_touches_nothing(image_folder: Path, tmp_path: Path) -> None:
-    assert run(image_folder, tmp_path / "run") == 0
-    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "run").rglob("*")}
-    assert run(image_folder, tmp_path / "run", "--resume") == 0
-    after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in (tmp_path / "run").rglob("*")}
+def test_resume_of_a_finished_run_touches_nothing(image_folder: Path, whole: Path) -> None:
+    before = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in whole.rglob("*")}
+    assert run(image_folder, whole, "--resume") == 0
+    after = {p: (p.stat().st_mtime_ns, p.stat().st_size) for p in whole.rglob("*")}
     assert before == after
 
 
 def test_resume_without_a_checkpoint_starts_over(
     image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run(image_folder, tmp_path / "run", "--resume", "--max-steps", "1") == 0
+    more = ["--max-steps", "1", "--val", "none"]
+    assert run(image_folder, tmp_path / "run", "--resume", *more) == 0
     assert "no checkpoint yet; starting over" in capsys.readouterr().out
 
 
@@ -159,9 +168,10 @@ def test_sigterm_leaves_a_resumable_run(image_folder: Path, tmp_path: Path) -> N
     assert same_weights(tmp_path / "whole", out)
 
 
-def test_broken_newest_checkpoint_is_passed_over(image_folder: Path, tmp_path: Path) -> None:
-    whole, out = tmp_path / "whole", tmp_path / "run"
-    assert run(image_folder, whole) == 0
+def test_broken_newest_checkpoint_is_passed_over(
+    image_folder: Path, tmp_path: Path, whole: Path
+) -> None:
+    out = tmp_path / "run"
     assert run(image_folder, out, "--max-steps", "6", "--checkpoint-steps", "2") == 0
     newest = max((out / "checkpoints").iterdir())
     newest.write_bytes(newest.read_bytes()[:1000])
@@ -171,7 +181,7 @@ def test_broken_newest_checkpoint_is_passed_over(image_folder: Path, tmp_path: P
 
 
 def test_plain_training_never_sees_the_perturbed_view(image_folder: Path, tmp_path: Path) -> None:
-    plain = ("--alpha", "0", "--ce-views", "clean", "--max-steps", "4")
+    plain = ("--alpha", "0", "--ce-views", "clean", "--max-steps", "4", "--val", "none")
     assert run(image_folder, tmp_path / "a", *plain) == 0
     assert run(image_folder, tmp_path / "b", *plain, "--strengths", "0", "0", "0", "0") == 0
     assert same_weights(tmp_path / "a", tmp_path / "b")
@@ -200,18 +210,18 @@ def test_broken_image_in_training_raises_and_stays_resumable(
     hole = data / "train" / "boat" / "hole.png"
     hole.write_bytes(undecodable())
     out = tmp_path / "run"
-    assert run(data, out, "--epochs", "9") == 2
+    assert run(data, out, "--val", "none") == 2
     error = capsys.readouterr().err
     assert list((out / "checkpoints").iterdir())
     assert error.count("\n") == 1
     assert "hole.png" in error
     assert "--on-bad-image skip" in error
     assert str(hole) in events(out, "end")[-1]["reason"]
-    assert run(data, out, "--epochs", "9", "--on-bad-image", "skip", "--resume") == 0
+    assert run(data, out, "--val", "none", "--on-bad-image", "skip", "--resume") == 0
 
 
 def test_broken_validation_image_costs_no_training(
-    image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    image_folder: Path, tmp_path: Path, whole: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = Path(shutil.copytree(image_folder, tmp_path / "images"))
     hole = data / "val" / "boat" / "hole.png"
@@ -222,8 +232,7 @@ def test_broken_validation_image_costs_no_training(
     hole.write_bytes((data / "val" / "boat" / "00.jpg").read_bytes())  # mended
     assert run(data, out, "--resume") == 0
     assert events(out, "resume")[0]["step"] == 4
-    assert run(image_folder, tmp_path / "whole") == 0
-    assert same_weights(tmp_path / "whole", out)
+    assert same_weights(whole, out)
 
 
 def test_stop_in_validation_goes_on_there(
@@ -266,26 +275,21 @@ OPTIONS = [
     ("--precision", "bf16"),
     ("--seed", "1"),
 ]
+BRIEFLY = ("--val", "none", "--max-steps", "6")  # two of them after the warm-up
 
 
 @pytest.fixture(scope="module")
 def plain_run(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("plain") / "run"
-    assert run(image_folder, out, "--val", "none") == 0
+    assert run(image_folder, out, *BRIEFLY) == 0
     return out
-
-
-def test_stem_is_that_of_small_images(image_folder: Path, tmp_path: Path) -> None:
-    more = ("--model", "resnet18", "--stem", "cifar", "--max-steps", "1", "--val", "none")
-    assert run(image_folder, tmp_path / "run", *more) == 0
-    assert weights(tmp_path / "run")["conv1.weight"].shape == (64, 3, 3, 3)
 
 
 @pytest.mark.parametrize("option", OPTIONS, ids=" ".join)
 def test_option_changes_the_training(
     image_folder: Path, tmp_path: Path, plain_run: Path, option: tuple[str, ...]
 ) -> None:
-    assert run(image_folder, tmp_path / "run", "--val", "none", *option) == 0
+    assert run(image_folder, tmp_path / "run", *BRIEFLY, *option) == 0
     a, b = weights(plain_run), weights(tmp_path / "run")
     assert any(a[key].shape != b[key].shape or not torch.equal(a[key], b[key]) for key in a)
     for event in events(tmp_path / "run", "step"):
@@ -308,6 +312,6 @@ def test_resume_refuses_other_science(
     image_folder: Path, plain_run: Path, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = {p: p.stat().st_mtime_ns for p in plain_run.rglob("*")}
-    assert run(image_folder, plain_run, "--val", "none", "--resume", *option) == 2
+    assert run(image_folder, plain_run, *BRIEFLY, "--resume", *option) == 2
     assert "has changed" in capsys.readouterr().err
     assert before == {p: p.stat().st_mtime_ns for p in plain_run.rglob("*")}

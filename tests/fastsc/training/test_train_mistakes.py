@@ -117,7 +117,7 @@ def test_checkpoint_that_does_not_fit(
     capsys.readouterr()
     words = ["imagenet", "--pipeline", "cpu", "--data", str(image_folder), "--out", str(out)]
     words += [*SMALL, "--resume"]
-    assert "another model" in mistake(capsys, [*words, "--model", "resnet34"])
+    assert "another model" in mistake(capsys, [*words, "--model", "fastsc:resnet8w4"])
     assert "--batch-size" in mistake(capsys, [*words, "--batch-size", "4"])
     assert "--seed" in mistake(capsys, [*words, "--seed", "1"])
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}

@@ -188,6 +188,12 @@ def test_accumulation_equals_the_whole_batch(image_folder: Path, tmp_path: Path)
             assert b[name] == pytest.approx(a[name], rel=1e-4)
 
 
+def test_stem_is_that_of_small_images(image_folder: Path) -> None:
+    it = training(image_folder, "--model", "resnet18", "--stem", "cifar")
+    assert it.core.model.net.conv1.weight.shape == (64, 3, 3, 3)  # type: ignore[union-attr]
+    it.close()
+
+
 def test_gradient_is_clipped_to_its_norm(image_folder: Path) -> None:
     free, clipped = training(image_folder), training(image_folder, "--clip-grad", "0.01")
     batch = next(iter(free.loader))
