@@ -25,18 +25,8 @@ from tests.fastsc.training.test_train_mistakes import mistake
 
 MODEL = "fastsc:resnet8w8"
 # One step at a rate that moves nothing, so that what was begun with comes out.
-STILL = [
-    "--epochs",
-    "1",
-    "--max-steps",
-    "1",
-    "--lr",
-    "1e-30",
-    "--weight-decay",
-    "0",
-    "--val",
-    "none",
-]
+STILL = ["--epochs", "1", "--max-steps", "1", "--lr", "1e-30", "--weight-decay", "0"]
+STILL += ["--val", "none"]
 TORCHVISION = ["--model", "squeezenet1_1", "--resolution", "32"]
 
 
@@ -55,7 +45,7 @@ def begun(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run with averaged weights and a preprocessing that is not ImageNet's."""
     out = tmp_path_factory.mktemp("runs") / "first"
     options = ["--mean", "0.5", "0.4", "0.3", "--interpolation", "bicubic", "--val-crop", "1"]
-    assert run(image_folder, out, "--ema", "0.5", *options) == 0
+    assert run(image_folder, out, "--ema", "0.5", *options, "--epochs", "1", "--val", "none") == 0
     return out
 
 

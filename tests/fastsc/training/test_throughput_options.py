@@ -18,15 +18,9 @@ from tests.fastsc.runs import events, run, same_weights
 from tests.fastsc.training.test_train_options import PLAIN, training
 
 MORE = [
-    "--val",
-    "none",
-    "--model",
-    "fastsc:resnet8w4",
-    "--alpha",
-    "3",
-    "--alpha-warmup-epochs",
-    "0",
-]
+    "--val", "none", "--model", "fastsc:resnet8w4", "--alpha", "3", "--alpha-warmup-epochs", "0",
+    "--epochs", "1",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -53,14 +47,14 @@ def test_the_same_is_learned(
     name = option.removeprefix("--").removeprefix("no-").split()[0].replace("-", "_")
     assert header[name] == ("cpu" if "cpu" in option else False)
     # And a run may change it in its midst.
-    assert run(image_folder, out, *MORE, "--resume", "--epochs", "3", "--schedule", "cosine") == 0
+    assert run(image_folder, out, *MORE, "--resume", "--epochs", "2", "--schedule", "cosine") == 0
 
 
 def test_memory_format_of_weights_and_views(
     image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for more, layout in (([], torch.channels_last), (["--no-channels-last"], None)):
-        trained = training(image_folder, "--model", "resnet18", *more)
+        trained = training(image_folder, *more)
         wanted = layout or torch.contiguous_format
         seen: list[torch.Tensor] = []
         trained.core.model.register_forward_pre_hook(

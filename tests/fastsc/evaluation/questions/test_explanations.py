@@ -341,6 +341,7 @@ def evaluation(loader: Pipeline, *answers: Explanations) -> Evaluation:
     return Evaluation(models, (), {}, lambda i: f"{i}.png", lambda i: "a")
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_page(noisy: Pipeline) -> None:
     found = explanations(curved(), noisy, n=6, n_lime=4, **QUICK)
     (shown,) = sections.sections(evaluation(noisy, found))

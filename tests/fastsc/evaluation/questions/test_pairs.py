@@ -113,8 +113,9 @@ def test_mistakes_of_the_list(tmp_path: Path, lines: list[str], said: str) -> No
     assert "\n" not in str(mistake.value)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_of_the_command(
-    tmp_path: Path, nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, nets: str, few_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for i in range(4):
         image = photograph(i)
@@ -123,7 +124,7 @@ def test_of_the_command(
     file = tmp_path / "pairs.csv"
     rows = [f"{i}-a.jpg,{i}-b.jpg" for i in range(4)]
     file.write_text("\n".join([*rows, "0-a.jpg,gone.jpg"]) + "\n")
-    call = (f"{nets}:small", "--data", image_folder, "--out", "out", "--only", "pairs")
+    call = (f"{nets}:small", "--data", few_images, "--out", "out", "--only", "pairs")
     assert asked(*call) == 2
     assert "pairs: no pairs of pictures; give them with --pairs FILE.csv" in capsys.readouterr().err
     assert asked(*call, "--pairs", tmp_path / "none.csv") == 2
@@ -139,10 +140,12 @@ def test_of_the_command(
     assert page.count("-b.jpg") >= 4
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_listed_perturbations_of_the_command(
-    tmp_path: Path, nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, nets: str, few_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call = (f"{nets}:small", "--data", image_folder, "--out", "out", "--only", "continuity")
+    call = (f"{nets}:small", "--data", few_images, "--out", "out", "--images", "2")
+    call = (*call, "--only", "continuity")
     assert asked(*call, "--perturb", "blurr") == 2
     assert "did you mean blur?" in capsys.readouterr().err
     assert asked(*call, "--perturb", "jpeg=90", "exposure", "grayscale") == 0

@@ -339,6 +339,7 @@ def test_a_missing_scipy_is_known_before_anything_is_asked(
         module.right_images(noisy, noisy.index.targets)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_no_library(noisy: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torchattacks", None)
     found = robustness(linear(), noisy, n=None)
@@ -377,6 +378,7 @@ def page(answers: Mapping[str, Robustness], pipeline: Pipeline) -> Any:
     return section_of(question)
 
 
+@pytest.mark.usefixtures("undrawn")
 @needs_library
 def test_the_section_of_one_model(noisy: Pipeline) -> None:
     answer = asked(linear(), noisy, attacks=ATTACKS)
@@ -408,6 +410,7 @@ def test_the_section_of_one_model(noisy: Pipeline) -> None:
     assert len(colors.cards) == 4
 
 
+@pytest.mark.usefixtures("undrawn")
 @needs_library
 def test_the_section_of_two_models_one_of_which_is_masked(noisy: Pipeline) -> None:
     honest = linear(0.5)

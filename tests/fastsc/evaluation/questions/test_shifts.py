@@ -385,6 +385,7 @@ def answer(tmp_path_factory: pytest.TempPathFactory) -> Shifts:
     return shifts(model, loader(tmp_path_factory.mktemp("data")), n=None, severities=(1, 3))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_the_page_says(answer: Shifts) -> None:
     section, html = page_of({"m": answer})
     said = [text.replace("\u00a0", " ") for text in section.statements[0].sentences]
@@ -409,6 +410,7 @@ def test_what_the_page_says(answer: Shifts) -> None:
     assert "&lt;i&gt;dog" in html
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_worst_kind_and_its_worst_severity(answer: Shifts) -> None:
     columns = dict(answer.tables["images"].columns)
     for name in columns:
@@ -424,6 +426,7 @@ def test_the_worst_kind_and_its_worst_severity(answer: Shifts) -> None:
     )
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_pictures_are_those_that_the_model_saw(
     answer: Shifts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -451,6 +454,7 @@ def test_pictures_are_those_that_the_model_saw(
     assert sum(line.count("(") for line in lines) == len(wrong)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_several_models_and_missing_parts(answer: Shifts) -> None:
     casts = replace(
         answer,
