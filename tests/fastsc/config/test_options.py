@@ -129,15 +129,17 @@ def test_plain_is_cross_entropy_on_clean_views_alone(tmp_path: Path) -> None:
         if name == "repair":
             continue
         usual = configure(name, data="d").flat()
-        plain = parse(["--plain", name, "--data", "d"])
+        plain = configure(name, plain=True, data="d")
         assert plain.method.plain
         changed = {key for key, value in plain.flat().items() if usual[key] != value}
         assert changed <= {"recipe", "alpha", "ce_views", "alpha_warmup_epochs", "ds_target"}
         # The name that there was for it stays, in a log and on a command line.
         assert plain.recipe == f"{name}-plain"
-        assert plain == parse([f"{name}-plain", "--data", "d"])
-        assert plain == configure(name, plain=True, data="d")
+        assert plain == configure(f"{name}-plain", data="d")
         check(plain)
+    plain = configure("rn18-16", plain=True, data="d")
+    assert parse(["--plain", "rn18-16", "--data", "d"]) == plain
+    assert parse(["rn18-16-plain", "--data", "d"]) == plain
 
     path = tmp_path / "mine.yaml"
     path.write_text("base: rn18-16\nds_target: 0.2\nalpha: 3\n")

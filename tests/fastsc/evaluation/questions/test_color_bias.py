@@ -114,11 +114,21 @@ def truth(data: Path) -> dict[str, tuple[int, int, NDArray[np.uint8]]]:
     return found
 
 
+@pytest.fixture(scope="module")
+def of_colors(data: Path) -> Any:
+    return ask(Reader(color), data)
+
+
+@pytest.fixture(scope="module")
+def of_shapes(data: Path) -> Any:
+    return ask(Reader(shape), data)
+
+
 # --- what it goes by -----------------------------------------------------------------------------
 
 
-def test_a_model_of_colors(data: Path) -> None:
-    found = ask(Reader(color), data)
+def test_a_model_of_colors(data: Path, of_colors: Any) -> None:
+    found = of_colors
     files = truth(data)
     own = np.mean([label == of for label, of, _ in files.values()])
     assert 0 < own < 0.3
@@ -138,8 +148,8 @@ def test_a_model_of_colors(data: Path) -> None:
                               "--strengths",)  # fmt: skip
 
 
-def test_a_model_of_shapes(data: Path) -> None:
-    found = ask(Reader(shape), data)
+def test_a_model_of_shapes(of_shapes: Any) -> None:
+    found = of_shapes
     assert [found[f"accuracy/{name}"].value for name in FOLDERS] == [1, 1, 1]
     assert found["gap"].value == 0
     assert found["probe/shape"].value == 1
@@ -172,8 +182,10 @@ def test_outputs_are_the_labels_of_the_folders(data: Path) -> None:
     assert ask(Reader(shape, order), data)["accuracy/reversed"].value == 0
 
 
-def test_pictures_are_of_the_same_digits_for_every_model(data: Path) -> None:
-    by_color, by_shape = (ask(Reader(read), data).digits for read in (color, shape))
+def test_pictures_are_of_the_same_digits_for_every_model(
+    data: Path, of_colors: Any, of_shapes: Any
+) -> None:
+    by_color, by_shape = of_colors.digits, of_shapes.digits
     names = [digit.name for digit in by_color]
     assert names == [digit.name for digit in by_shape]
     assert len({name.split("/")[0] for name in names}) == len(names) == module.SHOWN
@@ -228,8 +240,8 @@ def test_probes_are_scikit_learns(data: Path) -> None:
     assert 0.1 < np.mean(right) < 1  # or it shows nothing
 
 
-def test_halves_have_every_shape_and_color_alike(data: Path) -> None:
-    found = ask(Reader(shape), data).tables["probes"]
+def test_halves_have_every_shape_and_color_alike(data: Path, of_shapes: Any) -> None:
+    found = of_shapes.tables["probes"]
     files = truth(data)
     names = set(found.columns["path"].tolist())
     for place, most in ((0, 1), (1, 10)):
@@ -272,8 +284,9 @@ def test_pixels_of_large_images_are_averaged(data: Path) -> None:
 # --- parts, choices, mistakes --------------------------------------------------------------------
 
 
-def test_parts_and_a_cache_change_nothing(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = ask(Reader(color), data)
+def test_parts_and_a_cache_change_nothing(
+    data: Path, of_colors: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "SHARE", 70)
     cache = tiny.Kept()
     found = ask(Reader(color), data, cache=cache)
@@ -286,7 +299,7 @@ def test_parts_and_a_cache_change_nothing(data: Path, monkeypatch: pytest.Monkey
     assert len(cache.computed) == 8
     for answer in (found, again):
         for table in ("colours", "probes"):
-            for name, column in whole.tables[table].columns.items():
+            for name, column in of_colors.tables[table].columns.items():
                 assert np.array_equal(answer.tables[table].columns[name], column), name
     hashes = [shown_by(data, name).index.hash for name in FOLDERS]
     assert cache.settings["linear-probe"] == {"digits": hashes, "n": 120, "seed": 0}
@@ -300,7 +313,9 @@ def test_a_bound_chooses_digits(data: Path) -> None:
     assert set(found.tables["probes"].index) <= set(rows.index)
 
 
-def test_a_model_with_more_outputs_is_judged_by_what_is_right_there(data: Path) -> None:
+def test_a_model_with_more_outputs_is_judged_by_what_is_right_there(
+    data: Path, of_colors: Any
+) -> None:
     class Later(Reader):
         """Output 0 is something else, and the digits follow."""
 
@@ -309,10 +324,10 @@ def test_a_model_with_more_outputs_is_judged_by_what_is_right_there(data: Path) 
             return logits
 
     labels = shown_by(data, "val").index.targets + 1
-    found, ten = ask(Later(color), data, labels=labels), ask(Reader(color), data)
+    found = ask(Later(color), data, labels=labels)
     assert not any(line.startswith("accuracy") for line in found.left_out)
     for name in ("accuracy/aligned", "accuracy/random", "accuracy/reversed", "gap"):
-        assert found[name] == ten[name]
+        assert found[name] == of_colors[name]
 
 
 def test_outputs_that_are_not_known_leave_the_accuracy_out(data: Path) -> None:
