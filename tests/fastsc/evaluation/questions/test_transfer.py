@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import sys
 from pathlib import Path
@@ -15,20 +14,17 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
-from torch import nn
 
 from fastsc.errors import UserError
 from fastsc.evaluation.questions.transfer import fine_tuning
 from fastsc.evaluation.questions.transfer import question as module
-from fastsc.evaluation.questions.transfer.fine_tuning import Tuned, epochs_of
 from fastsc.evaluation.questions.transfer.probing import CHOICES, folds_of
 from fastsc.evaluation.questions.transfer.question import transfer
 from fastsc.evaluation.report import sections
 from fastsc.evaluation.report.page import render
 from fastsc.evaluation.report.parts import questions
 from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
-from fastsc.evaluation.transfer_data import ranks_in_class, transfer_splits
-from fastsc.evaluation.views import Viewer
+from fastsc.evaluation.transfer_data import ranks_in_class
 from fastsc.kernels.color import color_jitter
 from fastsc.pipelines import Pipeline, keyed
 from tests.fastsc.evaluation import tiny
@@ -339,217 +335,6 @@ def test_without_scikit_learn_a_line_says_what_to_install(
     with pytest.raises(UserError, match=r"^transfer: .*; pip install scikit-learn$"):
         transfer(tiny.flat(), *blurred, cache=cache)
     assert not cache.computed
-
-
-# --- the folder ----------------------------------------------------------------------------------
-
-
-def folder(root: Path, sizes: dict[str, int], seed: int = 0) -> Path:
-    root.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    tiny.loader(root, {name: tiny.noise(rng, n) for name, n in sizes.items()})
-    return root
-
-
-@pytest.mark.parametrize(("other", "taken"), [(("val", "test"), "val"), (("test",), "test")])
-def test_two_parts_of_a_folder(tmp_path: Path, other: Any, taken: str) -> None:
-    folder(tmp_path / "train", {"a": 3, "b": 2})
-    for name in other:
-        folder(tmp_path / name, {"b": 2})
-    train, test = transfer_splits(tmp_path)
-    assert train.root == tmp_path / "train"
-    assert test.root == tmp_path / taken
-    assert train.classes == test.classes == ("a", "b")
-    assert test.targets.tolist() == [1, 1]
-    folder(tmp_path / taken, {"c": 1})
-    with pytest.raises(UserError, match="class c is not among the training classes"):
-        transfer_splits(tmp_path)
-
-
-@pytest.mark.parametrize("below", ["", "train", "test"])
-def test_halves_of_one_folder(tmp_path: Path, below: str) -> None:
-    sizes = {"a": 7, "b": 4, "c": 1, "d": 2}
-    whole = folder(tmp_path / below, sizes)
-    train, test = transfer_splits(tmp_path, seed=3)
-    assert {train.root, test.root} == {whole}
-    assert np.bincount(train.targets).tolist() == [4, 2, 1, 1]
-    assert np.bincount(test.targets, minlength=4).tolist() == [3, 2, 0, 1]
-    assert not set(train.paths) & set(test.paths)
-    assert len(set(train.paths) | set(test.paths)) == 14
-    for half in (train, test):
-        assert all(p.split("/")[0] == "abcd"[t] for p, t in zip(half.paths, half.targets))
-        assert (half.heights == tiny.SIDE).all()
-        assert half.paths == tuple(sorted(half.paths))
-    again = transfer_splits(tmp_path, seed=3)
-    assert again[0].paths == train.paths
-    assert transfer_splits(tmp_path, seed=4)[0].paths != train.paths
-
-
-def test_broken_images(tmp_path: Path) -> None:
-    folder(tmp_path, {"a": 4, "b": 4})
-    (tmp_path / "a" / "00.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"00\.png"):
-        transfer_splits(tmp_path)
-    train, test = transfer_splits(tmp_path, on_bad_image="skip")
-    assert np.bincount(train.targets).tolist() == [2, 2]
-    assert np.bincount(test.targets).tolist() == [1, 2]
-    assert "a/00.png" not in train.paths + test.paths
-    # One that only decoding shows.
-    good = (tmp_path / "b" / "00.png").read_bytes()
-    (tmp_path / "b" / "00.png").write_bytes(good[:60] + b"\0" * 40 + good[100:])
-    halves = transfer_splits(tmp_path, on_bad_image="skip")
-    assert "b/00.png" not in halves[0].paths + halves[1].paths
-
-
-def test_folders_that_will_not_do(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"^--transfer-data .*none: no such folder"):
-        transfer_splits(tmp_path / "none")
-    (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"^--transfer-data .*file: a file, not a folder"):
-        transfer_splits(tmp_path / "file")
-    with pytest.raises(UserError, match="one image a class, and none to test on"):
-        transfer_splits(folder(tmp_path / "single", {"a": 1, "b": 1}))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="no class folders"):
-        transfer_splits(tmp_path / "empty")
-
-
-def test_ranks_skip_what_is_left_out(tmp_path: Path) -> None:
-    index = tiny.loader(tmp_path, {"a": tiny.noise(np.random.default_rng(0), 6)}).index
-    every, without = ranks_in_class(index, 0), ranks_in_class(index.without({2: "broken"}), 0)
-    assert sorted(every) == list(range(6))
-    assert without[2] == -1
-    assert np.argsort(without)[1:].tolist() == [i for i in np.argsort(every) if i != 2]
-
-
-# --- fine-tuning ---------------------------------------------------------------------------------
-
-
-def convolutional() -> Any:
-    """With batch norm and dropout; features (n, 6)."""
-    torch.manual_seed(3)
-    net = nn.Sequential(
-        nn.Conv2d(3, 6, 3), nn.BatchNorm2d(6), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(),
-        nn.Dropout(0.5), nn.Linear(6, 4),
-    )  # fmt: skip
-    return tiny.classifier(net)
-
-
-def test_a_fine_tuned_copy_learns_and_the_model_stays(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(0)
-    pixels = {name: tinted(rng, 9, i, 150) for i, name in enumerate("abc")}
-    loaders = parts(tmp_path, pixels, pixels, strengths=(0.0,) * 4)
-    monkeypatch.setattr(fine_tuning, "EPOCHS", 40)
-    brave = fine_tuning.replace(fine_tuning.OPTIMIZER, lr=4.0)
-    monkeypatch.setattr(fine_tuning, "OPTIMIZER", brave)
-    model = convolutional()
-    before, draw = model.hash, torch.random.get_rng_state()
-    cache = tiny.Kept()
-    found = transfer(model, *loaders, fine_tune=True, cache=cache)
-    assert torch.equal(torch.random.get_rng_state(), draw)
-    del model.hash
-    assert model.hash == before
-    assert not any(p.requires_grad for p in model.parameters())
-    assert not model.training
-    assert cache.settings["fine-tuned"]["epochs"] == 40
-    assert found["fine_tuned/accuracy"].value > 0.9
-    columns = found.tables["test"].columns
-    assert np.array_equal(
-        columns["predicted/fine_tuned"], columns["predicted/fine_tuned_perturbed"]
-    )
-    assert "fine_tuned/accuracy" not in transfer(model, *loaders).estimates
-
-
-def test_fine_tuning_is_a_function_of_its_seed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rng = np.random.default_rng(0)
-    pixels = {name: tiny.noise(rng, 12) for name in "abc"}
-    loaders = parts(tmp_path, pixels, pixels)
-    monkeypatch.setattr(fine_tuning, "EPOCHS", 1)
-    index, targets = np.arange(36), loaders[0].index.targets
-    model = convolutional()
-
-    def answers(seed: int) -> list[int]:
-        found = fine_tuning.fine_tuned(
-            model, *loaders, index, targets, index, dim=6, seed=seed
-        )  # fmt: skip
-        return [*found["tuned"].tolist(), *found["tuned_perturbed"].tolist()]
-
-    torch.manual_seed(1)
-    first = answers(0)
-    torch.manual_seed(2)
-    assert answers(0) == first
-    assert answers(1) != first
-
-
-@pytest.mark.parametrize("size", [4, 16])
-def test_the_loop_is_sgd_by_hand(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: int
-) -> None:
-    rng = np.random.default_rng(0)
-    pixels = {name: tiny.noise(rng, 5) for name in "ab"}
-    train, _ = parts(tmp_path, pixels, pixels, batch_size=size)
-    monkeypatch.setattr(fine_tuning, "EPOCHS", 3)
-    torch.manual_seed(0)
-    model = tiny.classifier(nn.Sequential(nn.Conv2d(3, 4, 5), nn.Flatten(), nn.Linear(64, 2)))
-    found = Tuned(model, 64, 2)
-    expected = copy.deepcopy(found)
-    index = np.array([0, 1, 2, 4, 5, 7, 8, 9, 3])  # one is not learned from
-    targets = train.index.targets[index]
-    finite = fine_tuning._learn(found, Viewer(model, train), index, targets, seed=6)
-    assert finite
-
-    x = torch.from_numpy(tiny.decoded(train)).float()
-    net: Any = expected.train()
-    named = [(k, p) for k, p in net.named_parameters() if not k.startswith("body.model.net.2")]
-    velocity: dict[str, Any] = {k: torch.zeros_like(p) for k, p in named}
-    for epoch in range(3):
-        order = keyed.order(6, epoch, index, 10)
-        flips = keyed.flips(6, epoch, 10)
-        steps = -(-9 // size)
-        for step in range(steps):
-            rows = order[size * step : size * (step + 1)]
-            if len(rows) == 1:
-                continue
-            views = torch.stack([x[i].flip(2) if flips[i] else x[i] for i in rows])
-            done = steps * epoch + step
-            lr = 0.04 * min(size, 9) / 256
-            if done < steps:
-                lr *= (done + 1) / steps
-            else:
-                lr *= 0.5 * (1 + math.cos(math.pi * (done - steps) / (2 * steps)))
-            features = net.body.model.net[:2](views)
-            label = torch.from_numpy(train.index.targets[rows])
-            loss = nn.functional.cross_entropy(net.head(features), label)
-            grads = torch.autograd.grad(loss, [p for _, p in named])
-            with torch.no_grad():
-                for (k, p), g in zip(named, grads, strict=True):
-                    g = g + (1e-4 * p if p.ndim > 1 else 0)
-                    velocity[k] = 0.9 * velocity[k] + g
-                    p -= lr * (g + 0.9 * velocity[k])
-    moved = 0.0
-    for (k, p), (_, q) in zip(expected.named_parameters(), found.named_parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-4, atol=1e-6, msg=k)
-    moved = (found.head.weight - Tuned(model, 64, 2).head.weight).abs().max().item()
-    assert moved > 1e-4
-
-
-def test_what_fine_tuning_costs_is_bounded() -> None:
-    assert [epochs_of(n) for n in (1, 400, 500, 1000, 4999, 5000, 10**6)] == [
-        10, 10, 10, 5, 1, 1, 1,
-    ]  # fmt: skip
-
-
-def test_a_loss_that_explodes_is_named(
-    blurred: tuple[Pipeline, Pipeline], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    wild = fine_tuning.replace(fine_tuning.OPTIMIZER, lr=1e30)
-    monkeypatch.setattr(fine_tuning, "OPTIMIZER", wild)
-    found = transfer(tiny.flat(), *blurred, fine_tune=True)
-    assert found.left_out[-1].startswith("fine_tuned: its loss left the finite numbers")
 
 
 # --- the page ------------------------------------------------------------------------------------
