@@ -16,7 +16,7 @@ from fastsc.evaluation.questions.transfer import fine_tuning
 from fastsc.evaluation.questions.transfer.fine_tuning import Tuned, epochs_of
 from fastsc.evaluation.questions.transfer.question import transfer
 from fastsc.evaluation.views import Viewer
-from fastsc.pipelines import Pipeline, keyed
+from fastsc.pipelines import keyed
 from tests.fastsc.evaluation import tiny
 from tests.fastsc.evaluation.questions.test_transfer import parts, tinted
 
@@ -141,10 +141,10 @@ def test_what_fine_tuning_costs_is_bounded() -> None:
     ]  # fmt: skip
 
 
-def test_a_loss_that_explodes_is_named(
-    blurred: tuple[Pipeline, Pipeline], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_explodes_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    pixels = {name: tinted(rng, 9, i) for i, name in enumerate("abc")}
     wild = fine_tuning.replace(fine_tuning.OPTIMIZER, lr=1e30)
     monkeypatch.setattr(fine_tuning, "OPTIMIZER", wild)
-    found = transfer(tiny.flat(), *blurred, fine_tune=True)
+    found = transfer(tiny.flat(), *parts(tmp_path, pixels, pixels), fine_tune=True)
     assert found.left_out[-1].startswith("fine_tuned: its loss left the finite numbers")
