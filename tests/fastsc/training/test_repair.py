@@ -171,8 +171,11 @@ def test_training_images_are_cut_as_held_out_ones(flat: Path) -> None:
 
 
 @pytest.mark.usefixtures("no_page")
-def test_a_functions_network(image_folder: Path, tmp_path: Path) -> None:
+def test_a_functions_network(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Class folders are taken, too; their names say nothing where the outputs have none."""
+    monkeypatch.setattr("fastsc.repairing.page.CURVES", 2)
     out, name = tmp_path / "run", "tests.fastsc.training.test_repair:net"
     more = ["--init", name, "--epochs", "1", "--mean", "0.5", "0.5", "0.5", "--val-crop", "1"]
     assert repair(image_folder, out, *more) == 0

@@ -139,7 +139,7 @@ def test_progressive_resolution_reaches_the_model(
 
     monkeypatch.setattr(Step, "train_step", observed)
     plan = ["--resolution", "96", "--min-resolution", "32", "--resolution-ramp", "0", "2"]
-    more = [*plan, "--epochs", "3", "--val-resolution", "64", "--checkpoint-steps", "1"]
+    more = [*plan, "--epochs", "3", "--val-resolution", "64", "--val-every", "3"]
     assert run(image_folder, tmp_path / "a", *more) == 0
     assert seen == [32] * 4 + [64] * 4 + [96] * 4
     assert checkpoint.load_safetensors(tmp_path / "a/weights.safetensors")[1]["resolution"] == 64
@@ -162,7 +162,8 @@ def test_ema_is_the_average_written_out_and_what_is_exported(
         return result
 
     monkeypatch.setattr(Step, "train_step", observed)
-    assert run(image_folder, tmp_path / "a", "--ema", "0.6", "--checkpoint-steps", "3") == 0
+    more = ["--ema", "0.6", "--val", "none"]
+    assert run(image_folder, tmp_path / "a", *more, "--checkpoint-steps", "3") == 0
     mean = history[0]
     for k, state in enumerate(history[1:], start=1):
         decay = min(0.6, 1 - (1 + k) ** (-2 / 3))
@@ -172,8 +173,8 @@ def test_ema_is_the_average_written_out_and_what_is_exported(
         if value.is_floating_point():
             torch.testing.assert_close(value.double(), mean[key], rtol=1e-4, atol=1e-6)
     assert any(not torch.equal(exported[k].double(), history[-1][k]) for k in exported)
-    assert run(image_folder, tmp_path / "b", "--ema", "0.6", "--max-steps", "5") == 0
-    assert run(image_folder, tmp_path / "b", "--ema", "0.6", "--resume") == 0
+    assert run(image_folder, tmp_path / "b", *more, "--max-steps", "5") == 0
+    assert run(image_folder, tmp_path / "b", *more, "--resume") == 0
     assert same_weights(tmp_path / "a", tmp_path / "b")
 
 
@@ -181,6 +182,7 @@ def test_accumulation_equals_the_whole_batch(image_folder: Path, tmp_path: Path)
     # LayerNorm, and DS of a kind that is a mean over images. At TINY's learning rate the last bits
     # of some CPUs grow to a percent in eight steps.
     model = ["--model", "timm:test_convnext", "--paired-fraction", "0.5", "--lr", "0.01"]
+    model += ["--val", "none"]
     assert run(image_folder, tmp_path / "a", *model) == 0
     assert run(image_folder, tmp_path / "b", *model, "--accumulate", "4") == 0
     for a, b in zip(events(tmp_path / "a", "step"), events(tmp_path / "b", "step"), strict=True):
@@ -206,7 +208,7 @@ def test_gradient_is_clipped_to_its_norm(image_folder: Path) -> None:
 
 
 def test_alpha_warms_up_in_the_log_and_the_loss(image_folder: Path, tmp_path: Path) -> None:
-    more = ["--alpha", "2", "--alpha-warmup-epochs", "1"]
+    more = ["--alpha", "2", "--alpha-warmup-epochs", "1", "--val", "none"]
     assert run(image_folder, tmp_path / "run", *more) == 0
     alphas = [e["alpha"] for e in events(tmp_path / "run", "step")]
     assert alphas == pytest.approx([0.5, 1.0, 1.5, 2.0, 2.0, 2.0, 2.0, 2.0])

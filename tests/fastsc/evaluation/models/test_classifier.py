@@ -108,16 +108,16 @@ def test_the_hash_is_of_all_that_changes_an_answer() -> None:
     def name(net: nn.Module, seen: Preprocessing = SEEN, features: str | None = None) -> str:
         return Classifier(net, "any", seen, features=features).hash
 
-    same = name(resnet())
-    assert name(resnet()) == same
-    changed = resnet()
+    net, changed = resnet(), resnet()
+    same = name(net)
+    assert name(changed) == same
     with torch.no_grad():
         changed.layer1[0].bn1.running_mean[0] += 1e-3
     others = [
         name(changed),
-        name(resnet(), Preprocessing(32, 36)),
-        name(resnet(), Preprocessing(32, 32, interpolation="bicubic")),
-        name(resnet(), features="layer4"),
+        name(net, Preprocessing(32, 36)),
+        name(net, Preprocessing(32, 32, interpolation="bicubic")),
+        name(net, features="layer4"),
     ]
     assert len({same, *others}) == 5
 

@@ -156,6 +156,8 @@ def test_what_was_kept_is_not_computed_again(photos: Pipeline) -> None:
     again = continuity(small_net(), photos, n=4, n_profile=4, cache=kept)
     assert kept.computed == computed
     assert len(computed) == 1 + 5 + 4 + 1  # pairs, curves, radii, layers
+    by_strength = {part for part, settings in kept.settings.items() if "strengths" in settings}
+    assert {part for part in computed if not part.startswith("radius-")} == by_strength
     assert again.estimates == first.estimates
     assert again.stages == first.stages == ("conv1", "layer1", "layer2", "layer3", "representation")
 
