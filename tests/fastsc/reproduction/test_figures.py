@@ -125,7 +125,7 @@ ALL: dict[str, tuple[Callable[[], str], tuple[str, ...]]] = {
 }
 
 
-@pytest.fixture(params=ALL)
+@pytest.fixture(scope="module", params=ALL)
 def drawn(request: pytest.FixtureRequest) -> tuple[str, tuple[str, ...]]:
     paint, words = ALL[request.param]
     return paint(), words

@@ -305,9 +305,14 @@ def test_learning_rate_is_the_schedules(plain_run: Path, image_folder: Path) -> 
 
 @pytest.mark.parametrize(
     "option",
-    [o for o in OPTIONS if o[0] not in ("--stem", "--seed")],
+    [
+        # A number, a word, a switch, several numbers; docs/options.md, which is tested, has all.
+        o if o[0] in ("--alpha", "--ds-at", "--no-flip", "--strengths")
+        else pytest.param(o, marks=pytest.mark.slow)
+        for o in OPTIONS if o[0] != "--seed"
+    ],
     ids=" ".join,
-)
+)  # fmt: skip
 def test_resume_refuses_other_science(
     image_folder: Path, plain_run: Path, option: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
