@@ -25,12 +25,12 @@ pytestmark = pytest.mark.heavy
 
 @pytest.mark.usefixtures("undrawn")
 def test_one_call_writes_figures_rows_and_the_page(
-    nets: str, image_folder: Path, capsys: pytest.CaptureFixture[str]
+    nets: str, few_images: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert asked(f"{nets}:small", "--data", image_folder, "--out", "out") == 0
+    assert asked(f"{nets}:small", "--data", few_images, "--out", "out") == 0
     out = Path("out")
-    assert figure(out, "top1")["n"] == 12  # every labelled image, whatever the budget
-    assert figure(out, "ds_relative")["n"] == 12
+    assert figure(out, "top1")["n"] == 8  # every labelled image, whatever the budget
+    assert figure(out, "ds_relative")["n"] == 8
     assert figure(out, "flips/hue/0.1")["n"] == 4
     assert {row["question"] for row in results(out)["results"]} == {
         "continuity", "neighbours", "gradients", "robustness", "explanations", "shifts",
@@ -44,12 +44,12 @@ def test_one_call_writes_figures_rows_and_the_page(
         assert rows["correct"].mean() == figure(out, "top1")["value"]
         assert rows["path"][0].startswith("apple/")
     said = capsys.readouterr().out
-    assert "quick budget, 12 images" in said
+    assert "quick budget, 8 images" in said
     assert f"left out: embedding: {reason}" in said
     assert f"top-1 {figure(out, 'top1')['value']:.1%}" in said
     metadata = results(out)["metadata"]
     assert metadata["split"] == "val"
-    assert metadata["index_hash"] == scan(image_folder / "val").hash
+    assert metadata["index_hash"] == scan(few_images / "val").hash
 
 
 @pytest.mark.usefixtures("no_page")
