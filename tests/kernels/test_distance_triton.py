@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -22,10 +23,14 @@ from tests.kernels.triton_tools import Compiled, compile_kernel, interpreted
 pytestmark = pytest.mark.heavy
 LOW = (torch.float32, torch.bfloat16, torch.float16)
 SLOW = pytest.mark.slow
-SOME = (torch.float32, torch.bfloat16, pytest.param(torch.float16, marks=SLOW))
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 # Of one value, in a result that is right but for its last rounding.
 ROUNDING = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+
+def slow_but(*quick: str) -> list[Any]:
+    """Every kind of DS, all but the quick ones in `make test-slow` alone."""
+    return [pytest.param(kind, marks=() if kind in quick else SLOW) for kind in KINDS]
 
 
 @pytest.fixture
@@ -66,13 +71,18 @@ def close(found: list[Tensor], exact: list[Tensor], rounding: float, single: flo
         assert (a - b).norm() <= limit * b.norm() + 1e-9, (i, (a - b).norm() / b.norm())
 
 
-SHAPES = [(1, 1), (2, 3), (3, 2100)]
-SHAPES += [pytest.param(size, marks=SLOW) for size in ((1, 33), (5, 33), (4, 64))]
+SHAPES = [(1, 1), (2, 3), (2, 2100), (1, 33), (5, 33), (4, 64)]
+QUICK = [(shape, torch.float32) for shape in SHAPES[:3]] + [((2, 3), torch.bfloat16)]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("dtype", SOME)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize(
+    ("shape", "dtype"),
+    [
+        pytest.param(*case, marks=() if case in QUICK else SLOW)
+        for case in itertools.product(SHAPES, LOW)
+    ],
+)
 def test_no_worse_than_eager(interpreter, kind: str, dtype: torch.dtype, shape) -> None:
     """|kernel - float64| <= |eager low precision - float64| + tolerance, for every element."""
     if kind in BATCH_SCALED and shape[0] < 2:
@@ -99,7 +109,7 @@ def test_scales(interpreter, kind: str, scale: float) -> None:
     "dtype", [torch.float32, *(pytest.param(low, marks=SLOW) for low in LOW[1:])]
 )
 def test_zero_at_the_diagonal(interpreter, kind: str, dtype: torch.dtype) -> None:
-    f, g = pair(5, 33, dtype, scale=3)
+    f, g = pair(4, 33, dtype, scale=3)
     for result in by_triton(f, f, kind):
         assert torch.equal(result, torch.zeros_like(result))
     same = f.clone().requires_grad_()
@@ -185,9 +195,9 @@ def test_js_keeps_its_digits(interpreter) -> None:
     close(by_triton(f + 1024, near + 1024, "js"), truth(f, near, "js"), 2e-5)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but("relative", "js"))
 def test_same_bits_again_and_for_any_input_layout(interpreter, kind: str) -> None:
-    f, g = pair(5, 33)
+    f, g = pair(3, 33)
     first = by_triton(f, g, kind)
     strided = f.T.contiguous().T, torch.cat([g, g], 1)[:, :33]
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -200,7 +210,7 @@ def test_same_bits_again_and_for_any_input_layout(interpreter, kind: str) -> Non
     close([mixed[0], mixed[2]], [exact[0], exact[2]], 3e-6)  # the gradient of g is not rounded
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES[:3])
 def test_mse_is_that_of_torch(interpreter, shape) -> None:
     f, g = pair(*shape)
     close(by_triton(f, g, "mse"), outcome(F.mse_loss, f.double(), g.double()), 3e-6)
@@ -217,8 +227,7 @@ def test_nan_is_not_hidden(interpreter, kind: str) -> None:
 
 def test_operators_are_what_torch_expects(interpreter) -> None:
     f, g = (x.requires_grad_() for x in pair(3, 8))
-    for kind in ("relative", "js", "sq"):
-        torch.library.opcheck(torch.ops.fastsc.ds.default, (f, g, kind, False))
+    torch.library.opcheck(torch.ops.fastsc.ds.default, (f, g, "relative", False))
     grad = torch.autograd.grad(ds(f, g, impl="triton"), f, create_graph=True)[0]
     with pytest.raises(RuntimeError, match=r"ds_gradient.*no autograd formula"):
         grad.sum().backward()
@@ -247,16 +256,17 @@ def sound(code: Compiled, registers: int, shared: int) -> None:
 
 # Registers are of the compiler at hand, with some room: 64 let 32 one-warp blocks share a
 # multiprocessor of sm_80 and sm_90, which is all they take.
-CODES = [(kind, torch.bfloat16, 90) for kind in KINDS] + [("relative", torch.float32, 90)]
-CODES += [
-    pytest.param(kind, dtype, capability, marks=SLOW)
-    for dtype, capability in ((torch.float32, 90), (torch.float16, 90), (torch.bfloat16, 80))
-    for kind in KINDS
-    if (kind, dtype) != ("relative", torch.float32)
-]
-
-
-@pytest.mark.parametrize(("kind", "dtype", "capability"), CODES)
+# Quick: those with rows of others, and the one with logarithms.
+@pytest.mark.parametrize("kind", slow_but("relative", "sq", "js"))
+@pytest.mark.parametrize(
+    ("dtype", "capability"),
+    [
+        (torch.bfloat16, 90),
+        pytest.param(torch.float32, 90, marks=SLOW),
+        pytest.param(torch.float16, 90, marks=SLOW),
+        pytest.param(torch.bfloat16, 80, marks=SLOW),
+    ],
+)
 def test_code_of_the_gradient(kind: str, dtype: torch.dtype, capability: int) -> None:
     vec, block = distance_ops.columns(2048, dtype)
     assert (vec, block) == (16 // dtype.itemsize, 512 // dtype.itemsize)
@@ -284,7 +294,7 @@ def test_code_of_the_gradient(kind: str, dtype: torch.dtype, capability: int) ->
         assert code.count("FFMA") == 0, "f * a - g * b must not fuse"
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but("relative", "js"))
 @pytest.mark.parametrize(
     ("dtype", "capability"), [pytest.param(torch.float32, 90, marks=SLOW), (torch.bfloat16, 80)]
 )
@@ -312,7 +322,7 @@ def test_code_of_the_values(kind: str, dtype: torch.dtype, capability: int) -> N
     sound(code, 40, 16)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=SLOW)])
 def test_code_of_the_center(dtype: torch.dtype) -> None:
     code = compile_kernel(
         distance_triton.center,
