@@ -1,6 +1,8 @@
 """ds: values against independent formulas, gradients, and the places where they break."""
 
 import math
+from collections.abc import Iterable
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +23,11 @@ from fastsc.kernels.distance import (
 pytestmark = pytest.mark.heavy
 
 N, D = 9, 33  # odd on purpose
+
+
+def slow_but(kinds: Iterable[str], *quick: str) -> list[Any]:
+    """Kinds of DS as parameters: all but the quick ones are left to `make test-slow`."""
+    return [pytest.param(kind, marks=() if kind in quick else pytest.mark.slow) for kind in kinds]
 
 
 def pair(seed: int = 0, scale: float = 1.0, dtype: torch.dtype = torch.float64):
@@ -108,7 +115,7 @@ def test_gradients_reach_only_what_asks_for_them(kind: str) -> None:
     assert f.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", slow_but(KINDS, "relative"))
 def test_compiled_agrees_forward_and_backward(kind: str) -> None:
     f, g = pair(dtype=torch.float32)
     f2, g2 = (x.detach().clone().requires_grad_() for x in (f, g))
@@ -224,7 +231,7 @@ def test_sq_is_blind_to_a_common_scale_and_offset() -> None:
     assert ds(f + 5, g + 5, "cosine") < ds(f, g, "cosine") / 10
 
 
-@pytest.mark.parametrize("impl", ["reference", "compiled"])
+@pytest.mark.parametrize("impl", ["reference", pytest.param("compiled", marks=pytest.mark.slow)])
 def test_sq_by_the_midpoints_of_all(impl: str) -> None:
     """The shares' mean is the whole batch's, in value and gradient: what ranks compute."""
     f, g = pair()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ pytest.importorskip("triton")
 
 from fastsc.kernels import distance, distance_ops, distance_triton, ds
 from fastsc.kernels.distance import BATCH_SCALED, KINDS
-from tests.kernels.test_distance import eager
+from tests.kernels.test_distance import eager, slow_but
 from tests.kernels.triton_tools import Compiled, compile_kernel, interpreted
 
 pytestmark = pytest.mark.heavy
@@ -26,11 +25,6 @@ SLOW = pytest.mark.slow
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 1e-3, torch.bfloat16: 1e-2}
 # Of one value, in a result that is right but for its last rounding.
 ROUNDING = {torch.float32: 3e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
-
-
-def slow_but(*quick: str) -> list[Any]:
-    """Every kind of DS, all but the quick ones in `make test-slow` alone."""
-    return [pytest.param(kind, marks=() if kind in quick else SLOW) for kind in KINDS]
 
 
 @pytest.fixture
@@ -177,7 +171,7 @@ def test_cosine_of_zero_vectors(interpreter, a: float, b: float) -> None:
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6 / min(a or 1, 1))
 
 
-@pytest.mark.parametrize("size", [50.0, 1e3, 1e30])
+@pytest.mark.parametrize("size", [50.0, pytest.param(1e3, marks=SLOW), 1e30])
 def test_js_of_large_logits(interpreter, size: float) -> None:
     f = F.one_hot(torch.tensor([0, 1]), 2100) * size  # more than one round of a program
     g = F.one_hot(torch.tensor([2, 1]), 2100) * size
@@ -195,7 +189,7 @@ def test_js_keeps_its_digits(interpreter) -> None:
     close(by_triton(f + 1024, near + 1024, "js"), truth(f, near, "js"), 2e-5)
 
 
-@pytest.mark.parametrize("kind", slow_but("relative", "js"))
+@pytest.mark.parametrize("kind", slow_but(KINDS, "relative", "js"))
 def test_same_bits_again_and_for_any_input_layout(interpreter, kind: str) -> None:
     f, g = pair(3, 33)
     first = by_triton(f, g, kind)
@@ -257,7 +251,7 @@ def sound(code: Compiled, registers: int, shared: int) -> None:
 # Registers are of the compiler at hand, with some room: 64 let 32 one-warp blocks share a
 # multiprocessor of sm_80 and sm_90, which is all they take.
 # Quick: those with rows of others, and the one with logarithms.
-@pytest.mark.parametrize("kind", slow_but("relative", "sq", "js"))
+@pytest.mark.parametrize("kind", slow_but(KINDS, "relative", "sq", "js"))
 @pytest.mark.parametrize(
     ("dtype", "capability"),
     [
@@ -294,7 +288,7 @@ def test_code_of_the_gradient(kind: str, dtype: torch.dtype, capability: int) ->
         assert code.count("FFMA") == 0, "f * a - g * b must not fuse"
 
 
-@pytest.mark.parametrize("kind", slow_but("relative", "js"))
+@pytest.mark.parametrize("kind", slow_but(KINDS, "relative", "js"))
 @pytest.mark.parametrize(
     ("dtype", "capability"), [pytest.param(torch.float32, 90, marks=SLOW), (torch.bfloat16, 80)]
 )

@@ -55,18 +55,20 @@ def over_the_rows(code: str) -> int:
     return loops(code, D, N * D, 2 * N * D)
 
 
-SLOW_FLOAT32 = pytest.param(torch.float32, marks=pytest.mark.slow)  # compiled for seconds
+def slow(*case: object) -> object:
+    """To compile takes seconds: quick is the kind that has a form of its own for the compiler."""
+    return pytest.param(*case, marks=pytest.mark.slow)
 
 
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("l2", (2, 1)),  # the second keeps f - g for the gradient: the compiler's own choice
+        slow("l2", (2, 1)),  # the second keeps f - g for the gradient: the compiler's own choice
         ("relative", (1, 1)),
-        ("cosine", (3, 2)),  # two norms and the distance; the gradient's projection, and it
-        ("js", (5, 4)),
-        ("mse", (1, 1)),
-        ("sq", (1, 1)),
+        slow("cosine", (3, 2)),  # two norms and the distance; the gradient's projection, and it
+        slow("js", (5, 4)),
+        slow("mse", (1, 1)),
+        slow("sq", (1, 1)),
     ],
 )
 def test_loops_of_ds(kind: str, expected: tuple[int, int]) -> None:
@@ -76,10 +78,16 @@ def test_loops_of_ds(kind: str, expected: tuple[int, int]) -> None:
     assert tuple(map(over_the_rows, codes)) == expected
 
 
-@pytest.mark.parametrize("dtype", [SLOW_FLOAT32, torch.bfloat16])
+@pytest.mark.parametrize("dtype", [slow(torch.float32), torch.bfloat16])
 @pytest.mark.parametrize(
     ("kind", "expected"),
-    [("l2", (4, 1)), ("relative", (3, 2)), ("cosine", (5, 3)), ("mse", (3, 1)), ("sq", (3, 2))],
+    [
+        slow("l2", (4, 1)),
+        ("relative", (3, 2)),
+        slow("cosine", (5, 3)),
+        slow("mse", (3, 1)),
+        slow("sq", (3, 2)),
+    ],
 )
 def test_loops_of_pool_ds(kind: str, expected: tuple[int, int], dtype: torch.dtype) -> None:
     """The map is read once and its gradient written once, neither in another dtype."""

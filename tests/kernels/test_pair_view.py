@@ -25,6 +25,7 @@ pytestmark = pytest.mark.heavy
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 IDENTITY = (1.0, 1.0, 1.0, 0.0)
 EAGER = ("reference", "numba")
+COMPILED = pytest.param("compiled", marks=pytest.mark.slow)  # for seconds
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
@@ -175,7 +176,7 @@ def test_clean_view_is_the_same_everywhere(dtype: torch.dtype) -> None:
     assert torch.equal(clean[2:3], alone[0])
 
 
-@pytest.mark.parametrize("impl", ["reference", "numba", "compiled"])
+@pytest.mark.parametrize("impl", [*EAGER, COMPILED])
 def test_one_view_alone_is_the_pairs(impl: str) -> None:
     x, factors = images("mixed", 4, 21, 33), ends((0.4, 0.4, 0.4, 0.1))[:4].clone()
     factors[1] = torch.tensor(IDENTITY)
@@ -184,9 +185,12 @@ def test_one_view_alone_is_the_pairs(impl: str) -> None:
     assert torch.equal(perturb(x, factors, MEAN, STD, impl=impl), perturbed)
 
 
-def test_compiled_equals_the_reference() -> None:
-    """With a second batch size, as the last batch of an epoch has."""
-    for n, dtype in ((6, torch.float32), (4, torch.bfloat16)):
+FIRST, LAST = (6, torch.float32), (4, torch.bfloat16)  # with another size, as an epoch's last has
+
+
+@pytest.mark.parametrize("batches", [[FIRST], pytest.param([FIRST, LAST], marks=pytest.mark.slow)])
+def test_compiled_equals_the_reference(batches: list[tuple[int, torch.dtype]]) -> None:
+    for n, dtype in batches:
         x = images("mixed", n, 21, 34)
         factors = ends((0.4, 0.4, 0.4, 0.1))[-n:].clone()
         factors[1] = torch.tensor(IDENTITY)
