@@ -27,9 +27,7 @@ from typing import Any, NoReturn
 _TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 _server = multiprocessing.get_context("forkserver")
-_server.set_forkserver_preload(
-    ["fastsc.trainer", "fastsc.evaluation.run", "fastsc.replaying.command"]
-)
+_server.set_forkserver_preload(["tests.preloaded"])
 
 
 class ForkedPopen(subprocess.Popen[Any]):

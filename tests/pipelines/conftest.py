@@ -25,6 +25,7 @@ from fastsc.pipelines import (
 )
 from fastsc.pipelines.files import read_file
 from fastsc.pipelines.tar_writer import write_tars
+from tests import quick_ffcv  # noqa: F401
 
 needs_dali = pytest.mark.skipif(
     importlib.util.find_spec("nvidia.dali") is None if importlib.util.find_spec("nvidia") else True,

@@ -31,6 +31,7 @@ SMALL = [
     "--batch-size", "8", "--precision", "fp32", "--log-every", "1", "--workers", "1",
     "--epochs", "5", "--lr", "1", "--val-every", "5",
 ]  # fmt: skip
+SHORT = ["--epochs", "2", "--val-every", "2"]
 NORMED = ["--model", "fastsc:resnet8w4"]
 
 
@@ -62,17 +63,17 @@ def single(data: Path, out: Path, *more: str) -> None:
 
 def assert_same_losses(one: Path, other: Path, n_steps: int) -> None:
     """Losses and measures of the first steps to float32's rounding."""
-    steps = [(a, b) for a, b in zip(events(one, "step"), events(other, "step"), strict=True)]
-    assert len(steps) == 20
+    steps = list(zip(events(one, "step"), events(other, "step"), strict=True))
+    assert len(steps) >= n_steps
     for a, b in steps[:n_steps]:
         for name in ("loss", "ce", "ds", "ds_relative", "between", "grad_norm"):
             assert b[name] == pytest.approx(a[name], rel=2e-4), (a["step"], name)
         assert (a["lr"], a["alpha"]) == (b["lr"], b["alpha"])
 
 
-def assert_same_training(one: Path, other: Path) -> None:
+def assert_same_training(one: Path, other: Path, n_steps: int = 20) -> None:
     """All losses, the weights that they led to, and what validation said of these."""
-    assert_same_losses(one, other, 20)
+    assert_same_losses(one, other, n_steps)
     for a, b in zip(weights(one).items(), weights(other).items(), strict=True):
         assert a[0] == b[0]
         torch.testing.assert_close(a[1], b[1], rtol=1e-3, atol=1e-5)
@@ -110,11 +111,11 @@ def test_the_ranks_operations() -> None:
     ],
 )
 def test_ranks_equal_one_process(image_folder: Path, tmp_path: Path, n: int, kind: str) -> None:
-    method = ["--ds", kind, "--alpha", "0.5", "--ema", "0.9", "--clip-grad", "1"]
+    method = [*SHORT, "--ds", kind, "--alpha", "0.5", "--ema", "0.9", "--clip-grad", "1"]
     single(image_folder, tmp_path / "one", *method)
     said, seen = ranked(n, image_folder, tmp_path / "many", *method)
-    assert_same_training(tmp_path / "one", tmp_path / "many")
-    assert_no_image_twice(seen, 5, 32)
+    assert_same_training(tmp_path / "one", tmp_path / "many", 8)
+    assert_no_image_twice(seen, 2, 32)
     assert_equal_ranks(seen)
     assert all(seen[0]["ema"][k].equal(rank["ema"][k]) for rank in seen for k in seen[0]["ema"])
     (header,) = events(tmp_path / "many", "header")
@@ -123,26 +124,18 @@ def test_ranks_equal_one_process(image_folder: Path, tmp_path: Path, n: int, kin
 
 
 def test_accumulation_over_ranks_equals_one_process(image_folder: Path, tmp_path: Path) -> None:
-    method = [
-        "--paired-fraction",
-        "0.5",
-        "--lr",
-        "0.1",
-        "--alpha",
-        "3",
-        "--alpha-warmup-epochs",
-        "0",
-    ]
+    method = [*SHORT, "--paired-fraction", "0.5", "--lr", "0.1"]
+    method += ["--alpha", "3", "--alpha-warmup-epochs", "0"]
     single(image_folder, tmp_path / "one", *method)
     ranked(2, image_folder, tmp_path / "many", *method, "--accumulate", "2")
-    assert_same_training(tmp_path / "one", tmp_path / "many")
+    assert_same_training(tmp_path / "one", tmp_path / "many", 8)
 
 
-@pytest.mark.parametrize("bn", ["joint", "split"])
+@pytest.mark.parametrize("bn", [pytest.param("joint", marks=pytest.mark.slow), "split"])
 def test_synchronized_batch_norm_equals_one_process(
     image_folder: Path, tmp_path: Path, bn: str
 ) -> None:
-    more = [*NORMED, "--bn", bn, "--lr", "0.02"]
+    more = [*SHORT, *NORMED, "--bn", bn, "--lr", "0.02"]
     single(image_folder, tmp_path / "one", *more)
     _, seen = ranked(2, image_folder, tmp_path / "many", *more, "--sync-bn")
     # Batch norm over few images soon turns float32's rounding into a difference; that it is exact
@@ -154,7 +147,7 @@ def test_synchronized_batch_norm_equals_one_process(
 def test_local_batch_norm_ends_equal_and_resumes_exactly(
     image_folder: Path, tmp_path: Path
 ) -> None:
-    more = [*NORMED, "--checkpoint-steps", "1"]
+    more = [*SHORT, *NORMED, "--checkpoint-steps", "1"]
     _, seen = ranked(2, image_folder, tmp_path / "whole", *more)
     assert_equal_ranks(seen)
     out = tmp_path / "parts"
@@ -166,7 +159,7 @@ def test_local_batch_norm_ends_equal_and_resumes_exactly(
     assert same_weights(tmp_path / "whole", out)
     # Another number of ranks goes on too: with the mean of the running statistics.
     other = Path(shutil.copytree(out, tmp_path / "other"))
-    single(image_folder, other, *NORMED, "--resume", "--epochs", "6")
+    single(image_folder, other, *NORMED, "--resume", "--epochs", "3")
     assert events(other, "resume")[-1]["changed"]["world_size"] == 1
 
 
@@ -201,7 +194,7 @@ def test_a_broken_image_on_one_rank_ends_all_with_one_line(
     assert said.count("fastsc.train:") == 1
     assert "hole.png" in said
     assert list((tmp_path / "run" / "checkpoints").iterdir())
-    _, seen = ranked(2, data, tmp_path / "skip", "--on-bad-image", "skip")
+    _, seen = ranked(2, data, tmp_path / "skip", *SHORT, "--on-bad-image", "skip")
     assert [Path(e["path"]).name for e in events(tmp_path / "skip", "bad_image")] == ["hole.png"]
     assert_equal_ranks(seen)
 
@@ -239,7 +232,7 @@ def test_an_error_of_one_rank_ends_all_though_the_group_s_end_would_wait(
 @pytest.mark.parametrize(
     ("more", "words"),
     [
-        (["--batch-size", "9"], "is not a multiple of 2 processes"),
+        pytest.param(["--batch-size", "9"], "not a multiple of 2 proc", marks=pytest.mark.slow),
         pytest.param(["--model", "resnet19"], "resnet18", marks=pytest.mark.slow),
         pytest.param(["--alhpa", "3"], "--alpha", marks=pytest.mark.slow),
         (["--seed", "{rank}"], "--seed is 1 for rank 1 and 0 for rank 0"),
