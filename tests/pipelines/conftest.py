@@ -37,8 +37,19 @@ needs_ffcv = pytest.mark.skipif(
 )
 DALI, FFCV = pytest.param("dali", marks=needs_dali), pytest.param("ffcv", marks=needs_ffcv)
 BACKENDS = [DALI, "cpu", FFCV, "memory"]
-TARS = [pytest.param("dali-tars", marks=needs_dali), "cpu-tars", "memory-tars"]
-DATASETS = [pytest.param("dali-dataset", marks=needs_dali), "cpu-dataset", "memory-dataset"]
+
+
+def elsewhere(*marks: pytest.MarkDecorator) -> list[Any]:
+    """BACKEND-tars and BACKEND-dataset as parameters: images that lie in tars, and in a Dataset."""
+    return [
+        pytest.param(f"{backend}-{kind}", marks=[*marks, *more])
+        for kind in ("tars", "dataset")
+        for backend, more in (("dali", [needs_dali]), ("cpu", []), ("memory", []))
+    ]
+
+
+# For tests of what depends on where the bytes lie; all else is quick for folders and betons alone.
+from_everywhere = pytest.mark.parametrize("source", [*BACKENDS, *elsewhere()])
 
 
 @pytest.fixture(params=BACKENDS)
@@ -209,7 +220,7 @@ N, N_VAL, BATCH = 31, 11, 5  # usable images, divisible by nothing: 6 batches, 1
 Make = Callable[..., Pipeline]
 
 
-@pytest.fixture(params=[*BACKENDS, *TARS, *DATASETS])
+@pytest.fixture(params=[*BACKENDS, *elsewhere(pytest.mark.slow)])
 def source(request: pytest.FixtureRequest) -> str:
     """What the contract's images come from: a backend's folder or beton, tars, or a Dataset."""
     name: str = request.param

@@ -19,7 +19,7 @@ import torch
 
 from fastsc.pipelines import PairBatch, UserError
 from fastsc.training.step import both_views
-from tests.pipelines.conftest import BATCH, N_VAL, SIZE, Make, N, epoch
+from tests.pipelines.conftest import BATCH, N_VAL, SIZE, Make, N, epoch, from_everywhere
 
 
 def equal(a: PairBatch, b: PairBatch) -> bool:
@@ -37,6 +37,7 @@ def seen(batches: list[PairBatch]) -> list[int]:
     return [int(i) for batch in batches for i in batch.index]
 
 
+@from_everywhere
 def test_shapes_types_and_layout(make: Make) -> None:
     loader = make(dtype=torch.bfloat16)
     batches = epoch(loader)
@@ -111,6 +112,7 @@ def test_another_epoch_or_seed_gives_another_order_and_other_crops(make: Make) -
     assert not np.array_equal(loader.plan(0).factors, loader.plan(1).factors)
 
 
+@from_everywhere
 def test_image_does_not_depend_on_the_batch_size(make: Make) -> None:
     def by_index(batches: list[PairBatch]) -> dict[int, torch.Tensor]:
         return {
@@ -162,10 +164,10 @@ def test_validation_factors_do_not_depend_on_seed_or_epoch(make: Make) -> None:
     assert any(not torch.equal(b.clean, b.perturbed) for b in first)  # type: ignore[arg-type]
 
 
-def test_resume_at_every_batch_and_over_the_edge(make: Make) -> None:
+def test_resume_at_a_batch_and_over_the_edge(make: Make) -> None:
     loader = make()
     straight = [epoch(loader, 1), epoch(loader, 2)]
-    for stop in range(len(straight[0]) + 1):
+    for stop in (0, 1, 4, 6):
         loader = make()
         loader.set_epoch(1)
         batches = iter(loader)
@@ -259,7 +261,7 @@ def test_memory_does_not_grow_with_epochs(make: Make) -> None:
     held = []
     gc.disable()  # what waits for the collector is a leak to a process that allocates little
     try:
-        for number in range(12):
+        for number in range(7):
             epoch(loader, number)
             batches = iter(loader)
             next(batches)
@@ -281,6 +283,7 @@ def open_files() -> Counter[str]:
 
 
 @pytest.mark.heavy
+@from_everywhere
 def test_abandoned_iterator_leaves_no_thread_and_no_file(make: Make) -> None:
     list(make())  # opens what libraries open once a process, and an index its shards
     gc.collect()
