@@ -16,6 +16,7 @@ from fastsc.distributed.ranks import Ranks
 from fastsc.models.norms import ViewBatchNorm2d, convert
 from fastsc.models.views import Views
 from fastsc.training import setup
+from tests.fastsc.models.test_noise_runs import EQUAL
 from tests.fastsc.runs import events, same_weights
 from tests.fastsc.training.test_train_options import run
 
@@ -52,6 +53,14 @@ def test_it_trains_and_resumes_as_a_process_alone(
     assert run(image_folder, out, *MORE, "--resume") == 0
     assert [event["step"] for event in events(out, "resume")] == [6]
     assert same_weights(alone, out)
+
+
+@pytest.mark.heavy
+def test_equal_views_draw_alike(image_folder: Path, tmp_path: Path, one_of_many: Ranks) -> None:
+    assert run(image_folder, tmp_path / "run", *EQUAL) == 0
+    assert [step["ds"] for step in events(tmp_path / "run", "step")] == pytest.approx(
+        [0, 0], abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("bn", ["joint", "split"])

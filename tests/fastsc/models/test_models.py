@@ -143,7 +143,7 @@ def test_a_copy_keeps_its_own_features() -> None:
 
 
 def test_compiled_models_return_features_too() -> None:
-    model = build_model("resnet18", 7, "cifar", 16).eval()
+    model = build_model("fastsc:resnet8w4", 7, "cifar", 16).eval()
     compiled = torch.compile(model, backend="eager")
     x = torch.rand(2, 3, 16, 16)
     with torch.no_grad():

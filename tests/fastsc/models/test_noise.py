@@ -1,11 +1,10 @@
-"""Both views of an image share what the network draws: module by module, and whole networks."""
+"""Both views of an image share what a network draws: module by module, and call by call."""
 
 from __future__ import annotations
 
 import copy
 import pickle
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,17 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fastsc import SharedDraws
-from fastsc.config.recipes import configure
-from fastsc.distributed.ranks import Ranks
-from fastsc.models.build import build_model
 from fastsc.models.noise import share_masks
-from fastsc.models.representation import Represented
 from fastsc.models.views import Views
-from fastsc.training.setup import build, view_noise
-from tests.fastsc.distributed.test_ranks import ranked
-from tests.fastsc.runs import events, run, same_weights
 
-pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
+pytestmark = pytest.mark.heavy
 
 N, M = 6, 4  # clean and perturbed rows
 
@@ -180,78 +172,6 @@ def test_draws_of_other_shapes_are_left_alone() -> None:
             SharedDraws(n, m)
 
 
-# --- networks -------------------------------------------------------------------------------------
-
-SIX = {
-    "swin_t": 32, "efficientnet_b0": 96, "inception_v3": 80, "vgg11": 32,
-    "timm:ghostnet_050": 32, "timm:convit_tiny": 224,
-}  # fmt: skip
-# Dropout modules of a classifier, which efficientnet_b0 has, too.
-BEHIND = ("inception_v3", "vgg11")
-# One of each family of torchvision's that has a linear classifier, and of timm's with noise.
-FAMILIES = (
-    "alexnet convnext_tiny densenet121 efficientnet_v2_s googlenet maxvit_t mnasnet0_5 "
-    "mobilenet_v2 mobilenet_v3_small regnet_y_400mf resnet18 resnext50_32x4d shufflenet_v2_x0_5 "
-    "swin_v2_t vgg11_bn vit_b_32 wide_resnet50_2 timm:beit_base_patch16_224 timm:caformer_s18 "
-    "timm:cait_xxs24_224 timm:coat_tiny timm:coatnet_nano_rw_224 timm:convformer_s18 "
-    "timm:convmixer_768_32 timm:deit3_small_patch16_224 timm:edgenext_xx_small "
-    "timm:efficientformer_l1 timm:efficientnet_lite0 timm:fastvit_t8 timm:fbnetc_100 "
-    "timm:gcvit_xxtiny timm:hgnet_tiny timm:hrnet_w18_small timm:inception_v4 timm:levit_128s "
-    "timm:maxvit_tiny_rw_224 timm:mixer_s32_224 timm:mobilenetv4_conv_small timm:mvitv2_tiny "
-    "timm:nasnetalarge timm:pit_ti_224 timm:poolformer_s12 timm:pvt_v2_b0 timm:regnetx_002 "
-    "timm:repvgg_a0 timm:rexnet_100 timm:tf_efficientnet_b0 timm:twins_svt_small "
-    "timm:vit_tiny_patch16_224 timm:xcit_nano_12_p16_224 "
-).split()
-
-
-def built(name: str, side: int) -> Represented:
-    torch.manual_seed(0)
-    config = configure("imagenet", data="DIR", model=name, resolution=side, precision="fp32")
-    return build(config, 10, torch.device("cpu"), Ranks())
-
-
-def apart(model: nn.Module, side: int) -> float:
-    """The largest difference of the features of two equal views in training, nothing shared."""
-    images = torch.randn(4, 3, side, side, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        f, g = model.train()(torch.cat([images, images]))[0].chunk(2)
-    return float((f - g).abs().max())
-
-
-@pytest.mark.parametrize(
-    ("name", "side"),
-    [
-        pytest.param(name, side, marks=pytest.mark.slow if name in BEHIND else ())
-        for name, side in SIX.items()
-    ],
-)
-def test_equal_views_have_equal_features(name: str, side: int) -> None:
-    if name.startswith("timm:"):
-        pytest.importorskip("timm")
-    model = built(name, side)
-    before = {key: value.clone() for key, value in model.net.state_dict().items()}
-    generator = torch.random.get_rng_state()
-    assert view_noise(model, side, "fp32", compiled=False) < 1e-5
-    assert torch.equal(torch.random.get_rng_state(), generator)
-    after = model.net.state_dict()
-    assert all(torch.equal(after[key], value) for key, value in before.items())
-
-
-@pytest.mark.parametrize("name", ["swin_t", "efficientnet_b0"])
-def test_their_modules_alone_share_it_as_under_compile(name: str) -> None:
-    model = built(name, SIX[name])
-    assert view_noise(model, SIX[name], "fp32", compiled=True) < 1e-5
-    assert not model.shares_draws
-
-
-def test_what_compile_cannot_undo_is_told() -> None:
-    """F.dropout in front of the classifier: the features are those behind it, and differ."""
-    pytest.importorskip("timm")
-    model = built("timm:ghostnet_050", 32)
-    assert view_noise(model, 32, "fp32", compiled=True) > 0.1
-    assert view_noise(built("timm:ghostnet_050", 32), 32, "fp32", compiled=False) < 1e-5
-
-
 def test_modules_within_shared_draws_give_each_image_its_own_mask() -> None:
     """A module's draw for n windows each of n images has as many rows as a draw for both views."""
     views, net = Views(4, 8), nn.Sequential(nn.Dropout(0.5))
@@ -291,142 +211,6 @@ def test_nothing_is_kept_where_nothing_is_dropped(name: str) -> None:
     share_masks(net, Views(2, 4))
     x = torch.rand(4, *shape)
     assert tensor(net(x)) is x or torch.equal(tensor(net(x)), x)
-
-
-@pytest.mark.parametrize("name", ["swin_t", "efficientnet_b0"])
-def test_the_library_alone_would_tell_equal_views_apart(name: str) -> None:
-    torch.manual_seed(0)
-    assert apart(build_model(name, 10, "imagenet", 32), 32) > 0.01
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", FAMILIES)
-def test_equal_views_have_equal_features_in_every_family(name: str) -> None:
-    side = 224 if name.startswith("timm:") or name in ("maxvit_t", "vit_b_32") else 64
-    assert view_noise(built(name, side), side, "fp32", compiled=False) < 1e-4
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "mobilenet_v2",
-        pytest.param("vgg11", marks=pytest.mark.slow),
-        "inception_v3",
-        "timm:ghostnet_050",
-    ],
-)
-def test_features_are_taken_before_a_final_dropout(name: str) -> None:
-    """A module, a module and reshaping behind it, a function."""
-    if name.startswith("timm:"):
-        pytest.importorskip("timm")
-    side = SIX.get(name, 32)
-    model = built(name, side).train()
-    drops = [m for m in model.modules() if isinstance(m, nn.Dropout)]
-    for module in drops[:-1]:
-        module.p = 0.0
-    x = torch.randn(4, 3, side, side)
-    with torch.no_grad():
-        one, two = model(x), model(x)
-    assert torch.equal(one.features, two.features)
-    assert not torch.equal(one.logits, two.logits), "there is no dropout in front of the classifier"
-
-
-# --- runs -----------------------------------------------------------------------------------------
-
-# At 32 pixels its last map is one position, whose batch norm magnifies rounding a thousand times.
-EQUAL = [
-    "--model",
-    "efficientnet_b0",
-    "--resolution",
-    "96",
-    "--batch-size",
-    "4",
-    "--strengths",
-    "0",
-    "0",
-    "0",
-    "0",
-    "--max-steps",
-    "3",
-]
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        [],
-        ["--bn", "split"],
-        ["--paired-fraction", "0.5"],
-        ["--accumulate", "2", "--ema", "0.9"],
-        ["--ds", "js", "--ds-at", "logits"],
-    ],
-    ids=" ".join,
-)
-def test_ds_of_equal_views_is_zero(image_folder: Path, tmp_path: Path, more: list[str]) -> None:
-    assert run(image_folder, tmp_path / "run", *EQUAL, *more) == 0
-    (header,) = events(tmp_path / "run", "header")
-    assert header["view_noise"] < 1e-5
-    assert header["features"].startswith("input of ")
-    steps = events(tmp_path / "run", "step")
-    assert len(steps) == 3
-    at_logits = "logits" in more  # behind the classifier's own dropout, whose mask is shared, too
-    for step in steps:
-        assert step["ds"] == pytest.approx(0, abs=1e-6 if not at_logits else 1e-5)
-        assert step["ds_relative"] == pytest.approx(0, abs=1e-4)
-    assert not events(tmp_path / "run", "warning")
-
-
-def test_a_resumed_run_draws_what_it_would_have_drawn(image_folder: Path, tmp_path: Path) -> None:
-    model = ["--model", "efficientnet_b0", "--batch-size", "4"]
-    assert run(image_folder, tmp_path / "a", *model, "--max-steps", "4") == 0
-    assert run(image_folder, tmp_path / "b", *model, "--max-steps", "2") == 0
-    assert run(image_folder, tmp_path / "b", *model, "--max-steps", "4", "--resume") == 0
-    assert same_weights(tmp_path / "a", tmp_path / "b")
-
-
-def test_over_two_ranks(image_folder: Path, tmp_path: Path) -> None:
-    ranked(2, image_folder, tmp_path / "run", *EQUAL)
-    steps = events(tmp_path / "run", "step")
-    assert len(steps) == 3
-    for step in steps:
-        assert step["ds"] == pytest.approx(0, abs=1e-6)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("model", ["efficientnet_b0", "swin_t"])
-def test_compiled(image_folder: Path, tmp_path: Path, model: str) -> None:
-    words = [*EQUAL, "--model", model, "--compile"]
-    assert run(image_folder, tmp_path / "run", *words) == 0
-    for step in events(tmp_path / "run", "step"):
-        assert step["ds"] == pytest.approx(0, abs=1e-5)
-
-
-class Noisy(nn.Module):
-    """A network whose noise no draw of torch's makes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(3, 8, 8)
-        self.fc = nn.Linear(8, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        x = self.conv(x).mean((2, 3))
-        if self.training:
-            x = x + torch.linspace(0, 1, len(x))[:, None]
-        out: Tensor = self.fc(x)
-        return out
-
-
-def test_noise_that_is_left_is_in_the_header_and_warned_of(
-    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fastsc.models.build.small_model", lambda name, n: Noisy())
-    words = ["--model", "fastsc:resnet8w4", "--max-steps", "1"]
-    assert run(image_folder, tmp_path / "run", *words) == 0
-    (header,) = events(tmp_path / "run", "header")
-    assert header["view_noise"] > 0.01
-    (warning,) = events(tmp_path / "run", "warning")
-    assert "two equal views" in warning["reason"]
 
 
 def test_a_network_can_be_pickled_and_copied_whole() -> None:

@@ -20,7 +20,7 @@ from fastsc.training.step import Step
 from tests.fastsc.distributed.test_ranks import torchrun
 from tests.fastsc.replaying.replay_worker import record
 from tests.fastsc.runs import events
-from tests.pipelines.conftest import BACKENDS, DALI, opened, undecodable
+from tests.pipelines.conftest import BACKENDS, DALI, needs_dali, opened, undecodable
 
 pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
@@ -91,8 +91,17 @@ def test_equals_the_training_on_every_pipeline(
         assert meta["notes"] == []
 
 
-@pytest.mark.parametrize("crop", ["pad", "none"])
-@pytest.mark.parametrize("pipeline", ["cpu", "memory", DALI])
+@pytest.mark.parametrize(
+    ("pipeline", "crop"),
+    [
+        ("cpu", "pad"),
+        ("memory", "none"),
+        pytest.param("dali", "pad", marks=needs_dali),
+        pytest.param("cpu", "none", marks=pytest.mark.slow),
+        pytest.param("memory", "pad", marks=pytest.mark.slow),
+        pytest.param("dali", "none", marks=[needs_dali, pytest.mark.slow]),
+    ],
+)
 def test_every_crop(
     pipeline: str, crop: str, image_folder: Path, tmp_path: Path, seen: Seen
 ) -> None:
@@ -152,7 +161,7 @@ def test_progressive_resolution(image_folder: Path, tmp_path: Path, seen: Seen) 
     assert sides == [32, 64, 96]
 
 
-@pytest.mark.parametrize("pipeline", ["cpu", DALI])
+@pytest.mark.parametrize("pipeline", [pytest.param("cpu", marks=pytest.mark.slow), DALI])
 def test_a_broken_image_has_its_substitute(
     pipeline: str,
     image_folder: Path,
