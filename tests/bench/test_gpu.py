@@ -112,7 +112,7 @@ def test_a_part_that_fails_or_hangs_is_a_line(tmp_path: Path) -> None:
     failed = gpu.run(gpu.Part("a", [sys.executable, "-c", code], 60), tmp_path, False, 60)
     assert (failed["state"], failed["said"]) == ("failed (3)", "so far")
     code = "import time; print('so far', flush=True); time.sleep(60)"
-    hung = gpu.run(gpu.Part("b", [sys.executable, "-c", code], 3), tmp_path, False, 60)
+    hung = gpu.run(gpu.Part("b", [sys.executable, "-c", code], 1.5), tmp_path, False, 60)
     assert (hung["state"], hung["said"]) == ("out of time", "so far")
     assert gpu.run(gpu.Part("c", ["no-such"], 3), tmp_path, True, 0)["state"] == "left out"
 

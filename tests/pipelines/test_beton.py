@@ -268,7 +268,7 @@ def test_flipped_bytes_are_an_error_or_harmless(beton: BetonIndex, tmp_path: Pat
     first, rng = int(beton.samples.offsets.min()), np.random.default_rng(3)
     path = tmp_path / "x.beton"
     last = int((beton.samples.offsets + beton.samples.n_bytes).max())
-    places = [*rng.integers(0, 2**12, 60), *rng.integers(last, len(whole), 60)]
+    places = [*rng.integers(0, 2**12, 30), *rng.integers(last, len(whole), 30)]
     assert first > 2**12
     for place in places:
         damaged = bytearray(whole)

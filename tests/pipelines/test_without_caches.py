@@ -13,6 +13,7 @@ import pytest
 
 from fastsc.kernels.jit import NOTICE, jit
 from fastsc.pipelines import build, cache, scan
+from tests.forked import ForkedPopen
 from tests.pipelines.conftest import DALI, FFCV, opened
 
 pytestmark = pytest.mark.heavy
@@ -120,7 +121,8 @@ def test_a_pipeline_compiles_before_its_first_batch(
 
 
 ONE = """
-import sys
+import sys, numba
+numba.config.CACHE_DIR = {cache!r}
 sys.path.insert(0, {folder!r})
 if {closed}:
     sys.stderr = None
@@ -135,9 +137,9 @@ def test_compiling_is_said_once_and_only_where_it_is_done(
 ) -> None:
     loops = "from fastsc.kernels.jit import jit\n@jit()\ndef {0}(x):\n    return x + {1}\n"
     (tmp_path / "one.py").write_text(loops.format("one", 1) + loops.format("two", 2))
-    monkeypatch.setenv("NUMBA_CACHE_DIR", str(tmp_path / "compiled"))
+    monkeypatch.setattr("subprocess.Popen", ForkedPopen)
+    code = ONE.format(cache=str(tmp_path / "compiled"), folder=str(tmp_path), closed=closed)
     for notices in (1, 0):
-        code = ONE.format(folder=str(tmp_path), closed=closed)
         done = subprocess.run(
             [sys.executable, "-c", code], capture_output=True, text=True, timeout=110, check=False
         )
