@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from functools import cache, partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +26,7 @@ from fastsc.pipelines.threads import default_workers
 from fastsc.pipelines.walk import EXTENSIONS, is_system, list_files
 
 SPLITS = ("val", "test", "train")
+CLASSES_BESIDE = 3  # folders of images next to train: fewer may be val, test and masks
 HELD_OUT, HELD_OUT_LEAST = 10, 2  # one image in so many, and so many at least
 
 
@@ -116,8 +118,8 @@ def _less(index: Index, val: Index, root: Path) -> Index:
 def first_part(data: Path, *names: str) -> Path | None:
     """The first of these parts that a data set has, where it need not have any.
 
-    One of CIFAR-100's classes is called train: a folder of images alone, next to such folders of
-    other names.
+    One of CIFAR-100's classes is called train: a folder of images alone, next to several such
+    folders of other names.
     """
     parts = ((name, part_of(data, name)) for name in names)
     there = (part for name, part in parts if part and not (name == "train" and _is_class(part)))
@@ -128,10 +130,10 @@ def _is_class(part: Path) -> bool:
     if not part.is_dir() or shards_of(part):
         return False
     try:
-        folders, _ = _listed(part)
         beside, _ = _listed(part.parent)
-        others = [folder for folder in beside if folder.name not in SPLITS]
-        return not folders and any(_holds_images(_listed(Path(entry))[1]) for entry in others)
+        others = [folder for folder in beside if folder.name != part.name]
+        several = (folder for folder in others if _holds_images(_listed(Path(folder))[1]))
+        return len([*islice(several, CLASSES_BESIDE)]) == CLASSES_BESIDE and not _listed(part)[0]
     except OSError:
         return False  # who reads it says so
 

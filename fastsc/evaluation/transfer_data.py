@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from fastsc.datasets.folders import first_part
 from fastsc.errors import UserError
 from fastsc.evaluation.data import checked
 from fastsc.pipelines import Index, keyed, scan
@@ -41,7 +42,7 @@ def transfer_splits(
         what = "a file, not a folder" if data.exists() else "no such folder"
         raise UserError(f"--transfer-data {data}: {what}; it wants a folder of labelled images")
     test = next((part for name in TESTS if (part := part_of(data, name)) is not None), None)
-    learned = part_of(data, "train")
+    learned = first_part(data, "train")
     if test is None or learned is None:
         return _halves(checked(scan(learned or test or data), on_bad_image, pipeline), seed)
     train = scan(learned)

@@ -255,7 +255,7 @@ class Training:
                     buffer.copy_(shares[self.ranks.rank]["buffers"][i][k])
                 elif buffer.is_floating_point():
                     values = torch.stack([share["buffers"][i][k] for share in shares])
-                    buffer.copy_(values.mean(0))
+                    buffer.copy_(values.double().mean(0))  # as `average_buffers` has it
 
     def export(self, path: Path, *, before: bool = False) -> None:
         """The weights under the architecture's own names, with what one needs to use them.

@@ -219,9 +219,10 @@ def test_nan_is_not_hidden(interpreter, kind: str) -> None:
     assert all(grad[2].isnan().any() for grad in gradients)
 
 
-def test_operators_are_what_torch_expects(interpreter) -> None:
+@pytest.mark.parametrize("kind", ["relative", *(pytest.param(k, marks=SLOW) for k in ("js", "sq"))])
+def test_operators_are_what_torch_expects(interpreter, kind: str) -> None:
     f, g = (x.requires_grad_() for x in pair(3, 8))
-    torch.library.opcheck(torch.ops.fastsc.ds.default, (f, g, "relative", False))
+    torch.library.opcheck(torch.ops.fastsc.ds.default, (f, g, kind, False))
     grad = torch.autograd.grad(ds(f, g, impl="triton"), f, create_graph=True)[0]
     with pytest.raises(RuntimeError, match=r"ds_gradient.*no autograd formula"):
         grad.sum().backward()

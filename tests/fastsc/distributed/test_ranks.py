@@ -131,7 +131,7 @@ def test_accumulation_over_ranks_equals_one_process(image_folder: Path, tmp_path
     assert_same_training(tmp_path / "one", tmp_path / "many", 8)
 
 
-@pytest.mark.parametrize("bn", [pytest.param("joint", marks=pytest.mark.slow), "split"])
+@pytest.mark.parametrize("bn", ["joint", pytest.param("split", marks=pytest.mark.slow)])
 def test_synchronized_batch_norm_equals_one_process(
     image_folder: Path, tmp_path: Path, bn: str
 ) -> None:

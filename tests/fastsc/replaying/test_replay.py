@@ -161,7 +161,7 @@ def test_progressive_resolution(image_folder: Path, tmp_path: Path, seen: Seen) 
     assert sides == [32, 64, 96]
 
 
-@pytest.mark.parametrize("pipeline", [pytest.param("cpu", marks=pytest.mark.slow), DALI])
+@pytest.mark.parametrize("pipeline", ["cpu", DALI])
 def test_a_broken_image_has_its_substitute(
     pipeline: str,
     image_folder: Path,

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -161,16 +160,21 @@ def test_a_stopped_sweep_goes_on(
     command = [str(path), "--data", str(image_folder), "--out", str(out), "--arms", "both"]
     command += ["--known", str(tmp_path)]
 
+    over = threading.Event()
+
     def stop_at_the_first_checkpoint() -> None:
-        until = time.monotonic() + 60
-        while time.monotonic() < until and not list(out.glob("runs/*/checkpoints/*.pt")):
-            time.sleep(0.01)
-        os.kill(os.getpid(), signal.SIGTERM)
+        while not over.wait(0.01):
+            if list(out.glob("runs/*/checkpoints/*.pt")):
+                os.kill(os.getpid(), signal.SIGTERM)
+                break
 
     stopper = threading.Thread(target=stop_at_the_first_checkpoint)
     stopper.start()
-    assert reproduce.main(command) == 75
-    stopper.join()
+    try:
+        assert reproduce.main(command) == 75
+    finally:
+        over.set()
+        stopper.join()
     said = capsys.readouterr().err
     assert said.strip() == "fastsc.reproduce: interrupted; the same command goes on"
     [run] = out.glob("runs/*")
