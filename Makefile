@@ -38,7 +38,7 @@ docs: $(STAMP) ## the documentation as a site (site/index.html); a dead link fai
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict $(ARGS)
 	echo "Wrote site/index.html"
 
-test: lint ## lint, then the tests that are quick (about 12 minutes on two cores)
+test: lint ## lint, then the tests that are quick (about 7 minutes on two cores)
 	@$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
 
 test-fast: $(STAMP) ## while you write: no processes, no interpreted kernels, no browser
