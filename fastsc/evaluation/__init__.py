@@ -15,4 +15,5 @@ QUESTIONS = (
     "bias",
     "pairs",
 )
+SIZED = tuple(q for q in QUESTIONS if q not in ("embedding", "pairs"))  # by a number of images
 OPTIONAL = ("pairs",)  # asked where their data is given, and else not said to be left out

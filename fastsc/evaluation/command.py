@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from fastsc.cli.console import write_line
 from fastsc.cli.parser import Parser, count, folder_name, positive, seed, side, whole, workers
-from fastsc.evaluation import QUESTIONS
+from fastsc.evaluation import QUESTIONS, SIZED
+from fastsc.pipelines.fields import did_you_mean
 
 if TYPE_CHECKING:
     from fastsc.evaluation.results.evaluated import Evaluation
@@ -60,7 +61,9 @@ def _parser() -> Parser:
         help="leave out and name what the data cannot answer, of --only too")
     add("--budget", choices=("quick", "full"), default="quick",
         help="quick: minutes on a CPU; full: ten times the images (default: %(default)s)")
-    add("--images", type=count, metavar="N", help="images per question, instead of the budget's")
+    add("--images", type=_images, action="append", default=[], metavar="N",
+        help="images per question, instead of the budget's; QUESTION=N, of this one alone: more "
+        "than once")
     add("--names", nargs="+", metavar="NAME", help="what the models are called, in their order")
     add("--seed", type=seed, default=0, help="of the choice of images and of the intervals")
 
@@ -119,6 +122,17 @@ def _parser() -> Parser:
     add("--workers", type=workers, metavar="N", help="decoding threads; default: one per core")
     # fmt: on
     return parser
+
+
+def _images(text: str) -> tuple[str, int]:
+    """The question and its number of images; "" for N alone, which is meant for every one."""
+    question, _, n = text.rpartition("=")
+    if question and question not in SIZED:
+        raise argparse.ArgumentTypeError(
+            f"{question!r} is no question that takes a number of images"
+            f"{did_you_mean(question, SIZED)}; there are {', '.join(SIZED)}"
+        )
+    return question, count(n)
 
 
 def _conclude(evaluation: Evaluation, out: Path, seconds: float) -> None:

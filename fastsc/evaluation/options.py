@@ -16,7 +16,10 @@ STRENGTHS: Strengths = (0.4, 0.4, 0.4, 0.1)
 
 @dataclass(frozen=True)
 class Options:
-    """What an evaluation is asked for; `python -m fastsc.evaluate --help` says what each is."""
+    """What an evaluation is asked for; `python -m fastsc.evaluate --help` says what each is.
+
+    images: Of a question so many; "" stands for every other one.
+    """
 
     models: Sequence[str]
     data: Path
@@ -24,7 +27,7 @@ class Options:
     only: Sequence[str] | None = None
     where_possible: bool = False
     budget: Budget = "quick"
-    images: int | None = None
+    images: Sequence[tuple[str, int]] = ()
     names: Sequence[str] | None = None
     seed: int = 0
     split: str | None = None

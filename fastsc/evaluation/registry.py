@@ -85,30 +85,31 @@ class Sizes:
     positions: Positions
 
     @classmethod
-    def of(cls, budget: Budget, resolution: int, images: int | None = None) -> Sizes:
-        """Of a budget; `images` in place of what it would give each question."""
-        full = budget == "full"
+    def of(cls, budget: Budget, resolution: int, images: Mapping[str, int] | None = None) -> Sizes:
+        """Of a budget; `images` in place of what it would give a question, "" of every other."""
+        full, given = budget == "full", images or {}
         area = (224 / resolution) ** 2
 
-        def n(at_224: int, most: int) -> int:
+        def n(question: str, at_224: int, most: int) -> int:
             scale = 10 if full else 1
-            return images or max(1, min(round(at_224 * area), most)) * scale
+            wanted = given.get(question, given.get(""))
+            return wanted or max(1, min(round(at_224 * area), most)) * scale
 
         return cls(
-            curves=n(96, 500),
-            profile=n(256, 1000),
-            neighbours=n(96, 500),
-            searched=10 * n(96, 1000),
-            gradients=n(64, 500),
-            robustness=n(24, 200),
+            curves=n("continuity", 96, 500),
+            profile=n("continuity", 256, 1000),
+            neighbours=n("neighbours", 96, 500),
+            searched=10 * n("neighbours", 96, 1000),
+            gradients=n("gradients", 64, 500),
+            robustness=n("robustness", 24, 200),
             thorough=full,
-            shifts=n(48, 300),
+            shifts=n("shifts", 48, 300),
             severities=(1, 2, 3, 4, 5) if full else (1, 3, 5),
-            explained=n(24, 200),
-            limed=n(8, 50),
+            explained=n("explanations", 24, 200),
+            limed=n("explanations", 8, 50),
             steps=50 if full else 32,
-            transfer=n(400, 2000),
-            bias=n(200, 2000),
+            transfer=n("transfer", 400, 2000),
+            bias=n("bias", 200, 2000),
             sliders=6 if full else 3,
             positions=FULL if full else QUICK,
         )

@@ -74,7 +74,7 @@ def evaluate(
             f"on them; the memory budget has room for {tuned}"
         )
     largest = max(source.classifier.preprocessing.resolution for source in sources)
-    sizes = Sizes.of(options.budget, largest, options.images)
+    sizes = Sizes.of(options.budget, largest, dict(options.images))
     with ExitStack() as loaders:
         subjects = []
         for name, source in zip(names, sources, strict=True):

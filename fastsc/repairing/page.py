@@ -117,7 +117,7 @@ def write_page(
         data=Path(seen.data),
         out=folder.page.parent,
         only=["continuity"],
-        images=CURVES,
+        images=[("continuity", CURVES)],
         names=NAMES,
         strengths=seen.strengths,
         on_bad_image=seen.on_bad_image,

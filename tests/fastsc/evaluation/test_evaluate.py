@@ -232,6 +232,10 @@ def test_numbers_devices_and_folders_that_cannot_be(
     command = f"{nets}:small", "--data", image_folder
     assert "'-5' is not a whole number" in mistake(capsys, *command, "--seed", "-5")
     assert "2**64 - 1" in mistake(capsys, *command, "--seed", str(2**64))
+    for amount in ("0", "robustness=0", "robustness="):
+        assert "is not a whole number" in mistake(capsys, *command, "--images", amount)
+    said = mistake(capsys, *command, "--images", "robustnes=5")
+    assert "'robustnes' is no question that takes a number of images; did you mean" in said
     assert "--device foo: must be" in mistake(capsys, *command, "--device", "foo")
     assert "--names: an empty name" in mistake(capsys, *command, "--names", " ")
     shutil.copytree(image_folder / "val", "data/val")

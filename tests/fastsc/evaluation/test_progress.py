@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 import threading
+from dataclasses import replace
 
 import pytest
 import torch
@@ -150,3 +151,12 @@ def test_the_sliders_come_with_continuity() -> None:
     sizes = Sizes.of("quick", 224)
     assert list(passes(["continuity", "shifts"], sizes, 50)) == ["continuity", "shifts", "sliders"]
     assert list(passes(["shifts"], sizes, 50)) == ["shifts"]
+
+
+def test_numbers_of_images_of_single_questions() -> None:
+    of_all = Sizes.of("quick", 224, {"": 7})
+    assert (of_all.curves, of_all.robustness, of_all.searched) == (7, 7, 70)
+    some = Sizes.of("full", 224, {"": 7, "robustness": 1000})
+    assert some == replace(Sizes.of("full", 224, {"": 7}), robustness=1000)
+    alone = Sizes.of("quick", 224, {"explanations": 30})
+    assert alone == replace(Sizes.of("quick", 224), explained=30, limed=30)
