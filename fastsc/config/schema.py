@@ -223,8 +223,8 @@ class MethodConfig:
     keep: Number = option(None, above=0, below=1, since="0.1.0", needs=("objective", "self"))
     """Least agreement with the old answers on held-out images (--val, else a keyed tenth of the
     images). Alpha then rises while fewer of the training images' answers change, and falls with the
-    learning rate where more do; the validated point that holds it with the lowest ds_relative is
-    exported. None: alpha stays, and the last point is exported."""
+    learning rate where more do; an end that breaks the bound is drawn back on the line to the
+    weights of before, as far as it takes. None: alpha stays, and the end is exported as it is."""
 
     @property
     def plain(self) -> bool:

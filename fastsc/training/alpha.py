@@ -225,8 +225,9 @@ class Keeper(Multiplier):
     """alpha, and below its start the learning rate, so that few enough answers change.
 
     The other side of the same Lagrangian: DS is minimized subject to a share of changed answers of
-    at most 1 - keep. While fewer change than may, alpha rises; where more do, it falls, and what it
-    falls below its start by, the learning rate falls by, too.
+    at most 1 - keep, of the images that train. While fewer change than may, alpha rises; where more
+    do, it falls, and what it falls below its start by, the learning rate falls by, too. Held-out
+    images lose more answers; for them the end is drawn back (`drawback`).
 
     Args:
         alpha: The start, from LOWEST to HIGHEST.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -25,11 +23,3 @@ def divergence(parts: LossParts, answers: Tensor, m: int) -> LossParts:
     entropy = -torch.xlogy(answers, answers).sum(1)
     constant = torch.cat([entropy, entropy[:m]]).mean()
     return parts._replace(loss=parts.loss - constant, ce=parts.ce - constant)
-
-
-def merit_of(agreement: float, ds_relative: float, keep: float) -> float:
-    """By what points of a repair are compared: above 1, and more for a lower ds_relative, those
-    that keep enough answers; of the others the agreement; -1 where ds_relative is not finite."""
-    if not math.isfinite(ds_relative):
-        return -1.0
-    return agreement if agreement < keep else 1 + 1 / (1 + ds_relative)

@@ -10,6 +10,7 @@ from fastsc.run.reporter import Report
 from fastsc.run.validation import Validation
 from fastsc.run.writer import CheckpointWriter
 from fastsc.training.compiling import GraphCounter
+from fastsc.training.drawback import between, farthest, keeps
 from fastsc.training.state import Training, Unreported
 from fastsc.training.validate import validate
 
@@ -96,20 +97,55 @@ def fit(training: Training, writer: CheckpointWriter, report: Report, stop: Stop
 
 def _validation(training: Training, epoch: int, stop: StopSignal) -> tuple[bool, Validation | None]:
     """Validates if the epoch is one for it. False: a signal stopped it."""
-    data, ranks = training.config.data, training.ranks
     if training.val_loader is None or not training.validates(epoch):
         return True, None
-    val = validate(
+    val = _validate(training, stop)
+    return val is not None, val
+
+
+def _validate(training: Training, stop: StopSignal) -> Validation | None:
+    """What the present weights do on the validation images; None: a signal stopped it."""
+    assert training.val_loader is not None
+    data = training.config.data
+    return validate(
         training.core.best,
         training.val_loader,
         training.config.method.ds,
         flip=data.val_flip,
         teacher=training.core.teacher,
-        ranks=ranks,
+        ranks=training.ranks,
         stop=lambda: bool(stop),
         precision=data.val_precision,
     )
-    return val is not None, val
+
+
+def draw_back(training: Training, report: Report, stop: StopSignal) -> bool:
+    """After the last step, what --keep asks: the farthest point on the way that holds it.
+
+    False: a signal stopped it. All ranks come to the same point.
+    """
+    keep, teacher, net = training.config.method.keep, training.core.teacher, training.core.best.net
+    if keep is None or teacher is None or training.val_loader is None:
+        return True
+    before = teacher.net.state_dict()
+    after = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    points: dict[float, Validation | None] = {1.0: training.last_validation}
+
+    def holds(share: float) -> bool:
+        net.load_state_dict(between(before, after, share))
+        if (point := points.get(share)) is None:
+            point = points[share] = _validate(training, stop)
+        return point is not None and keeps(point.top1, point.ds_relative, keep)
+
+    share = farthest(holds)
+    if None in points.values():
+        return False
+    net.load_state_dict(between(before, after, share))
+    training.holds = share > 0
+    if share < 1:
+        report.event("drawn_back", step=training.step, share=share)
+        report.say(f"drawn back to {share:.3g} of the way from the weights before, for --keep")
+    return True
 
 
 def save(training: Training, writer: CheckpointWriter, report: Report) -> None:

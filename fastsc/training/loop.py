@@ -28,7 +28,7 @@ from fastsc.run.reporter import Report
 from fastsc.run.resume import as_begun, check_same_options, ended_for_good, exported_step, kept
 from fastsc.run.writer import CheckpointWriter, NonFiniteError
 from fastsc.training.compiling import check_compiler, graphs_allowed
-from fastsc.training.fit import fit, report_bad_images, save
+from fastsc.training.fit import draw_back, fit, report_bad_images, save
 from fastsc.training.schedules import resolutions
 from fastsc.training.state import Training, introduce
 
@@ -190,7 +190,7 @@ def _run(
     try:
         with ranks.contact():
             introduce(training, report, saved)
-            if fit(training, writer, report, stop):
+            if fit(training, writer, report, stop) and draw_back(training, report, stop):
                 ranks.on_main(writer.wait)
                 ranks.on_main(lambda: _export(training, folder, report, conclude))
                 status = 0
@@ -239,16 +239,11 @@ def _export(
 ) -> None:
     """weights.safetensors; without that package the weights stay in the last checkpoint.
 
-    Of --keep the best point's, and of --objective self what it was before, and the conclusion.
+    Of --objective self also what it was before, and the conclusion.
     """
     if installed("safetensors"):
-        method, (_, best) = training.config.method, training.best
-        if method.keep is not None and best not in (None, training.step):
-            path = folder.checkpoints / f"step-{best:08d}.pt"
-            training.take_best(checkpoint.load(path), path)
-            report.say(f"exported: step {best}, the best that was validated")
         training.export(folder.weights)
-        if method.objective == "self":
+        if training.config.method.objective == "self":
             training.export(folder.before, before=True)
             if conclude is not None and training.data.val is not None:
                 conclude(training.config, training.data, folder, report, training.holds)

@@ -18,8 +18,9 @@ from fastsc.models.features import FeatureModel
 from fastsc.models.probe import device_of, probe
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.training.alpha import Keeper
-from fastsc.training.answers import SHORT, divergence, merit_of
+from fastsc.training.answers import SHORT, divergence
 from fastsc.training.collapse import spread
+from fastsc.training.drawback import between, farthest, keeps
 from fastsc.training.optimizer import set_lr
 
 
@@ -27,8 +28,7 @@ class Repaired(NamedTuple):
     """What a repair has come to, on the held-out images.
 
     Attributes:
-        holds: Whether a point kept as many answers as it should; else it is the nearest, or the
-            model as it was where no point's figures are finite.
+        holds: Whether as many answers stayed as should; else the model is as it was.
         agreement: Part of the images with their old answer.
         before, after: ds_relative.
     """
@@ -58,8 +58,9 @@ def repair(
 
     The loss is the KL divergence from its own answers before, on both views, plus alpha · DS (sq).
     The classifier runs in evaluation mode throughout; AdamW with a cosine. Alpha rises while less
-    than 1 - keep of the answers change, and falls with the learning rate where more do. After every
-    epoch the held-out images are asked, and the best point that holds `keep` is what stays.
+    than 1 - keep of the answers change, and falls with the learning rate where more do. At the end
+    the held-out images are asked, and where fewer keep their answers, the weights are drawn back on
+    the line to those of before, as far as it takes.
 
     Args:
         model: Takes normalized images (N, 3, H, W), returns logits (N, C), and has a linear layer
@@ -108,7 +109,6 @@ def repair(
     optimizer = torch.optim.AdamW(parameters, lr=lr, weight_decay=0.0)
     random = torch.Generator().manual_seed(seed)
     before = _measured(student, teacher, asked, views).ds_relative
-    best, weights, point = -1.0, copy.deepcopy(student.net.state_dict()), _Point(1.0, before)
     step, total, changed = 0, epochs * n_batches, torch.zeros((), device=views.device)
     for _ in range(epochs):
         for batch in map(_uint8, images):
@@ -129,12 +129,17 @@ def repair(
             if keeper.observes(step):
                 keeper.update(float(changed), spread(f.detach()))
             step += 1
-        now = _measured(student, teacher, asked, views)
-        if (merit := merit_of(*now, keep)) > best:
-            best, point = merit, now
-            weights = copy.deepcopy(student.net.state_dict())
-    model.load_state_dict(weights)
-    return Repaired(best >= 1, point.agreement, before, point.ds_relative)
+    after = copy.deepcopy(student.net.state_dict())
+    points = {0.0: _Point(1.0, before)}
+
+    def holds(share: float) -> bool:
+        student.net.load_state_dict(between(teacher.net.state_dict(), after, share))
+        points[share] = _measured(student, teacher, asked, views)
+        return keeps(*points[share], keep)
+
+    share = farthest(holds)
+    model.load_state_dict(between(teacher.net.state_dict(), after, share))
+    return Repaired(share > 0, points[share].agreement, before, points[share].ds_relative)
 
 
 class _Point(NamedTuple):

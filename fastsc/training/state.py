@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,6 @@ from fastsc.run.reporter import Report
 from fastsc.run.resume import check_unchanged, plain_options
 from fastsc.run.validation import Validation
 from fastsc.training.alpha import Alpha, Keeper, Multiplier
-from fastsc.training.answers import merit_of
 from fastsc.training.collapse import CollapseWatch
 from fastsc.training.compiling import repays
 from fastsc.training.figures import Measured
@@ -68,6 +66,8 @@ class Training:
         self.data, self.ranks = data, ranks
         self.validated_step = -1  # the one after which an epoch was last validated and logged
         self.best: tuple[float, int | None] = (-1.0, None)  # of a validation, and its step
+        self.last_validation: Validation | None = None
+        self.holds = False  # whether what is exported keeps as many answers as --keep says
         self.losses = LossWatch(ranks)
         self.watch = CollapseWatch()
         self.meter = Meter(ranks.world_size)
@@ -149,12 +149,9 @@ class Training:
     def validated(self, val: Validation | None) -> None:
         """The present epoch has come to its end, with this validation if there was one."""
         self.validated_step = self.step
-        keep = self.config.method.keep
-        merit = -1.0
-        if val is not None:
-            merit = val.top1 if keep is None else merit_of(val.top1, val.ds_relative, keep)
-        if merit > self.best[0]:
-            self.best = merit, self.step
+        self.last_validation = val
+        if val is not None and self.config.method.keep is None and val.top1 > self.best[0]:
+            self.best = val.top1, self.step
 
     def take_bad_images(self) -> list[BadImage]:
         """Files that turned out to be broken since the last call, of all ranks on the main one."""
@@ -170,17 +167,6 @@ class Training:
     @property
     def _nets(self) -> list[nn.Module]:
         return [model.net for model in (self.core.model, self.core.ema) if model is not None]
-
-    @property
-    def holds(self) -> bool:
-        """Whether a validated point keeps as many answers as --keep says."""
-        return self.best[0] >= 1
-
-    def take_best(self, state: Mapping[str, Any], source: Path) -> None:
-        """Puts the weights of a checkpoint in, for the export; the training is over."""
-        checkpoint.load_model_state(self.core.model.net, state["model"], source)
-        if self.core.ema is not None:
-            checkpoint.load_model_state(self.core.ema.net, state["ema"], source)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed run needs to go on as if it had not stopped; on the main rank.

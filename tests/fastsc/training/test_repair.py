@@ -18,7 +18,6 @@ from fastsc import ContinuityLoss, replay
 from fastsc.config.options import parse
 from fastsc.datasets.folders import open_data
 from fastsc.distributed.ranks import Ranks
-from fastsc.loading.state_dicts import WeightsFile, read_weights
 from fastsc.models.build import build_net
 from fastsc.repairing.page import FIGURES, Outcome
 from fastsc.run import checkpoint
@@ -191,10 +190,15 @@ def test_a_functions_network(
 def test_a_bound_that_cannot_be_held_is_said(
     flat: Path, init: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    more = ["--keep", "0.99", "--lr", "10", "--epochs", "2", "--alpha", "100"]
+    more = ["--keep", "0.99", "--lr", "100", "--epochs", "2", "--alpha", "100"]
     assert repair(flat, tmp_path / "run", *MODEL, "--init", init, *more) == 0
     assert "--keep 0.99 could not be held; what was reached" in capsys.readouterr().out
     assert events(tmp_path / "run", "repair")[0]["holds"] is False
+    before, after = (
+        checkpoint.load_safetensors(tmp_path / "run" / f"{name}.safetensors")[0]
+        for name in ("before", "weights")
+    )
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 @pytest.fixture
@@ -203,22 +207,28 @@ def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fastsc.train.conclude", lambda *_: None)
 
 
-@pytest.mark.usefixtures("no_evaluation")
-def test_the_best_point_that_holds_is_exported(flat: Path, init: str, tmp_path: Path) -> None:
-    """At a rate that spoils the network in the end, an earlier step's weights."""
+@pytest.mark.usefixtures("no_page")
+def test_an_end_that_breaks_the_bound_is_drawn_back(flat: Path, init: str, tmp_path: Path) -> None:
+    """At a rate that spoils the network, what is exported lies on the line to what it was."""
     out = tmp_path / "run"
-    more = ["--keep", "0.3", "--lr", "3", "--epochs", "4", "--keep-checkpoints", "9"]
-    assert repair(flat, out, *MODEL, "--init", init, *more, "--schedule", "constant") == 0
-    points = [event["val"] for event in events(out, "epoch")]
-    holding = [i for i, val in enumerate(points) if val["top1"] >= 0.3]
-    best = min(holding, key=lambda i: float(points[i]["ds_relative"])) if holding else max(
-        range(4), key=lambda i: float(points[i]["top1"])
-    )  # fmt: skip
-    state = checkpoint.load(out / "checkpoints" / f"step-{3 * (best + 1):08d}.pt")
-    assert all(torch.equal(state["model"][k], v) for k, v in weights(out).items())
-    path = out / "checkpoints" / f"step-{3 * (best + 1):08d}.pt"
-    read = read_weights(WeightsFile(path), build_net("fastsc:resnet8w4", 5, "cifar", 32)).state
-    assert all(torch.equal(read[k], v) for k, v in weights(out).items()), "not those of before"
+    more = ["--keep", "0.3", "--lr", "3", "--epochs", "4", "--schedule", "constant"]
+    assert repair(flat, out, *MODEL, "--init", init, *more) == 0
+    assert events(out, "epoch")[-1]["val"]["top1"] < 0.3
+    (told,), (drawn,) = events(out, "repair"), events(out, "drawn_back")
+    assert told["holds"] is True
+    assert told["agreement"] >= 0.3
+    share = drawn["share"]
+    assert 0 < share < 1
+    end = checkpoint.load(out / "checkpoints" / "step-00000012.pt")["model"]
+    before, _ = checkpoint.load_safetensors(out / "before.safetensors")
+    for name, now in weights(out).items():
+        line = before[name] + share * (end[name] - before[name])
+        torch.testing.assert_close(now, line.to(now.dtype))
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    (again / "weights.safetensors").unlink()  # broken off before the export: without a validation
+    assert repair(flat, again, *MODEL, "--init", init, *more, "--resume") == 0
+    assert same_weights(out, again)
 
 
 @pytest.mark.usefixtures("no_evaluation")
@@ -253,7 +263,7 @@ def test_two_ranks_repair_as_one(image_folder: Path, tmp_path: Path) -> None:
     torch.save(state, tmp_path / "weights.pt")
     more = [*MODEL, "--epochs", "2", "--val-every", "2"]
     more += ["--init", str(tmp_path / "weights.pt"), "--objective", "self", "--bn", "frozen"]
-    more += ["--keep", "0.5", "--alpha", "2", "--alpha-warmup-epochs", "0", "--ds", "sq"]
+    more += ["--keep", "0.95", "--alpha", "2", "--alpha-warmup-epochs", "0", "--ds", "sq"]
     more += ["--label-smoothing", "0", "--lr", "0.1"]
     single(image_folder, tmp_path / "one", *more)
     ranked(2, image_folder, tmp_path / "many", *more, "--no-page")
@@ -262,6 +272,8 @@ def test_two_ranks_repair_as_one(image_folder: Path, tmp_path: Path) -> None:
         for name in ("loss", "ce", "ds", "ds_relative", "disagreement", "alpha", "lr"):
             # A divergence is the small difference of two entropies.
             assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-6), (a["step"], name)
+    (a, b) = (events(run, "drawn_back") for run in runs)
+    assert [event["share"] for event in a] == [event["share"] for event in b] != []
     (a, b) = (weights(run) for run in runs)
     assert all(torch.allclose(a[key], b[key], rtol=1e-3, atol=1e-5) for key in a)
     (a, b) = (events(run, "epoch")[-1]["val"] for run in runs)

@@ -55,9 +55,23 @@ def test_batches_of_any_form_give_the_same(batches: list[Tensor]) -> None:
 
 
 def test_what_cannot_be_held_is_told(batches: list[Tensor]) -> None:
-    result = fastsc.repair(model(), batches, keep=0.99, lr=1.0, epochs=1)
+    net = model()
+    before = copy.deepcopy(net.state_dict())
+    result = fastsc.repair(net, batches, keep=0.99, lr=100.0, epochs=1)
     assert not result.holds
-    assert result.agreement < 0.99
+    assert (result.agreement, result.after) == (1, result.before), "it is what it was"
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+
+
+def test_what_breaks_the_bound_is_drawn_back(batches: list[Tensor]) -> None:
+    nets = [model(), model()]
+    loose, bound = (
+        fastsc.repair(net, batches, keep=keep, lr=1e-2, epochs=3)
+        for net, keep in zip(nets, (0.01, 0.95), strict=True)
+    )
+    assert loose.agreement < 0.95 <= bound.agreement
+    assert bound.holds
+    assert loose.after < bound.after < bound.before
 
 
 def test_weights_that_are_not_finite_are_not_taken(batches: list[Tensor]) -> None:
