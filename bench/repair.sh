@@ -22,15 +22,16 @@ cifar100() {
         ln -sf "${files[@]:0:200}" "$out/net/train/$class/"
         for file in "${files[@]:200:100}"; do ln -sf "$file" "$out/other/$class-$(basename "$file")"; done
     done
-    short=(--epochs 4 --batch-size 64 --lr 4e-3 --pipeline memory)
+    short=(--batch-size 64 --lr 4e-3 --pipeline memory)
     for seed in 0 1 2; do
         plain=$out/plain-$seed
         train cifar100 --plain --data "$out/net" --epochs 15 --val-every 15 --seed $seed --out "$plain" --resume
         for images in other net/train; do
-            train repair --init "$plain" --data "$out/$images" --keep 0.8 "${short[@]}" --seed $seed \
+            train repair --init "$plain" --data "$out/$images" --keep 0.8 --epochs 6 --precision bf16 \
+                "${short[@]}" --seed $seed \
                 --out "$out/repair-${images%%/*}-$seed" --resume
         done
-        train cifar100 --init "$plain" --data "$out/net" "${short[@]}" --optimizer adamw --weight-decay 0 \
+        train cifar100 --init "$plain" --data "$out/net" --epochs 4 "${short[@]}" --optimizer adamw --weight-decay 0 \
             --bn frozen --ds sq --alpha 8 --alpha-warmup-epochs 0 --schedule cosine --seed $seed \
             --out "$out/labels-$seed" --resume
         nice -n 10 "$python" -m fastsc.evaluate "$plain" "$out"/{repair-other,repair-net,labels}-$seed \
