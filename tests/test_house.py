@@ -274,7 +274,7 @@ def test_python_of_the_documentation_runs(
 def test_the_front_page_is_short_and_its_figures_are_the_studys() -> None:
     page = (ROOT / "README.md").read_text()
     assert len(page.splitlines()) <= 150
-    study = (ROOT / "docs" / "reproduction.md").read_text()
+    study = (ROOT / "docs" / "reproduction-details.md").read_text()
     rows = re.findall(r"^\| .*\(`([\w-]+)`\) \|(.*)\|$", page, re.M)
     assert len(rows) == 4
     for arm, figures in rows:

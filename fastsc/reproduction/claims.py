@@ -132,6 +132,13 @@ class Effect:
     estimate: SeedEstimate
     verdict: Verdict
 
+    @property
+    def bound(self) -> float:
+        """What the claim says the estimate is below or above."""
+        if self.measure.effect == "not worse":
+            return -MARGIN
+        return 1.0 if self.measure.effect == "ratio" else 0.0
+
 
 def value_of(record: Record, key: str) -> float | None:
     """A figure by its key; None where the record lacks it, as collapsed features ds_relative."""
@@ -194,26 +201,31 @@ def effects_of(
 
 @dataclass(frozen=True)
 class Goal:
-    """One line of what the recommended default is meant to reach."""
+    """One line of what the recommended default is meant to reach: at most, or at least, `bound`."""
 
     label: str
     measure: Measure
     against: str
     estimate: SeedEstimate
+    bound: float
     verdict: Verdict
 
 
 def goals_of(study: Study, records: Records) -> list[Goal]:
-    """ds_relative against plain training and augmentation; top-1 against each baseline."""
+    """ds_relative against plain training and what sees the same views; top-1 against each."""
     default, goals = study.default, list[Goal]()
-    for against, limit in ((study.reference, TO_REFERENCE), (study.augmentation, TO_BASELINE)):
+    paired = [name for name in study.baselines if not study.plain(name)]
+    limits = {study.reference: TO_REFERENCE, **dict.fromkeys(paired, TO_BASELINE)}
+    for against, limit in limits.items():
         effect = effect_of(records, RELATIVE, default, against)
         if effect is not None:
             label = f"ds_relative over that of {study.arms[against].label}, at most {limit:g}"
             verdict = verdict_below(effect.estimate, limit)
-            goals.append(Goal(label, RELATIVE, against, effect.estimate, verdict))
+            goals.append(Goal(label, RELATIVE, against, effect.estimate, limit, verdict))
     for effect in effects_of(records, [TOP1], default, study.baselines):
         label = f"top-1 less that of {study.arms[effect.against].label}"
         label += f", at least −{100 * MARGIN:g} point"
-        goals.append(Goal(label, TOP1, effect.against, effect.estimate, effect.verdict))
+        goals.append(
+            Goal(label, TOP1, effect.against, effect.estimate, effect.bound, effect.verdict)
+        )
     return goals

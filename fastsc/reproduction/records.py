@@ -74,6 +74,11 @@ class Record:
         """Whether it trained with one view an image."""
         return self.options["alpha"] == 0 and self.options["ce_views"] == "clean"
 
+    def images_of(self, question: str) -> int | None:
+        """On how many images a question was to be asked; None: as its budget says."""
+        images = self.asked.get("images")
+        return images.get(question) if isinstance(images, Mapping) else images
+
     @property
     def left(self) -> float:
         """What is left at the end of the features' spread, or of its directions, of their most."""
@@ -235,7 +240,12 @@ def checked(record: Record, place: str) -> Record:
         curve.wrong(CURVE[0], "as long as the other columns")
     asked = fields.inner("asked")
     if asked.has("images"):
-        asked.whole("images")
+        if isinstance(asked.values["images"], Mapping):
+            of_images = asked.inner("images")
+            for question in of_images.values:
+                of_images.whole(question)
+        else:  # of every question, as older records have it
+            asked.whole("images")
     if asked.has("left_out"):
         asked.texts("left_out")
     if asked.has("sizes"):

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from fastsc.config.rules import spelled
 from fastsc.datasets.folders import Data, open_data
 from fastsc.distributed.signals import EXIT_RESUMABLE
 from fastsc.errors import UserError
+from fastsc.evaluation import SIZED
 from fastsc.pipelines.reading import blamed, read_json
 from fastsc.reproduction.records import (
     Record,
@@ -34,7 +35,7 @@ from fastsc.reproduction.records import (
 from fastsc.reproduction.study import Arm, Study
 
 Say = Callable[[str], object]
-TRIAL_IMAGES = 4  # a question of a trial's evaluation
+TRIAL_IMAGES = dict.fromkeys(SIZED, 4)  # of a trial's evaluation
 _GRACE = 60.0  # seconds for a training to write its checkpoint when it is told to stop
 
 
@@ -56,7 +57,7 @@ class Task:
     key: str
     values: Mapping[str, Any]
     questions: tuple[str, ...] = ()
-    images: int | None = None
+    images: Mapping[str, int] = field(default_factory=dict)
     record: Record | None = None
 
     @property
@@ -72,7 +73,8 @@ class Task:
             return True
         asked = self.record.asked
         answered = {name.partition("/")[0] for name in self.record.figures}
-        same = asked.get("images") == self.images
+        sized = [q for q in self.questions if q in SIZED]
+        same = all(self.record.images_of(q) == self.images.get(q) for q in sized)
         return same and set(self.questions) <= answered | set(asked.get("left_out", ()))
 
 
@@ -117,12 +119,13 @@ class Sweep:
             if images.val is None:
                 raise UserError("a study needs validation images: leave --val none out")
         records = all_records([*self.known, self.out / "records"])
-        numbers = range(max(arm.seeds for arm in chosen)) if seeds is None else dict.fromkeys(seeds)
+        own = {arm.name: self.study.seeds_of(arm) for arm in chosen}
+        numbers = max(own.values(), key=len) if seeds is None else dict.fromkeys(seeds)
         return [
             self._task(arm, seed, images, records)
             for seed in numbers
             for arm in chosen
-            if seeds is not None or seed < arm.seeds
+            if seeds is not None or seed in own[arm.name]
         ]
 
     def _task(self, arm: Arm, seed: int, images: Data | None, records: Sequence[Record]) -> Task:
@@ -132,7 +135,7 @@ class Sweep:
         which = (self.study.name, arm.name, seed, key, self.trial)
         same = [r for r in records if (r.study, r.arm, r.seed, r.key, r.trial) == which]
         record = max(same, key=lambda r: len(r.figures), default=None)
-        questions = self.study.evaluate.asked(arm.name, seed)
+        questions = self.study.asked(arm, seed)
         values, n = self.study.values(arm, seed), self.study.evaluate.images
         return Task(
             arm, seed, config, key, values, questions, TRIAL_IMAGES if self.trial else n, record
@@ -214,8 +217,7 @@ class _Workers:
         out = sweep.out / "evaluations" / run.name
         command = [str(run), "--data", str(sweep.data), "--out", str(out), "--names", task.name]
         command += ["--where-possible", "--only", *questions]
-        if task.images is not None:
-            command += ["--images", str(task.images)]
+        command += image_words(task.images)
         if "transfer" in questions:
             command += ["--transfer-data", str(sweep.transfer)]
         began = time.monotonic()
@@ -235,7 +237,7 @@ class _Workers:
             record,
             figures=figures,
             asked={
-                "images": task.images,
+                "images": dict(task.images),
                 "transfer": None if sweep.transfer is None else sweep.transfer.name,
                 "sizes": sizes,
                 "left_out": left_out,
@@ -283,6 +285,11 @@ def words(options: Mapping[str, Any]) -> list[str]:
             values = value if isinstance(value, (list, tuple)) else [value]
             parts += [spelled(key), *map(_word, values)]
     return parts
+
+
+def image_words(images: Mapping[str, int]) -> list[str]:
+    """Numbers of images of questions as words of `fastsc.evaluate`."""
+    return [word for q, n in images.items() for word in ("--images", f"{q}={n}")]
 
 
 def _word(value: object) -> str:

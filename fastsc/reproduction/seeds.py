@@ -17,6 +17,7 @@ from fastsc.cli.packages import needed
 
 LEVEL = 0.95
 NAN = float("nan")
+MOST_SEEDS = 1000
 Verdict = Literal["holds", "does not hold", "not shown"]
 
 
@@ -98,6 +99,33 @@ def verdict_not_worse(effect: SeedEstimate, margin: float) -> Verdict:
     if effect.lower >= -margin:
         return "holds"
     return "does not hold" if effect.upper < -margin else "not shown"
+
+
+def seeds_to_decide(
+    estimate: SeedEstimate, bound: float, *, log: bool = False, one_sided: bool = False
+) -> int | None:
+    """How many seeds have an interval that leaves out a bound, if their mean and spread stay these.
+
+    Args:
+        estimate: Of at least two seeds.
+        bound: On the estimate's scale.
+        log: The interval is one of logarithms, as a ratio's.
+        one_sided: The bound is tested on one side alone.
+
+    Returns:
+        The least such number; None beyond MOST_SEEDS, or where the seeds do not differ.
+    """
+    q, end = (LEVEL, estimate.upper) if one_sided else ((1 + LEVEL) / 2, estimate.high)
+    value, end, bound = (math.log(x) if log else x for x in (estimate.value, end, bound))
+    spread = (end - value) * math.sqrt(estimate.n) / _quantile(q, estimate.n - 1)
+    if not spread > 0:
+        return None
+    decides = (
+        n
+        for n in range(2, MOST_SEEDS + 1)
+        if _quantile(q, n - 1) * spread / math.sqrt(n) < abs(value - bound)
+    )
+    return next(decides, None)
 
 
 def prediction(values: Sequence[float], m: int) -> tuple[float, float]:

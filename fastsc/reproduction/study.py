@@ -19,7 +19,7 @@ from fastsc.config.recipes import configure, load_recipe
 from fastsc.config.rules import MAX_EPOCHS, MAX_IMAGES, MAX_SEED
 from fastsc.config.yaml_text import parse_yaml
 from fastsc.errors import UserError
-from fastsc.evaluation import QUESTIONS
+from fastsc.evaluation import QUESTIONS, SIZED
 from fastsc.pipelines.fields import Fields, did_you_mean, shown
 from fastsc.pipelines.reading import blamed, read_text
 from fastsc.reproduction import STUDIES
@@ -28,7 +28,7 @@ Options = Mapping[str, Any]
 NAME = re.compile(r"[\w.-]+")
 MAX_SEEDS = 10_000  # of an arm
 LISTS = ("baselines", "quick", "quick_seeds")
-GROUPS = ("alpha", "depth", "kinds", "target", "study", "collapse", "longer", "colours")
+GROUPS = ("alpha", "depth", "target", "collapse", "longer", "colours")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Arm:
         name: Of its runs and records.
         label: What a reader sees.
         options: Fields of `fastsc.config`, over the recipe's and the study's.
-        seeds: How many; 0, 1, …
+        seeds: How many, from the study's first one on.
         times: Epochs, as a multiple of the study's.
     """
 
@@ -58,19 +58,19 @@ class Evaluated:
         arms: By name.
         questions: Of `fastsc.evaluation.QUESTIONS`.
         seeds: Of each arm, the first so many.
-        images: A question, in place of the quick budget's.
+        images: Of a question, in place of the quick budget's.
         also: Further arms, of which these questions alone are asked.
     """
 
     arms: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
     seeds: int = 0
-    images: int | None = None
+    images: Mapping[str, int] = field(default_factory=dict)
     also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
-    def asked(self, arm: str, seed: int) -> tuple[str, ...]:
-        """The questions about a run; none about most."""
-        if seed >= self.seeds:
+    def asked(self, arm: str, nth: int) -> tuple[str, ...]:
+        """The questions about an arm's run of the nth seed, from 0; none about most."""
+        if not 0 <= nth < self.seeds:
             return ()
         return self.questions if arm in self.arms else self.also.get(arm, ())
 
@@ -107,6 +107,7 @@ class Study:
         chosen: How it was chosen, which a reader of its verdicts has to know.
         arms: By name, in the order in which they are run.
         seeds: Of an arm that does not say how many.
+        first_seed: Of every arm, where earlier ones had a part in a choice.
         groups: Sections of the page -> names of arms in order.
         evaluate: What the networks are asked.
         quick: Arms of the short replication.
@@ -127,6 +128,7 @@ class Study:
     augmentation: str
     arms: Mapping[str, Arm]
     seeds: int = 1
+    first_seed: int = 0
     held_out: int = 0
     claimed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     reason: str = ""
@@ -144,6 +146,14 @@ class Study:
         """The arms that the default is compared with: plain training, then those of equal cost."""
         return tuple(dict.fromkeys((self.reference, *self.baselines)))
 
+    def seeds_of(self, arm: Arm) -> range:
+        """The arm's seeds."""
+        return range(self.first_seed, self.first_seed + arm.seeds)
+
+    def asked(self, arm: Arm, seed: int) -> tuple[str, ...]:
+        """The questions about a run."""
+        return self.evaluate.asked(arm.name, seed - self.first_seed)
+
     def values(self, arm: Arm, seed: int) -> dict[str, Any]:
         """The options of a run, over the recipe's; what the arm says wins over the study."""
         epochs = max(1, round(arm.times * self.epochs))
@@ -160,6 +170,10 @@ class Study:
     def config_alpha(self, arm: str) -> float:
         """The weight of DS in an arm."""
         return self.config(self.arms[arm], Path("DIR"), 0).method.alpha
+
+    def plain(self, arm: str) -> bool:
+        """Whether an arm sees clean views alone."""
+        return self.config(self.arms[arm], Path("DIR"), 0).method.plain
 
     def changed(self, options: Options) -> Study:
         """The study with other options for every arm; `epochs` is E."""
@@ -263,6 +277,7 @@ def _check_values(study: Study) -> None:
     of_study = _typed(study, place)
     of_study.whole("images", high=MAX_IMAGES)
     of_study.whole("held_out", high=MAX_IMAGES)
+    of_study.whole("first_seed", high=MAX_SEED - MAX_SEEDS)
     of_study.whole("epochs", high=MAX_EPOCHS)
     for name in study.scales:
         Fields(study.scales, f"{place}: scales").inner(str(name))
@@ -276,8 +291,9 @@ def _check_values(study: Study) -> None:
         of_arm.number("times", 0, MAX_EPOCHS)
     asked = _typed(study.evaluate, f"{place}: evaluate")
     asked.whole("seeds", high=MAX_SEEDS)
-    if asked.has("images"):
-        asked.whole("images", 1, MAX_IMAGES)
+    of_images = asked.inner("images")
+    for question in study.evaluate.images:
+        of_images.whole(question, 1, MAX_IMAGES)
     for rate in study.rates:
         _typed(rate, f"{place}: rates").number("images_per_s", 1e-9, 1e12)
 
@@ -316,9 +332,13 @@ def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
         for name in names:
             if name not in study.arms:
                 wrong(f"{where} names {name!r}, which is no arm{did_you_mean(name, study.arms)}")
-    for question in chain(study.evaluate.questions, *study.evaluate.also.values()):
+    asked = study.evaluate
+    for question in chain(asked.questions, *asked.also.values()):
         if question not in QUESTIONS:
             wrong(f"evaluate asks {question!r}{did_you_mean(question, QUESTIONS)}")
+    for question in asked.images:
+        if question not in SIZED:
+            wrong(f"evaluate.images names {question!r}{did_you_mean(question, SIZED)}")
     try:
         load_recipe(study.recipe)
     except UserError as error:

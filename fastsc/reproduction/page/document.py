@@ -18,9 +18,11 @@ from fastsc.reproduction.page import words
 from fastsc.reproduction.page.drawn import PICTURES, headline
 from fastsc.reproduction.page.results import Results
 from fastsc.reproduction.records import Record, read_records
+from fastsc.reproduction.runner import image_words
 from fastsc.reproduction.study import Study, load_study
 
-PAGE, COMMANDS = "reproduction.md", "reproduction-commands.md"
+PAGE, DETAILS = "reproduction.md", "reproduction-details.md"
+COMMANDS = "reproduction-commands.md"
 AGAIN = "replications"
 
 
@@ -92,10 +94,12 @@ def _write(folder: Path, studies: Sequence[Results], **more: object) -> Path:
     )  # Markdown, of our own records  # fmt: skip
     templates.filters.update({name: f for name, f in vars(words).items() if isfunction(f)})
     templates.globals.update(
-        claims=CLAIMS, picture=picture, headline=headline, all=studies,
-        studies=[s for s in studies if s.runs], **{"docs": False, "trial": False, **more},
+        claims=CLAIMS, picture=picture, headline=headline, all=studies, image_words=image_words,
+        studies=[s for s in studies if s.runs],
+        decided=[s for s in studies if s.runs and not s.study.held_out],
+        **{"docs": False, "trial": False, **more},
     )  # fmt: skip
-    for name in (PAGE, COMMANDS):
+    for name in (PAGE, DETAILS, COMMANDS):
         text = templates.get_template(f"{name}.j2").render()
         write_text(folder / name, re.sub(r"\n{3,}|\n+(?=##)", "\n\n", text).strip() + "\n")
     for s in studies:  # of an earlier page, with other parts

@@ -24,17 +24,20 @@ Row = Sequence[object]
 CHANGE = Measure("val/top1", "top-1", "higher", "difference")  # two-sided, unlike the claim
 DS, REST = ("ds", "ds_at", "alpha"), ("ce_views", "stop_gradient", "bn")  # a method's options
 CHANCE = (1 - LEVEL) / 2  # that an interval lies on one side without an effect
+PAPER = {  # what it claims, by question
+    "accuracy": "accuracy does not suffer",
+    "continuity": "DS falls under each perturbation (figure 4)",
+    "neighbours": "an image's views lie close together (figures 1 and 2)",
+    "gradients": "the network is smoother in its input",
+    "robustness": "attacks succeed less often",
+    "explanations": "explanations agree",
+    "transfer": "features transfer better",
+    "bias": "it relies less on colors that lie",
+}
 # What `fastsc.evaluate` calls the number of images of a question.
 SIZES = {question: question for question in CLAIMS} | {
     "continuity": "curves", "explanations": "explained",
 }  # fmt: skip
-
-SIDES = {  # by whether an arm is more continuous and more accurate
-    (True, True): "better in both",
-    (True, False): "more continuous, not more accurate",
-    (False, True): "more accurate, not more continuous",
-    (False, False): "better in neither",
-}
 
 
 @dataclass(frozen=True)
@@ -95,7 +98,7 @@ class Results:
         """One row per goal, with what was reached."""
         verdicts = {"holds": "reached", "does not hold": "missed", "not shown": "undecided"}
         for goal in goals:
-            yield [goal.label, words.effect(goal), verdicts[goal.verdict]]
+            yield [goal.label, goal.estimate.n, words.effect(goal), verdicts[goal.verdict]]
 
     def longer(self) -> list[str]:
         """Baselines that train for more epochs than the others."""
@@ -157,6 +160,19 @@ class Results:
                     cells[-1] += f" in {count(change.estimate.n, 'common seed')}"
             yield cells
 
+    def unseen(self) -> Iterator[Row]:
+        """One row per arm that was asked: what a cosine misses of features and of movement."""
+        for name in self.present():
+            shares = [self.estimate(name, f"continuity/{key}_share") for key in ("mean", "radial")]
+            if shares[0].n:
+                label = f"{self.label(name)} (`{name}`)"
+                yield [
+                    label,
+                    shares[0].n,
+                    *map(words.percent, shares),
+                    self.relative(self.of(name)),
+                ]
+
     def claims(self, effects: Sequence[Effect]) -> str:
         """One row per measure: the arm's figure, and effect and verdict against each baseline."""
         headings = ["measure", self.label(effects[0].arm)]
@@ -203,25 +219,6 @@ class Results:
         sizes = [record.asked.get("sizes", {}).get(SIZES[question]) for record in records]
         return [f"{size:,}" for size in sorted({size for size in sizes if size is not None})]
 
-    def sides(self) -> dict[str, list[str]]:
-        """The grid's other settings by what they are better in than the default."""
-        sides: dict[str, list[str]] = {side: [] for side in SIDES.values()}
-        groups = [self.study.groups.get(name, ()) for name in ("alpha", "kinds", "study")]
-        names = dict.fromkeys(name for group in groups for name in group)
-        for name in self.present(name for name in names if name != self.study.default):
-            top1, relative = (
-                self.effect(measure, name, self.study.default) for measure in (CHANGE, RELATIVE)
-            )
-            if top1 is None:
-                continue
-            if relative is None:
-                sides.setdefault("collapsed", []).append(f"`{name}`")
-                continue
-            points, ratio = top1.estimate.value, relative.estimate.value
-            text = f"{signed(100 * points, 1)}, ×{ratio:.2f}, n = {top1.estimate.n}"
-            sides[SIDES[ratio < 1, points > 0]].append(f"`{name}` ({text})")
-        return sides if any(sides.values()) else {}
-
     def start_costs(self, names: Sequence[str]) -> list[float]:
         """Points by which top-1 of runs to the same target differs with their first alpha."""
         by_target: dict[float, list[float]] = {}
@@ -258,7 +255,7 @@ class Results:
             if goal.verdict == "does not hold":
                 missed.append(f"{line}.")
             elif goal.verdict == "not shown":
-                undecided.append(f"{line}, the goal.")
+                undecided.append(f"{line}, the goal{words.enough(goal)}.")
         for (arm, seed), record in sorted(self.runs.items()):
             target, label = record.options["ds_target"], f"{self.label(arm)}, seed {seed}"
             if target is not None and not near(claims.number_of(record, RELATIVE.key), target):
@@ -271,24 +268,31 @@ class Results:
         others = [effect for effect in self.tested if (effect.measure, effect.against) not in aims]
         for effect in others:
             text, against = words.effect(effect), self.label(effect.against)
-            line = f"{effect.measure.directed}, against {against}: {text}."
+            line = f"{effect.measure.directed}, against {against}: {text}"
             if effect.verdict == "does not hold":
-                contrary.append(line)
+                contrary.append(f"{line}.")
             elif effect.verdict == "not shown" and effect.estimate.n > 1 and text != EQUAL:
-                undecided.append(line)
+                undecided.append(f"{line}{words.enough(effect)}.")
         single = sum(effect.estimate.n == 1 for effect in others)
         if single:
             line = f"{count(single, 'comparison')} in a single seed, which shows nothing."
             undecided.append(line)
         return {"missed": missed, "contrary": contrary, "collapsed": collapsed, "open": undecided}
 
-    def counted(self) -> Iterator[Row]:
-        """One row per baseline: how many claims hold, do not, and are not shown."""
-        tested = [effect for effect in self.tested if effect.estimate.n > 1]
-        for against in dict.fromkeys(effect.against for effect in tested):
-            of = [effect.verdict for effect in tested if effect.against == against]
-            counts = [of.count(verdict) for verdict in ("holds", "does not hold", "not shown")]
-            yield [f"{self.study.title}, against {self.label(against)}", len(of), *counts]
+    def tested_against(self) -> list[str]:
+        """The labels of the arms that the default is compared with."""
+        return [self.label(name) for name in self._against()]
+
+    def by_question(self) -> Iterator[Row]:
+        """One row per claim of the paper: how many of its measures hold against which arm."""
+        for question, measures in CLAIMS.items():
+            of = [effect for effect in self.tested if effect.measure in measures]
+            if of:
+                cells = ([e for e in of if e.against == name] for name in self._against())
+                yield [PAPER[question], *(words.tally(effects) for effects in cells)]
+
+    def _against(self) -> list[str]:
+        return list(dict.fromkeys(effect.against for effect in self.tested))
 
     @property
     def by_chance(self) -> float:
@@ -304,7 +308,7 @@ class Results:
             arm.name: tasks
             for arm in self.study.arms.values()
             if (tasks := [
-                _task(self.study, arm.name, seed) for seed in range(arm.seeds)
+                _task(self.study, arm.name, seed) for seed in self.study.seeds_of(arm)
                 if (arm.name, seed) not in self.runs
             ])
         }  # fmt: skip

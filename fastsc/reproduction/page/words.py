@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from fastsc.evaluation.report.words import listed
 from fastsc.reproduction.claims import Effect, Goal, Measure
-from fastsc.reproduction.seeds import SeedEstimate, Verdict
+from fastsc.reproduction.seeds import SeedEstimate, Verdict, seeds_to_decide
 
 NONE = "–"
 EQUAL = "equal"  # in every seed
@@ -85,6 +85,26 @@ def verdicts(effects: Sequence[Effect]) -> str:
         ]
         parts.append(f"against `{against}` {listed(counts)}")
     return "; ".join(parts)
+
+
+def tally(effects: Sequence[Effect]) -> str:
+    """How many of the claims hold, and what of the others: 4 of 6, 2 not shown."""
+    if not effects:
+        return NONE
+    of = [effect.verdict if effect.estimate.n > 1 else "one seed" for effect in effects]
+    others = [f"{of.count(v)} {v}" for v in dict.fromkeys(of) if v != "holds"]
+    return ", ".join([f"{of.count('holds')} of {len(of)}", *others])
+
+
+def enough(of: Effect | Goal) -> str:
+    """How many seeds would decide, as half a sentence; nothing where that cannot be told."""
+    n = seeds_to_decide(
+        of.estimate,
+        of.bound,
+        log=of.measure.effect == "ratio",
+        one_sided=of.measure.effect == "not worse",
+    )
+    return "" if n is None else f"; {count(n, 'seed')} would decide"
 
 
 def count(n: int, noun: str) -> str:

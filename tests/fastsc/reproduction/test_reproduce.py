@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from fastsc import reproduce
+from tests.fastsc.reproduction.test_page import whole
 from tests.fastsc.reproduction.test_runner import ARMS, OPTIONS
 from tests.fastsc.reproduction.test_study import grid
 
@@ -42,9 +43,9 @@ def test_a_trial_runs_from_end_to_end_and_is_marked(
     assert "9 training and 9 validation images" in said
     assert "batches of 4 images, not of 256" in said
     assert "no result" in said
-    page = (out / "reproduction.md").read_text()
-    assert "**This is a trial and no result.**" in page
-    assert "CE on both views + DS (default) (`default`) | 90 | 8 | 1 |" in page
+    page = out / "reproduction.md"
+    assert "**This is a trial and no result.**" in page.read_text()
+    assert "CE on both views + DS (default) (`default`) | 90 | 8 | 1 |" in whole(out / page.name)
     records = [json.loads(path.read_text()) for path in (out / "records").glob("*.json")]
     assert [record["trial"] for record in records] == [True] * 2
     assert {record["steps"] for record in records} == {1}
@@ -95,7 +96,7 @@ def test_a_replication_has_seeds_of_its_own_and_is_compared(
     again = words(small, image_folder, tmp_path / "b", "--quick", "--known", known)
     assert reproduce.main(again) == 0
     assert "4 runs, 0 of them done already" in capsys.readouterr().out
-    page = (tmp_path / "b" / "out" / "reproduction.md").read_text()
+    page = whole(tmp_path / "b" / "out" / "reproduction.md")
     section = page.partition("### A replication")[2].partition("###")[0]
     rows = [line for line in section.splitlines() if line.startswith("| both")]
     assert len(rows) == 2
@@ -194,7 +195,7 @@ def test_a_replication_is_not_compared_with_itself_or_with_other_options(
     for place, more in (("b", ["--seeds", "0", "1"]), ("c", ["--", "--lr", "0.3"])):
         command = words(small, image_folder, tmp_path / place, *same, *more)
         assert reproduce.main(command) == 0
-        page = (tmp_path / place / "out" / "reproduction.md").read_text()
+        page = whole(tmp_path / place / "out" / "reproduction.md")
         assert "### A replication" not in page
 
 
@@ -203,6 +204,6 @@ def test_a_page_keeps_what_another_call_has_found(
 ) -> None:
     for arm in ("ce", "both"):
         assert reproduce.main(words(small, image_folder, tmp_path, "--arms", arm)) == 0
-    page = (tmp_path / "out" / "reproduction.md").read_text()
+    page = whole(tmp_path / "out" / "reproduction.md")
     assert "(`ce`)" in page
     assert "(`both`)" in page

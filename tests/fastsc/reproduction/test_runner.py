@@ -188,7 +188,8 @@ def test_a_stopped_sweep_goes_on(
 
 @pytest.mark.usefixtures("in_process", "no_page")
 def test_an_evaluation_is_part_of_the_record(image_folder: Path, tmp_path: Path) -> None:
-    asked = {"arms": ["both"], "questions": ["gradients", "transfer"], "seeds": 1, "images": 4}
+    asked = {"arms": ["both"], "questions": ["gradients", "transfer"], "seeds": 1}
+    asked["images"] = {"gradients": 4}
     sweep = Sweep(study(evaluate=asked), image_folder, tmp_path)
     sweep.run(sweep.tasks(["both", "default"]), lambda line: None)
     records = read_records([tmp_path / "records"])
@@ -200,7 +201,13 @@ def test_an_evaluation_is_part_of_the_record(image_folder: Path, tmp_path: Path)
     }
     assert record.figures["gradients/gradient_norm"] > 0  # type: ignore[operator]
     assert record.asked["left_out"] == ["transfer"]  # no data set was named
+    assert record.asked["images"] == {"gradients": 4}
+    assert record.asked["sizes"]["gradients"] == 4
     assert all(task.done for task in sweep.tasks(["both", "default"]))
+    more = study(evaluate={**asked, "images": {"gradients": 5}})
+    [both, default] = Sweep(more, image_folder, tmp_path).tasks(["both", "default"])
+    assert default.done
+    assert not both.done
 
 
 @pytest.mark.usefixtures("in_process", "no_page")
@@ -215,7 +222,8 @@ def test_what_the_data_cannot_answer_is_left_out_by_name(
         (data / "val" / folder.name).mkdir()
         first = sorted(folder.iterdir())[0]
         (data / "val" / folder.name / first.name).symlink_to(first)
-    asked = {"arms": ["both"], "questions": ["gradients", "neighbours"], "seeds": 1, "images": 2}
+    asked = {"arms": ["both"], "questions": ["gradients", "neighbours"], "seeds": 1}
+    asked["images"] = {"gradients": 2, "neighbours": 2}
     sweep = Sweep(study(evaluate=asked), data, tmp_path / "out")
     sweep.run(sweep.tasks(["both"]), lambda line: None)
     record = read_records([tmp_path / "out" / "records"])["both", 0]

@@ -14,6 +14,7 @@ from fastsc.reproduction.seeds import (
     mean_over,
     prediction,
     ratio_over,
+    seeds_to_decide,
     verdict_above,
     verdict_below,
     verdict_not_worse,
@@ -108,3 +109,36 @@ def test_further_seeds_fall_into_their_interval_95_times_of_100() -> None:
         hits += low <= float(np.mean(values[5:])) <= high
     assert 0.935 < hits / 2000 < 0.965  # three standard errors
     assert all(map(math.isnan, prediction([1.0], 3)))
+
+
+def of_spread(n: int, mean: float, spread: float) -> list[float]:
+    """n values of exactly this mean and standard deviation."""
+    x = np.arange(n) - (n - 1) / 2
+    return (mean + spread * x / x.std(ddof=1)).tolist()
+
+
+@pytest.mark.parametrize("one_sided", [False, True])
+@pytest.mark.parametrize(("mean", "bound"), [(0.5, 0.0), (0.3, 1.0), (-2.0, -1.9)])
+def test_so_many_seeds_decide_and_one_less_does_not(
+    mean: float, bound: float, one_sided: bool
+) -> None:
+    """By scipy's own test, of as many values of the same mean and spread."""
+    found = seeds_to_decide(mean_over(of_spread(4, mean, 1.0)), bound, one_sided=one_sided)
+    assert found is not None
+    side = "two-sided" if not one_sided else "less" if mean < bound else "greater"
+    before, enough = (
+        stats.ttest_1samp(of_spread(n, mean, 1.0), bound, alternative=side).pvalue
+        for n in (found - 1, found)
+    )
+    assert enough < 0.05 <= before
+
+
+def test_seeds_of_a_ratio_are_of_its_logarithm() -> None:
+    ratios = [math.exp(x) for x in of_spread(4, -0.2, 0.5)]
+    plain = seeds_to_decide(mean_over([math.log(x) for x in ratios]), math.log(0.9))
+    assert seeds_to_decide(ratio_over(ratios, [1.0] * 4), 0.9, log=True) == plain
+
+
+def test_what_no_number_of_seeds_decides() -> None:
+    assert seeds_to_decide(mean_over([0.5, 0.5]), 0.5) is None  # they do not differ
+    assert seeds_to_decide(mean_over([-1.0, 1.0001]), 0.0) is None  # beyond any study

@@ -63,13 +63,13 @@ def test_a_shipped_study_compares_at_equal_cost(name: str) -> None:
     study = load_study(name)
     default = study.config(study.arms[study.default], Path("DIR"), 0)
     reference = study.config(study.arms[study.reference], Path("DIR"), 0)
-    assert reference.method.plain
+    assert reference.method.plain or study.held_out
     for baseline in study.baselines:
         config = study.config(study.arms[baseline], Path("DIR"), 0)
         views = 1 if config.method.plain else 2
         assert config.method.alpha == 0
         assert views * config.optim.epochs == 2 * default.optim.epochs
-        assert study.arms[baseline].seeds == study.arms[study.default].seeds
+        assert study.arms[baseline].seeds <= study.arms[study.default].seeds
 
 
 def test_epochs_scale_with_the_study_and_the_arm_wins() -> None:
@@ -90,6 +90,15 @@ def test_a_scale_is_a_set_of_options() -> None:
     assert (config.model.model, config.optim.epochs) == ("resnet18", 120)
     with pytest.raises(UserError, match="--scale tpu: study small has gpu"):
         study.scaled("tpu")
+
+
+def test_seeds_begin_where_the_study_says() -> None:
+    asked = {"arms": ["ce"], "questions": ["gradients"], "seeds": 1}
+    study = parse_study(grid(first_seed=100, evaluate=asked), "small")
+    ce = study.arms["ce"]
+    assert list(study.seeds_of(ce)) == [100, 101]
+    assert study.asked(ce, 100) == ("gradients",)
+    assert study.asked(ce, 101) == study.asked(ce, 0) == ()
 
 
 def test_some_arms_are_asked_less() -> None:
@@ -124,6 +133,10 @@ def test_some_arms_are_asked_less() -> None:
         ({"groups": {"alpha": ["nine"]}}, "alpha names 'nine', which is no arm"),
         ({"evaluate": {"arms": ["ce"], "questions": ["gradient"]}}, "did you mean gradients"),
         ({"evaluate": {"also": {"ce": ["gradient"]}}}, "did you mean gradients"),
+        ({"evaluate": {"images": {"gradient": 4}}}, "did you mean gradients"),
+        ({"evaluate": {"images": {"gradients": 0}}}, "gradients must be a whole number from 1"),
+        ({"evaluate": {"images": 100}}, "images must be names with values, not 100"),
+        ({"first_seed": -1}, "first_seed must be a whole number from 0"),
         ({"evaluate": {"also": {"cee": ["gradients"]}}}, "evaluate names 'cee', which is no arm"),
         ({"evaluate": {"arm": ["ce"]}}, "unexpected keyword argument 'arm'"),
         ({"recipe": "cifar10"}, "unknown recipe 'cifar10'; did you mean cifar100"),
