@@ -146,8 +146,10 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         torch.cuda.set_rng_state(cuda.cpu(), device)
 
 
-def export_safetensors(path: Path | str, net: nn.Module, metadata: Mapping[str, Any]) -> None:
-    """Write the net's state under the architecture's own names, whole or not at all.
+def export_safetensors(
+    path: Path | str, net: nn.Module | Mapping[str, Tensor], metadata: Mapping[str, Any]
+) -> None:
+    """Write a net's state, or one like it, under the architecture's own names, whole or not at all.
 
     metadata: any JSON values, kept as JSON strings (architecture, classes, mean, std, resolution,
     stem); `load_safetensors` gives them back. Pass the bare architecture, `model.net`.
@@ -157,9 +159,10 @@ def export_safetensors(path: Path | str, net: nn.Module, metadata: Mapping[str, 
     import safetensors.torch
 
     # A copy of each, on the CPU and row-major: safetensors refuses channels-last and shared memory.
+    state = net.state_dict() if isinstance(net, nn.Module) else net
     tensors = {
         key: value.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for key, value in net.state_dict().items()
+        for key, value in state.items()
     }
     # In ASCII: a class folder's name need not be text that UTF-8 can hold, and comes back whole.
     texts = {key: json.dumps(value) for key, value in metadata.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 
 from fastsc.distributed.ranks import NOTHING, SAVE, STOP
@@ -76,7 +77,7 @@ def fit(training: Training, writer: CheckpointWriter, report: Report, stop: Stop
         training.synchronize()
         if training.validates(epoch):
             save_now()  # what stops the validation costs no training
-        done, val = _validation(training, epoch, stop)
+        done, val = _validate_epoch(training, epoch, stop)
         report_bad_images(training, report)
         if not done:
             return False
@@ -95,7 +96,9 @@ def fit(training: Training, writer: CheckpointWriter, report: Report, stop: Stop
     return True
 
 
-def _validation(training: Training, epoch: int, stop: StopSignal) -> tuple[bool, Validation | None]:
+def _validate_epoch(
+    training: Training, epoch: int, stop: StopSignal
+) -> tuple[bool, Validation | None]:
     """Validates if the epoch is one for it. False: a signal stopped it."""
     if training.val_loader is None or not training.validates(epoch):
         return True, None
@@ -119,31 +122,47 @@ def _validate(training: Training, stop: StopSignal) -> Validation | None:
     )
 
 
-def draw_back(training: Training, report: Report, stop: StopSignal) -> bool:
-    """After the last step, what --keep asks: the farthest point on the way that holds it.
+class _StoppedError(Exception):
+    """A signal stopped a validation."""
 
-    False: a signal stopped it. All ranks come to the same point.
+
+def draw_back(training: Training, report: Report, stop: StopSignal) -> bool:
+    """After the last step, what --keep asks: what is exported is the farthest point that holds it.
+
+    The network itself stays at its last step, which a checkpoint may yet be made of. False: a
+    signal stopped it. All ranks come to the same point.
     """
     keep, teacher, net = training.config.method.keep, training.core.teacher, training.core.best.net
     if keep is None or teacher is None or training.val_loader is None:
         return True
     before = teacher.net.state_dict()
-    after = {name: tensor.clone() for name, tensor in net.state_dict().items()}
-    points: dict[float, Validation | None] = {1.0: training.last_validation}
+    after = copy.deepcopy(net.state_dict())
+    points = dict[float, Validation]()
 
     def holds(share: float) -> bool:
-        net.load_state_dict(between(before, after, share))
-        if (point := points.get(share)) is None:
-            point = points[share] = _validate(training, stop)
-        return point is not None and keeps(point.top1, point.ds_relative, keep)
+        point = training.last_validation if share == 1 else None
+        if point is None:
+            net.load_state_dict(between(before, after, share))
+            point = _validate(training, stop)
+        if point is None:
+            raise _StoppedError
+        points[share] = point
+        return keeps(point.top1, point.ds_relative, keep)
 
-    share = farthest(holds)
-    if None in points.values():
+    try:
+        share = farthest(holds)
+    except _StoppedError:
         return False
-    net.load_state_dict(between(before, after, share))
-    training.holds = share > 0
+    finally:
+        net.load_state_dict(after)
+    report_bad_images(training, report)
+    training.drawn, training.holds = between(before, after, share), share > 0
+    reached = {"agreement": 1.0, "ds_relative": None}
+    if share:
+        point = points[share]
+        reached = {"agreement": point.top1, "ds_relative": point.ds_relative}
+    report.event("kept", step=training.step, share=share, holds=training.holds, **reached)
     if share < 1:
-        report.event("drawn_back", step=training.step, share=share)
         report.say(f"drawn back to {share:.3g} of the way from the weights before, for --keep")
     return True
 

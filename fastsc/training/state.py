@@ -67,6 +67,7 @@ class Training:
         self.validated_step = -1  # the one after which an epoch was last validated and logged
         self.best: tuple[float, int | None] = (-1.0, None)  # of a validation, and its step
         self.last_validation: Validation | None = None
+        self.drawn: dict[str, Any] | None = None  # weights to export in place of the last step's
         self.holds = False  # whether what is exported keeps as many answers as --keep says
         self.losses = LossWatch(ranks)
         self.watch = CollapseWatch()
@@ -264,8 +265,11 @@ class Training:
             "front": model.front,
             "step": self.step,
         }
-        exported = teacher if before and teacher is not None else self.core.best
-        checkpoint.export_safetensors(path, exported.net, metadata)
+        if before and teacher is not None:
+            exported: nn.Module | dict[str, Any] = teacher.net
+        else:
+            exported = self.core.best.net if self.drawn is None else self.drawn
+        checkpoint.export_safetensors(path, exported, metadata)
 
     def header(self) -> dict[str, Any]:
         """The log's first line: versions, hardware, and every option that changes the science."""

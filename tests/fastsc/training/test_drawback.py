@@ -43,3 +43,14 @@ def test_what_keeps_a_bound() -> None:
     assert keeps(0.98, 0.2, 0.98)
     assert not keeps(0.97, 0.2, 0.98)
     assert not keeps(1.0, float("nan"), 0.98)
+
+
+def test_what_is_no_weight_stays() -> None:
+    """A mask of infinities, complex weights, and a state that is no tensor."""
+    mask = torch.tensor([0.0, -float("inf")])
+    before = {"mask": mask, "c": torch.tensor([1 + 1j]), "_extra_state": {"a": 1}}
+    after = {"mask": mask.clone(), "c": torch.tensor([3 + 5j]), "_extra_state": {"a": 2}}
+    middle = between(before, after, 0.5)
+    assert torch.equal(middle["mask"], mask)
+    assert middle["c"].tolist() == [2 + 3j]
+    assert middle["_extra_state"] == {"a": 2}

@@ -18,6 +18,7 @@ from fastsc import ContinuityLoss, replay
 from fastsc.config.options import parse
 from fastsc.datasets.folders import open_data
 from fastsc.distributed.ranks import Ranks
+from fastsc.errors import UserError
 from fastsc.models.build import build_net
 from fastsc.repairing.page import FIGURES, Outcome
 from fastsc.run import checkpoint
@@ -214,11 +215,12 @@ def test_an_end_that_breaks_the_bound_is_drawn_back(flat: Path, init: str, tmp_p
     more = ["--keep", "0.3", "--lr", "3", "--epochs", "4", "--schedule", "constant"]
     assert repair(flat, out, *MODEL, "--init", init, *more) == 0
     assert events(out, "epoch")[-1]["val"]["top1"] < 0.3
-    (told,), (drawn,) = events(out, "repair"), events(out, "drawn_back")
+    (told,), (kept,) = events(out, "repair"), events(out, "kept")
     assert told["holds"] is True
     assert told["agreement"] >= 0.3
-    share = drawn["share"]
+    share = kept["share"]
     assert 0 < share < 1
+    assert (kept["holds"], kept["agreement"]) == (True, told["agreement"])
     end = checkpoint.load(out / "checkpoints" / "step-00000012.pt")["model"]
     before, _ = checkpoint.load_safetensors(out / "before.safetensors")
     for name, now in weights(out).items():
@@ -229,6 +231,31 @@ def test_an_end_that_breaks_the_bound_is_drawn_back(flat: Path, init: str, tmp_p
     (again / "weights.safetensors").unlink()  # broken off before the export: without a validation
     assert repair(flat, again, *MODEL, "--init", init, *more, "--resume") == 0
     assert same_weights(out, again)
+
+
+@pytest.mark.parametrize(("lr", "holds"), [("3", True), ("100", False)])
+def test_a_page_that_fails_leaves_the_last_step_s_checkpoint(
+    flat: Path, init: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: str, holds: bool
+) -> None:
+    """What is exported is not what training goes on from, nor what a resume asks again."""
+
+    def full(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    out, end = tmp_path / "run", tmp_path / "run" / "checkpoints" / "step-00000006.pt"
+    more = ["--init", init, "--keep", "0.9", "--lr", lr, "--epochs", "2", "--alpha", "100"]
+    monkeypatch.setattr("fastsc.train.conclude", full)
+    assert repair(flat, out, *MODEL, *more) == 2
+    (first,) = events(out, "kept")
+    assert (first["share"] < 1, first["holds"]) == (True, holds)
+    before, _ = checkpoint.load_safetensors(out / "before.safetensors")
+    exported, last = weights(out), checkpoint.load(end)["model"]
+    assert not all(torch.equal(last[name], exported[name]) for name in last)
+    assert all(torch.equal(before[name], exported[name]) for name in last) == (not holds)
+    monkeypatch.setattr("fastsc.train.conclude", lambda *_: None)
+    assert repair(flat, out, *MODEL, *more, "--resume") == 0
+    assert events(out, "kept")[1] == first
+    assert all(torch.equal(exported[name], value) for name, value in weights(out).items())
 
 
 @pytest.mark.usefixtures("no_evaluation")
@@ -272,8 +299,8 @@ def test_two_ranks_repair_as_one(image_folder: Path, tmp_path: Path) -> None:
         for name in ("loss", "ce", "ds", "ds_relative", "disagreement", "alpha", "lr"):
             # A divergence is the small difference of two entropies.
             assert b[name] == pytest.approx(a[name], rel=1e-3, abs=1e-6), (a["step"], name)
-    (a, b) = (events(run, "drawn_back") for run in runs)
-    assert [event["share"] for event in a] == [event["share"] for event in b] != []
+    (a, b) = (events(run, "kept") for run in runs)
+    assert [event["share"] for event in a] == [event["share"] for event in b] != [1]
     (a, b) = (weights(run) for run in runs)
     assert all(torch.allclose(a[key], b[key], rtol=1e-3, atol=1e-5) for key in a)
     (a, b) = (events(run, "epoch")[-1]["val"] for run in runs)
