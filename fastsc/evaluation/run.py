@@ -216,6 +216,9 @@ def _questions(
     options: Options, subjects: Sequence[Subject], say: Callable[[str], object]
 ) -> list[str]:
     """The questions that some model can be asked; each model learns why not the others."""
+    for question, n in options.images:
+        if question and options.only is not None and question not in options.only:
+            raise UserError(f"--images {question}={n}: --only does not ask that question")
     asked: list[str] = []
     given = () if options.pairs is None else OPTIONAL
     usual = [question for question in QUESTIONS if question not in OPTIONAL]

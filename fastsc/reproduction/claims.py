@@ -212,7 +212,8 @@ class Goal:
 
 
 def goals_of(study: Study, records: Records) -> list[Goal]:
-    """ds_relative against plain training and what sees the same views; top-1 against each."""
+    """ds_relative against plain training and, by the stricter limit, against baselines that see the
+    same views; top-1 against each baseline."""
     default, goals = study.default, list[Goal]()
     paired = [name for name in study.baselines if not study.plain(name)]
     limits = {study.reference: TO_REFERENCE, **dict.fromkeys(paired, TO_BASELINE)}

@@ -217,7 +217,7 @@ class _Workers:
         out = sweep.out / "evaluations" / run.name
         command = [str(run), "--data", str(sweep.data), "--out", str(out), "--names", task.name]
         command += ["--where-possible", "--only", *questions]
-        command += image_words(task.images)
+        command += image_words({q: n for q, n in task.images.items() if q in questions})
         if "transfer" in questions:
             command += ["--transfer-data", str(sweep.transfer)]
         began = time.monotonic()

@@ -58,7 +58,7 @@ class Evaluated:
         arms: By name.
         questions: Of `fastsc.evaluation.QUESTIONS`.
         seeds: Of each arm, the first so many.
-        images: Of a question, in place of the quick budget's.
+        images: Of a question, in place of the quick budget's. In YAML also a number, of each.
         also: Further arms, of which these questions alone are asked.
     """
 
@@ -264,6 +264,8 @@ def _evaluated(values: Mapping[str, Any]) -> Evaluated:
     settings: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
     }
+    if isinstance(images := settings.get("images"), int):
+        settings["images"] = dict.fromkeys(SIZED, images)
     return Evaluated(**{**settings, "also": _lists(values.get("also", {}))})
 
 

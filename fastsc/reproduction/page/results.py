@@ -160,7 +160,7 @@ class Results:
                     cells[-1] += f" in {count(change.estimate.n, 'common seed')}"
             yield cells
 
-    def unseen(self) -> Iterator[Row]:
+    def unseen_by_cosine(self) -> Iterator[Row]:
         """One row per arm that was asked: what a cosine misses of features and of movement."""
         for name in self.present():
             shares = [self.estimate(name, f"continuity/{key}_share") for key in ("mean", "radial")]
@@ -286,9 +286,9 @@ class Results:
     def by_question(self) -> Iterator[Row]:
         """One row per claim of the paper: how many of its measures hold against which arm."""
         for question, measures in CLAIMS.items():
-            of = [effect for effect in self.tested if effect.measure in measures]
-            if of:
-                cells = ([e for e in of if e.against == name] for name in self._against())
+            tested = [effect for effect in self.tested if effect.measure in measures]
+            if tested:
+                cells = ([e for e in tested if e.against == name] for name in self._against())
                 yield [PAPER[question], *(words.tally(effects) for effects in cells)]
 
     def _against(self) -> list[str]:

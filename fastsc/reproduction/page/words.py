@@ -91,18 +91,18 @@ def tally(effects: Sequence[Effect]) -> str:
     """How many of the claims hold, and what of the others: 4 of 6, 2 not shown."""
     if not effects:
         return NONE
-    of = [effect.verdict if effect.estimate.n > 1 else "one seed" for effect in effects]
-    others = [f"{of.count(v)} {v}" for v in dict.fromkeys(of) if v != "holds"]
-    return ", ".join([f"{of.count('holds')} of {len(of)}", *others])
+    verdicts = [effect.verdict if effect.estimate.n > 1 else "one seed" for effect in effects]
+    others = [f"{verdicts.count(v)} {v}" for v in dict.fromkeys(verdicts) if v != "holds"]
+    return ", ".join([f"{verdicts.count('holds')} of {len(verdicts)}", *others])
 
 
-def enough(of: Effect | Goal) -> str:
+def enough(effect: Effect | Goal) -> str:
     """How many seeds would decide, as half a sentence; nothing where that cannot be told."""
     n = seeds_to_decide(
-        of.estimate,
-        of.bound,
-        log=of.measure.effect == "ratio",
-        one_sided=of.measure.effect == "not worse",
+        effect.estimate,
+        effect.bound,
+        log=effect.measure.effect == "ratio",
+        one_sided=effect.measure.effect == "not worse",
     )
     return "" if n is None else f"; {count(n, 'seed')} would decide"
 

@@ -235,6 +235,9 @@ def test_numbers_devices_and_folders_that_cannot_be(
     for amount in ("0", "robustness=0", "robustness="):
         assert "is not a whole number" in mistake(capsys, *command, "--images", amount)
     said = mistake(capsys, *command, "--images", "robustnes=5")
+    assert "--only does not ask that question" in mistake(
+        capsys, *command, "--only", "shifts", "--images", "robustness=5"
+    )
     assert "'robustnes' is no question that takes a number of images; did you mean" in said
     assert "--device foo: must be" in mistake(capsys, *command, "--device", "foo")
     assert "--names: an empty name" in mistake(capsys, *command, "--names", " ")
