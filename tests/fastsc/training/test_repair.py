@@ -6,7 +6,9 @@ import json
 import math
 import os
 import shutil
+import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +24,13 @@ from fastsc.errors import UserError
 from fastsc.models.build import build_net
 from fastsc.repairing.page import FIGURES, Outcome
 from fastsc.run import checkpoint
+from fastsc.run.validation import Validation
 from fastsc.train import main
 from fastsc.training.alpha import Keeper
 from fastsc.training.answers import divergence
 from fastsc.training.collapse import Spread
 from fastsc.training.loaders import build_loaders
+from fastsc.training.validate import validate
 from tests.fastsc.distributed.test_ranks import ranked, single
 from tests.fastsc.runs import events, same_weights, weights
 from tests.fastsc.training.test_train_mistakes import mistake
@@ -256,6 +260,31 @@ def test_a_page_that_fails_leaves_the_last_step_s_checkpoint(
     assert repair(flat, out, *MODEL, *more, "--resume") == 0
     assert events(out, "kept")[1] == first
     assert all(torch.equal(exported[name], value) for name, value in weights(out).items())
+
+
+@pytest.mark.usefixtures("no_evaluation")
+def test_a_signal_ends_the_drawing_back_and_a_resume_does_it_again(
+    flat: Path, init: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = [*MODEL, "--init", init, "--keep", "0.9", "--lr", "3", "--epochs", "2", "--alpha", "100"]
+    assert repair(flat, tmp_path / "whole", *more) == 0
+    validations = []
+
+    def signalled(*args: Any, **options: Any) -> Validation | None:
+        validations.append(args)
+        if len(validations) == 3:  # two epochs', then the first on the way back
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*args, **options)
+
+    monkeypatch.setattr("fastsc.training.fit.validate", signalled)
+    assert repair(flat, tmp_path / "parts", *more) == 75
+    assert len(validations) == 3
+    assert not (tmp_path / "parts" / "weights.safetensors").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr("fastsc.train.conclude", lambda *_: None)
+    assert repair(flat, tmp_path / "parts", *more, "--resume") == 0
+    assert events(tmp_path / "parts", "kept") == events(tmp_path / "whole", "kept")
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.usefixtures("no_evaluation")
