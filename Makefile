@@ -38,9 +38,9 @@ docs: $(STAMP) ## the documentation as a site (site/index.html); a dead link fai
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict $(ARGS)
 	echo "Wrote site/index.html"
 
-test: ## the tests that are quick and, at the same time, lint (about 6 minutes on two cores)
+test: ## the tests that are quick and, at the same time, lint (7 to 9 minutes on two cores)
 	@$(MAKE) --no-print-directory -j2 suite lint || {
-	    echo "make test: the tests or lint failed; make lint asks the latter alone" >&2; exit 1; }
+	    echo "make test: the tests or lint failed; make lint runs lint alone" >&2; exit 1; }
 
 suite: $(STAMP)
 	@$(PY) -m pytest -q -m "not slow" -n $(JOBS) --dist loadfile $(ARGS)
