@@ -1,11 +1,23 @@
-"""The way back to the weights of before: its points, and the farthest that holds."""
+"""The way back to the weights of before: its points, the farthest that holds, and whole repairs."""
 
 from __future__ import annotations
+
+import os
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from fastsc.errors import UserError
+from fastsc.run import checkpoint
+from fastsc.run.validation import Validation
 from fastsc.training.drawback import HALVINGS, between, farthest, keeps
+from fastsc.training.validate import validate
+from tests.fastsc.runs import events, same_weights, weights
+from tests.fastsc.training.repairs import MODEL, repair
 
 
 @pytest.mark.parametrize("edge", [0.0, 0.01, 1 / 32, 0.3, 0.5, 0.97, 1.0])
@@ -54,3 +66,85 @@ def test_what_is_no_weight_stays() -> None:
     assert torch.equal(middle["mask"], mask)
     assert middle["c"].tolist() == [2 + 3j]
     assert middle["_extra_state"] == {"a": 2}
+
+
+# --- repairs whose end breaks the bound ----------------------------------------------------------
+
+
+@pytest.mark.heavy
+@pytest.mark.usefixtures("forked", "no_page")
+def test_an_end_that_breaks_the_bound_is_drawn_back(flat: Path, init: str, tmp_path: Path) -> None:
+    """At a rate that spoils the network, what is exported lies on the line to what it was."""
+    out = tmp_path / "run"
+    more = ["--keep", "0.3", "--lr", "3", "--epochs", "4", "--schedule", "constant"]
+    assert repair(flat, out, *MODEL, "--init", init, *more) == 0
+    assert events(out, "epoch")[-1]["val"]["top1"] < 0.3
+    (told,), (kept,) = events(out, "repair"), events(out, "kept")
+    assert told["holds"] is True
+    assert told["agreement"] >= 0.3
+    share = kept["share"]
+    assert 0 < share < 1
+    assert (kept["holds"], kept["agreement"]) == (True, told["agreement"])
+    end = checkpoint.load(out / "checkpoints" / "step-00000012.pt")["model"]
+    before, _ = checkpoint.load_safetensors(out / "before.safetensors")
+    for name, now in weights(out).items():
+        line = before[name] + share * (end[name] - before[name])
+        torch.testing.assert_close(now, line.to(now.dtype))
+    again = tmp_path / "again"
+    shutil.copytree(out, again)
+    (again / "weights.safetensors").unlink()  # broken off before the export: without a validation
+    assert repair(flat, again, *MODEL, "--init", init, *more, "--resume") == 0
+    assert same_weights(out, again)
+
+
+@pytest.mark.heavy
+@pytest.mark.usefixtures("forked")
+@pytest.mark.parametrize(("lr", "holds"), [("3", True), ("100", False)])
+def test_a_page_that_fails_leaves_the_last_step_s_checkpoint(
+    flat: Path, init: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: str, holds: bool
+) -> None:
+    """What is exported is not what training goes on from, nor what a resume asks again."""
+
+    def full(*_: object) -> None:
+        raise UserError("the disk is full")
+
+    out, end = tmp_path / "run", tmp_path / "run" / "checkpoints" / "step-00000006.pt"
+    more = ["--init", init, "--keep", "0.9", "--lr", lr, "--epochs", "2", "--alpha", "100"]
+    monkeypatch.setattr("fastsc.train.conclude", full)
+    assert repair(flat, out, *MODEL, *more) == 2
+    (first,) = events(out, "kept")
+    assert (first["share"] < 1, first["holds"]) == (True, holds)
+    before, _ = checkpoint.load_safetensors(out / "before.safetensors")
+    exported, last = weights(out), checkpoint.load(end)["model"]
+    assert not all(torch.equal(last[name], exported[name]) for name in last)
+    assert all(torch.equal(before[name], exported[name]) for name in last) == (not holds)
+    monkeypatch.setattr("fastsc.train.conclude", lambda *_: None)
+    assert repair(flat, out, *MODEL, *more, "--resume") == 0
+    assert events(out, "kept")[1] == first
+    assert all(torch.equal(exported[name], value) for name, value in weights(out).items())
+
+
+@pytest.mark.heavy
+@pytest.mark.usefixtures("forked", "no_evaluation")
+def test_a_signal_ends_the_drawing_back_and_a_resume_does_it_again(
+    flat: Path, init: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more = [*MODEL, "--init", init, "--keep", "0.9", "--lr", "3", "--epochs", "2", "--alpha", "100"]
+    assert repair(flat, tmp_path / "whole", *more) == 0
+    validations = []
+
+    def signalled(*args: Any, **options: Any) -> Validation | None:
+        validations.append(args)
+        if len(validations) == 3:  # two epochs', then the first on the way back
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(*args, **options)
+
+    monkeypatch.setattr("fastsc.training.fit.validate", signalled)
+    assert repair(flat, tmp_path / "parts", *more) == 75
+    assert len(validations) == 3
+    assert not (tmp_path / "parts" / "weights.safetensors").exists()
+    monkeypatch.undo()
+    monkeypatch.setattr("fastsc.train.conclude", lambda *_: None)
+    assert repair(flat, tmp_path / "parts", *more, "--resume") == 0
+    assert events(tmp_path / "parts", "kept") == events(tmp_path / "whole", "kept")
+    assert same_weights(tmp_path / "whole", tmp_path / "parts")

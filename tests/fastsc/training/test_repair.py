@@ -6,9 +6,7 @@ import json
 import math
 import os
 import shutil
-import signal
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,26 +18,19 @@ from fastsc import ContinuityLoss, replay
 from fastsc.config.options import parse
 from fastsc.datasets.folders import open_data
 from fastsc.distributed.ranks import Ranks
-from fastsc.errors import UserError
 from fastsc.models.build import build_net
 from fastsc.repairing.page import FIGURES, Outcome
 from fastsc.run import checkpoint
-from fastsc.run.validation import Validation
-from fastsc.train import main
 from fastsc.training.alpha import Keeper
 from fastsc.training.answers import divergence
 from fastsc.training.collapse import Spread
 from fastsc.training.loaders import build_loaders
-from fastsc.training.validate import validate
 from tests.fastsc.distributed.test_ranks import ranked, single
 from tests.fastsc.runs import events, same_weights, weights
+from tests.fastsc.training.repairs import MODEL, repair
 from tests.fastsc.training.test_train_mistakes import mistake
 
 pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
-
-TINY = ["--resolution", "32", "--batch-size", "8", "--workers", "1", "--precision", "fp32"]
-TINY += ["--log-every", "1", "--warmup-epochs", "0", "--crop", "none"]
-MODEL = ["--model", "fastsc:resnet8w4"]
 
 
 def net() -> nn.Module:
@@ -48,31 +39,6 @@ def net() -> nn.Module:
     trunk = build_net("fastsc:resnet8w4", 5, "cifar", 32)
     trunk.fc = nn.Sequential(nn.Dropout(0.5), nn.Linear(16, 5))
     return trunk
-
-
-@pytest.fixture(scope="module")
-def flat(image_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The training images without their folders: 32 of no class."""
-    folder = tmp_path_factory.mktemp("flat")
-    for path in image_folder.glob("train/*/*.jpg"):
-        shutil.copy(path, folder / f"{path.parent.name}-{path.name}")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def init(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A file of weights whose norms have seen images."""
-    torch.manual_seed(3)
-    trained = build_net("fastsc:resnet8w4", 5, "cifar", 32)
-    for _ in range(5):
-        trained.train()(torch.randn(16, 3, 32, 32))
-    path = tmp_path_factory.mktemp("init") / "weights.pt"
-    torch.save({"state_dict": {f"module.{k}": v for k, v in trained.state_dict().items()}}, path)
-    return str(path)
-
-
-def repair(data: Path, out: Path, *more: str) -> int:
-    return main(["repair", "--data", str(data), "--out", str(out), *TINY, *more])
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -204,87 +170,6 @@ def test_a_bound_that_cannot_be_held_is_said(
         for name in ("before", "weights")
     )
     assert all(torch.equal(before[name], after[name]) for name in before)
-
-
-@pytest.fixture
-def no_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The end of a repair takes most of the time of so short a run."""
-    monkeypatch.setattr("fastsc.train.conclude", lambda *_: None)
-
-
-@pytest.mark.usefixtures("no_page")
-def test_an_end_that_breaks_the_bound_is_drawn_back(flat: Path, init: str, tmp_path: Path) -> None:
-    """At a rate that spoils the network, what is exported lies on the line to what it was."""
-    out = tmp_path / "run"
-    more = ["--keep", "0.3", "--lr", "3", "--epochs", "4", "--schedule", "constant"]
-    assert repair(flat, out, *MODEL, "--init", init, *more) == 0
-    assert events(out, "epoch")[-1]["val"]["top1"] < 0.3
-    (told,), (kept,) = events(out, "repair"), events(out, "kept")
-    assert told["holds"] is True
-    assert told["agreement"] >= 0.3
-    share = kept["share"]
-    assert 0 < share < 1
-    assert (kept["holds"], kept["agreement"]) == (True, told["agreement"])
-    end = checkpoint.load(out / "checkpoints" / "step-00000012.pt")["model"]
-    before, _ = checkpoint.load_safetensors(out / "before.safetensors")
-    for name, now in weights(out).items():
-        line = before[name] + share * (end[name] - before[name])
-        torch.testing.assert_close(now, line.to(now.dtype))
-    again = tmp_path / "again"
-    shutil.copytree(out, again)
-    (again / "weights.safetensors").unlink()  # broken off before the export: without a validation
-    assert repair(flat, again, *MODEL, "--init", init, *more, "--resume") == 0
-    assert same_weights(out, again)
-
-
-@pytest.mark.parametrize(("lr", "holds"), [("3", True), ("100", False)])
-def test_a_page_that_fails_leaves_the_last_step_s_checkpoint(
-    flat: Path, init: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lr: str, holds: bool
-) -> None:
-    """What is exported is not what training goes on from, nor what a resume asks again."""
-
-    def full(*_: object) -> None:
-        raise UserError("the disk is full")
-
-    out, end = tmp_path / "run", tmp_path / "run" / "checkpoints" / "step-00000006.pt"
-    more = ["--init", init, "--keep", "0.9", "--lr", lr, "--epochs", "2", "--alpha", "100"]
-    monkeypatch.setattr("fastsc.train.conclude", full)
-    assert repair(flat, out, *MODEL, *more) == 2
-    (first,) = events(out, "kept")
-    assert (first["share"] < 1, first["holds"]) == (True, holds)
-    before, _ = checkpoint.load_safetensors(out / "before.safetensors")
-    exported, last = weights(out), checkpoint.load(end)["model"]
-    assert not all(torch.equal(last[name], exported[name]) for name in last)
-    assert all(torch.equal(before[name], exported[name]) for name in last) == (not holds)
-    monkeypatch.setattr("fastsc.train.conclude", lambda *_: None)
-    assert repair(flat, out, *MODEL, *more, "--resume") == 0
-    assert events(out, "kept")[1] == first
-    assert all(torch.equal(exported[name], value) for name, value in weights(out).items())
-
-
-@pytest.mark.usefixtures("no_evaluation")
-def test_a_signal_ends_the_drawing_back_and_a_resume_does_it_again(
-    flat: Path, init: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    more = [*MODEL, "--init", init, "--keep", "0.9", "--lr", "3", "--epochs", "2", "--alpha", "100"]
-    assert repair(flat, tmp_path / "whole", *more) == 0
-    validations = []
-
-    def signalled(*args: Any, **options: Any) -> Validation | None:
-        validations.append(args)
-        if len(validations) == 3:  # two epochs', then the first on the way back
-            os.kill(os.getpid(), signal.SIGTERM)
-        return validate(*args, **options)
-
-    monkeypatch.setattr("fastsc.training.fit.validate", signalled)
-    assert repair(flat, tmp_path / "parts", *more) == 75
-    assert len(validations) == 3
-    assert not (tmp_path / "parts" / "weights.safetensors").exists()
-    monkeypatch.undo()
-    monkeypatch.setattr("fastsc.train.conclude", lambda *_: None)
-    assert repair(flat, tmp_path / "parts", *more, "--resume") == 0
-    assert events(tmp_path / "parts", "kept") == events(tmp_path / "whole", "kept")
-    assert same_weights(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.usefixtures("no_evaluation")
