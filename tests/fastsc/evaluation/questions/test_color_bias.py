@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,86 +14,30 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from fastsc.datasets.colormnist import COLORS, FOLDERS, METADATA, colormnist_splits, prepare
-from fastsc.errors import UserError
+from fastsc.datasets.colormnist import COLORS, FOLDERS
 from fastsc.evaluation.models.classifier import Classifier
 from fastsc.evaluation.questions.bias import color_bias as module
 from fastsc.evaluation.questions.bias.question import bias
 from fastsc.evaluation.views import choose
 from fastsc.loading.preprocessing import Preprocessing
-from fastsc.pipelines import Pipeline, build
 from tests.fastsc.evaluation import tiny
+from tests.fastsc.evaluation.questions.drawn_digits import (
+    SIDE,
+    Reader,
+    ask,
+    classifier,
+    color,
+    data,
+    shape,
+    shown_by,
+    splits_of,
+)
 
 pytestmark = pytest.mark.heavy
 
-SIDE, PER_CLASS = 12, 60
+__all__ = ["data"]  # a fixture
+
 PROBED = ("probe/colour", "probe/shape", "pixels/colour", "pixels/shape")
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Color MNIST of drawn digits: class k has 10 + 12 k pixels of a bright grey, at random."""
-    rng = np.random.default_rng(11)
-    labels = rng.permutation(np.arange(10 * PER_CLASS) % 10)
-    images = np.zeros((len(labels), SIDE * SIDE), np.uint8)
-    for image, label in zip(images, labels, strict=True):
-        image[: 10 + 12 * label] = rng.integers(150, 256)
-    images = rng.permuted(images, axis=1).reshape(-1, SIDE, SIDE)
-    root = tmp_path_factory.mktemp("colormnist")
-    np.savez(root / "digits.npz", images=images, labels=labels)
-    prepare(root / "data", 0.9, root / "digits.npz")
-    return root / "data"
-
-
-def shown_by(data: Path, folder: str, **options: Any) -> Pipeline:
-    chosen: dict[str, Any] = {
-        "resolution": SIDE, "val_crop": 1.0, "mean": tiny.NO_MEAN, "std": tiny.NO_STD,
-    }  # fmt: skip
-    return build(
-        "memory", data / folder, batch_size=50, train=False, workers=1, **(chosen | options)
-    )
-
-
-def splits_of(data: Path, **options: Any) -> dict[str, Pipeline]:
-    return {name: shown_by(data, name, **options) for name in FOLDERS}
-
-
-class Reader(nn.Module):
-    """Outputs the class that `read` finds in an image; features: ten zeros and ones."""
-
-    def __init__(self, read: Any, order: NDArray[np.int64] | None = None) -> None:
-        super().__init__()
-        self.read = read
-        self.linear = nn.Linear(10, 10)
-        with torch.no_grad():
-            eye = torch.eye(10)
-            self.linear.weight.copy_(eye if order is None else eye[torch.from_numpy(order)])
-            self.linear.bias.zero_()
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.linear(nn.functional.one_hot(self.read(x), 10).float())
-        return logits
-
-
-def color(x: torch.Tensor) -> torch.Tensor:
-    unit = nn.functional.normalize(torch.tensor(COLORS, dtype=torch.float32), dim=1)
-    return (x.sum((2, 3)) @ unit.T).argmax(1)
-
-
-def shape(x: torch.Tensor) -> torch.Tensor:
-    """The grey image's share of bright pixels, whatever the color."""
-    bright = (x.amax(1) > 0.1).float().sum((1, 2))
-    return ((bright - 10) / 12).round().long().clamp(0, 9)
-
-
-def classifier(net: nn.Module) -> Classifier:
-    return Classifier(net, "tiny", Preprocessing(resolution=SIDE, resize=SIDE))
-
-
-def ask(net: nn.Module, data: Path, **options: Any) -> Any:
-    loader = shown_by(data, "val", strengths=(0, 0, 0, 0))  # no axes
-    chosen = {"labels": loader.index.targets, "splits": splits_of(data)} | options
-    return bias(classifier(net), loader, **chosen)
 
 
 def truth(data: Path) -> dict[str, tuple[int, int, NDArray[np.uint8]]]:
@@ -281,7 +221,7 @@ def test_pixels_of_large_images_are_averaged(data: Path) -> None:
     np.testing.assert_allclose(found["pixels"], blocks.transpose(0, 3, 1, 2), atol=0.5)
 
 
-# --- parts, choices, mistakes --------------------------------------------------------------------
+# --- parts and choices ---------------------------------------------------------------------------
 
 
 def test_parts_and_a_cache_change_nothing(
@@ -330,16 +270,6 @@ def test_a_model_with_more_outputs_is_judged_by_what_is_right_there(
         assert found[name] == of_colors[name]
 
 
-def test_outputs_that_are_not_known_leave_the_accuracy_out(data: Path) -> None:
-    labels = shown_by(data, "val").index.targets.copy()
-    labels[labels == 4] = -1
-    found = ask(Reader(shape), data, labels=labels)
-    assert found.left_out[1] == (
-        "accuracy: which outputs are the digits is not known; name them with --class-map"
-    )
-    assert "colours" not in found.tables
-
-
 def test_axes_and_digits_together(data: Path) -> None:
     loader = shown_by(data, "train", strengths=(0, 0, 0, 0.1))
     options: Any = {"labels": loader.index.targets, "splits": splits_of(data)}
@@ -349,80 +279,3 @@ def test_axes_and_digits_together(data: Path) -> None:
     assert found.left_out == tuple(
         f"axis/{kind}: its strength is 0" for kind in ("brightness", "contrast", "saturation")
     )
-
-
-def test_without_scikit_learn_the_probes_are_left_out(
-    data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    found = ask(Reader(color), data)
-    assert found.left_out[1] == ("probe: scikit-learn is not installed; pip install scikit-learn")
-    assert found["gap"].value == 1
-
-
-def test_digits_of_one_shape_have_no_probe(data: Path, tmp_path: Path) -> None:
-    one = copied(data, tmp_path)
-    for folder in FOLDERS:
-        for path in (one / folder).glob("[1-9]"):
-            shutil.rmtree(path)
-    splits = splits_of(one)
-    found = ask(Reader(color), data, splits=splits)
-    assert found.left_out[1:] == ("probe: the 6 digits to learn from have one shape",)
-
-
-def copied(data: Path, tmp_path: Path) -> Path:
-    unneeded = shutil.ignore_patterns("train", "val")
-    shutil.copytree(data, tmp_path / "copy", ignore=unneeded)
-    return tmp_path / "copy"
-
-
-def never(*_: Any) -> Any:
-    raise AssertionError("something was computed")
-
-
-def test_folders_of_other_digits_are_a_mistake(data: Path, tmp_path: Path) -> None:
-    changed = copied(data, tmp_path)
-    next((changed / "reversed").glob("3/*.png")).unlink()
-    with pytest.raises(UserError, match=r"^bias: .*do not hold the same digits; make them again"):
-        ask(Reader(color), data, splits=splits_of(changed), cache=never)
-
-
-def test_digits_that_cannot_be_read_are_left_out_everywhere(data: Path) -> None:
-    splits = splits_of(data)
-    aligned = splits["aligned"]
-    aligned.index = aligned.index.without({5: "broken"})
-    reversed_ = splits["reversed"]
-    reversed_.index = reversed_.index.without({7: "broken"})
-    rows = ask(Reader(color), data, splits=splits).tables["colours"]
-    assert rows.index.tolist() == [i for i in range(120) if i not in (5, 7)]
-    aligned.index = replace(aligned.index, left_out=dict.fromkeys(range(119), "broken"))
-    with pytest.raises(UserError, match="fewer than two digits"):
-        ask(Reader(color), data, splits=splits, cache=never)
-
-
-@pytest.mark.parametrize(
-    "text", [None, "{", "[]", "{}", json.dumps({"colours": {str(k): "#ff" for k in range(10)}})]
-)
-def test_colors_that_are_not_known_are_a_mistake(
-    data: Path, tmp_path: Path, text: str | None
-) -> None:
-    changed = copied(data, tmp_path)
-    if text is None:
-        (changed / METADATA).unlink()
-    else:
-        (changed / METADATA).write_text(text)
-    with pytest.raises(UserError, match=r"^bias: .*colormnist\.json does not name the ten colors"):
-        ask(Reader(color), data, splits=splits_of(changed), cache=never)
-
-
-def test_which_folders_are_color_mnist(data: Path, tmp_path: Path) -> None:
-    assert colormnist_splits(data) == {name: data / name for name in FOLDERS}
-    assert colormnist_splits(data / "random") is None
-    assert colormnist_splits(tmp_path / "nothing") is None
-    changed = copied(data, tmp_path)
-    (changed / METADATA).rename(tmp_path / METADATA)
-    assert colormnist_splits(changed) is None
-    (tmp_path / METADATA).rename(changed / METADATA)
-    assert colormnist_splits(changed) is not None
-    shutil.rmtree(changed / "aligned")
-    assert colormnist_splits(changed) is None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from fastsc.cli.packages import installed
 from fastsc.errors import UserError
 from fastsc.evaluation.questions.robustness import question as module
 from fastsc.evaluation.questions.robustness.attacks import Attack
@@ -24,90 +22,26 @@ from fastsc.evaluation.questions.robustness.question import (
     levels_of,
     robustness,
 )
-from fastsc.evaluation.report.parts import questions
-from fastsc.evaluation.report.sections import section as section_of
-from fastsc.evaluation.results.evaluated import Evaluated, Evaluation
-from fastsc.evaluation.views import KINDS, Viewer
 from fastsc.pipelines import Pipeline
 from tests.fastsc.evaluation import tiny
+from tests.fastsc.evaluation.questions.attack_cases import MEAN, STD, needs_library
+from tests.fastsc.evaluation.questions.robustness_cases import (
+    FEW,
+    N,
+    Quantized,
+    asked,
+    linear,
+    loader,
+    no_search,
+    noisy,
+    predicted,
+)
 
 pytestmark = pytest.mark.heavy
 
-needs_library = pytest.mark.skipif(
-    not installed("torchattacks"),
-    reason="torchattacks is not installed: pip install --no-deps torchattacks",
-)
-MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
-N = 9
+__all__ = ["no_search", "noisy"]  # fixtures
+
 INF = np.inf
-FEW = (
-    Attack("fgsm", "linf", (1.0, 4.0, 64.0)),
-    Attack("pgd", "linf", (1.0, 4.0, 64.0), tries=2),
-    Attack("square", "linf", (4.0,)),
-    Attack("noise", "linf", (1.0, 4.0, 64.0), tries=2),
-    Attack("pgd", "l2", (1.0, 4.0)),
-)
-
-
-@pytest.fixture(autouse=True)
-def _no_search(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other tests look at the search for the worst colors."""
-
-    def photometric(viewer: Any, index: Any, labels: Any, **options: Any) -> Any:
-        n = len(index)
-        worst = np.array([(1.4, 0.6, 1.2, 0.1)] * n)
-        return {
-            "photometric_random": np.linspace(0, 1, n),
-            "photometric_worst": (np.arange(n) % 2).astype(float),
-            **{f"worst/{kind}": worst[:, at] for at, kind in enumerate(KINDS)},
-            "margin": np.where(np.arange(n) % 2, 1.5, -1.0 - np.arange(n)),
-        }
-
-    monkeypatch.setattr(module, "photometric", photometric)
-
-
-@pytest.fixture
-def noisy(tmp_path: Path) -> Pipeline:
-    return loader(tmp_path)
-
-
-def loader(path: Path, **options: Any) -> Pipeline:
-    pixels = {"a": tiny.noise(np.random.default_rng(1), N, 60, 200)}
-    return tiny.loader(path, pixels, mean=MEAN, std=STD, **options)
-
-
-def linear(scale: float = 1.0) -> Any:
-    """Two classes, predicted about as often, near to each other."""
-    model = tiny.flat(2, scale)
-    with torch.no_grad():
-        model.net[1].bias.zero_()  # type: ignore[index]
-    return model
-
-
-class Quantized(nn.Module):
-    """Rounds its input: the gradient is zero everywhere, the boundary where it was."""
-
-    def __init__(self, net: nn.Module) -> None:
-        super().__init__()
-        self.net = net
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.net((x * 32).round() / 32)
-        return logits
-
-
-def predicted(model: Any, pipeline: Pipeline) -> NDArray[np.int64]:
-    (first, *rest) = Viewer(model, pipeline).images(pipeline.index.usable, "")
-    pixels = torch.cat([one.pixels for one in (first, *rest)])
-    found: NDArray[np.int64] = Viewer(model, pipeline).respond(pixels).predicted.numpy()
-    return found
-
-
-def asked(model: Any, pipeline: Pipeline, **options: Any) -> Robustness:
-    """All labels are what is predicted, but for the first image's."""
-    labels = predicted(model, pipeline)
-    labels[0] = 1 - labels[0]
-    return robustness(model, pipeline, **{"labels": labels, "attacks": FEW, "n": None, **options})
 
 
 def columns(answer: Robustness, table: str) -> Mapping[str, NDArray[Any]]:
@@ -337,96 +271,3 @@ def test_a_missing_scipy_is_known_before_anything_is_asked(
     monkeypatch.setattr("fastsc.cli.packages.installed", lambda name: name != "scipy")
     with pytest.raises(UserError, match=r"^robustness: .*pip install scipy"):
         module.right_images(noisy, noisy.index.targets)
-
-
-@pytest.mark.usefixtures("undrawn")
-def test_no_library(noisy: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "torchattacks", None)
-    found = robustness(linear(), noisy, n=None)
-    assert found.attacks == ()
-    assert "pip install --no-deps torchattacks" in found.left_out[0]
-    # What needs no library is answered.
-    assert {m.name for m in found.measures} == {
-        "accuracy/clean", "photometric/random", "photometric/worst",
-    }  # fmt: skip
-    assert "Within the box" in str(page({"m": found}, noisy))
-
-
-# --- the page ------------------------------------------------------------------------------------
-
-
-def page(answers: Mapping[str, Robustness], pipeline: Pipeline) -> Any:
-    models = tuple(
-        Evaluated(
-            name=name,
-            answers={"robustness": answer},
-            left_out={},
-            picture=Viewer(linear(), pipeline).picture,
-            facts={},
-        )
-        for name, answer in answers.items()
-    )
-    (question,) = questions(
-        Evaluation(
-            models=models,
-            comparisons=(),
-            metadata={},
-            image_name=lambda i: f"<b>/{i}.png",
-            class_name=lambda i: "<b>",
-        )
-    )
-    return section_of(question)
-
-
-@pytest.mark.usefixtures("undrawn")
-@needs_library
-def test_the_section_of_one_model(noisy: Pipeline) -> None:
-    answer = asked(linear(), noisy, attacks=ATTACKS)
-    section = page({"one": answer}, noisy)
-    (said,) = section.statements
-    text = " ".join(said.sentences).replace("\u00a0", " ")
-    for level, name in (
-        ("1/255, a single", "linf/1"),
-        ("RMS 0.25/255 (a length of 0.014", "l2/0.25"),
-    ):
-        value = answer[f"accuracy/worst/{name}"].value
-        assert level in text
-        assert f"{100 * value:.0f} % of the images are still right" in text
-    assert "of 89 % (57 to 98 %) unattacked" in text
-    assert "random colors" in text
-    assert "masked" not in text
-    assert said.more == ("No sign of masked gradients was seen.",)
-    linf, l2, photometric = section.charts
-    assert [chart.title.split(",")[0] for chart in linf.charts] == [
-        "Worst of all", "FGSM", "PGD", "Square", "Random noise",
-    ]  # fmt: skip
-    square = answer["accuracy/square/linf/2"].value
-    assert linf.charts[3].caption.replace("\u00a0", " ") == f"At 2/255: {100 * square:.0f} %"
-    assert len(l2.charts) == len(photometric.charts) == 1
-    adversaries, colors = section.galleries
-    shots = adversaries.cards[0].shots
-    assert [shot.caption.split(" ")[0] for shot in shots] == ["unchanged", "changed", "the"]
-    assert len({shot.uri for shot in shots}) == 3
-    assert len(colors.cards) == 4
-
-
-@pytest.mark.usefixtures("undrawn")
-@needs_library
-def test_the_section_of_two_models_one_of_which_is_masked(noisy: Pipeline) -> None:
-    honest = linear(0.5)
-    labels = predicted(honest, noisy)
-    answers = {
-        name: robustness(model, noisy, labels=labels)
-        for name, model in (
-            ("honest", honest),
-            ("masked", tiny.classifier(Quantized(honest.net))),
-        )
-    }
-    section = page(answers, noisy)
-    first, second = section.statements
-    assert not any("masked" in sentence for sentence in first.sentences)
-    assert "Its gradients seem to be masked" in second.sentences[-1]
-    assert f"exactly zero at {N} of {N} images" in second.sentences[-1]
-    assert second.more == ()
-    assert "honest" in section.charts[0].charts[0].caption
-    assert any(gallery.title.endswith(": honest") for gallery in section.galleries)
