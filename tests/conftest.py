@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
+# Small tensors: more threads cost more than they bring, and tests share the machine. OpenMP and
+# each OpenBLAS (NumPy's, SciPy's) read it once, when they are loaded.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from tests.forked import ForkedPopen
@@ -16,15 +21,6 @@ FAULTS = pytest.StashKey["FaultTable"]()
 CLASSES = ("apple", "boat", "cloud", "door")
 TRAIN_PER_CLASS = 8
 VAL_PER_CLASS = 3
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small tensors: more threads cost more than they bring, and tests share the machine."""
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")  # of the processes that tests start
-        yield
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +84,11 @@ class FaultTable:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[FAULTS] = FaultTable()
+
+
+def pytest_collection_finish() -> None:
+    """What is imported now lives to the end, and no collection of garbage looks at it again."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(
