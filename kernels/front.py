@@ -49,6 +49,9 @@ def front_end(
     """
     if front not in CHANNELS:
         raise ValueError(f"front {front!r} does not exist; choose from {', '.join(CHANNELS)}")
+    fits = torch.jit.is_tracing() or (x.ndim == 4 and x.shape[1] == 3)  # traced: no numbers
+    if not fits or not x.is_floating_point():
+        raise ValueError(f"images are floating point (N, 3, H, W), not {x.dtype} {tuple(x.shape)}")
     if impl == "auto":
         impl = "triton" if x.device.type == "cuda" else "numba"
         impl = impl if _takes(impl, x) else "reference"

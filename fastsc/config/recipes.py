@@ -129,7 +129,9 @@ def _set(config: TrainConfig, values: Mapping[str, Any]) -> TrainConfig:
 
 
 def with_kinds_alpha(config: TrainConfig, before: TrainConfig) -> TrainConfig:
-    """`config`, made of `before` without a word on alpha: at its default it follows the kind."""
+    """`config`, made of `before` without a word on alpha, which follows the kind unless named."""
+    if "alpha" in before.given:
+        return config
     old, new = (
         DEFAULT_ALPHA.get(c.method.ds, TrainConfig().method.alpha) for c in (before, config)
     )

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -72,10 +73,11 @@ def load_net(
     """
     kind, _, name = model.partition(":")
     path = Path(model)
-    if kind == "torchvision" and name:
-        return torchvision_net(name, file, pretrained, resolution)
-    if kind == "timm" and name:
-        return timm_net(name, file, pretrained, resolution)
+    if kind in ("torchvision", "timm") and name:
+        of_library = torchvision_net if kind == "torchvision" else timm_net
+        seen = None if file is None else stored_preprocessing(file, model)
+        net = of_library(name, file, pretrained, resolution)
+        return net if seen is None else replace(net, preprocessing=seen)
     if path.is_dir() or path.is_file():
         if file is not None:
             raise UserError(
@@ -220,15 +222,28 @@ def _preprocessing(metadata: Fields) -> Preprocessing:
     )
 
 
-def stored_preprocessing(path: Path) -> Preprocessing | None:
-    """What a weights file of ours says of its network's images; None: it is another's."""
+def stored_preprocessing(file: WeightsFile, model: str) -> Preprocessing | None:
+    """What a weights file of ours says of its network's images; None: it is another's.
+
+    Raises:
+        UserError: It is of a network with parts that `model`, which is to have the weights, has
+            not, and that no name or shape of a weight tells.
+    """
     stored: Mapping[str, Any] = {}
-    if is_safetensors(path):
+    if is_safetensors(file.path):
         with suppress(UserError):
-            stored = read_metadata(path).values
+            stored = read_metadata(file.path).values
     if not all(key in stored for key in KEYS):
         return None
-    return _preprocessing(Fields({**_DEFAULTS, **stored}, str(path)))
+    metadata = Fields({**_DEFAULTS, **stored}, str(file.path))
+    front = metadata.text("front", get_args(Front))
+    if front != "none" or metadata.flag("blurpool"):
+        part = "--blurpool" if front == "none" else f"--front {front}"
+        raise UserError(
+            f"{file.option} {file.path}: its network has {part}, and {model} has not; name the "
+            "file in the model's place"
+        )
+    return _preprocessing(metadata)
 
 
 def _filled(
@@ -284,10 +299,10 @@ def _function(module: str, name: str, file: WeightsFile | None) -> Net:
         raise UserError(f"model {title}: gives {type(net).__name__}, not a torch.nn.Module")
     net = _unwrapped(net)
     notes: tuple[str, ...] = ()
+    seen = None if file is None else stored_preprocessing(file, title)
     if file is not None:
         state, notes = read_weights(file, net)
         load_model_state(net, state, file.path)
-    seen = None if file is None else stored_preprocessing(file.path)
     return Net(net=net, preprocessing=seen or Preprocessing(), order="likely", notes=notes)
 
 

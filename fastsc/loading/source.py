@@ -172,7 +172,8 @@ def _of_file(path: Path, config: TrainConfig, side: int | None) -> tuple[Net, di
     name, given = model.model, config.given
     if is_function(name):
         net = load_net(name, file)
-        return net, _PLAIN | ({} if stored_preprocessing(path) is None else _of_images(net))
+        ours = stored_preprocessing(file, name) is not None
+        return net, _PLAIN | (_of_images(net) if ours else {})
     # The weights' shapes tell a stem, but not these: a recipe's are for the network that it names.
     blurpool, front = model.blurpool, model.front
     if "model" in given:

@@ -21,7 +21,7 @@ from fastsc.pipelines.fields import did_you_mean
 from fastsc.reproduction.cost import cost_table, speeds_of
 from fastsc.reproduction.images import limited, share
 from fastsc.reproduction.page.document import write_page
-from fastsc.reproduction.records import Record, all_records, science
+from fastsc.reproduction.records import Record, all_records
 from fastsc.reproduction.runner import FailedError, Sweep, Task, check_out
 from fastsc.reproduction.study import Study, load_study
 
@@ -98,14 +98,15 @@ class Session:
     def _comparable(self) -> dict[tuple[str, int], Record]:
         """Known records of the same options and images as this session's, and of other seeds."""
         mine = {(task.arm.name, task.seed) for task in self.tasks}
-        options = {task.arm.name: {**science(task.config), "seed": None} for task in self.tasks}
-        return {
+        known = {
             (record.arm, record.seed): record
             for record in all_records([] if self.known is None else [self.known])
-            if (record.arm, record.seed) not in mine
-            and not record.trial
-            and {**record.options, "seed": None} == options.get(record.arm)
+            if (record.arm, record.seed) not in mine and not record.trial
         }
+        arms = list(dict.fromkeys(task.arm.name for task in self.tasks))
+        tasks = self.sweep.tasks(arms, list(dict.fromkeys(seed for _, seed in known)))
+        keys = {(task.arm.name, task.seed): task.key for task in tasks}
+        return {run: record for run, record in known.items() if keys.get(run) == record.key}
 
 
 def open_session(
@@ -130,10 +131,20 @@ def open_session(
     if not data.is_dir():
         raise UserError(f"--data {data}: there is no such folder")
     check_out(args.out, data)
+    for record in all_records([args.out / "records"]):
+        if record.study != study.name:  # its records would have the names of these
+            raise UserError(
+                f"--out {args.out}: holds records of study {record.study}; name another folder"
+            )
     blind = args.dry_run and not any((data / name).is_dir() for name in ("val", "test"))
     if blind:
         lines.append(f"{data} has no validation images: nothing counts as done")
     larger = args.limit_images is None and _larger(study, default.data.pipeline, data, lines)
+    if study.held_out and (default.data.pipeline == "ffcv" or default.data.val != "auto"):
+        raise UserError(
+            f"study {study.name} validates on training images that it holds out: leave --val and "
+            "--pipeline ffcv out"
+        )
     if larger and default.data.val == "none":
         raise UserError("a study needs validation images: leave --val none out")
     if larger and args.dry_run and (args.out / "images" / "train").is_dir():
@@ -205,6 +216,8 @@ def _options(study: Study, more: Sequence[str]) -> dict[str, object]:
     for key in ("data", "out", "resume", "seed"):
         if key in named:
             raise UserError(f"--{key} belongs to fastsc.reproduce itself, before --")
+    if "val_every" in named:
+        raise UserError("--val-every: a study's runs are validated at their end; leave it out")
     return {key: given[key] for key in named}
 
 

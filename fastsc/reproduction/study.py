@@ -7,7 +7,7 @@ sets side by side, `evaluate` what `fastsc.evaluate` is asked about which of the
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib import resources
 from itertools import chain
@@ -28,6 +28,7 @@ Options = Mapping[str, Any]
 NAME = re.compile(r"[\w.-]+")
 MAX_SEEDS = 10_000  # of an arm
 LISTS = ("baselines", "quick", "quick_seeds")
+OWN = {"data", "out", "resume", "seed", "val"}  # of a run, which no arm can name
 GROUPS = ("alpha", "depth", "target", "collapse", "longer", "colours")
 
 
@@ -345,6 +346,14 @@ def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
         load_recipe(study.recipe)
     except UserError as error:
         wrong(str(error))
+    named: dict[str, tuple[Options, Collection[str]]] = {
+        "options": (study.options, OWN | {"epochs", "val_every"}),
+        **{f"scales: {name}": (scale, OWN | {"val_every"}) for name, scale in study.scales.items()},
+        **{f"arm {arm.name}": (arm.options, OWN) for arm in study.arms.values()},
+    }
+    for where, (options, own) in named.items():
+        for option in own & options.keys():
+            wrong(f"{where}: every run gets its {option} from the study; leave it out")
     for arm in study.arms.values():
         if not NAME.fullmatch(arm.name):
             wrong(f"arm {arm.name!r}: a name is letters, digits, - and .")

@@ -114,6 +114,16 @@ def test_fused_is_within_1e_5(front: str, impl: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("impl", ["auto", "reference", "numba"])
+@pytest.mark.parametrize("shape", [(4, 1, 8, 8), (4, 4, 8, 8), (4, 9, 8, 8), (3, 8, 8)])
+def test_images_of_other_channels_are_refused(shape: tuple[int, ...], impl: str) -> None:
+    x = torch.zeros(shape)
+    x = x.contiguous(memory_format=LAST) if x.ndim == 4 else x
+    for wrong in (x, torch.zeros(2, 3, 8, 8, dtype=torch.uint8)):
+        with pytest.raises(ValueError, match=r"images are floating point \(N, 3, H, W\), not"):
+            front_end(wrong, "rgb", MEAN, STD, impl=impl)
+
+
 def test_as_many_programs_as_an_image_of_224_px_has() -> None:
     x = normalized(images(224, 224)[4:5]).float().contiguous(memory_format=LAST)
     assert_near(end(x, "rgb-luma-minmax", "triton"), exact(x, "rgb-luma-minmax"), 1e-5)

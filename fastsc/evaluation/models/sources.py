@@ -20,6 +20,7 @@ from fastsc.loading.libraries import (
 from fastsc.loading.nets import load_net
 from fastsc.loading.preprocessing import RGB, Preprocessing, rgb, whole
 from fastsc.loading.state_dicts import WeightsFile
+from fastsc.models.front import tell_normalization
 from fastsc.pipelines.plan import Interpolation
 
 
@@ -135,11 +136,13 @@ def _in_float32(
 
 
 def _classifier(loaded: Net, model: str, options: ModelOptions) -> Classifier:
+    seen = _changed(loaded.preprocessing, options)
+    tell_normalization(loaded.net, seen.mean, seen.std)
     try:
         return Classifier(
             loaded.net,
             model,
-            _changed(loaded.preprocessing, options),
+            seen,
             classes=loaded.classes,
             features=options.features,
         )

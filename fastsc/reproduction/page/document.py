@@ -17,7 +17,7 @@ from fastsc.reproduction.claims import CLAIMS, Records
 from fastsc.reproduction.page import words
 from fastsc.reproduction.page.drawn import PICTURES, headline
 from fastsc.reproduction.page.results import Results
-from fastsc.reproduction.records import Record, read_records
+from fastsc.reproduction.records import Record, read_records, run_name
 from fastsc.reproduction.runner import image_words
 from fastsc.reproduction.study import Study, load_study
 
@@ -36,8 +36,8 @@ def write_docs(records: Path, docs: Path) -> Path:
     """
     studies = []
     for study in map(load_study, STUDIES):
-        runs = _results(read_records([records / study.name]))
-        again = _results(read_records([records.parent / AGAIN / study.name]))
+        runs = _results(study, records)
+        again = _results(study, records.parent / AGAIN)
         further = {
             (arm, seed): record
             for (arm, seed), record in again.items()
@@ -50,8 +50,19 @@ def write_docs(records: Path, docs: Path) -> Path:
     return _write(docs, sorted(studies, key=lambda s: not s.runs), docs=True)
 
 
-def _results(records: Records) -> Records:
-    """Without trials, which are none."""
+def _results(study: Study, folder: Path) -> Records:
+    """FOLDER/STUDY/*.json, without trials, which are no results.
+
+    Raises:
+        UserError: One is of another study, or of an arm that the study has not.
+    """
+    records = read_records([folder / study.name])
+    for (arm, seed), record in records.items():
+        if record.study != study.name or arm not in study.arms:
+            raise UserError(
+                f"{folder / study.name}: the record of {run_name(arm, seed)} is of study "
+                f"{record.study}, or of an arm that {study.name} has no more; remove it"
+            )
     return {run: record for run, record in records.items() if not record.trial}
 
 
@@ -99,8 +110,9 @@ def _write(folder: Path, studies: Sequence[Results], **more: object) -> Path:
         decided=[s for s in studies if s.runs and not s.study.held_out],
         **{"docs": False, "trial": False, **more},
     )  # fmt: skip
-    for name in (PAGE, DETAILS, COMMANDS):
-        text = templates.get_template(f"{name}.j2").render()
+    names = (PAGE, DETAILS, COMMANDS)
+    texts = {name: templates.get_template(f"{name}.j2").render() for name in names}
+    for name, text in texts.items():
         write_text(folder / name, re.sub(r"\n{3,}|\n+(?=##)", "\n\n", text).strip() + "\n")
     for s in studies:  # of an earlier page, with other parts
         for path in (folder / "reproduction").glob(f"{s.study.name}-*.svg"):

@@ -184,7 +184,7 @@ def _effects(s: Results, *, ratios: bool) -> Picture | None:
 
 def _targets(s: Results) -> Picture | None:
     """--ds-target: ds_relative of the training batches and alpha, over the steps."""
-    records = [s.of(name)[0] for name in s.group("target", 1)]
+    records = [record for name in s.group("target", 1) for record in s.steered([name])[:1]]
     if not records:
         return None
     targets = sorted({float(record.options["ds_target"]) for record in records})

@@ -219,17 +219,25 @@ class Results:
         sizes = [record.asked.get("sizes", {}).get(SIZES[question]) for record in records]
         return [f"{size:,}" for size in sorted({size for size in sizes if size is not None})]
 
+    def steered(self, names: Iterable[str]) -> list[Record]:
+        """The records that had a target, and tell of their alpha."""
+        return [
+            record for name in names for record in self.of(name)
+            if record.options.get("ds_target") is not None
+            and any(x is not None for x in record.curve["alpha"])
+        ]  # fmt: skip
+
     def start_costs(self, names: Sequence[str]) -> list[float]:
         """Points by which top-1 of runs to the same target differs with their first alpha."""
         by_target: dict[float, list[float]] = {}
-        for record in (record for name in names for record in self.of(name)):
+        for record in self.steered(names):
             top1 = by_target.setdefault(float(record.options["ds_target"]), [])
             top1.append(100 * claims.number_of(record, TOP1.key))
         return sorted(max(top1) - min(top1) for top1 in by_target.values() if len(top1) > 1)
 
     def targets(self, names: Sequence[str]) -> Iterator[Row]:
         """One row per run: the target, where alpha began, went and ended, what was reached."""
-        for record in (record for name in names for record in self.of(name)):
+        for record in self.steered(names):
             target = float(record.options["ds_target"])
             alphas = [x for x in record.curve["alpha"] if x is not None]
             reached = claims.number_of(record, RELATIVE.key)
@@ -257,7 +265,7 @@ class Results:
             elif goal.verdict == "not shown":
                 undecided.append(f"{line}, the goal{words.enough(goal)}.")
         for (arm, seed), record in sorted(self.runs.items()):
-            target, label = record.options["ds_target"], f"{self.label(arm)}, seed {seed}"
+            target, label = record.options.get("ds_target"), f"{self.label(arm)}, seed {seed}"
             if target is not None and not near(claims.number_of(record, RELATIVE.key), target):
                 missed.append(f"{label}, ends at {self.relative([record])}.")
             if record.collapsed:
@@ -329,7 +337,7 @@ class Results:
         for record in {**self.further, **self.runs}.values():
             made, hardware = record.made, record.made["hardware"]
             gpus = hardware["gpus"] if str(made["device"]).startswith("cuda") else []
-            commit, _, changed = str(made["commit"] or "unknown").partition("-")
+            commit, _, changed = str(made.get("commit") or "unknown").partition("-")
             versions = made["versions"]
             machine = (
                 f"{gpus[0] if gpus else hardware['cpu']}, {count(hardware['cores'], 'core')}, "

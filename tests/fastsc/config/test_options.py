@@ -54,6 +54,9 @@ def test_the_default_alpha_is_that_of_the_kind(tmp_path: Path) -> None:
     (tmp_path / "sq.yaml").write_text("base: cifar100\nds: sq\n")
     assert alpha(f"{tmp_path}/sq.yaml") == 16
     assert alpha(f"{tmp_path}/sq.yaml --ds cosine") == 30
+    (tmp_path / "named.yaml").write_text("base: cifar100\nalpha: 30\n")
+    assert alpha(f"{tmp_path}/named.yaml --ds sq") == 30
+    assert configure(tmp_path / "named.yaml", data="d", ds="sq").method.alpha == 30
     whole = tmp_path / "config.yaml"
     whole.write_text(dump(configure("cifar100", data="d", ds="sq", alpha=30)))
     assert alpha(f"{whole} --epochs 2") == 30

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fastsc.config import TrainConfig
 from fastsc.config.recipes import configure
 from fastsc.errors import UserError
-from fastsc.evaluation.models.sources import load_source
+from fastsc.evaluation.models.sources import ModelOptions, load_source
 from fastsc.export import main
 from fastsc.exporting.trained import load_trained
 from fastsc.kernels import front_end
@@ -81,9 +81,36 @@ def test_weights_evaluation_and_export_know_it(
     with torch.no_grad():
         assert torch.equal(load_source(str(run)).classifier(x)[1], net(x))
         assert torch.equal(load_trained(str(run)).net(x), net(x))
+        other = load_source(str(run), ModelOptions(mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5)))
+        r = x * torch.tensor(std).view(3, 1, 1) + torch.tensor(mean).view(3, 1, 1)
+        seen = (r - torch.tensor((0.1, 0.2, 0.3)).view(3, 1, 1)) / 0.5
+        torch.testing.assert_close(other.classifier(seen)[1], net(x), rtol=1e-4, atol=1e-4)
     assert main([str(run), "--to", str(tmp_path / "model.pt2")]) == 0
     assert main([str(run), "--to", str(tmp_path / "hub")]) == 2
     assert f"--front {front}" in capsys.readouterr().err
+
+
+@pytest.mark.heavy
+@pytest.mark.parametrize("part", ["--front rgb", "--blurpool"])
+def test_weights_do_not_lose_it_in_a_network_of_a_library(part: str, tmp_path: Path) -> None:
+    """Neither changes a name or a shape of the weights."""
+    front: Front = "rgb" if "front" in part else "none"
+    blurpool = front == "none"
+    net = build_net("resnet18", 3, "imagenet", 32, front=front, blurpool=blurpool)
+    metadata = {
+        "architecture": "resnet18", "classes": ["a", "b", "c"], "mean": (0.5, 0.4, 0.6),
+        "std": (0.25, 0.3, 0.2), "resolution": 32, "val_crop": 1, "stem": "imagenet",
+        "blurpool": False, "front": "none", "step": 1,
+    }  # fmt: skip
+    file = tmp_path / "weights.safetensors"
+    export_safetensors(file, net, metadata | {"blurpool": blurpool, "front": front})
+    options = ModelOptions(weights=file)
+    for name in ("torchvision:resnet18", "torchvision.models:resnet18"):
+        with pytest.raises(UserError, match=f"its network has {part}, and {name} has not"):
+            load_source(name, options)
+    export_safetensors(file, build_net("resnet18", 3, "imagenet", 32), metadata)
+    seen = load_source("torchvision:resnet18", options).classifier.preprocessing
+    assert (seen.mean, seen.std, seen.resolution) == ((0.5, 0.4, 0.6), (0.25, 0.3, 0.2), 32)
 
 
 def test_no_record_is_orphaned() -> None:

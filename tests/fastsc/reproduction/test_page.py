@@ -253,6 +253,41 @@ def test_another_scale_has_its_cost_by_a_published_rate(tmp_path: Path) -> None:
     assert f"| `ce-2e` | 1 | {2 * pairs:,} | – | {2 * pairs / 4565 / 60:.0f} min |" in section
 
 
+@pytest.mark.parametrize("other", [{"study": "colormnist"}, {"arm": "gone"}])
+def test_a_record_of_another_study_or_arm_is_named(other: dict[str, str], tmp_path: Path) -> None:
+    record = made(load_study("cifar100"), "default", 0)
+    write_record(tmp_path / "runs" / "cifar100", replace(record, **other))
+    with pytest.raises(UserError, match=rf"record of {other.get('arm', 'default')}-0 is of study"):
+        write_docs(tmp_path / "runs", tmp_path / "docs")
+    assert not (tmp_path / "docs").exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_what_older_records_do_not_say_is_no_figure(tmp_path: Path) -> None:
+    record = made(STUDY, "t", 0)
+    without = {key: value for key, value in record.options.items() if key != "ds_target"}
+    unknown = [None] * len(record.curve["alpha"])
+    commitless = {key: value for key, value in record.made.items() if key != "commit"}
+    for changes in (
+        {"options": without}, {"options": {**without, "ds_target": None}}, {"made": commitless},
+        {"curve": {**record.curve, "alpha": unknown}},
+    ):  # fmt: skip
+        text = page(tmp_path, {**FOUND, ("t", 0): replace(record, **changes)})
+        assert ("| `t`, seed 0 |" in text) is ("made" in changes)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_page_that_fails_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = page(tmp_path)
+    monkeypatch.setattr(document, "COMMANDS", "nowhere.md")
+    with pytest.raises(Exception, match=r"nowhere\.md\.j2"):
+        write_page(STUDY, list(FOUND.values())[:3], tmp_path, {})
+    monkeypatch.undo()
+    assert whole(tmp_path / document.PAGE) == before
+
+
 def test_without_records_there_is_no_page(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there are no records in it"):
         write_docs(tmp_path, tmp_path / "docs")

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from fastsc import reproduce
+from fastsc.reproduction.records import write_record
+from fastsc.reproduction.study import load_study
+from tests.fastsc.reproduction.made import made
 from tests.fastsc.reproduction.test_page import whole
 from tests.fastsc.reproduction.test_runner import ARMS, OPTIONS
 from tests.fastsc.reproduction.test_study import grid
@@ -127,6 +130,7 @@ def test_another_scale_is_another_setting(small: Path, image_folder: Path, tmp_p
         (["--", "--seed", "3"], "--seed belongs to fastsc.reproduce itself"),
         (["--", "--resume"], "--resume belongs to fastsc.reproduce itself"),
         (["--", "--plain"], "a study says which are plain"),
+        (["--", "--val-every", "1"], "--val-every: a study's runs are validated at their end"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(
@@ -197,6 +201,25 @@ def test_a_replication_is_not_compared_with_itself_or_with_other_options(
         assert reproduce.main(command) == 0
         page = whole(tmp_path / place / "out" / "reproduction.md")
         assert "### A replication" not in page
+
+
+def test_held_out_images_are_what_is_validated_on(
+    small: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.write_text(small.read_text() + "held_out: 8\n")
+    for more in (["--val", str(image_folder / "val")], ["--pipeline", "ffcv"]):
+        assert reproduce.main(words(small, image_folder, tmp_path, "--", *more)) == 2
+        assert "validates on training images that it holds out" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_folder_holds_one_study(
+    small: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = made(load_study("cifar100"), "both", 0)
+    write_record(tmp_path / "out" / "records", record)
+    assert reproduce.main(words(small, image_folder, tmp_path)) == 2
+    assert "holds records of study cifar100; name another folder" in capsys.readouterr().err
 
 
 def test_a_page_keeps_what_another_call_has_found(

@@ -142,6 +142,13 @@ def test_some_arms_are_asked_less() -> None:
         ({"evaluate": {"arm": ["ce"]}}, "unexpected keyword argument 'arm'"),
         ({"recipe": "cifar10"}, "unknown recipe 'cifar10'; did you mean cifar100"),
         ({"arms": {**GRID["arms"], "ce": {"label": "CE", "seeds": 0, "options": {}}}}, "ce: seeds"),
+        ({"options": {"epochs": 9}}, "options: every run gets its epochs from the study"),
+        ({"options": {"data": "x"}}, "options: every run gets its data from the study"),
+        ({"scales": {"gpu": {"val_every": 1}}}, "scales: gpu: every run gets its val_every from"),
+        (
+            {"arms": {**GRID["arms"], "x": {"label": "x", "seeds": 3, "options": {"seed": 5}}}},
+            "arm x: every run gets its seed from the study; leave it out",
+        ),
         (
             {"arms": {**GRID["arms"], "x": {"label": "x", "seeds": 1, "options": {"alfa": 1}}}},
             "arm x: unknown option 'alfa'; did you mean alpha",
