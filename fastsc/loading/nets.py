@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import sys
@@ -10,6 +11,7 @@ from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from types import FunctionType
 from typing import Any, cast, get_args
 
 import torch
@@ -297,13 +299,28 @@ def _function(module: str, name: str, file: WeightsFile | None) -> Net:
         raise UserError(f"model {title}: {type(error).__name__}: {first_line(error)}") from None
     if not isinstance(net, nn.Module):
         raise UserError(f"model {title}: gives {type(net).__name__}, not a torch.nn.Module")
-    net = _unwrapped(net)
+    net = _own_copy(_unwrapped(net))
     notes: tuple[str, ...] = ()
     seen = None if file is None else stored_preprocessing(file, title)
     if file is not None:
         state, notes = read_weights(file, net)
         load_model_state(net, state, file.path)
     return Net(net=net, preprocessing=seen or Preprocessing(), order="likely", notes=notes)
+
+
+def _own_copy(net: nn.Module) -> nn.Module:
+    """A copy, since a module's object, or a function that remembers its network, gives the same
+    one each time, and two of a page's models would share their weights.
+
+    The network itself where it cannot be copied, or where a function stands in a forward's place:
+    that function would go on with the weights of the original.
+    """
+    if any(isinstance(vars(module).get("forward"), FunctionType) for module in net.modules()):
+        return net
+    try:
+        return copy.deepcopy(net)
+    except Exception:  # noqa: BLE001, tensors within a graph, or whatever a user's module holds
+        return net
 
 
 def _unwrapped(net: nn.Module) -> nn.Module:

@@ -26,6 +26,24 @@ def own() -> nn.Module:
     return build_net(NAME, 3, "imagenet", 32)
 
 
+ONE = own()  # an object that is the network
+
+
+def patched() -> nn.Module:
+    """A network whose forward is a function, which a copy would share."""
+    net = own()
+    inner = net.forward
+    net.forward = lambda x: inner(x)  # type: ignore[method-assign]
+    return net
+
+
+def uncopied() -> nn.Module:
+    """A network that cannot be copied."""
+    net = own()
+    net.scale = net.fc.weight.sum()  # type: ignore[assignment]
+    return net
+
+
 def exported(folder: Path, front: Any = "none", **more: object) -> Path:
     folder.mkdir()
     metadata = {
@@ -97,3 +115,21 @@ def test_a_head_of_other_classes() -> None:
     assert other_classes(["dog", "cat"], ["cat", "dog"]) == (
         "its head is kept, whose output 0 was 'dog' and is 'cat' now"
     )
+
+
+def test_an_object_that_is_a_network_is_given_anew_each_time() -> None:
+    name = HERE.replace("own", "ONE")
+    first, second = load_net(name).net, load_net(name).net
+    with torch.no_grad():
+        first.fc.weight.zero_()  # type: ignore[union-attr, operator]
+    assert torch.equal(second.fc.weight, ONE.fc.weight)  # type: ignore[union-attr, arg-type]
+    assert ONE.fc.weight.any()  # type: ignore[union-attr, operator]
+
+
+@pytest.mark.parametrize("function", ["patched", "uncopied"])
+def test_a_network_that_no_copy_stands_for_is_used_itself(function: str) -> None:
+    net = load_net(HERE.replace("own", function)).net
+    with torch.no_grad():
+        net.fc.weight.zero_()  # type: ignore[union-attr, operator]
+        net.fc.bias.fill_(3)  # type: ignore[union-attr, operator]
+        assert (net.eval()(torch.zeros(1, 3, 32, 32)) == 3).all()
