@@ -107,7 +107,7 @@ def network(
             f"model {name}: --stem, --blurpool and --front are for networks that are built by name"
         )
     module, _, function = name.partition(":")
-    net = _function(module, function, None).net
+    net = _function(module, function, None).net.float()  # what trains does so in float32
     shown = probe(net, name, resolution)
     if shown.heads and shown.logits.shape[-1] != n:
         _renew(net, shown.heads[-1].call.module, n)

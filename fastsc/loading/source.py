@@ -67,6 +67,7 @@ def open_source(config: TrainConfig) -> tuple[Source, TrainConfig]:
     try:
         with torch.random.fork_rng(devices=[]):  # of fresh weights, which are written over
             net, fields = _open(init, config)
+        net.net.float()  # weights of half precision train in full, as they are evaluated in it
         side = config.data.resolution
         if "resolution" in fields and "resolution" not in config.given:
             side = fields["resolution"]

@@ -69,8 +69,9 @@ class Outcome:
         """What came of it, for a person."""
         old, new = self.before, self.after
         ds, ds_now = old["ds_relative"], new["ds_relative"]
+        change = f" ({100 * (ds_now / ds - 1):+.0f} %)" if ds else ""  # 0: nothing was perturbed
         figures = (
-            f"ds_relative {ds:.3f} → {ds_now:.3f} ({100 * (ds_now / ds - 1):+.0f} %), flips "
+            f"ds_relative {ds:.3f} → {ds_now:.3f}{change}, flips "
             f"{100 * old['flips']:.1f} → {100 * new['flips']:.1f} %, {100 * self.agreement:.1f} % "
             f"of {self.n} held-out images with their old answer"
         )
@@ -120,6 +121,7 @@ def write_page(
         images=[("continuity", CURVES)],
         names=NAMES,
         strengths=seen.strengths,
+        perturb=seen.perturb,
         on_bad_image=seen.on_bad_image,
         pipeline=seen.pipeline,
         device=config.run.device,

@@ -12,7 +12,7 @@ from torch import nn
 from fastsc.config.recipes import configure
 from fastsc.errors import UserError
 from fastsc.loading.libraries import imagenet_names, imagenet_synsets
-from fastsc.loading.nets import load_net
+from fastsc.loading.nets import load_net, network
 from fastsc.loading.source import Source, open_source, other_classes, take_weights
 from fastsc.models.build import build_net
 from fastsc.run.checkpoint import export_safetensors
@@ -35,6 +35,11 @@ def patched() -> nn.Module:
     inner = net.forward
     net.forward = lambda x: inner(x)  # type: ignore[method-assign]
     return net
+
+
+def half() -> nn.Module:
+    """A network of half precision, which counts in integers."""
+    return own().half()
 
 
 def uncopied() -> nn.Module:
@@ -133,3 +138,14 @@ def test_a_network_that_no_copy_stands_for_is_used_itself(function: str) -> None
         net.fc.weight.zero_()  # type: ignore[union-attr, operator]
         net.fc.bias.fill_(3)  # type: ignore[union-attr, operator]
         assert (net.eval()(torch.zeros(1, 3, 32, 32)) == 3).all()
+
+
+def test_weights_of_half_precision_train_in_full() -> None:
+    name = HERE.replace("own", "half")
+    source, config = opened("cifar100", name)
+    net = network(name, 3, "imagenet", config.data.resolution)
+    take_weights(net, source, 3)
+    for key, value in net.state_dict().items():
+        counts = key.endswith("num_batches_tracked")
+        assert value.dtype == (torch.int64 if counts else torch.float32), key
+        assert torch.equal(value, source.state[key])

@@ -278,6 +278,12 @@ def test_the_sentence(after: tuple[float, float], certain: bool, said: str) -> N
     assert ("interval" in outcome.sentence(None, holds=True)) == (not certain)
 
 
+def test_the_sentence_of_a_network_that_nothing_changes() -> None:
+    figures = {"ds_relative": 0.0, "flips": 0.0}
+    said = Outcome(figures, figures, 1.0, 100).sentence(None, holds=True)
+    assert said.startswith("it did not work: ds_relative 0.000 → 0.000, flips 0.0 → 0.0 %")
+
+
 @pytest.mark.parametrize(
     ("more", "said"),
     [
