@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,9 +19,12 @@ from fastsc import ContinuityLoss, replay
 from fastsc.config.options import parse
 from fastsc.datasets.folders import open_data
 from fastsc.distributed.ranks import Ranks
+from fastsc.errors import UserError
+from fastsc.evaluation.options import Options
 from fastsc.models.build import build_net
-from fastsc.repairing.page import FIGURES, Outcome
+from fastsc.repairing.page import FIGURES, Outcome, write_page
 from fastsc.run import checkpoint
+from fastsc.run.folder import RunFolder
 from fastsc.training.alpha import Keeper
 from fastsc.training.answers import divergence
 from fastsc.training.collapse import Spread
@@ -155,6 +159,25 @@ def test_a_functions_network(
     facts = json.loads((out / "evaluation" / "results.json").read_text())
     assert facts["metadata"]["models"] == [name, name]
     assert events(out, "step")[0]["ce"] == pytest.approx(0, abs=1e-2), "nothing is dropped"
+
+
+def test_the_page_is_of_what_the_run_perturbed_with(
+    flat: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a function's network, whose files have no run beside them that says so."""
+    asked: list[Options] = []
+
+    def evaluated(options: Options, *_: object) -> None:
+        asked.append(options)
+        raise UserError("enough")
+
+    monkeypatch.setattr("fastsc.repairing.page.evaluate", evaluated)
+    words = ["--init", "x", "--model", "tests.fastsc.training.test_repair:net"]
+    config = parse(["repair", "--data", str(flat), *words, "--perturb", "gamma"])
+    data = open_data(config.data, labels=False)
+    with pytest.raises(UserError, match="enough"):
+        write_page(config, data, RunFolder(tmp_path), Mock(), holds=True)
+    assert asked[0].perturb == ("gamma",)
 
 
 @pytest.mark.usefixtures("no_page")
