@@ -41,6 +41,8 @@ def freeze(model: FeatureModel, patterns: Sequence[str], new_head: str | None) -
         for name in chosen:
             parameters[name].requires_grad_(False)
     if not any(p.requires_grad for p in parameters.values()):
+        if not patterns:
+            raise UserError(f"model {model.name}: no parameter of it requires a gradient")
         raise UserError(f"--freeze {' '.join(patterns)}: nothing is left to train")
 
 

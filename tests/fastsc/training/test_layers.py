@@ -51,6 +51,12 @@ def test_what_cannot_be_frozen(
         freeze(model, patterns, head)
 
 
+def test_a_network_that_came_frozen(model: FeatureModel) -> None:
+    model.requires_grad_(False)
+    with pytest.raises(UserError, match="resnet8w8: no parameter of it requires a gradient"):
+        freeze(model, [], None)
+
+
 @pytest.mark.parametrize(
     ("name", "first", "last", "n_layers", "nearest"),
     [
