@@ -86,6 +86,11 @@ def _open_unlabelled(config: DataConfig, root: Path) -> Data:
     if path is not None:
         val, _ = scan_any(path, config.label_key, strays=True)
         val.require(config.on_bad_image)
+        if (n := len(val.usable)) < HELD_OUT_LEAST:
+            raise UserError(
+                f"{val.root}: a repair needs two held-out images at least, and there is {n}; name "
+                "more with --val"
+            )
         return Data(_less(index, val, root), val)
     # By a key that no --seed changes: what one run held out, another must not learn from.
     order = keyed.order(keyed.VALIDATION_SEED, keyed.VALIDATION_EPOCH, index.usable, len(index))

@@ -132,6 +132,17 @@ def test_images_that_are_all_held_out(
     assert "all of its images are those that" in mistake(capsys, words)
 
 
+def test_a_single_held_out_image_is_too_few(
+    flat: Path, init: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "val").mkdir()
+    shutil.copy(next(flat.iterdir()), tmp_path / "val" / "one.jpg")
+    words = ["repair", "--data", str(flat), "--val", str(tmp_path / "val")]
+    words += ["--out", str(tmp_path / "run"), *MODEL, "--init", init]
+    assert "two held-out images at least, and there is 1" in mistake(capsys, words)
+    assert not (tmp_path / "run").exists()
+
+
 def test_training_images_are_cut_as_held_out_ones(flat: Path) -> None:
     config = parse(["repair", "--data", str(flat), "--init", "x", "--resolution", "32"])
     data = open_data(config.data, labels=False)
