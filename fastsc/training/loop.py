@@ -242,6 +242,8 @@ def _export(
     Of --objective self also what it was before, and the conclusion.
     """
     if installed("safetensors"):
+        # A page of an earlier end is not of these weights: a kill before theirs must not leave it.
+        folder.page.unlink(missing_ok=True)
         training.export(folder.weights)
         if training.config.method.objective == "self":
             training.export(folder.before, before=True)

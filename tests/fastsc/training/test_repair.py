@@ -232,6 +232,23 @@ def test_an_interrupted_repair_ends_bit_for_bit_as_the_whole_one(
 
 
 @pytest.mark.usefixtures("no_evaluation")
+def test_new_weights_are_not_left_with_an_old_page(
+    flat: Path, init: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repair that goes on, and is killed between its weights and their page."""
+    out, more = tmp_path / "run", [*MODEL, "--init", init, "--keep", "0.5", "--epochs"]
+    assert repair(flat, out, *more, "1") == 0
+    page = out / "evaluation" / "report.html"
+    page.parent.mkdir()
+    page.write_text("of one epoch")
+    assert repair(flat, out, *more, "2", "--resume") == 0
+    assert not page.exists()
+    monkeypatch.setattr("fastsc.train.conclude", lambda *_: page.write_text("of two epochs"))
+    assert repair(flat, out, *more, "2", "--resume") == 0
+    assert page.read_text() == "of two epochs"
+
+
+@pytest.mark.usefixtures("no_evaluation")
 def test_two_ranks_repair_as_one(image_folder: Path, tmp_path: Path) -> None:
     torch.manual_seed(1)
     state = build_net("fastsc:resnet8w4", 4, "cifar", 32).state_dict()
