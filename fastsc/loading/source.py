@@ -21,11 +21,12 @@ from fastsc.errors import UserError
 from fastsc.loading.downloads import n_outputs
 from fastsc.loading.libraries import IMAGENET_CLASSES, Architecture, Net, imagenet_names, loaded
 from fastsc.loading.nets import FORMS, KEYS, is_function, load_net, network, stored_preprocessing
+from fastsc.loading.parts import walk
 from fastsc.loading.preprocessing import Preprocessing
 from fastsc.loading.state_dicts import WeightsFile
 from fastsc.loading.weight_files import is_safetensors, read_file
 from fastsc.models.probe import probe
-from fastsc.run.checkpoint import load_model_state, read_metadata
+from fastsc.run.checkpoint import check_weights, load_model_state, read_metadata
 
 # Fields that weights of another network do not fit.
 _ARCHITECTURE = "model", "stem", "blurpool", "front"
@@ -73,6 +74,7 @@ def open_source(config: TrainConfig) -> tuple[Source, TrainConfig]:
             side = fields["resolution"]
             fields |= _OTHER_SIDES
         n = probe(net.net, init, side).logits.shape[-1]
+        check_weights(net.net, init)
     except UserError as error:
         raise UserError(_of_training(str(error))) from None
     state = {key: _plain(value) for key, value in net.net.state_dict().items()}
@@ -228,16 +230,15 @@ def _is_ours(path: Path) -> bool:
 def _without_use(path: Path) -> str | None:
     """What a file's names tell of weights that are of no use here."""
     with suppress(UserError):
-        contents = read_file(path, f"--init {path}")
-        names = list(map(str, contents)) if isinstance(contents, Mapping) else []
+        parts = list(walk(read_file(path, f"--init {path}")))
+        names = [".".join(where) for where, _ in parts]
         if any(".lora_" in name for name in names):
             return (
                 f"--init {path}: a LoRA adapter, which is added to another network's weights; "
                 "merge it into these, and save the whole"
             )
         if any("_packed_params" in name for name in names) or any(
-            isinstance(value, Tensor) and value.is_quantized
-            for value in (contents.values() if isinstance(contents, Mapping) else ())
+            isinstance(value, Tensor) and value.is_quantized for _, value in parts
         ):
             return (
                 f"--init {path}: weights of a quantized network, which cannot be trained; take "

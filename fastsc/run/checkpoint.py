@@ -23,6 +23,8 @@ from fastsc.run.folder import CHECKPOINT
 
 State = dict[str, Any]
 
+STATISTICS = "running_mean", "running_var"  # buffers that a training run that failed spoils
+
 
 class Loaded(NamedTuple):
     """The newest whole checkpoint of a folder."""
@@ -109,7 +111,8 @@ def load_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str | 
 
 
 def check_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str | Path) -> None:
-    """Raises UserError, which names what differs, if `state` is another model's; by shapes alone.
+    """Raises UserError, which names what differs, if `state` is another model's; by shapes and
+    kinds of numbers alone.
 
     net: May be on torch's device "meta", where it takes no memory.
     """
@@ -131,6 +134,32 @@ def check_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str |
         faults.append(f"{len(extra)} are unknown here, {extra[0]} first")
     if faults:
         raise UserError(f"{source} holds another model: {'; '.join(faults)}")
+    # torch would cast the integers of a quantized network, without the scales that they need; of
+    # its own quantized tensors it says so itself.
+    for key, parameter in net.named_parameters(remove_duplicate=False):
+        value = state.get(key)
+        if not isinstance(value, Tensor) or value.is_quantized:
+            continue
+        if parameter.is_floating_point() and not value.is_floating_point():
+            kind = str(value.dtype).removeprefix("torch.")
+            raise UserError(
+                f"{source} does not load: {key} is {kind} there: weights of a quantized network?"
+            )
+
+
+def check_weights(net: nn.Module, name: str) -> None:
+    """Raises UserError where parameters or running statistics have no values, or not finite ones.
+
+    Other buffers may have any: masks of attention are -inf.
+    """
+    statistics = ((k, v) for k, v in net.named_buffers() if k.rpartition(".")[2] in STATISTICS)
+    for key, value in (*net.named_parameters(), *statistics):
+        if value.is_meta or isinstance(value, nn.parameter.UninitializedParameter):
+            raise UserError(f"model {name}: its weights have no values yet ({key}); load them")
+        if value.is_floating_point() and not value.isfinite().all():
+            raise UserError(
+                f"model {name}: its weights are not finite ({key}); take a checkpoint from before"
+            )
 
 
 def rng_state() -> State:

@@ -67,8 +67,8 @@ def build(
     Its weights are the source's, or fresh.
 
     Raises:
-        UserError: There is none of that name, it does not run at one of the run's resolutions, or
-            the source's weights do not fit.
+        UserError: There is none of that name, it does not run at one of the run's resolutions, it
+            has a state that no weights file holds, or the source's weights do not fit.
     """
     name, data, method = config.model.model, config.data, config.method
     options, views = config.model, Views()
@@ -76,6 +76,12 @@ def build(
         name, n_classes, options.stem, data.resolution,
         blurpool=options.blurpool, front=options.front,
     )  # fmt: skip
+    for key, value in net.state_dict().items():
+        if not isinstance(value, torch.Tensor):  # a module's extra state
+            raise UserError(
+                f"model {name}: {key} is no tensor but {type(value).__name__}, which no weights "
+                "file holds; make it a buffer"
+            )
     tell_normalization(net, data.mean, data.std)
     new_head = None if source is None else take_weights(net, source, n_classes)
     net.to(device)  # what is tried below runs where the training will

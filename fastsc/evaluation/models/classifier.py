@@ -18,9 +18,9 @@ from fastsc.models.features import FeatureModel
 from fastsc.models.outputs import logits_of, plain
 from fastsc.models.probe import PROBES, device_of, not_run, probe
 from fastsc.models.representation import average_positions
+from fastsc.run.checkpoint import check_weights
 
 REPEATS = 1e-3  # standard deviations that two answers to the same images may differ by, on a GPU
-STATISTICS = "running_mean", "running_var"  # buffers that a training run that failed spoils
 
 
 class Classifier(nn.Module):
@@ -60,7 +60,7 @@ class Classifier(nn.Module):
         self.passes = Passes()
         # Of the module itself, so that one without parameters knows where it is.
         self.register_buffer("_here", torch.empty(0, device=device_of(net)), persistent=False)
-        _check_weights(net, name)
+        check_weights(net, name)
         shown = probe(net, name, self.preprocessing.resolution)
         _check_logits(shown.logits, name)
         shape = shown.logits.shape
@@ -259,21 +259,6 @@ def _check_logits(logits: Tensor, name: str) -> None:
 
 def _images(n: int) -> str:
     return "one image" if n == 1 else f"{n} images"
-
-
-def _check_weights(net: nn.Module, name: str) -> None:
-    """Raises UserError where parameters or running statistics have no values, or not finite ones.
-
-    Other buffers may have any: masks of attention are -inf.
-    """
-    statistics = ((k, v) for k, v in net.named_buffers() if k.rpartition(".")[2] in STATISTICS)
-    for key, value in (*net.named_parameters(), *statistics):
-        if value.is_meta or isinstance(value, nn.parameter.UninitializedParameter):
-            raise UserError(f"model {name}: its weights have no values yet ({key}); load them")
-        if value.is_floating_point() and not value.isfinite().all():
-            raise UserError(
-                f"model {name}: its weights are not finite ({key}); take a checkpoint from before"
-            )
 
 
 def _digest(value: object, update: Callable[[bytes], object]) -> None:

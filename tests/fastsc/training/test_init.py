@@ -213,6 +213,34 @@ def quantized(path: Path, state: dict[str, Any]) -> str:
     return save(path, {**state, "fc.weight": weight})
 
 
+def nested_quantized(path: Path, state: dict[str, Any]) -> str:
+    weight = torch.quantize_per_tensor(state["fc.weight"], 0.1, 0, torch.qint8)
+    return save(path, {"state_dict": {**state, "fc.weight": weight}})
+
+
+def lost() -> nn.Module:
+    """A network whose training went wrong."""
+    net = network()
+    net.get_buffer("bn1.running_var").fill_(float("inf"))
+    return net
+
+
+class Counted(nn.Linear):
+    """A layer with a state that is no tensor."""
+
+    def get_extra_state(self) -> int:
+        return 3
+
+    def set_extra_state(self, state: int) -> None:
+        assert state == 3
+
+
+def counted() -> nn.Module:
+    """A network with such a layer."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), Counted(3, 4))
+
+
+COUNTED = "tests.fastsc.training.test_init:counted"
 WRONG: dict[str, tuple[Callable[[Path, dict[str, Any]], str], list[str], str]] = {
     "architecture": (
         lambda path, state: save(path, network(name="fastsc:resnet11w8").state_dict()), [],
@@ -233,6 +261,27 @@ WRONG: dict[str, tuple[Callable[[Path, dict[str, Any]], str], list[str], str]] =
     "code": (lambda path, state: save(path, {"model": Code()}), [], "would run code of"),
     "cut": (cut, [], "cut or damaged"),
     "quantized": (quantized, [], "quantized"),
+    "nested quantized": (nested_quantized, [], "take those that it was made from"),
+    "integers": (
+        lambda path, state: save(path, {**state, "fc.weight": state["fc.weight"].char()}), [],
+        "fc.weight is int8 there: weights of a quantized network?",
+    ),
+    "not a number": (
+        lambda path, state: save(path, {**state, "fc.bias": state["fc.bias"] / 0 * 0}), [],
+        "its weights are not finite (fc.bias)",
+    ),
+    "nobody's not a number": (
+        lambda path, state: "tests.fastsc.training.test_init:lost", [],
+        "its weights are not finite (bn1.running_var)",
+    ),
+    "nested lora": (
+        lambda path, state: save(path, {"model": {"base.fc.lora_A.weight": torch.zeros(2, 8)}}),
+        [], "LoRA adapter",
+    ),
+    "extra state": (
+        lambda path, state: COUNTED, ["--model", COUNTED],
+        "_extra_state is no tensor but int",
+    ),
     "lora": (
         lambda path, state: save_file({"base.fc.lora_A.weight": torch.zeros(2, 8)}, path)
         or str(path), [], "LoRA adapter",
