@@ -65,8 +65,18 @@ class Outcome:
         fell = self.after["ds_relative"] < self.before["ds_relative"]
         return fell and self.certain and self.after["flips"] <= self.before["flips"]
 
-    def sentence(self, keep: float | None, holds: bool) -> str:
-        """What came of it, for a person."""
+    def sentence(
+        self, keep: float | None, holds: bool, agreement_at_end: float | None = None
+    ) -> str:
+        """What came of it, for a person; see `write_page`."""
+        if keep is not None and not holds:
+            line = f"--keep {keep:g} could not be held at any point: the weights are as before"
+            if agreement_at_end is None:
+                return line
+            return (
+                f"{line}; at the end of training {100 * agreement_at_end:.1f} % of {self.n} "
+                "held-out images had their old answer"
+            )
         old, new = self.before, self.after
         ds, ds_now = old["ds_relative"], new["ds_relative"]
         change = f" ({100 * (ds_now / ds - 1):+.0f} %)" if ds else ""  # 0: nothing was perturbed
@@ -77,14 +87,17 @@ class Outcome:
         )
         if "top1" in old:
             figures += f", top-1 {100 * old['top1']:.1f} → {100 * new['top1']:.1f} %"
-        if keep is not None and not holds:
-            return f"--keep {keep:g} could not be held; what was reached: {figures}"
         chance = ", ds_relative within its 95 % interval" * (ds_now < ds and not self.certain)
         return f"repaired: {figures}" if self.better else f"it did not work: {figures}{chance}"
 
 
 def write_page(
-    config: TrainConfig, data: Data, folder: RunFolder, report: Report, holds: bool
+    config: TrainConfig,
+    data: Data,
+    folder: RunFolder,
+    report: Report,
+    holds: bool,
+    agreement_at_end: float | None = None,
 ) -> None:
     """Evaluates both networks on the held-out images, into the run's folder; says what came of it.
 
@@ -93,7 +106,9 @@ def write_page(
         data: Its images, of which those of validation were held out.
         folder: Its folder, with before.safetensors and weights.safetensors.
         report: Gets the sentence, for the log and for a person.
-        holds: Whether the exported point keeps as many answers as it should.
+        holds: Whether the exported point keeps as many answers as it should; where none does, it
+            is the network before.
+        agreement_at_end: Part of the held-out images with their old answer after the last step.
 
     Raises:
         UserError: An image does not decode, or the disk is full.
@@ -131,7 +146,7 @@ def write_page(
     split = Split(data.val, labelled=data.val.classes != ("",))
     outcome = Outcome.of(evaluate(options, report.say, split))
     report.event("repair", **vars(outcome), keep=config.method.keep, holds=holds)
-    report.say(outcome.sentence(config.method.keep, holds))
+    report.say(outcome.sentence(config.method.keep, holds, agreement_at_end))
     report.say(f"{folder.page} compares them")
 
 

@@ -157,11 +157,19 @@ def draw_back(training: Training, report: Report, stop: StopSignal) -> bool:
         net.load_state_dict(after)
     report_bad_images(training, report)
     training.drawn, training.holds = between(before, after, share), share > 0
+    training.agreement_at_end = points[1.0].top1
     reached = {"agreement": 1.0, "ds_relative": None}
     if share:
         point = points[share]
         reached = {"agreement": point.top1, "ds_relative": point.ds_relative}
-    report.event("kept", step=training.step, share=share, holds=training.holds, **reached)
+    report.event(
+        "kept",
+        step=training.step,
+        share=share,
+        holds=training.holds,
+        **reached,
+        agreement_at_end=training.agreement_at_end,
+    )
     if share < 1:
         report.say(f"drawn back to {share:.3g} of the way from the weights before, for --keep")
     return True

@@ -34,7 +34,7 @@ from fastsc.training.state import Training, introduce
 
 PATIENCE = 60.0  # seconds that a restarted job waits for its first life to end
 
-Conclude = Callable[[TrainConfig, Data, RunFolder, Report, bool], object]
+Conclude = Callable[[TrainConfig, Data, RunFolder, Report, bool, float | None], object]
 
 
 def train(
@@ -48,8 +48,9 @@ def train(
     Args:
         stop: Within its context, if signals are caught already. In another thread than the main
             one no signal is: what stops it is its process.
-        conclude: Is called on the main rank with what a run of --objective self has left: whether
-            a point of it holds --keep is the last argument.
+        conclude: Is called on the main rank with what a run of --objective self has left; the last
+            arguments are whether a point of it holds --keep, and the end's agreement with the
+            answers of before.
 
     Raises:
         UserError: One line for the user. Once training has begun, the last whole checkpoint stays.
@@ -248,7 +249,8 @@ def _export(
         if training.config.method.objective == "self":
             training.export(folder.before, before=True)
             if conclude is not None and training.data.val is not None:
-                conclude(training.config, training.data, folder, report, training.holds)
+                config, data, holds = training.config, training.data, training.holds
+                conclude(config, data, folder, report, holds, training.agreement_at_end)
         return
     advice = "pip install safetensors, then --resume"
     report.warning(training.step, f"{folder.weights.name} not written: {advice}")

@@ -69,6 +69,7 @@ class Training:
         self.last_validation: Validation | None = None
         self.drawn: dict[str, Any] | None = None  # weights to export in place of the last step's
         self.holds = False  # whether what is exported keeps as many answers as --keep says
+        self.agreement_at_end: float | None = None  # where --keep is
         self.losses = LossWatch(ranks)
         self.watch = CollapseWatch()
         self.meter = Meter(ranks.world_size)
