@@ -25,6 +25,7 @@ from fastsc.pipelines.plan import Interpolation
 from fastsc.run.checkpoint import load_model_state
 
 AUXILIARY = "aux1.", "aux2.", "AuxLogits."  # classifiers that only training runs
+_HALF = (0.5, 0.5, 0.5)
 
 
 class Architecture(NamedTuple):
@@ -87,6 +88,7 @@ def torchvision_net(
     file = None if weights is None else weights.path.name
     entry = next((e for e in entries if e.url.rpartition("/")[2] == file), entries.DEFAULT)
     seen = entry.transforms()
+    mean, std = seen.mean, seen.std
     chosen: tuple[str, ...] = ()  # of the file
     if weights is not None:
         side = resolution or seen.crop_size[0]
@@ -94,21 +96,43 @@ def torchvision_net(
             name, weights, lambda n: build_net(name, n, "imagenet", side), passed_over=AUXILIARY
         )
         if file == entry.url.rpartition("/")[2] and hasattr(net, "transform_input"):
-            net.transform_input = True  # type: ignore[assignment]  # as torchvision does for these
+            mean = std = _HALF
     elif pretrained:
         with downloads(title):
             net = models.get_model(name, weights=entry)
+        if _as_built(net):
+            mean = std = _HALF
     else:
         net = build_net(name, 1000, "imagenet", resolution or seen.crop_size[0])
     interpolation, notes = _interpolation(title, seen.interpolation.value)
     preprocessing = Preprocessing(
         resolution=seen.crop_size[0],
         resize=seen.resize_size[0],
-        mean=rgb(seen.mean),
-        std=rgb(seen.std),
+        mean=rgb(mean),
+        std=rgb(std),
         interpolation=interpolation,
     )
     return Net(net=net, preprocessing=preprocessing, notes=notes + chosen)
+
+
+def _as_built(net: nn.Module) -> bool:
+    """Makes of torchvision's pretrained network, in place, what `build_net` builds of its name.
+
+    That is what trains, with its state dict alone: without auxiliary classifiers, and without
+    `transform_input`, by which googlenet and inception_v3 bring ImageNet's normalization to that
+    which their weights were trained with, 0.5 and 0.5.
+
+    Returns:
+        Whether it wants its images normalized by these.
+    """
+    for name in AUXILIARY:
+        if hasattr(net, part := name.rstrip(".")):
+            setattr(net, part, None)
+            net.aux_logits = False  # type: ignore[assignment]
+    transformed = bool(getattr(net, "transform_input", False))
+    if transformed:
+        net.transform_input = False  # type: ignore[assignment]
+    return transformed
 
 
 def timm_net(

@@ -18,7 +18,9 @@ import torchvision
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import normalize
 
+from fastsc.config.recipes import configure
 from fastsc.evaluation.models.sources import ModelOptions, load_classifier, load_source
 from fastsc.loading.libraries import (
     _interpolation,
@@ -26,6 +28,8 @@ from fastsc.loading.libraries import (
     imagenet_names,
     imagenet_synsets,
 )
+from fastsc.loading.source import open_source, take_weights
+from fastsc.models.build import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from tests.fastsc.evaluation.models.test_sources import refused
 
@@ -156,15 +160,43 @@ def test_torchvisions_preprocessing(
 
 
 @pytest.mark.heavy
-def test_auxiliary_classifiers_of_a_file_are_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("from_file", [True, False])
+@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+def test_networks_that_torchvision_normalizes_anew(
+    name: str, from_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And whose auxiliary classifiers are passed over; what trains has the same answers."""
     torch.manual_seed(0)
-    net = torchvision.models.googlenet(aux_logits=True, init_weights=False, transform_input=True)
-    path = tmp_path / "googlenet-1378be20.pth"
-    torch.save(net.state_dict(), path)
-    model = load_classifier("torchvision:googlenet", ModelOptions(weights=path))
-    x = torch.rand(1, 3, 224, 224)
+    options: dict[str, Any] = {"aux_logits": True, "init_weights": False}
+    whole = torchvision.models.get_model(name, weights=None, **options)
+    entry = torchvision.models.get_model_weights(name).DEFAULT  # type: ignore[attr-defined]
+    side = entry.transforms().crop_size[0]
+    for module in whole.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0  # its statistics are those of the next batch
     with torch.no_grad():
-        assert torch.equal(model(x)[1], net.eval()(x))
+        whole.train()(torch.randn(2, 3, side, side))
+    monkeypatch.setattr(type(entry), "get_state_dict", lambda *_, **__: whole.state_dict())
+    theirs = torchvision.models.get_model(name, weights=entry).eval().double()
+    path = tmp_path / entry.url.rpartition("/")[2]
+    torch.save(whole.state_dict(), path)
+    asked = ModelOptions(weights=path) if from_file else ModelOptions()
+    model = load_classifier(f"torchvision:{name}", asked)
+    seen = model.preprocessing
+    pixels = torch.rand(2, 3, side, side, dtype=torch.float64)  # in which rounding is no matter
+    own = normalize(pixels, list(seen.mean), list(seen.std))
+    words: dict[str, Any] = {"init": str(path), "model": name}
+    words = words if from_file else {"init": f"torchvision:{name}"}
+    source, config = open_source(configure("imagenet", data="data", **words))
+    data = config.data
+    trained = build_net(config.model.model, 1000, "imagenet", data.resolution)
+    take_weights(trained, source, 1000)
+    with torch.no_grad():
+        expected = theirs(normalize(pixels, IMAGENET_MEAN, IMAGENET_STD))
+        assert (expected[0] - expected[1]).abs().max() > 0.01
+        torch.testing.assert_close(model.double()(own)[1], expected)
+        logits = trained.eval().double()(normalize(pixels, list(data.mean), list(data.std)))
+        torch.testing.assert_close(logits, expected)
 
 
 def test_each_part_of_the_preprocessing_can_be_overridden() -> None:
