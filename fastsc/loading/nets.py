@@ -232,7 +232,7 @@ def stored_preprocessing(file: WeightsFile, model: str) -> Preprocessing | None:
             not, and that no name or shape of a weight tells.
     """
     stored: Mapping[str, Any] = {}
-    if is_safetensors(file.path):
+    if file.path.is_file() and is_safetensors(file.path):
         with suppress(UserError):
             stored = read_metadata(file.path).values
     if not all(key in stored for key in KEYS):

@@ -148,18 +148,25 @@ def check_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str |
 
 
 def check_weights(net: nn.Module, name: str) -> None:
-    """Raises UserError where parameters or running statistics have no values, or not finite ones.
-
-    Other buffers may have any: masks of attention are -inf.
-    """
-    statistics = ((k, v) for k, v in net.named_buffers() if k.rpartition(".")[2] in STATISTICS)
-    for key, value in (*net.named_parameters(), *statistics):
+    """Raises UserError where weights or running statistics have no values, or not finite ones."""
+    passed_over = masks(net)
+    values = (*net.named_parameters(), *net.named_buffers())
+    for key, value in ((k, v) for k, v in values if k not in passed_over):
         if value.is_meta or isinstance(value, nn.parameter.UninitializedParameter):
             raise UserError(f"model {name}: its weights have no values yet ({key}); load them")
         if value.is_floating_point() and not value.isfinite().all():
             raise UserError(
                 f"model {name}: its weights are not finite ({key}); take a checkpoint from before"
             )
+
+
+def masks(net: nn.Module) -> frozenset[str]:
+    """Buffers that no training spoils, and which may have any values: masks of attention are -inf.
+
+    All but running statistics.
+    """
+    names = (name for name, _ in net.named_buffers())
+    return frozenset(name for name in names if name.rpartition(".")[2] not in STATISTICS)
 
 
 def rng_state() -> State:

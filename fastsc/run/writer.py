@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -22,8 +22,9 @@ class NonFiniteError(UserError):
 class CheckpointWriter:
     """One write at a time; what goes wrong is raised by the next call, in the trainer's thread."""
 
-    def __init__(self, folder: Path, *, keep: int) -> None:
-        self._folder, self._keep = folder, keep
+    def __init__(self, folder: Path, *, keep: int, unchecked: Collection[str] = ()) -> None:
+        """unchecked: tensors of the model that may hold any number, as masks of attention do."""
+        self._folder, self._keep, self._unchecked = folder, keep, frozenset(unchecked)
         self._thread = ThreadPoolExecutor(1, "fastsc-checkpoint")
         self._writing: Future[object] | None = None
 
@@ -40,7 +41,7 @@ class CheckpointWriter:
         self._writing = self._thread.submit(self._write, copy, step, best)
 
     def _write(self, state: State, step: int, best: int | None) -> None:
-        _check_finite(state, step)
+        _check_finite(state, step, self._unchecked)
         checkpoint.save(self._folder, state, step, keep=self._keep, best=best)
 
     def wait(self) -> None:
@@ -61,14 +62,15 @@ class CheckpointWriter:
         self._thread.shutdown()
 
 
-def _check_finite(state: Mapping[str, Any], step: int) -> None:
+def _check_finite(state: Mapping[str, Any], step: int, unchecked: Collection[str]) -> None:
     """Raises NonFiniteError for a checkpoint's state whose weights are not, whatever the loss was.
 
     The gradient of a finite loss need not be finite.
     """
     for part in ("model", "ema"):
         for name, value in (state.get(part) or {}).items():
-            if value.is_floating_point() and not value.isfinite().all():
+            finite = name in unchecked or not value.is_floating_point() or value.isfinite().all()
+            if not finite:
                 raise NonFiniteError(
                     f"the weights after step {step} are not finite ({name}), and are not saved; "
                     "go on from before it with --resume --on-nan skip, or begin again with a "

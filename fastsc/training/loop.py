@@ -149,7 +149,11 @@ def _train(
             report = resources.enter_context(opened)
         with ranks.all_or_none():
             resources.enter_context(report.rank_log(folder, ranks, device))
-        writer = CheckpointWriter(folder.checkpoints, keep=config.run.keep_checkpoints)
+        writer = CheckpointWriter(
+            folder.checkpoints,
+            keep=config.run.keep_checkpoints,
+            unchecked=checkpoint.masks(training.core.model.net),
+        )
         resources.callback(writer.close)
         stop.wait_for_loops()
         rollback.pop_all()

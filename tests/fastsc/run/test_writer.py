@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import torch
 from fastsc.errors import UserError
 from fastsc.run import checkpoint
 from fastsc.run.log import RunLog, read_log
-from fastsc.run.writer import CheckpointWriter
+from fastsc.run.writer import CheckpointWriter, NonFiniteError
 from tests.fastsc.runs import events, run
 from tests.fastsc.training.test_train_options import training
 
@@ -61,6 +62,16 @@ def same(a: Any, b: Any) -> bool:
     if isinstance(a, (list, tuple)):
         return len(a) == len(b) and all(same(x, y) for x, y in zip(a, b, strict=True))
     return bool(a == b)
+
+
+@pytest.mark.parametrize("unchecked", [(), ("mask",)])
+def test_weights_must_be_finite_and_masks_need_not(
+    unchecked: tuple[str, ...], tmp_path: Path
+) -> None:
+    writer = CheckpointWriter(tmp_path / "checkpoints", keep=2, unchecked=unchecked)
+    writer.save({"model": {"mask": torch.tensor([0, -torch.inf])}, "ema": None}, 1)
+    with nullcontext() if unchecked else pytest.raises(NonFiniteError, match="mask"):
+        writer.wait()
 
 
 def test_a_failed_write_is_raised_by_the_next_call(tmp_path: Path) -> None:
