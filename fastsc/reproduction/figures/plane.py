@@ -12,11 +12,11 @@ from fastsc.reproduction.figures.axes import reach, ticks, values
 from fastsc.reproduction.figures.labels import LEADER, Box, place_labels
 from fastsc.reproduction.seeds import SeedEstimate
 
-Role = Literal["no constraint", "constraint", "constraint, as recommended"]
+Role = Literal["no constraint", "constraint", "constraint, with the goals"]
 MARKS: dict[Role, Mark] = {
     "no constraint": Mark("grey", "s"),
     "constraint": Mark("blue", "o"),
-    "constraint, as recommended": Mark("orange", "*"),
+    "constraint, with the goals": Mark("orange", "*"),
 }
 _LABEL = 12.0  # font size of the points' labels
 
@@ -100,7 +100,7 @@ def _label(axis: Any, points: Sequence[Point], goal: Goal | None) -> None:
         x, y = _pixels(axis, goal.x, goal.y)
         # Worse than an interval: it would strike words out.
         lines += 3 * [(x - 1, y, x + 1, top), (left, y - 1, x, y + 1)]
-    weights = ["bold" if point.role == "constraint, as recommended" else "normal"
+    weights = ["bold" if point.role == "constraint, with the goals" else "normal"
                for point in points]  # fmt: skip
     sizes = [size(point.label, _LABEL, weight) for point, weight in zip(points, weights)]
     room = (left + 2, bottom + 2, right - 2, top - 2)

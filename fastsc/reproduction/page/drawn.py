@@ -68,7 +68,7 @@ def _plane(s: Results) -> Picture | None:
     for name in names:
         point = _point(s, name)
         if name == s.study.default:
-            point = replace(point, role="constraint, as recommended")
+            point = replace(point, role="constraint, with the goals")
         elif s.study.config_alpha(name) == 0:
             point = replace(point, role="no constraint")
         # Names of the many, which the table below it explains: labels in words would not fit.

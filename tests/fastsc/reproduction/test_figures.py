@@ -50,7 +50,7 @@ def _plane() -> str:
         Point("CE (n = 5)", found(0.332, 0.002), found(54.8, 0.6), "no constraint"),
         Point("both views (n = 5)", found(0.21, 0.003), found(55.5, 0.5), "no constraint"),
         Point(
-            "cosine (n = 5)", found(0.178, 0.003), found(55.3, 0.4), "constraint, as recommended"
+            "cosine (n = 5)", found(0.178, 0.003), found(55.3, 0.4), "constraint, with the goals"
         ),
         Point("cosine, α = 30", found(0.135, 0.003), found(54.0, 0.6)),
         Point(ODD, found(0.19), found(54.5), "no constraint"),
