@@ -160,8 +160,15 @@ def test_torchvisions_preprocessing(
 
 
 @pytest.mark.heavy
-@pytest.mark.parametrize("from_file", [True, False])
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
+@pytest.mark.parametrize(
+    ("name", "from_file"),
+    [
+        ("googlenet", True),
+        pytest.param("googlenet", False, marks=pytest.mark.slow),
+        pytest.param("inception_v3", True, marks=pytest.mark.slow),
+        ("inception_v3", False),
+    ],
+)
 def test_networks_that_torchvision_normalizes_anew(
     name: str, from_file: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
