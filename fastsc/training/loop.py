@@ -247,10 +247,13 @@ def _export(
     Of --objective self also what it was before, and the conclusion.
     """
     if installed("safetensors"):
-        # A page of an earlier end is not of these weights: a kill before theirs must not leave it.
-        folder.page.unlink(missing_ok=True)
+        repaired = training.config.method.objective == "self"
+        if repaired:
+            # A page of an earlier end is not of these weights: a kill before theirs would leave it.
+            # Of another run the page there is its user's own.
+            folder.page.unlink(missing_ok=True)
         training.export(folder.weights)
-        if training.config.method.objective == "self":
+        if repaired:
             training.export(folder.before, before=True)
             if conclude is not None and training.data.val is not None:
                 config, data, holds = training.config, training.data, training.holds

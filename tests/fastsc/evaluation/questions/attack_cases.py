@@ -37,6 +37,7 @@ def target(model: Any) -> Target:
 
 
 def curved() -> Any:
+    """Smooth and not linear; features (n, 6)."""
     torch.manual_seed(3)
     net = nn.Sequential(
         nn.Conv2d(3, 6, 3, stride=2), nn.Tanh(), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(6, 4)

@@ -18,6 +18,7 @@ from fastsc.evaluation.views import KINDS
 from fastsc.kernels.color import color_jitter
 from fastsc.pipelines import Pipeline, keyed
 from tests.fastsc.evaluation import tiny
+from tests.fastsc.evaluation.questions.attack_cases import curved
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
 STRENGTHS = (0.4, 0.3, 0.5, 0.1)
@@ -28,17 +29,6 @@ N = 7
 def noisy(tmp_path: Path) -> Pipeline:
     pixels = {"a": tiny.noise(np.random.default_rng(1), N, 20, 230)}
     return tiny.loader(tmp_path, pixels, mean=MEAN, std=STD, strengths=STRENGTHS)
-
-
-def curved() -> Any:
-    """Smooth and not linear; features (n, 6)."""
-    torch.manual_seed(3)
-    net = nn.Sequential(
-        nn.Conv2d(3, 6, 3, stride=2), nn.Tanh(), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(6, 4)
-    )
-    with torch.no_grad():
-        net[4].weight.mul_(10)  # type: ignore[operator]
-    return tiny.classifier(net)
 
 
 def images(loader: Pipeline, factors: Any = None) -> torch.Tensor:
