@@ -172,13 +172,19 @@ def test_an_evaluation_finds_the_same_figures(images: Path, tmp_path: Path) -> N
     for name in ("split", "images", "labelled", "index_hash", "sizes", "strengths", "interval"):
         assert found["metadata"][name] == wanted["metadata"][name], name
     rows = {(row["model"], row["question"], row["name"]): row for row in found["results"]}
-    numbers = ("value", "low", "high")
     for old in wanted["results"]:
         row = rows[old["model"], old["question"], old["name"]]
         assert row.keys() >= old.keys()
+        ends = old["low"], old["high"]
+        length = 0.0 if None in ends else ends[1] - ends[0]
         for key, value in old.items():
-            if key in numbers and value is not None:
+            if key == "value" and value is not None:
                 assert row[key] == pytest.approx(value, rel=1e-3, abs=1e-6), old["name"]
+            elif key in ("low", "high") and value is not None:
+                # An end near 0 has no scale but the interval's. Of 8 images some resamples are the
+                # images themselves, and the last bit of their mean, a machine's own, moves it.
+                close = pytest.approx(value, rel=1e-3, abs=max(1e-6, 1e-3 * length))
+                assert row[key] == close, old["name"]
             else:
                 assert row[key] == value, old["name"]
 
