@@ -61,8 +61,9 @@ format: $(STAMP) ## write the files in ruff's format
 	@$(PY) -m ruff check --quiet --fix . || true
 	$(PY) -m ruff format .
 
-options: $(STAMP) ## docs/options.md anew, from the options' fields
+options: $(STAMP) ## docs/options.md and docs/commands.md anew, from the options themselves
 	@$(PY) -m fastsc.config.table > docs/options.md
+	$(PY) docs/commands.py > docs/commands.md
 
 bench: $(STAMP) ## kernels and loaders, compared with their peers (about 15 minutes)
 	@$(PY) -m bench.kernels $(ARGS)

@@ -252,6 +252,21 @@ def test_options_of_the_documentation_exist(capsys: pytest.CaptureFixture[str]) 
         assert not unknown, f"fastsc.{command} has no {sorted(unknown)}"
 
 
+def test_the_page_of_the_other_commands_has_their_options(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    page = (ROOT / "docs" / "commands.md").read_text()
+    blocks_of = dict(re.findall(r"^## ([^\n]+)\n\n```text\n(.*?)^```$", page, re.M | re.S))
+    assert len(blocks_of) == page.count("\n## ") == 10
+    for words, shown in blocks_of.items():
+        command, *kind = words.split()
+        with suppress(SystemExit):
+            importlib.import_module(f"fastsc.{command}").main([*kind, "--help"])
+        text = capsys.readouterr().out
+        options = re.compile(r"(?<![\w-])--[a-z-]+")
+        assert set(options.findall(shown)) == set(options.findall(text)), f"`make options`: {words}"
+
+
 @pytest.mark.parametrize(
     ("page", "code"),
     [pytest.param(*block, id=f"{block[0]}-{i}") for i, block in enumerate(blocks("python"))],

@@ -95,7 +95,7 @@ def _parser() -> Parser:
     model = parser.add_argument_group("the models; what is given here is for all of them")
     add = model.add_argument
     add("--weights", type=Path, action="append", default=[], metavar="FILE",
-        help="of a torchvision: or timm: model; once for each such model, in their order")
+        help="of a torchvision:, timm: or module:function model; once for each, in their order")
     add("--weights-key", metavar="KEY",
         help="the part of that file, as state_dict.model; default: averaged weights, if there are")
     add("--no-pretrained", dest="pretrained", action="store_false",
