@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
@@ -11,15 +12,18 @@ from fastsc.errors import UserError
 from fastsc.pipelines.reading import MAX_DEPTH, blamed, reason
 
 MAX_NODES = 100_000  # values, those that an alias repeats as often as it does
-_MERGE = "tag:yaml.org,2002:merge"
+_INT, _MERGE, _STR = (f"tag:yaml.org,2002:{name}" for name in ("int", "merge", "str"))
+_NUMBER = re.compile("(?:0|[1-9][0-9]*)$")
 
 
-def parse_yaml(text: str, place: str) -> Any:
+def parse_yaml(text: str, place: str, *, words: bool = False) -> Any:
     """The value of a YAML text.
 
     Args:
         text: Of a file that `fastsc.pipelines.reading` has read, and so of bounded size.
         place: What a UserError calls the file.
+        words: Keys are text as they are written, and of plain values only 0, 1, 2, … are numbers:
+            yes, 001 and 2020-01-01 may be the names of folders.
 
     Raises:
         UserError: It is no YAML, holds a tag or a value that has no meaning, gives a key twice, is
@@ -27,7 +31,8 @@ def parse_yaml(text: str, place: str) -> Any:
     """
     with blamed(f"{place} is not YAML"):
         try:
-            return yaml.load(text, _Loader)  # noqa: S506, a SafeLoader that refuses more
+            # SafeLoaders that refuse more
+            return yaml.load(text, _WordLoader if words else _Loader)  # noqa: S506
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             line = f" in line {mark.line + 1}" if mark else ""
@@ -77,6 +82,16 @@ class _Loader(yaml.SafeLoader):
             raise
         except Exception as error:  # noqa: BLE001, a month of 13, a tag that means something else
             raise _problem(reason(error), node.start_mark) from None
+
+
+class _WordLoader(_Loader):
+    yaml_implicit_resolvers = {digit: [(_INT, _NUMBER)] for digit in "0123456789"}  # noqa: RUF012
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        for key, _ in node.value:
+            if isinstance(key, ScalarNode):
+                key.tag = _STR
+        return super().construct_mapping(node, deep)
 
 
 def _check_keys(node: MappingNode) -> None:

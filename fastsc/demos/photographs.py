@@ -70,7 +70,8 @@ def demo(out: Path, steps: int) -> int:
             "DALI is not installed (pip install nvidia-dali-cuda130): the demo takes --pipeline cpu"
         )
     run = free_name(out / "run")
-    command = training_command(photos, run, steps, "dali" if has_dali() else "cpu")
+    pipeline = "dali" if has_dali() else "cpu"
+    command = training_command(photos, run, steps, pipeline)
     write_line(f"\n$ {shlex.join(['python', *command])}\n")
     status = subprocess.run([sys.executable, *command]).returncode
     if status != 0:
@@ -85,7 +86,7 @@ def demo(out: Path, steps: int) -> int:
         f"\nWrote {picture}: clean and perturbed pairs, and their distance before and after\n"
         f"      {run}: config.yaml, log.jsonl, checkpoints/, weights.safetensors\n"
         "\nNext, with your own images in DIR/train/CLASS/ and DIR/val/CLASS/:\n"
-        "  python -m fastsc.train imagenet --pipeline dali --data DIR"
+        f"  python -m fastsc.train imagenet --pipeline {pipeline} --data DIR"
     )
     return 0
 

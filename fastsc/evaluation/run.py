@@ -197,15 +197,15 @@ def _sources(options: Options) -> list[Source]:
             f"--weights: {len(files)} files for {len(takers)} models that take one (torchvision:, "
             "timm:, module:function); name one for each, in their order"
         )
-    return [
-        load_source(
-            model,
-            replace(
-                options.model, weights=files.pop(0) if files and _takes_weights(model) else None
-            ),
-        )
-        for model in options.models
-    ]
+    sources = []
+    for model in options.models:
+        of_model = options.model
+        if files and _takes_weights(model):
+            of_model = replace(of_model, weights=files.pop(0))
+        elif options.weights:
+            of_model = replace(of_model, weights_key=None)  # of the others' files
+        sources.append(load_source(model, of_model))
+    return sources
 
 
 def _takes_weights(model: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import NamedTuple
 
 import torch
@@ -14,7 +15,7 @@ from fastsc.datasets.colormnist import colormnist_splits
 from fastsc.distributed.devices import DTYPES, Precision
 from fastsc.errors import UserError
 from fastsc.evaluation.data import Split
-from fastsc.evaluation.models.labels import map_labels
+from fastsc.evaluation.models.labels import map_labels, map_pairs
 from fastsc.evaluation.models.sources import Source
 from fastsc.evaluation.options import Options, Strengths
 from fastsc.evaluation.pairs_data import Pairs, open_pairs
@@ -77,7 +78,9 @@ def make_subject(
 ) -> Subject:
     """A model, which is on its device, with its loader."""
     model = source.classifier
-    labels = map_labels(split, source, options.class_map)
+    of = auxiliary.pairs
+    others = of.split.index.classes if of is not None else ()
+    labels = map_labels(split, source, options.class_map, [name for name in others if name])
     if source.synsets is not None and labels.how == "names":
         # torchvision and timm call the same classes differently; here models stand side by side.
         model.classes = imagenet_names()
@@ -111,8 +114,10 @@ def make_subject(
     if auxiliary.colors is not None:
         colors = {name: loader(one) for name, one in auxiliary.colors.items()}
     pairs = None
-    if (of := auxiliary.pairs) is not None:
-        right = map_labels(of.split, source, options.class_map if of.split.labelled else None)
+    if of is not None:
+        right = map_pairs(of.split, source, labels)
+        if right.reason is not None:
+            of = replace(of, left_out=(*of.left_out, right.reason))
         pairs = loader(of.split.index), of, right.targets
     return Subject(
         name=name,
@@ -155,4 +160,5 @@ def part_cache(
         pipeline=loader.name,
         dtype=str(loader.settings.dtype),
         device=loader.device.type,
+        decoder=loader.decoder,
     )

@@ -94,7 +94,7 @@ def load_trained(model: str) -> Trained:
     tell_normalization(net, classifier.preprocessing.mean, classifier.preprocessing.std)
     state, _ = load_safetensors(file)
     load_model_state(net, state, file)
-    resolved, config = file.resolve(), file.parent / "config.yaml"
+    resolved = file.resolve()
     return Trained(
         path=path,
         name=printable(
@@ -104,5 +104,13 @@ def load_trained(model: str) -> Trained:
         architecture=architecture,
         classifier=classifier,
         classes=classifier.classes or tuple(map(str, range(classifier.n_classes))),
-        plain=load_recipe(str(config)).method.plain if config.is_file() else None,
+        plain=_plain(file.parent / "config.yaml"),
     )
+
+
+def _plain(config: Path) -> bool | None:
+    """Whether the run trained without the constraint; None where no run's config.yaml says so."""
+    try:
+        return load_recipe(str(config)).method.plain if config.is_file() else None
+    except UserError:  # another program's: a weights file may lie anywhere
+        return None

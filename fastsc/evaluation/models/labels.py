@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -31,53 +31,83 @@ class Labels:
         targets: (n,) int64, by dataset index; -1 where it is not known.
         reason: Why some are not known, and what to do; one line. None: all are.
         how: What the labels come from: "names", "order", "map" or "nothing".
+        outputs: Of each class folder, or of the map; -1 where it is not known.
     """
 
     targets: NDArray[np.int64]
     reason: str | None
     how: str
+    outputs: Mapping[str, int]
 
 
-def map_labels(split: Split, source: Source, class_map: Path | None = None) -> Labels:
+def map_labels(
+    split: Split, source: Source, class_map: Path | None = None, others: Sequence[str] = ()
+) -> Labels:
     """The model's output for the class folder of each image.
 
     Folders are found by the names of the model's classes: as they are, else without regard to case,
     spaces and underscores; of several names with commas between them each counts, in a folder's
     name too where they lead to one output. ImageNet's also go by their WordNet names ("n01440764").
     Where a model has no names and as many outputs as there are folders, these are taken in sorted
-    order, as torchvision's ImageFolder has them; where it has names and the folders are called 0 to
-    n - 1, by number.
+    order, as torchvision's ImageFolder has them, though a few be called as classes of ImageNet;
+    where it has names and the folders are called 0 to n - 1, by number.
 
     Args:
         split: The images.
         source: The model.
         class_map: A JSON or YAML file, class folder -> output, by number or by name; it wins over
             the folder's name.
+        others: Further classes that the map may name: of pairs of pictures.
 
     Raises:
         UserError: The map cannot be read, or names a folder or an output that there is not.
     """
     index, model = split.index, source.classifier
     nothing = np.full(len(index), NONE, np.int64)
-    if not split.labelled:
-        if class_map is not None:
-            raise UserError(f"--class-map {class_map}: {index.root} has no class folders to map")
-        return Labels(nothing, "the images have no labels: they lie in no class folders", "nothing")
-    names = _Names(source)
-    outputs = {folder: names.find(folder) for folder in index.classes}
-    how = "names"
+    names, folders = _Names(source), index.classes if split.labelled else ()
+    given: dict[str, int] = {}
     if class_map is not None:
-        outputs, how = outputs | _read_map(class_map, index.classes, names), "map"
-    elif all(output == NONE for output in outputs.values()):
+        if not folders and not others:
+            raise UserError(f"--class-map {class_map}: {index.root} has no class folders to map")
+        given = _read_map(class_map, (*folders, *others), names)
+    if not split.labelled:
+        why = "the images have no labels: they lie in no class folders"
+        return Labels(nothing, why, "nothing", given)
+    outputs = {folder: names.find(folder) for folder in folders}
+    n_found, how = sum(output != NONE for output in outputs.values()), "names"
+    as_many = len(folders) == model.n_classes
+    if class_map is not None:
+        outputs, how = outputs | given, "map"
+    elif not n_found or (as_many and model.classes is None and 2 * n_found < len(folders)):
         numbered = tuple(map(str, range(model.n_classes)))
-        is_numbered = set(index.classes) == set(numbered)
-        if len(index.classes) != model.n_classes or (model.classes is not None and not is_numbered):
-            return Labels(nothing, _mismatch(index.classes, model), "nothing")
-        order = index.classes if model.classes is None else numbered
+        if not as_many or (model.classes is not None and set(folders) != set(numbered)):
+            return Labels(nothing, _mismatch(folders, model), "nothing", {})
+        order = folders if model.classes is None else numbered
         outputs, how = {folder: i for i, folder in enumerate(order)}, "order"
-    of_class = np.array([outputs[folder] for folder in index.classes], np.int64)
-    targets = of_class[index.targets]
-    return Labels(targets, _unmapped(split, targets, outputs), how)
+    targets = np.array([outputs[folder] for folder in folders], np.int64)[index.targets]
+    return Labels(targets, _unmapped(split, targets, outputs), how, outputs)
+
+
+def map_pairs(split: Split, source: Source, data: Labels) -> Labels:
+    """The model's output for each picture of a list of pairs, "" being a picture without a label.
+
+    A label is the data's class folder of that name, or what the map says of it, else one of the
+    model's classes by its name. Their order says nothing: a list need not have all of them.
+    """
+    names, classes = _Names(source), split.index.classes
+    of_class = []
+    for name in classes:
+        output = data.outputs.get(name, NONE)
+        of_class.append(NONE if not name else output if output != NONE else names.find(name))
+    targets = np.array(of_class, np.int64)[split.index.targets]
+    lost = [name for name, output in zip(classes, of_class, strict=True) if name and output == NONE]
+    reason = None
+    if lost:
+        reason = (
+            f"pictures that are labelled {some(lost)}: the label is neither a class folder of the "
+            "data nor one of the model's classes: --class-map FILE"
+        )
+    return Labels(targets, reason, data.how, data.outputs)
 
 
 class _Names:
@@ -130,7 +160,10 @@ def _read_map(path: Path, folders: tuple[str, ...], names: _Names) -> dict[str, 
     """Folder -> output, out of a user's file."""
     what = f"--class-map {path}"
     text = read_text(path, what)
-    read = (parse_json if path.suffix.lower() == ".json" else parse_yaml)(text, what)
+    if path.suffix.lower() == ".json":
+        read = parse_json(text, what)
+    else:
+        read = parse_yaml(text, what, words=True)
     if not isinstance(read, Mapping) or not read:
         raise UserError(f"{what}: must say a class folder's output line by line, as apple: 3")
     outputs: dict[str, int] = {}

@@ -105,7 +105,8 @@ def gradients(
     Raises:
         UserError: The model lets no gradient through.
     """
-    index = choose(loader, n, seed)
+    # A distance to another image is the slopes' unit.
+    index = choose(loader, None if n is None else max(n, 2), seed)
     known = np.full(len(index), -1) if labels is None else labels[index].astype(np.int64)
     assert (known < model.n_classes).all(), "a label that the model has no output for"
     # The rounding of 16 bits is larger than a small step of the colors.

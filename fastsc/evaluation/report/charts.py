@@ -242,7 +242,11 @@ def shares(
     line: float | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Markup:
-    """Empirical distribution functions: the share of images at or under x."""
+    """Empirical distribution functions: the share of images at or under x.
+
+    Of all images whose value is known: those that have no place on the axis (inf, and on a
+    logarithmic one 0) are where the curve begins above 0 or ends below 1.
+    """
 
     def paint(axis: Any) -> None:
         if line is not None:
@@ -251,11 +255,8 @@ def shares(
             style = line_of(sample.slot) | {"marker": ""}
             if sample.second:
                 style |= {"linestyle": (0, (1, 1)), "alpha": 0.75}
-            kept = sample.values[np.isfinite(sample.values)]
-            if log:
-                kept = kept[kept > 0]
-            if len(kept):
-                axis.ecdf(kept, **style)
+            places, heights = cumulated(sample.values, 0 if log else -np.inf)
+            axis.step(places, heights, where="post", **style)
         if log:
             axis.set_xscale("log")
             _plain_log(axis)
@@ -265,6 +266,19 @@ def shares(
             axis.set_xlim(*limits)
 
     return draw(paint, finding)
+
+
+def cumulated(values: Floats, least: float) -> tuple[Floats, Floats]:
+    """Corners of the curve of the share of values at or under x, over all that are not NaN.
+
+    Of the x above `least` and below inf, in order, the first of them twice: the curve begins at the
+    share of what lies at `least` or below, and ends below 1 by that of inf.
+    """
+    known = values[~np.isnan(values)]
+    x = np.sort(known[(known > least) & (known < np.inf)])
+    before = np.count_nonzero(known <= least)
+    heights = (before + np.arange(len(x) + 1)) / max(len(known), 1)
+    return np.concatenate([x[:1], x]), heights[: len(x) + 1] if len(x) else heights[:0]
 
 
 def scatter(images: Floats, image: Floats | None, views: Floats, slot: int, finding: str) -> Markup:

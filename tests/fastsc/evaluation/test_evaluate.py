@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import re
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from fastsc import evaluate, train
@@ -19,6 +21,8 @@ from fastsc.pipelines import scan
 from fastsc.run.log import read_log
 from tests.fastsc.evaluation import tiny
 from tests.fastsc.evaluation.calls import asked, figure, results
+
+OLD = Path(__file__).parents[2] / "old"
 
 pytestmark = pytest.mark.heavy
 
@@ -204,6 +208,18 @@ def test_models_that_cannot_be_asked(
     assert "1 names for 2 models" in mistake(capsys, "a", "b", "--names", "x", *data)
     files = "--weights", "a.pt", "--weights", "b.pt"
     assert "2 files for 1 models" in mistake(capsys, "timm:resnet10t", *files, *data)
+
+
+@pytest.mark.usefixtures("no_page")
+def test_a_weights_key_is_of_the_models_that_take_a_file(nets: str, few_images: Path) -> None:
+    more = "--data", few_images, "--only", "continuity", "--images", "2"
+    assert asked(f"{nets}:other", *more, "--out", "alone") == 0
+    module = importlib.import_module(nets)
+    torch.save({"one": module.other().state_dict(), "two": module.nan().state_dict()}, "w.pt")
+    named = "--names", "run", "net", "--weights", "w.pt", "--weights-key", "one"
+    assert asked(OLD / "weights.safetensors", f"{nets}:small", *named, *more, "--out", "out") == 0
+    alone = figure(Path("alone"), "ds_relative")["value"]
+    assert figure(Path("out"), "ds_relative", "net")["value"] == alone
 
 
 def test_data_and_questions_that_do_not_fit(

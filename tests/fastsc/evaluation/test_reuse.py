@@ -14,6 +14,7 @@ from PIL import Image
 
 from fastsc.evaluation.questions.continuity import flip_radius
 from fastsc.evaluation.views import Viewer
+from fastsc.pipelines.decode import pick
 from tests.fastsc.evaluation.calls import asked, figure, figures, results
 
 pytestmark = [pytest.mark.usefixtures("no_page"), pytest.mark.heavy]
@@ -96,6 +97,9 @@ def test_what_a_figure_depends_on_is_in_the_caches_key(nets: str, few_images: Pa
     )
     for other in others:
         assert recomputed(*other), other
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastsc.pipelines.cpu.pick", lambda: pick("pil"))
+        assert recomputed(model, *data)
     # What is right matters where labels do.
     Path("map.json").write_text(json.dumps({"apple": 1, "boat": 0, "cloud": 2, "door": 3}))
     shifts = model, *data, "--out", "out", "--only", "shifts"

@@ -131,6 +131,13 @@ def test_the_file_says_what_it_is(make_run: Run, tmp_path: Path) -> None:
     assert shape[0].dim_param
 
 
+def test_another_programs_config_lies_next_to_the_weights(make_run: Run, tmp_path: Path) -> None:
+    run, path = make_run("fastsc:resnet8w8", 32, "cifar"), tmp_path / "model.pt2"
+    (run / "config.yaml").write_text("server: {port: 80}\n")
+    assert main([str(run / "weights.safetensors"), "--to", str(path)]) == 0
+    check(run / "weights.safetensors", path, "normalized", side=32)
+
+
 def test_what_an_older_file_does_not_say_its_run_does(make_run: Run, tmp_path: Path) -> None:
     """Blurred convolutions keep the weights' names: only the configuration tells."""
     run, path = make_run("resnet18", 32, "imagenet", True), tmp_path / "model.pt2"

@@ -155,7 +155,9 @@ def check_images(loader: Pipeline) -> None:
     """Raises UserError where there are fewer than two images."""
     index = loader.index
     if len(index.usable) < 2:
-        raise UserError(f"{index.root}: continuity needs two images, and there is {len(index)}")
+        raise UserError(
+            f"{index.root}: continuity needs two images, and there is {len(index.usable) or 'none'}"
+        )
 
 
 def strength_name(kind: str, strengths: Sequence[float], level: float) -> str:

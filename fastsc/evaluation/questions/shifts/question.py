@@ -159,7 +159,8 @@ def shifts(
 def check_shifts(loader: Pipeline, labels: NDArray[np.int64], n: int | None, seed: int) -> Indices:
     """The images to shift; a UserError where there are too few, or a package is missing."""
     usable = loader.index.usable
-    index = choose(loader, n, seed, usable[labels[usable] >= 0])
+    least = None if n is None else max(n, 2)
+    index = choose(loader, least, seed, usable[labels[usable] >= 0])
     if len(index) < 2:
         raise UserError(
             "shifts: the right class has to be known of two images at least, and is of "

@@ -13,7 +13,7 @@ from torch import nn
 from fastsc.errors import UserError
 from fastsc.evaluation.data import Split
 from fastsc.evaluation.models.classifier import Classifier
-from fastsc.evaluation.models.labels import map_labels
+from fastsc.evaluation.models.labels import map_labels, map_pairs
 from fastsc.evaluation.models.sources import Source
 from fastsc.loading.libraries import imagenet_names, imagenet_synsets
 from fastsc.loading.preprocessing import Preprocessing
@@ -105,6 +105,37 @@ def test_by_order_where_the_model_has_no_names() -> None:
     assert (found.reason, found.how) == (None, "order")
 
 
+def test_by_order_though_a_few_folders_are_called_as_imagenets_classes() -> None:
+    model = Source(classifier=source(1000).classifier, synsets=imagenet_synsets())
+    folders = ("desk", "lemon", *(f"product-{i:03}" for i in range(998)))
+    found = map_labels(split(*folders), model)
+    assert (found.targets[::2] == np.arange(1000)).all()
+    assert (found.reason, found.how) == (None, "order")
+    assert mapped(split("desk", "lemon", "yak"), model) == {"desk": 526, "lemon": 951, "yak": -1}
+
+
+def test_pairs_have_the_datas_outputs_and_none_without_a_label(tmp_path: Path) -> None:
+    data, model = split("apple", "boat", "cloud"), source(3)
+    pairs = split("", "cloud", "boat")  # as many as the model has outputs
+    found = map_pairs(pairs, model, map_labels(data, model))
+    assert dict(zip(pairs.index.paths[::2], found.targets[::2].tolist(), strict=True)) == {
+        "/0.jpg": -1, "boat/0.jpg": 1, "cloud/0.jpg": 2,
+    }  # fmt: skip
+    assert found.reason is None
+
+    (tmp_path / "map.yaml").write_text("apple: 2\nboat: 1\ncloud: 0\nyak: 1\n")
+    labels = map_labels(data, model, tmp_path / "map.yaml", ["boat", "yak", "zebra"])
+    found = map_pairs(split("boat", "yak", "zebra"), model, labels)
+    assert found.targets.tolist() == [1, 1, 1, 1, -1, -1]
+    assert found.reason is not None
+    assert "labelled zebra: the label is neither a class folder of the data" in found.reason
+
+    (tmp_path / "map.yaml").write_text("yak: 0\n")
+    named, bare = source(2, "apple", "yak"), split("photos", labelled=False)
+    labels = map_labels(bare, named, tmp_path / "map.yaml", ["apple", "yak"])
+    assert map_pairs(split("apple", "yak"), named, labels).targets.tolist() == [0, 0, 0, 0]
+
+
 def test_never_by_order_where_the_model_has_other_names() -> None:
     found = map_labels(split("zebra", "yak"), source(2, "apple", "boat"))
     assert (found.targets == -1).all()
@@ -145,6 +176,16 @@ def test_a_map_wins_over_names(suffix: str, tmp_path: Path) -> None:
     assert mapped(data, model, class_map=path) == {"apple": 2, "boat": 1, "yak": 1, "7": 1}
     found = map_labels(data, model, path)
     assert (found.reason, found.how) == (None, "map")
+
+
+def test_folders_that_yaml_would_take_for_other_values(tmp_path: Path) -> None:
+    path = tmp_path / "map.yaml"
+    path.write_text("yes: 1\nno: yes\n001: 3\n010: 010\n2020-01-01: 0\n1.0: no\n~: 4\n")
+    folders = ("yes", "no", "001", "010", "2020-01-01", "1.0", "~")
+    model = source(11, "no", "b", "c", "d", "e", "yes", "g", "h", "i", "j", "k")
+    assert mapped(split(*folders), model, class_map=path) == {
+        "yes": 1, "no": 5, "001": 3, "010": 10, "2020-01-01": 0, "1.0": 0, "~": 4,
+    }  # fmt: skip
 
 
 def test_a_map_of_some_folders_is_never_filled_up_by_order(tmp_path: Path) -> None:
