@@ -79,6 +79,8 @@ class Pipeline(ABC):
 
     def set_resolution(self, resolution: int) -> None:
         """Side of the images of the next `iter()`, in pixels: progressive resolution."""
+        if resolution != self.settings.resolution:
+            self._pool.trim()
         self.settings = replace(self.settings, resolution=resolution)
 
     def state_dict(self) -> dict[str, Any]:

@@ -86,6 +86,13 @@ class BufferPool:
         insort(self._buffers, buffer, key=len)
         return buffer
 
+    def trim(self) -> None:
+        """Gives back what nobody sees: batches of another size would hardly use it."""
+        with self._lock:
+            free = [at for at in range(len(self._buffers)) if self._is_free(at)]
+            for position in reversed(free):
+                del self._buffers[position]
+
     def empty_views(self, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """Like `empty`, as (N, 3, H, W) in channels-last memory; shape is (N, H, W, 3)."""
         return self.empty(shape, dtype).permute(0, 3, 1, 2)

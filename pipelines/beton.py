@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.fields import Fields
 from fastsc.pipelines.headers import MAX_PIXELS, MIN_SIDE
-from fastsc.pipelines.index import Index, require_known
+from fastsc.pipelines.index import Index, known_targets
 from fastsc.pipelines.reading import load_arrays, parse_json, reason
 from fastsc.pipelines.samples import Samples, link
 
@@ -233,9 +233,8 @@ def _sizes_are_sound(block: dict[str, Any], held: NDArray[np.bool_]) -> bool:
 
 
 def _with_classes(index: BetonIndex, classes: tuple[str, ...]) -> BetonIndex:
-    require_known(index.root, index.classes, classes)
-    position = np.array([classes.index(name) for name in index.classes], np.int64)
-    return replace(index, classes=classes, targets=position[index.targets])
+    targets = known_targets(index.root, index.classes, index.targets, classes)
+    return replace(index, classes=classes, targets=targets)
 
 
 # --- the block -----------------------------------------------------------------------------------

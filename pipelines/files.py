@@ -186,6 +186,10 @@ def read_file(place: Place) -> bytes:
             return place.shard.read(place.n_bytes, place.offset)
         with open(place.path, "rb", buffering=0) as file:
             encoded = file.read(place.n_bytes + 1)  # a device would never end
+            while len(encoded) < place.n_bytes and (
+                more := file.read(place.n_bytes + 1 - len(encoded))
+            ):
+                encoded += more  # a network's disk may give fewer at a time
     except OSError as error:
         raise DecodeError(f"cannot be read ({error.strerror})") from None
     if len(encoded) != place.n_bytes:

@@ -205,9 +205,7 @@ def scan(
     root = Path(root)
     source = of_list(root) or of_tars(root, label_key, use_cache, progress) or of_folder(root)
     names = tuple(classes) if classes is not None else source.classes
-    require_known(root, source.classes, names)
-    position = {name: i for i, name in enumerate(names)}
-    targets = np.array([position[name] for name in source.classes], np.int64)[source.targets]
+    targets = known_targets(root, source.classes, source.targets, names)
     source = source._replace(classes=names, targets=targets)
     index = _indexed(root, source, use_cache=use_cache, progress=progress)
     return index.without(source.left_out) if source.left_out else index
@@ -322,12 +320,23 @@ def _fingerprint(decoder: str, files: Listing) -> str:
     return digest.hexdigest()
 
 
-def require_known(root: Path, own: Sequence[str], names: Sequence[str]) -> None:
-    """Raises UserError where a class of a validation set is not one of training's."""
-    if unknown := sorted(set(own) - set(names)):
+def known_targets(
+    root: Path, own: Sequence[str], targets: NDArray[np.int64], names: Sequence[str]
+) -> NDArray[np.int64]:
+    """Positions among a data set's own classes as positions among training's, `names`.
+
+    Raises:
+        UserError: An image is of a class that is not among these; one line. Numbers up to the
+            largest are classes whether an image has them or not.
+    """
+    position = {name: i for i, name in enumerate(names)}
+    of_class = np.array([position.get(name, -1) for name in own], np.int64)
+    if (unknown := np.flatnonzero(of_class[np.unique(targets)] < 0)).size:
+        name = own[np.unique(targets)[unknown[0]]]
         raise UserError(
-            f"{root}: class {unknown[0]} is not among the training classes; rename or remove it"
+            f"{root}: class {name} is not among the training classes; rename or remove it"
         )
+    return of_class[targets]
 
 
 def _read_headers(places: list[Place], parse: Parser | None, title: str | None) -> list[Header]:

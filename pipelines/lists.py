@@ -30,7 +30,7 @@ class Listed:
         labels: Class names, or numbers without leading zeros.
         splits: "train", "val", "test" or what else it says; None where it has no such column.
         lines: Numbers of the rows' lines, from 1.
-        is_numeric: Whether all labels of the whole list are numbers.
+        is_numeric: Whether all labels of the whole list are numbers, not filled up with zeros.
     """
 
     paths: Sequence[str]
@@ -100,14 +100,23 @@ def _read(path: Path, state: tuple[int, int]) -> Listed:  # noqa: ARG001, anothe
             if "\0" in values[0]:
                 raise UserError(f"{place}: {shown(values[0])} is no file's name")
             paths.append(values[0])
-            labels.append(str(int(values[1])) if is_number(values[1]) else values[1])
+            labels.append(values[1])
             lines.append(line)
             if len(order) > 2:
                 name = values[2].lower()
                 splits.append(_SPLITS.get(name, name))
     if not paths:
         raise UserError(f"{path}: no row in it; columns {', '.join(COLUMNS)} are expected")
-    return Listed(paths, labels, splits or None, lines, all(map(is_number, labels)))
+    is_numeric = all(map(is_number, labels)) and not _is_padded(labels)
+    if is_numeric:
+        labels = [str(int(label)) for label in labels]
+    return Listed(paths, labels, splits or None, lines, is_numeric)
+
+
+def _is_padded(labels: Sequence[str]) -> bool:
+    """Whether they are filled up with zeros to one length, as names of folders are: 001, 010."""
+    length = len(labels[0])
+    return length > 1 and all(len(x) == length for x in labels) and any(x[0] == "0" for x in labels)
 
 
 def _of_csv(path: Path) -> Iterator[tuple[int, list[str]]]:

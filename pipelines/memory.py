@@ -68,10 +68,10 @@ class MemoryPipeline(CpuPipeline):
     def _gathered(
         self, square: NDArray[np.uint8], plan: Plan, batches: list[NDArray[np.int64]]
     ) -> Generator[Decoded, None, None]:
-        unmoved = np.zeros((self.settings.batch_size, 2), np.int32)
         for share in batches:
             images = self._pool.empty((len(share), *square.shape[1:]), torch.uint8)
-            shifts = unmoved[: len(share)] if plan.shifts is None else plan.shifts[share]
+            unmoved = np.zeros((len(share), 2), np.int32)
+            shifts = unmoved if plan.shifts is None else plan.shifts[share]
             gather(square, share, shifts, plan.flips[share], plan.reflect, images.numpy())
             yield Decoded(images, share)
 

@@ -50,15 +50,33 @@ def files_of(root: Path, part: str) -> list[Path]:
 
 
 def _of_part(folder: Path, part: str) -> list[Path]:
-    names = _listed(folder)
+    names = [name for name in _listed(folder) if not is_system(name)]
     for split in PARTS[part]:
         pattern = re.compile(rf"{split}[-.].*parquet$")
         if files := [folder / name for name in names if pattern.match(name)]:
+            _require_whole(files)
             return files
         below = folder / split
         if split in names and below.is_dir():
-            return [below / name for name in _listed(below) if name.endswith(".parquet")]
+            files = [below / name for name in _listed(below) if name.endswith(".parquet")]
+            _require_whole(files)
+            return files
     return []
+
+
+def _require_whole(files: list[Path]) -> None:
+    """Raises UserError where one of NAME-00000-of-00005.parquet and so on is not there."""
+    there: dict[tuple[str, str, str], set[int]] = {}
+    for path in files:
+        if match := re.fullmatch(r"(.*-)(\d{1,9})-of-(\d{1,9})(\D.*)", path.name):
+            there.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
+    for (begin, n, end), numbers in there.items():
+        missing = next((i for i in range(min(int(n), len(numbers) + 1)) if i not in numbers), None)
+        if missing is not None:
+            raise UserError(
+                f"{files[0].parent}: {begin}{missing:0{len(n)}}-of-{n}{end} is missing, of "
+                f"{int(n)} files; download the data set again"
+            )
 
 
 def _folders(root: Path) -> list[Path]:

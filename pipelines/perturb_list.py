@@ -81,6 +81,9 @@ def words_of(perturb: object) -> tuple[str, ...]:
     """
     if not isinstance(perturb, (list, tuple)):
         raise UserError(f'perturb must be a tuple of names, as ("blur=2",), not {shown(perturb)}')
+    for word in perturb:
+        if not isinstance(word, str):
+            raise UserError(f"--perturb {shown(word)}: write a name, as blur or blur=2")
     return tuple(perturb)
 
 
@@ -92,9 +95,7 @@ def parse_list(words: Sequence[str]) -> tuple[Listed, ...]:
     """
     seen: Counter[str] = Counter()
     entries = []
-    for word in words:
-        if not isinstance(word, str):
-            raise UserError(f"--perturb {shown(word)}: write a name, as blur or blur=2")
+    for word in words_of(words):
         name, equals, number = word.partition("=")
         if ":" in name:
             if not _OWN.fullmatch(name) or equals:

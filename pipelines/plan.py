@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from fastsc.kernels.arguments import MAX_GAIN
 from fastsc.pipelines import keyed
 from fastsc.pipelines.batch import BadImage
 from fastsc.pipelines.errors import UserError
@@ -127,6 +128,8 @@ class Settings:
             raise UserError(f"seed must be a whole number from 0 to 2**64 - 1, not {self.seed}")
         if len(self.strengths) != 4 or not all(math.isfinite(x) and x >= 0 for x in self.strengths):
             raise UserError(f"strengths must be four numbers of at least 0, not {self.strengths}")
+        if max(self.strengths) > MAX_GAIN - 1:
+            raise UserError(f"strengths must be below {MAX_GAIN:,.0f}, not {self.strengths}")
         if self.strengths[3] > 0.5:
             raise UserError(f"the strength of hue must be at most 0.5, not {self.strengths[3]}")
         _ = self.perturbations

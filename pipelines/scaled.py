@@ -142,7 +142,7 @@ def _simplejpeg() -> _Scaler:
 def _pillow(encoded: bytes, height: int, width: int, is_cut: bool) -> RGB8 | None:  # noqa: ARG001
     try:
         image: Image.Image = Image.open(io.BytesIO(encoded), formats=formats.TAKEN)
-        image.draft("RGB", (width - 1, height - 1))
+        image.draft("RGB", (max(width - 1, 1), max(height - 1, 1)))
         return np.array(image.convert("RGB"))  # writable: compiled code is made for one kind
     except (OSError, ValueError, SyntaxError, EOFError, IndexError, TypeError):
         return None

@@ -38,6 +38,7 @@ from fastsc.pipelines.tar import TarError
 from fastsc.pipelines.tar_walk import Label, Walked, companions, label_of, walk
 from fastsc.pipelines.walk import EXTENSIONS, is_system
 
+VERSION = 2  # of the cache: what a sample's images and labels are
 CLASS_NAMES = "classes.txt"  # a line per class, beside the shards or in the folder above
 MANY = 16  # shards whose walk takes so long that a bar is shown
 _THREADS = 8  # they wait for the disk
@@ -79,10 +80,10 @@ def _beside(root: Path) -> list[Path]:
         return []
     pattern = _name_pattern(root)
     try:
-        names = sorted(entry.name for entry in os.scandir(root.parent) if pattern(entry.name))
+        listed = sorted(entry.name for entry in os.scandir(root.parent))
     except OSError:
         return []
-    return [root.parent / name for name in names]
+    return [root.parent / name for name in listed if pattern(name) and not is_system(name)]
 
 
 def _name_pattern(root: Path) -> Any:
@@ -159,7 +160,7 @@ def contents(
         UserError: They hold no image, or labels that are numbers here and names there.
     """
     class_names = _class_names(root)
-    digest = hashlib.sha256(json.dumps([label_key, class_names]).encode())
+    digest = hashlib.sha256(json.dumps([label_key, class_names, VERSION]).encode())
     for shard in shards:
         digest.update(
             os.fsencode(f"{os.path.basename(shard.path)}\0{shard.n_bytes}\0{shard.time}\0")
@@ -223,7 +224,7 @@ def _sorted(
     faults, labels, kept = list(walked.faults), list[Label](), list[int]()
     first: dict[str, int] = {}
     beside = _labels_beside(walked, shards)
-    parts = set[int]() if beside is None else companions(walked)
+    parts, unclear = (set[int](), set[int]()) if beside is None else companions(walked)
     hidden = list(walked.hidden)
     for row, name in enumerate(walked.names):
         i = walked.shards[row]
@@ -233,6 +234,9 @@ def _sorted(
             continue
         if row in parts:
             hidden.append(name)
+            continue
+        if row in unclear:
+            faults.append((i, name, "its sample has several images, and none is called KEY.jpg"))
             continue
         label = _folder_of(walked, row, shards[i]) if beside is None else beside[row]
         if label is None or isinstance(label, TarError):

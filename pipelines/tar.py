@@ -54,7 +54,7 @@ def members(path: str, file: int, size: int) -> Iterator[Member]:
     """
     start, long_name, pax, everywhere = 0, "", dict[bytes, bytes](), dict[bytes, bytes]()
     while True:
-        block = _pread(path, file, _READ, start)
+        block = read_at(path, file, _READ, start)
         header = block[:BLOCK]
         if len(header) < BLOCK:
             what = "in a header" if header else "without an end mark"
@@ -177,7 +177,7 @@ def _behind_maps(path: str, file: int, header: bytes, data: int) -> int:
     """Where the content of an old GNU sparse file begins, behind further maps of its holes."""
     more = header[482]
     while more:
-        block = _pread(path, file, BLOCK, data)
+        block = read_at(path, file, BLOCK, data)
         if len(block) < BLOCK:
             raise TarError("truncated: it ends in the map of a sparse file")
         data, more = data + BLOCK, block[504]
@@ -187,7 +187,7 @@ def _behind_maps(path: str, file: int, header: bytes, data: int) -> int:
 def _require_zeros(path: str, file: int, start: int, size: int) -> None:
     """Raises TarError where the end mark is a page that was lost, or another tar follows it."""
     end = start
-    while block := _pread(path, file, 2**20, end):
+    while block := read_at(path, file, 2**20, end):
         if block.count(0) < len(block):
             raise TarError(f"damaged: zeros at byte {start} of {size}, and more behind them")
         end += len(block)
@@ -195,9 +195,15 @@ def _require_zeros(path: str, file: int, start: int, size: int) -> None:
 
 def _content(path: str, file: int, block: bytes, data: int, n_bytes: int) -> bytes:
     head = block[BLOCK : BLOCK + n_bytes]
-    return head if len(head) == n_bytes else _pread(path, file, n_bytes, data)
+    return head if len(head) == n_bytes else read_at(path, file, n_bytes, data)
 
 
-def _pread(path: str, file: int, n_bytes: int, offset: int) -> bytes:
+def read_at(path: str, file: int, n_bytes: int, offset: int) -> bytes:
+    """That many bytes, or those up to the end: a network's disk may give fewer at a time."""
     with doing(f"reading {path}"):
-        return os.pread(file, n_bytes, offset)
+        content = os.pread(file, n_bytes, offset)
+        while len(content) < n_bytes and (
+            more := os.pread(file, n_bytes - len(content), offset + len(content))
+        ):
+            content += more
+        return content

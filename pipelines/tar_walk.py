@@ -12,8 +12,10 @@ from fastsc.pipelines.fields import shown
 from fastsc.pipelines.files import Shard
 from fastsc.pipelines.lists import MAX_LABEL
 from fastsc.pipelines.reading import MAX_TEXT, parse_line
-from fastsc.pipelines.tar import Member, TarError, members
+from fastsc.pipelines.tar import Member, TarError, members, read_at
 from fastsc.pipelines.walk import EXTENSIONS, is_system
+
+JPEGS = ".jpg", ".jpeg"
 
 LABEL_KEY = "label"  # in a KEY.json
 Label = int | str
@@ -40,7 +42,7 @@ def walk(i: int, shard: Shard, label_key: str | None) -> Walked:
         if shard.n_bytes == 0:
             raise TarError("empty file")
         for member in members(shard.path, file, shard.n_bytes):
-            _add(walked, i, member, file, label_key)
+            _add(walked, i, member, shard.path, file, label_key)
     except TarError as error:
         walked.faults.append((i, error.name and _plain(error.name), str(error)))
     finally:
@@ -48,7 +50,9 @@ def walk(i: int, shard: Shard, label_key: str | None) -> Walked:
     return walked
 
 
-def _add(walked: Walked, i: int, member: Member, file: int, label_key: str | None) -> None:
+def _add(
+    walked: Walked, i: int, member: Member, path: str, file: int, label_key: str | None
+) -> None:
     name = _plain(member.name)
     extension = os.path.splitext(name)[1]
     is_label = extension in (".cls", ".json")
@@ -65,7 +69,7 @@ def _add(walked: Walked, i: int, member: Member, file: int, label_key: str | Non
         walked.offsets.append(member.offset)
         walked.sizes.append(member.n_bytes)
     elif extension == ".json" or label_key is None:
-        label = _label(member, file, extension, label_key or LABEL_KEY)
+        label = _label(member, path, file, extension, label_key or LABEL_KEY)
         if walked.labels.setdefault((i, name), label) != label:
             walked.labels[i, name] = TarError(f"there are two {name} in its tar, which differ")
 
@@ -75,12 +79,14 @@ def _plain(name: str) -> str:
     return re.sub(r"^(\./+|/+)*", "", name)
 
 
-def _label(member: Member, file: int, extension: str, label_key: str) -> Label | TarError:
+def _label(
+    member: Member, path: str, file: int, extension: str, label_key: str
+) -> Label | TarError:
     if member.n_bytes > MAX_TEXT:
         return TarError(f"its label has {member.n_bytes:,} bytes")
     content = member.head[: member.n_bytes]
     if len(content) < member.n_bytes:
-        content = os.pread(file, member.n_bytes, member.offset)
+        content = read_at(path, file, member.n_bytes, member.offset)
     if extension == ".json":
         values = parse_line(content)
         if values is None:
@@ -92,7 +98,8 @@ def _label(member: Member, file: int, extension: str, label_key: str) -> Label |
                 f"its JSON has no {label_key}, but {there}; --label-key names the field"
             )
     else:
-        value = text = content.decode("utf-8", "replace").strip()
+        value = content.decode("utf-8", "replace").strip()
+    if isinstance(text := value, str):  # JSON may have a number in quotes
         if text.isascii() and text.isdecimal() and len(text) < 10:
             value = int(text)
         elif _is_number(text):  # a name of which would be mixed with the others' numbers
@@ -114,22 +121,36 @@ def _is_number(text: str) -> bool:
     return True
 
 
-def companions(walked: Walked) -> set[int]:
-    """Rows of images like KEY.seg.png beside KEY.jpg: parts of that sample, and none of their own.
+def companions(walked: Walked) -> tuple[set[int], set[int]]:
+    """Rows of images that share their label with another of their sample.
 
-    Which they are not where they have a label of their own, KEY.seg.cls.
+    The first of the two sets are parts of a sample that has an image called by its key alone
+    (KEY.seg.png and KEY.png of KEY.jpg; of several such a JPEG comes first), and none of their own;
+    of the second nobody can say which is the sample's image (KEY.image.jpg, KEY.mask.png). What has
+    a label of its own, KEY.seg.cls, is a sample of its own.
     """
-    names, rows = walked.names, set[int]()
-    dotted = [row for row, name in enumerate(names) if name.rpartition("/")[2].count(".") > 1]
-    if not dotted:
-        return rows
-    stems = {(i, _stem(name)) for i, name in zip(walked.shards, names, strict=True)}
-    for row in dotted:
-        i, stem, key = walked.shards[row], _stem(names[row]), _key(names[row])
-        has_own = any((i, stem + extension) in walked.labels for extension in (".cls", ".json"))
-        if not has_own and (i, key) in stems:
-            rows.add(row)
-    return rows
+    names, parts, unclear = walked.names, set[int](), set[int]()
+    samples: dict[tuple[int, str], list[int]] = {}
+    for row, (i, name) in enumerate(zip(walked.shards, names, strict=True)):
+        samples.setdefault((i, _key(name)), []).append(row)
+    for (i, key), rows in samples.items():
+        if len(rows) == 1:
+            continue
+        plain = [row for row in rows if _stem(names[row]) == key]
+        others = [row for row in rows if _stem(names[row]) != key]
+        shared = [row for row in others if not _labels_of(walked, i, _stem(names[row]))]
+        if plain:
+            plain.sort(key=lambda row: (not names[row].lower().endswith(JPEGS), names[row]))
+            # A second one of the same name is a fault, which the caller names.
+            parts.update(row for row in plain[1:] if names[row] != names[plain[0]])
+            parts.update(shared)
+        elif len(shared) > 1 and _labels_of(walked, i, key):
+            unclear.update(shared)
+    return parts, unclear
+
+
+def _labels_of(walked: Walked, i: int, stem: str) -> bool:
+    return any((i, stem + extension) in walked.labels for extension in (".cls", ".json"))
 
 
 def _stem(name: str) -> str:

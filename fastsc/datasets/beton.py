@@ -23,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options; see --help."""
     add_image_folder(parser, "val.beton")
     parser.add_argument(
+        "--label-key", metavar="NAME",
+        help="of WebDataset's tars: the field of KEY.json that is the label",
+    )  # fmt: skip
+    parser.add_argument(
         "--out", type=folder_name, required=True, metavar="DIR2",
         help="folder for train.beton and val.beton",
     )  # fmt: skip
@@ -65,7 +69,11 @@ def run(args: argparse.Namespace) -> str:
     require_ffcv()
     data = open_data(
         DataConfig(
-            data=str(args.data), val=args.val, pipeline="cpu", on_bad_image=args.on_bad_image
+            data=str(args.data),
+            val=args.val,
+            label_key=args.label_key,
+            pipeline="cpu",
+            on_bad_image=args.on_bad_image,
         )
     )
     indices = [index for index in data if index is not None]

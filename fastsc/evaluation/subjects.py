@@ -55,7 +55,9 @@ def auxiliary_data(options: Options, split: Split) -> AuxiliaryData:
         raise UserError("--fine-tune is for another data set; name it with --transfer-data DIR")
     transfer = None
     if other is not None:
-        transfer = transfer_splits(other, options.seed, options.on_bad_image, options.pipeline)
+        transfer = transfer_splits(
+            other, options.seed, options.on_bad_image, options.pipeline, options.label_key
+        )
     colors = None
     if folders is not None:
         classes = split.index.classes

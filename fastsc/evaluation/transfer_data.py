@@ -18,7 +18,11 @@ TESTS = ("val", "test")
 
 
 def transfer_splits(
-    data: str | Path, seed: int = 0, on_bad_image: str = "raise", pipeline: str = "cpu"
+    data: str | Path,
+    seed: int = 0,
+    on_bad_image: str = "raise",
+    pipeline: str = "cpu",
+    label_key: str | None = None,
 ) -> tuple[Index, Index]:
     """The two parts of a labelled data set, with the same classes.
 
@@ -31,6 +35,7 @@ def transfer_splits(
         on_bad_image: "raise": a file whose header is broken is a mistake; "skip": every image is
             decoded once, and those that do not decode are left out.
         pipeline: The one that will decode them.
+        label_key: Of WebDataset's tars: the field of a KEY.json that is the label.
 
     Raises:
         UserError: There is no such folder, it holds no class folders or no images, its test part
@@ -44,9 +49,10 @@ def transfer_splits(
     test = next((part for name in TESTS if (part := part_of(data, name)) is not None), None)
     learned = first_part(data, "train")
     if test is None or learned is None:
-        return _halves(checked(scan(learned or test or data), on_bad_image, pipeline), seed)
-    train = scan(learned)
-    indices = train, scan(test, classes=train.classes)
+        index = scan(learned or test or data, label_key=label_key)
+        return _halves(checked(index, on_bad_image, pipeline), seed)
+    train = scan(learned, label_key=label_key)
+    indices = train, scan(test, classes=train.classes, label_key=label_key)
     train, tested = (checked(index, on_bad_image, pipeline) for index in indices)
     return train, tested
 

@@ -24,6 +24,17 @@ def test_memory_is_used_again_when_the_tensor_is_gone() -> None:
     assert len(pool) == 1
 
 
+def test_trimming_gives_back_what_nobody_sees() -> None:
+    pool = BufferPool()
+    kept = pool.empty(SHAPE, torch.float32).fill_(3)
+    pool.empty((2, *SHAPE), torch.float64)
+    assert len(pool) == 2
+    pool.trim()
+    assert (len(pool), pool.in_use) == (1, 1)
+    pool.empty(SHAPE, torch.float32).fill_(-1)
+    assert kept.eq(3).all()
+
+
 def test_a_view_keeps_the_memory() -> None:
     pool = BufferPool()
     first = pool.empty(SHAPE, torch.float32)

@@ -106,6 +106,24 @@ def test_a_split_of_numbers_in_a_list_of_names_has_names(folder: Path) -> None:
     assert (val.classes, val.targets.tolist()) == (("1", "cat"), [0])
 
 
+def test_labels_that_are_filled_up_with_zeros_are_names(folder: Path) -> None:
+    rows = [["boat/00.jpg", "002"], ["boat/01.jpg", "010"], ["boat/02.jpg", "002"]]
+    index = scan(write(folder / "train" / "x.csv", rows))
+    assert (index.classes, index.targets.tolist()) == (("002", "010"), [0, 1, 0])
+    rows = [["boat/00.jpg", "007"], ["boat/01.jpg", "7"], ["boat/02.jpg", "bond"]]
+    index = scan(write(folder / "train" / "x.csv", rows))
+    assert (index.classes, index.targets.tolist()) == (("007", "7", "bond"), [0, 1, 2])
+
+
+def test_a_number_that_no_image_has_need_not_be_among_trainings_classes(folder: Path) -> None:
+    rows = [["boat/00.jpg", "2"], ["boat/01.jpg", "4"]]
+    path = write(folder / "train" / "x.csv", rows)
+    index = scan(path, classes=("1", "2", "3", "4"))
+    assert index.targets.tolist() == [1, 3]
+    with pytest.raises(UserError, match=r"x\.csv: class 4 is not among the training classes"):
+        scan(path, classes=("1", "2", "3"))
+
+
 def test_splits(folder: Path) -> None:
     rows: list[list[object]] = [["train", "a/0.jpg", "03"], ["Validation", "b/0.jpg", "1"]]
     rows += [["train", "a/1.jpg", "0"], ["extra", "a/2.jpg", "2"]]

@@ -260,6 +260,12 @@ def test_labels_in_json(tmp_path: Path) -> None:
         scan(tmp_path, label_key="wnid")
 
 
+def test_a_number_in_quotes_is_a_number(tmp_path: Path) -> None:
+    files = {"0.json": b'{"label": "12"}', "0.jpg": PHOTO, "1.cls": b"2", "1.jpg": PHOTO}
+    write(tmp_path / "0.tar", files)
+    assert scan(tmp_path).targets.tolist() == [2, 12]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
@@ -347,6 +353,45 @@ def test_further_images_of_a_sample_are_passed_over(tmp_path: Path) -> None:
     assert index.targets.tolist() == [0, 0, 1, 1]
     assert index.passed_over == ("0.seg.png",)
     assert not index.bad_images()
+
+
+def test_a_sample_of_two_files_has_one_image(tmp_path: Path) -> None:
+    members = {"0.png": PHOTO, "0.jpg": PHOTO, "0.cls": b"1", "0.depth.png": PHOTO}
+    members |= {
+        "1.image.jpg": PHOTO,
+        "1.mask.png": PHOTO,
+        "1.cls": b"0",
+        "2.jpg": PHOTO,
+        "2.cls": b"0",
+    }
+    write(tmp_path / "0.tar", members)
+    index = scan(tmp_path)
+    assert index.paths == ("2.jpg", "0.jpg")
+    assert index.passed_over == ("0.depth.png", "0.png")
+    why = "its sample has several images, and none is called KEY.jpg"
+    assert [(Path(bad.path).name, bad.reason) for bad in index.faults] == [
+        ("1.image.jpg", why), ("1.mask.png", why),
+    ]  # fmt: skip
+
+
+def test_notes_of_macos_beside_shards_are_no_shards(tmp_path: Path) -> None:
+    write(tmp_path / "train-000.tar", {"0.jpg": PHOTO, "0.cls": b"0"})
+    (tmp_path / "._train-000.tar").write_bytes(b"Mac OS X")
+    index = scan(tmp_path / "train")
+    assert (index.paths, index.faults) == (("0.jpg",), ())
+
+
+def test_reads_that_give_less_than_they_are_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label = json.dumps({"padding": "x" * 3000, "label": 1}).encode()
+    write(tmp_path / "0.tar", {"0.jpg": PHOTO, "0.json": label, "1.jpg": PHOTO, "1.cls": b"0"})
+    wanted = scan(tmp_path, use_cache=False)
+    pread = os.pread
+    monkeypatch.setattr(os, "pread", lambda file, n, at: pread(file, min(n, 700), at))
+    found = scan(tmp_path, use_cache=False)
+    assert (found.paths, found.targets.tolist()) == (wanted.paths, [0, 1])
+    assert not found.bad_images()
 
 
 def test_a_stray_json_leaves_class_folders_what_they_are(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,19 @@ def small(tmp_path: Path) -> Path:
     write(tmp_path / "hf" / "data" / "train-0.parquet", content)
     write(tmp_path / "hf" / "data" / "validation-0.parquet", table([image(2)], [1], names))
     return tmp_path / "hf"
+
+
+def test_a_snapshot_of_which_a_file_is_missing(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = small / "data"
+    (data / "train-0.parquet").rename(data / "train-00000-of-00003.parquet")
+    (data / "validation-0.parquet").rename(data / "validation-00000-of-00001-0a1b.parquet")
+    shutil.copy(data / "train-00000-of-00003.parquet", data / "train-00002-of-00003.parquet")
+    words = ["tar", "--data", f"hf:{small}", "--out", tmp_path / "out"]
+    assert "train-00001-of-00003.parquet is missing, of 3 files" in mistake(capsys, *words)
+    shutil.copy(data / "train-00000-of-00003.parquet", data / "train-00001-of-00003.parquet")
+    assert pack(Path(f"hf:{small}"), tmp_path / "out") == 0
 
 
 ROWS: dict[str, tuple[Any, Any, str]] = {

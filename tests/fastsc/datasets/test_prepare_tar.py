@@ -324,6 +324,9 @@ def test_label_key_reaches_the_shards(tmp_path: Path) -> None:
     run(tmp_path / "wds", tmp_path / "run", *words)
     (header,) = events(tmp_path / "run", "header")
     assert (header["classes"], header["images"], header["val_images"]) == (2, 8, 8)
+    words = ["beton", "--data", tmp_path / "wds", "--out", tmp_path / "ffcv"]
+    assert prepare.main([*map(str, words), "--label-key", "species"]) == 0
+    assert open_beton(tmp_path / "ffcv" / "train.beton").classes == ("cat", "dog")
 
 
 # ---- lists ---------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ import pytest
 from fastsc.errors import UserError
 from fastsc.evaluation.transfer_data import ranks_in_class, transfer_splits
 from tests.fastsc.evaluation import tiny
+from tests.pipelines.tar_files import PHOTO, write
 
 pytestmark = pytest.mark.heavy
 
@@ -35,6 +36,15 @@ def test_two_parts_of_a_folder(tmp_path: Path, other: Any, taken: str) -> None:
     folder(tmp_path / taken, {"c": 1})
     with pytest.raises(UserError, match="class c is not among the training classes"):
         transfer_splits(tmp_path)
+
+
+def test_labels_of_tars_in_another_field(tmp_path: Path) -> None:
+    for part in ("train", "val"):
+        members = {f"{i}.jpg": PHOTO for i in range(4)}
+        members |= {f"{i}.json": b'{"kind": %d}' % (i % 2) for i in range(4)}
+        write(tmp_path / f"{part}-0.tar", members)
+    train, test = transfer_splits(tmp_path, label_key="kind")
+    assert train.targets.tolist() == test.targets.tolist() == [0, 0, 1, 1]
 
 
 @pytest.mark.parametrize("below", ["", "train", "test"])
