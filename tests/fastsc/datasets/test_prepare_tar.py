@@ -309,6 +309,7 @@ def test_a_step_is_replayed_from_tars_with_its_substitutes(
     assert shown[0] == shown[1]
 
 
+@needs_ffcv
 def test_label_key_reaches_the_shards(tmp_path: Path) -> None:
     for part in ("train", "val"):
         (tmp_path / "wds").mkdir(exist_ok=True)
