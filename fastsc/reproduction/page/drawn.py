@@ -51,9 +51,14 @@ def headline(s: Results) -> str:
         best = max(top1, key=lambda claim: claim.theirs.value)
         cost = f"{signed(100 * best.estimate.value, 1)} points"
     return (
-        f"The default leaves {100 * effect.estimate.value:.0f} % of plain training’s movement, at "
+        f"{capitalized(s.chosen)} leaves {100 * effect.estimate.value:.0f} % of plain training’s movement, at "
         f"{cost} of top-1 against the better baseline"
     )
+
+
+def capitalized(text: str) -> str:
+    """With a capital letter at its beginning, and what follows as it is."""
+    return text[:1].upper() + text[1:]
 
 
 def _plane(s: Results) -> Picture | None:
@@ -118,7 +123,7 @@ def _by_kind(s: Results) -> Picture | None:
     title = "ds_relative under each perturbation alone"
     if effects and effects[0].estimate.n > 1:
         falls = sum(claim.verdict == "holds" for claim in effects)
-        title = "ds_relative is smaller with the default than with plain training: shown for "
+        title = f"ds_relative is smaller with {s.chosen} than with plain training: shown for "
         title += f"{falls} of {len(effects)} perturbations"
     return Picture(title, fig.by_perturbation(series, tuple(STRENGTHS), title, y=DS_AXIS))
 
@@ -138,7 +143,7 @@ def _colors(s: Results) -> Picture | None:
     change = s.effect(measure, s.study.default, s.study.augmentation)
     title = "Right answers by the color of the digits"
     if change is not None and change.estimate.n > 1 and change.estimate.value > 0:
-        title = f"In random colors the default reads {effect(change)} points of the digits more "
+        title = f"In random colors {s.chosen} reads {effect(change)} points of the digits more "
         title += "than augmentation alone"
     write = "{:.1f}" if len(series) < 5 else "{:.0f}"  # more bars are too thin for tenths
     y = "right answers, %"
@@ -170,7 +175,7 @@ def _effects(s: Results, *, ratios: bool) -> Picture | None:
     if ratios:
         title = f"Of {len(rows)} measures that should fall, {n_holds} are shown to, against {base}"
     if all(math.isnan(row.estimate.low) for row in rows):
-        title = f"The default compared with {base}, in a single seed, which shows nothing"
+        title = f"{capitalized(s.chosen)} compared with {base}, in a single seed, which shows nothing"
     svg = fig.effects(
         sections,
         title,

@@ -70,6 +70,12 @@ class Results:
         """What a reader sees of an arm."""
         return self.study.arms[name].label
 
+    @property
+    def chosen(self) -> str:
+        """What a sentence calls the arm that the study is about."""
+        default = self.study.default
+        return "the default" if default == "default" else self.label(default)
+
     def of(self, name: str) -> list[Record]:
         """The records of an arm by seed."""
         return [record for (arm, _), record in sorted(self.runs.items()) if arm == name]
