@@ -175,7 +175,9 @@ def _effects(s: Results, *, ratios: bool) -> Picture | None:
     if ratios:
         title = f"Of {len(rows)} measures that should fall, {n_holds} are shown to, against {base}"
     if all(math.isnan(row.estimate.low) for row in rows):
-        title = f"{capitalized(s.chosen)} compared with {base}, in a single seed, which shows nothing"
+        title = (
+            f"{capitalized(s.chosen)} compared with {base}, in a single seed, which shows nothing"
+        )
     svg = fig.effects(
         sections,
         title,

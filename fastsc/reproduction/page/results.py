@@ -121,6 +121,8 @@ class Results:
         ds, rest = ({key: options[key] for key in keys} for keys in (DS, REST))
         own = self.study.arms[name].options
         rest |= {k: v for k, v in own.items() if k not in {*ds, *rest, "alpha_warmup_epochs"}}
+        if not options["alpha"]:
+            return f"cross-entropy alone, with `{' '.join(typed(rest))}`"
         rise = options["alpha_warmup_epochs"]
         if rise is None:
             how = "which rises in a straight line from 0 over the whole run"
