@@ -330,6 +330,9 @@ def known_targets(
             largest are classes whether an image has them or not.
     """
     position = {name: i for i, name in enumerate(names)}
+    numbers = {number: i for name, i in position.items() if (number := _number(name)) is not None}
+    if len(numbers) == len(names):  # 1, of a list, and 001, of a folder, are one class
+        position |= {name: numbers[n] for name in own if (n := _number(name)) in numbers}
     of_class = np.array([position.get(name, -1) for name in own], np.int64)
     if (unknown := np.flatnonzero(of_class[np.unique(targets)] < 0)).size:
         name = own[np.unique(targets)[unknown[0]]]
@@ -337,6 +340,10 @@ def known_targets(
             f"{root}: class {name} is not among the training classes; rename or remove it"
         )
     return of_class[targets]
+
+
+def _number(name: str) -> int | None:
+    return int(name) if name.isdecimal() and len(name) < 20 else None
 
 
 def _read_headers(places: list[Place], parse: Parser | None, title: str | None) -> list[Header]:

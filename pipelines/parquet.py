@@ -58,23 +58,27 @@ def _of_part(folder: Path, part: str) -> list[Path]:
             return files
         below = folder / split
         if split in names and below.is_dir():
-            files = [below / name for name in _listed(below) if name.endswith(".parquet")]
+            named = [name for name in _listed(below) if not is_system(name)]
+            files = [below / name for name in named if name.endswith(".parquet")]
             _require_whole(files)
             return files
     return []
 
 
 def _require_whole(files: list[Path]) -> None:
-    """Raises UserError where one of NAME-00000-of-00005.parquet and so on is not there."""
-    there: dict[tuple[str, str, str], set[int]] = {}
+    """Raises UserError where one of NAME-00000-of-00005.parquet and so on is not there.
+
+    Before .parquet each may have a fingerprint of its own.
+    """
+    there: dict[tuple[str, str], set[int]] = {}
     for path in files:
-        if match := re.fullmatch(r"(.*-)(\d{1,9})-of-(\d{1,9})(\D.*)", path.name):
-            there.setdefault((match[1], match[3], match[4]), set()).add(int(match[2]))
-    for (begin, n, end), numbers in there.items():
+        if match := re.fullmatch(r"(.*-)(\d{1,9})-of-(\d{1,9})\D.*", path.name):
+            there.setdefault((match[1], match[3]), set()).add(int(match[2]))
+    for (name, n), numbers in there.items():
         missing = next((i for i in range(min(int(n), len(numbers) + 1)) if i not in numbers), None)
         if missing is not None:
             raise UserError(
-                f"{files[0].parent}: {begin}{missing:0{len(n)}}-of-{n}{end} is missing, of "
+                f"{files[0].parent}: {name}{missing:0{len(n)}}-of-{n}*.parquet is missing, of "
                 f"{int(n)} files; download the data set again"
             )
 

@@ -129,7 +129,7 @@ class Settings:
         if len(self.strengths) != 4 or not all(math.isfinite(x) and x >= 0 for x in self.strengths):
             raise UserError(f"strengths must be four numbers of at least 0, not {self.strengths}")
         if max(self.strengths) > MAX_GAIN - 1:
-            raise UserError(f"strengths must be below {MAX_GAIN:,.0f}, not {self.strengths}")
+            raise UserError(f"strengths must be at most {MAX_GAIN - 1:,.0f}, not {self.strengths}")
         if self.strengths[3] > 0.5:
             raise UserError(f"the strength of hue must be at most 0.5, not {self.strengths[3]}")
         _ = self.perturbations

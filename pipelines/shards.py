@@ -26,6 +26,7 @@ from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.fields import Fields
 from fastsc.pipelines.files import MAX_OPEN, Shard
+from fastsc.pipelines.lists import is_number
 from fastsc.pipelines.progress import tracked
 from fastsc.pipelines.reading import (
     MAX_JSON,
@@ -35,7 +36,7 @@ from fastsc.pipelines.reading import (
     read_text,
 )
 from fastsc.pipelines.tar import TarError
-from fastsc.pipelines.tar_walk import Label, Walked, companions, label_of, walk
+from fastsc.pipelines.tar_walk import Label, Walked, companions, key_of, label_of, walk
 from fastsc.pipelines.walk import EXTENSIONS, is_system
 
 VERSION = 2  # of the cache: what a sample's images and labels are
@@ -236,7 +237,9 @@ def _sorted(
             hidden.append(name)
             continue
         if row in unclear:
-            faults.append((i, name, "its sample has several images, and none is called KEY.jpg"))
+            wanted = f"{os.path.basename(key_of(name))}.jpg"
+            why = f"its sample has several images: name the one that is meant {wanted}"
+            faults.append((i, name, why))
             continue
         label = _folder_of(walked, row, shards[i]) if beside is None else beside[row]
         if label is None or isinstance(label, TarError):
@@ -300,6 +303,9 @@ def _classes(
     root: Path, labels: list[Label], class_names: list[str] | None
 ) -> tuple[tuple[str, ...], list[int]]:
     """The classes' names, and every label as a position among them, or behind them."""
+    if class_names or any(isinstance(label, int) for label in labels):
+        # Others may be numbers in a JSON's quotes.
+        labels = [int(x) if isinstance(x, str) and is_number(x) else x for x in labels]
     numbers = [label for label in labels if isinstance(label, int)]
     if not numbers:
         names = sorted({label for label in labels if isinstance(label, str)})

@@ -98,8 +98,7 @@ def _label(
                 f"its JSON has no {label_key}, but {there}; --label-key names the field"
             )
     else:
-        value = content.decode("utf-8", "replace").strip()
-    if isinstance(text := value, str):  # JSON may have a number in quotes
+        value = text = content.decode("utf-8", "replace").strip()
         if text.isascii() and text.isdecimal() and len(text) < 10:
             value = int(text)
         elif _is_number(text):  # a name of which would be mixed with the others' numbers
@@ -129,24 +128,34 @@ def companions(walked: Walked) -> tuple[set[int], set[int]]:
     of the second nobody can say which is the sample's image (KEY.image.jpg, KEY.mask.png). What has
     a label of its own, KEY.seg.cls, is a sample of its own.
     """
-    names, parts, unclear = walked.names, set[int](), set[int]()
-    samples: dict[tuple[int, str], list[int]] = {}
-    for row, (i, name) in enumerate(zip(walked.shards, names, strict=True)):
-        samples.setdefault((i, _key(name)), []).append(row)
-    for (i, key), rows in samples.items():
-        if len(rows) == 1:
-            continue
-        plain = [row for row in rows if _stem(names[row]) == key]
-        others = [row for row in rows if _stem(names[row]) != key]
-        shared = [row for row in others if not _labels_of(walked, i, _stem(names[row]))]
-        if plain:
-            plain.sort(key=lambda row: (not names[row].lower().endswith(JPEGS), names[row]))
-            # A second one of the same name is a fault, which the caller names.
-            parts.update(row for row in plain[1:] if names[row] != names[plain[0]])
-            parts.update(shared)
-        elif len(shared) > 1 and _labels_of(walked, i, key):
-            unclear.update(shared)
+    parts, unclear = set[int](), set[int]()
+    row, n = 0, len(walked.names)
+    while row < n:  # shard by shard: of a million samples nearly none has two images
+        i, first, more = walked.shards[row], dict[str, int](), dict[str, list[int]]()
+        while row < n and walked.shards[row] == i:
+            key = key_of(walked.names[row])
+            if (before := first.setdefault(key, row)) != row:
+                more.setdefault(key, [before]).append(row)
+            row += 1
+        for key, rows in more.items():
+            _sort_out(walked, i, key, rows, parts, unclear)
     return parts, unclear
+
+
+def _sort_out(
+    walked: Walked, i: int, key: str, rows: list[int], parts: set[int], unclear: set[int]
+) -> None:
+    names = walked.names
+    plain = [row for row in rows if _stem(names[row]) == key]
+    others = [row for row in rows if _stem(names[row]) != key]
+    shared = [row for row in others if not _labels_of(walked, i, _stem(names[row]))]
+    if plain:
+        plain.sort(key=lambda row: (not names[row].lower().endswith(JPEGS), names[row]))
+        # A second one of the same name is a fault, which the caller names.
+        parts.update(row for row in plain[1:] if names[row] != names[plain[0]])
+        parts.update(shared)
+    elif len(shared) > 1 and _labels_of(walked, i, key):
+        unclear.update(shared)
 
 
 def _labels_of(walked: Walked, i: int, stem: str) -> bool:
@@ -157,7 +166,7 @@ def _stem(name: str) -> str:
     return os.path.splitext(name)[0]
 
 
-def _key(name: str) -> str:
+def key_of(name: str) -> str:
     """WebDataset's: without all that follows the first dot behind the folders."""
     folder, slash, base = name.rpartition("/")
     return folder + slash + base.split(".", 1)[0]
@@ -167,7 +176,7 @@ def label_of(walked: Walked, row: int) -> Label | TarError | None:
     """What lies beside an image: under its name without the extension, or without all that follows
     the first dot, which is WebDataset's key."""
     i, name = walked.shards[row], walked.names[row]
-    for stem in (_stem(name), _key(name)):
+    for stem in (_stem(name), key_of(name)):
         for extension in (".cls", ".json"):  # where a field of the second is asked for, it is alone
             if (i, stem + extension) in walked.labels:
                 return walked.labels[i, stem + extension]

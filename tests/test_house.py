@@ -253,18 +253,21 @@ def test_options_of_the_documentation_exist(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_the_page_of_the_other_commands_has_their_options(
-    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (ROOT / "docs" / "commands.md").read_text()
     blocks_of = dict(re.findall(r"^## ([^\n]+)\n\n```text\n(.*?)^```$", page, re.M | re.S))
-    assert len(blocks_of) == page.count("\n## ") == 10
+    commands = {p.stem for p in (ROOT / "fastsc").glob("*.py") if "run_command(" in p.read_text()}
+    assert {words.split()[0] for words in blocks_of} == commands - {"train"}
+    assert len(blocks_of) == page.count("\n## ")
+    monkeypatch.setenv("COLUMNS", "100")
     for words, shown in blocks_of.items():
         command, *kind = words.split()
         with suppress(SystemExit):
             importlib.import_module(f"fastsc.{command}").main([*kind, "--help"])
         text = capsys.readouterr().out
-        options = re.compile(r"(?<![\w-])--[a-z-]+")
-        assert set(options.findall(shown)) == set(options.findall(text)), f"`make options`: {words}"
+        # The usage is laid out otherwise by each version of Python.
+        assert shown.strip().split("\n\n")[1:] == text.strip().split("\n\n")[1:], "`make options`"
 
 
 @pytest.mark.parametrize(

@@ -87,11 +87,12 @@ class _Loader(yaml.SafeLoader):
 class _WordLoader(_Loader):
     yaml_implicit_resolvers = {digit: [(_INT, _NUMBER)] for digit in "0123456789"}  # noqa: RUF012
 
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        for key, _ in node.value:
-            if isinstance(key, ScalarNode):
-                key.tag = _STR
-        return super().construct_mapping(node, deep)
+    def _size_of(self, node: Node, begins: Any) -> int:
+        if isinstance(node, MappingNode):
+            for key, _ in node.value:
+                if isinstance(key, ScalarNode):
+                    key.tag = _STR
+        return super()._size_of(node, begins)
 
 
 def _check_keys(node: MappingNode) -> None:

@@ -72,7 +72,8 @@ def _parser() -> Parser:
     add("--split", metavar="NAME",
         help="folder, tars or split in DIR; default: val, test, train, or DIR itself")
     add("--label-key", metavar="NAME",
-        help="of WebDataset's tars: the field of KEY.json that is the label")
+        help="of WebDataset's tars, those of --transfer-data too: the field of KEY.json that is "
+        "the label")
     add("--class-map", type=Path, metavar="FILE",
         help="JSON or YAML: class folder to the model's output, by number or name")
     add("--class", dest="class_name", metavar="FOLDER",
@@ -92,7 +93,7 @@ def _parser() -> Parser:
     add("--on-bad-image", choices=("raise", "skip"), default="raise",
         help="skip: decode every image once and leave the broken ones out")
 
-    model = parser.add_argument_group("the models; what is given here is for all of them")
+    model = parser.add_argument_group("the models; all but weights is for each of them")
     add = model.add_argument
     add("--weights", type=Path, action="append", default=[], metavar="FILE",
         help="of a torchvision:, timm: or module:function model; once for each, in their order")

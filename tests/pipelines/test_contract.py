@@ -202,6 +202,19 @@ def test_another_world_size_may_resume(make: Make, before: int, after: int) -> N
     assert len(done + rest) == len(set(done + rest)) == N // 6 * 6
 
 
+def test_another_resolution_gives_back_the_memory_of_the_last(make: Make) -> None:
+    loader = make(resolution=64)
+    epoch(loader, 0)
+    loader.set_resolution(64)
+    assert len(loader._pool) > 0
+    deadline = time.monotonic() + 20
+    while len(loader._pool) and time.monotonic() < deadline:  # a thread may hold its last task
+        loader.set_resolution(SIZE + len(loader._pool))
+        loader.set_resolution(SIZE)
+        time.sleep(0.01)
+    assert len(loader._pool) == 0
+
+
 def test_resolution_changes_between_epochs(make: Make) -> None:
     loader = make(resolution=32)
     assert all_equal(epoch(loader, 0), epoch(make(resolution=32), 0))

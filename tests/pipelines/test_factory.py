@@ -35,7 +35,7 @@ from tests.pipelines.conftest import encoded, photograph
         ({"strengths": (0.4, 0.4, 0.4)}, "four numbers"),
         ({"strengths": (0.4, float("nan"), 0.4, 0.1)}, "four numbers"),
         ({"strengths": (0.4, 0.4, 0.4, 0.6)}, "hue"),
-        ({"strengths": (1e7, 0.4, 0.4, 0.1)}, "strengths must be below 1,000,000"),
+        ({"strengths": (1e7, 0.4, 0.4, 0.1)}, "strengths must be at most 999,999"),
         ({"perturb": ({"blur": 7},)}, "write a name, as blur or blur=2"),
         ({"val_crop": 0.0}, "val_crop"),
         ({"decode_hardware": 1.5}, r"decode_hardware must lie in \[0, 1\]"),

@@ -120,6 +120,7 @@ def test_a_number_that_no_image_has_need_not_be_among_trainings_classes(folder: 
     path = write(folder / "train" / "x.csv", rows)
     index = scan(path, classes=("1", "2", "3", "4"))
     assert index.targets.tolist() == [1, 3]
+    assert scan(path, classes=("001", "002", "004")).targets.tolist() == [1, 2]
     with pytest.raises(UserError, match=r"x\.csv: class 4 is not among the training classes"):
         scan(path, classes=("1", "2", "3"))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import socket
 import zipfile
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from fastsc.pipelines import files
 from fastsc.pipelines.errors import UserError
 from fastsc.pipelines.fields import Fields
 from fastsc.pipelines.reading import (
@@ -19,6 +21,25 @@ from fastsc.pipelines.reading import (
     read_text,
     require_file_or_nothing,
 )
+
+
+class Slow(io.FileIO):
+    """A file of a network's disk, which gives a few bytes at a time."""
+
+    def read(self, n: int = -1) -> bytes:
+        return super().read(min(n, 7) if n >= 0 else n)
+
+
+def test_an_image_that_comes_in_small_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x.jpg"
+    path.write_bytes(bytes(range(100)))
+    monkeypatch.setattr(files, "open", lambda name, *_, **__: Slow(name), raising=False)
+    assert files.read_file(files.Place(str(path), 100)) == bytes(range(100))
+    for n in (90, 110):
+        with pytest.raises(files.DecodeError, match=f"has changed since it was indexed .{n} bytes"):
+            files.read_file(files.Place(str(path), n))
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket", "device", "folder"])

@@ -119,7 +119,12 @@ def test_other_jpegs(library: str, kind: str) -> None:
 def test_a_scaled_side_of_one_pixel(library: str) -> None:
     data = encoded(Image.new("RGB", (2000, 4), (90, 90, 90)), quality=92)
     part = decode_scaled(data, 4, 2000, 8, 4)
-    assert part is None or (part.shape == (1, 250, 3) and (abs(part.astype(int) - 90) < 3).all())
+    if library == "pillow":  # whose draft keeps both sides at a pixel or more of a larger scale
+        assert part is None
+        return
+    assert part is not None
+    assert part.shape == (1, 250, 3)
+    assert (abs(part.astype(int) - 90) < 3).all()
 
 
 def test_what_cannot_be_scaled_is_left_to_the_other_way(library: str) -> None:

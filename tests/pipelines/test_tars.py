@@ -264,6 +264,11 @@ def test_a_number_in_quotes_is_a_number(tmp_path: Path) -> None:
     files = {"0.json": b'{"label": "12"}', "0.jpg": PHOTO, "1.cls": b"2", "1.jpg": PHOTO}
     write(tmp_path / "0.tar", files)
     assert scan(tmp_path).targets.tolist() == [2, 12]
+    quoted = {"0.json": b'{"label": "2"}', "0.jpg": PHOTO, "1.json": b'{"label": "10"}'}
+    write(tmp_path / "0.tar", quoted | {"1.jpg": PHOTO})
+    assert scan(tmp_path).classes == ("10", "2")  # names, where all are in quotes
+    (tmp_path / "classes.txt").write_text("\n".join(f"class {i}" for i in range(12)))
+    assert scan(tmp_path).targets.tolist() == [2, 10]  # numbers of its lines
 
 
 @pytest.mark.parametrize(
@@ -368,7 +373,7 @@ def test_a_sample_of_two_files_has_one_image(tmp_path: Path) -> None:
     index = scan(tmp_path)
     assert index.paths == ("2.jpg", "0.jpg")
     assert index.passed_over == ("0.depth.png", "0.png")
-    why = "its sample has several images, and none is called KEY.jpg"
+    why = "its sample has several images: name the one that is meant 1.jpg"
     assert [(Path(bad.path).name, bad.reason) for bad in index.faults] == [
         ("1.image.jpg", why), ("1.mask.png", why),
     ]  # fmt: skip

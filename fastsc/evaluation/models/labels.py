@@ -46,11 +46,12 @@ def map_labels(
     """The model's output for the class folder of each image.
 
     Folders are found by the names of the model's classes: as they are, else without regard to case,
-    spaces and underscores; of several names with commas between them each counts, in a folder's
-    name too where they lead to one output. ImageNet's also go by their WordNet names ("n01440764").
+    spaces, underscores and a number's leading zeros; of several names with commas between them each
+    counts, in a folder's name too where they lead to one output. ImageNet's also go by their
+    WordNet names ("n01440764").
     Where a model has no names and as many outputs as there are folders, these are taken in sorted
-    order, as torchvision's ImageFolder has them, though a few be called as classes of ImageNet;
-    where it has names and the folders are called 0 to n - 1, by number.
+    order, as torchvision's ImageFolder has them, though one in twenty be called as a class of
+    ImageNet; where it has names and the folders are called 0 to n - 1, by number.
 
     Args:
         split: The images.
@@ -78,7 +79,7 @@ def map_labels(
     as_many = len(folders) == model.n_classes
     if class_map is not None:
         outputs, how = outputs | given, "map"
-    elif not n_found or (as_many and model.classes is None and 2 * n_found < len(folders)):
+    elif not n_found or (as_many and model.classes is None and 20 * n_found < len(folders)):
         numbered = tuple(map(str, range(model.n_classes)))
         if not as_many or (model.classes is not None and set(folders) != set(numbered)):
             return Labels(nothing, _mismatch(folders, model), "nothing", {})
@@ -95,10 +96,13 @@ def map_pairs(split: Split, source: Source, data: Labels) -> Labels:
     model's classes by its name. Their order says nothing: a list need not have all of them.
     """
     names, classes = _Names(source), split.index.classes
+    are_named = data.how != "order" or source.classifier.classes is not None
     of_class = []
     for name in classes:
-        output = data.outputs.get(name, NONE)
-        of_class.append(NONE if not name else output if output != NONE else names.find(name))
+        output = data.outputs.get(name, NONE) if name else NONE
+        if output == NONE and name and are_named:
+            output = names.find(name)
+        of_class.append(output)
     targets = np.array(of_class, np.int64)[split.index.targets]
     lost = [name for name, output in zip(classes, of_class, strict=True) if name and output == NONE]
     reason = None
@@ -145,6 +149,9 @@ class _Names:
 
 
 def _plain(name: str) -> str:
+    """Without what names of one class differ by: case, spaces, a number's leading zeros."""
+    if name.isdecimal():
+        return name.lstrip("0") or "0"
     return "".join(name.casefold().replace("_", " ").split())
 
 

@@ -51,8 +51,8 @@ def headline(s: Results) -> str:
         best = max(top1, key=lambda claim: claim.theirs.value)
         cost = f"{signed(100 * best.estimate.value, 1)} points"
     return (
-        f"{capitalized(s.chosen)} leaves {100 * effect.estimate.value:.0f} % of plain training’s movement, at "
-        f"{cost} of top-1 against the better baseline"
+        f"{capitalized(s.chosen)} leaves {100 * effect.estimate.value:.0f} % of plain training’s "
+        f"movement, at {cost} of top-1 against the better baseline"
     )
 
 

@@ -80,12 +80,14 @@ def test_a_snapshot_of_which_a_file_is_missing(
     small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = small / "data"
-    (data / "train-0.parquet").rename(data / "train-00000-of-00003.parquet")
+    (data / "train-0.parquet").rename(data / "train-00000-of-00003-b4aa.parquet")
     (data / "validation-0.parquet").rename(data / "validation-00000-of-00001-0a1b.parquet")
-    shutil.copy(data / "train-00000-of-00003.parquet", data / "train-00002-of-00003.parquet")
+    first = data / "train-00000-of-00003-b4aa.parquet"
+    shutil.copy(first, data / "train-00002-of-00003-7dbb.parquet")
     words = ["tar", "--data", f"hf:{small}", "--out", tmp_path / "out"]
-    assert "train-00001-of-00003.parquet is missing, of 3 files" in mistake(capsys, *words)
-    shutil.copy(data / "train-00000-of-00003.parquet", data / "train-00001-of-00003.parquet")
+    assert "train-00001-of-00003*.parquet is missing, of 3 files" in mistake(capsys, *words)
+    shutil.copy(first, data / "train-00001-of-00003-19cc.parquet")
+    (data / "._train-00000-of-00009.parquet").write_bytes(b"Mac OS X")
     assert pack(Path(f"hf:{small}"), tmp_path / "out") == 0
 
 

@@ -309,8 +309,9 @@ def test_a_step_is_replayed_from_tars_with_its_substitutes(
     assert shown[0] == shown[1]
 
 
-@needs_ffcv
-def test_label_key_reaches_the_shards(tmp_path: Path) -> None:
+@pytest.fixture
+def species(tmp_path: Path) -> Path:
+    """WebDataset's tars whose labels are in a field of another name."""
     for part in ("train", "val"):
         (tmp_path / "wds").mkdir(exist_ok=True)
         with tarfile.open(tmp_path / "wds" / f"photos-{part}-000.tar", "w") as tar:
@@ -321,11 +322,19 @@ def test_label_key_reaches_the_shards(tmp_path: Path) -> None:
                     entry = tarfile.TarInfo(name)
                     entry.size = len(content)
                     tar.addfile(entry, io.BytesIO(content))
+    return tmp_path / "wds"
+
+
+def test_label_key_reaches_the_shards(species: Path, tmp_path: Path) -> None:
     words = ["--pipeline", "cpu", "--label-key", "species", "--epochs", "1"]
-    run(tmp_path / "wds", tmp_path / "run", *words)
+    run(species, tmp_path / "run", *words)
     (header,) = events(tmp_path / "run", "header")
     assert (header["classes"], header["images"], header["val_images"]) == (2, 8, 8)
-    words = ["beton", "--data", tmp_path / "wds", "--out", tmp_path / "ffcv"]
+
+
+@needs_ffcv
+def test_a_beton_of_tars_with_a_label_key(species: Path, tmp_path: Path) -> None:
+    words = ["beton", "--data", species, "--out", tmp_path / "ffcv"]
     assert prepare.main([*map(str, words), "--label-key", "species"]) == 0
     assert open_beton(tmp_path / "ffcv" / "train.beton").classes == ("cat", "dog")
 

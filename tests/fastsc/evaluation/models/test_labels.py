@@ -111,6 +111,8 @@ def test_by_order_though_a_few_folders_are_called_as_imagenets_classes() -> None
     found = map_labels(split(*folders), model)
     assert (found.targets[::2] == np.arange(1000)).all()
     assert (found.reason, found.how) == (None, "order")
+    assert map_pairs(split("product-007", "tench"), model, found).targets.tolist() == [9, 9, -1, -1]
+    assert map_labels(split(*folders[:900], *imagenet_synsets()[:100]), model).how == "names"
     assert mapped(split("desk", "lemon", "yak"), model) == {"desk": 526, "lemon": 951, "yak": -1}
 
 
@@ -178,6 +180,12 @@ def test_a_map_wins_over_names(suffix: str, tmp_path: Path) -> None:
     assert (found.reason, found.how) == (None, "map")
 
 
+def test_numbers_with_and_without_leading_zeros() -> None:
+    assert mapped(split("1", "02", "010"), source(3, "01", "02", "10")) == {
+        "1": 0, "02": 1, "010": 2,
+    }  # fmt: skip
+
+
 def test_folders_that_yaml_would_take_for_other_values(tmp_path: Path) -> None:
     path = tmp_path / "map.yaml"
     path.write_text("yes: 1\nno: yes\n001: 3\n010: 010\n2020-01-01: 0\n1.0: no\n~: 4\n")
@@ -209,6 +217,8 @@ def test_a_map_of_some_folders_is_never_filled_up_by_order(tmp_path: Path) -> No
         ("m.yaml", "apple: bota", r"no one class 'bota'; did you mean boat\?"),
         ("m.json", "{", "not JSON"),
         ("m.yaml", "apple: [", "not YAML"),
+        ("m.yaml", "apple: 0\n'apple': 1", "'apple' is given twice"),
+        ("m.yaml", "1: 0\n'1': 1", "'1' is given twice"),
         ("m.yaml", "- apple", "line by line, as apple: 3"),
         ("m.yaml", "", "line by line"),
         ("m.yaml", "apple: caf\udce9", "not a text file"),
