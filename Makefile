@@ -38,7 +38,7 @@ docs: $(STAMP) ## the documentation as a site (site/index.html); a dead link fai
 	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict $(ARGS)
 	echo "Wrote site/index.html"
 
-test: ## the tests that are quick and, at the same time, lint (7 to 9 minutes on two cores)
+test: ## the tests that are quick and, at the same time, lint (4 to 7 minutes on two cores)
 	@$(MAKE) --no-print-directory -j2 suite lint || {
 	    echo "make test: the tests or lint failed; make lint runs lint alone" >&2; exit 1; }
 
