@@ -186,7 +186,6 @@ class _Workers:
         if record is None or not (run / "weights.safetensors").exists():
             place = {"data": str(sweep.data), "out": str(run), "resume": True}
             self._call("train", [sweep.study.recipe, *words({**task.values, **place})], run)
-            command = [sweep.study.recipe, *words({"data": "DIR", **task.values})]
             record = record_of(
                 run,
                 study=sweep.study.name,
@@ -194,7 +193,7 @@ class _Workers:
                 seed=task.seed,
                 key=task.key,
                 options=science(task.config),
-                command=shlex.join(["python", "-m", "fastsc.train", *command]),
+                command=command_of(sweep.study, task.arm, task.seed),
                 trial=sweep.trial,
             )
             write_record(records, record)
@@ -273,6 +272,12 @@ class _Workers:
 
 def _number(value: float | None, scale: float, digits: int) -> str:
     return "undefined" if value is None else f"{scale * value:.{digits}f}"
+
+
+def command_of(study: Study, arm: Arm, seed: int) -> str:
+    """The training of a run as one types it, with DIR for its data."""
+    options = {"data": "DIR", **study.values(arm, seed)}
+    return shlex.join(["python", "-m", "fastsc.train", study.recipe, *words(options)])
 
 
 def words(options: Mapping[str, Any]) -> list[str]:

@@ -13,7 +13,7 @@ from fastsc.reproduction.cost import cells_of, speeds_of
 from fastsc.reproduction.page import words
 from fastsc.reproduction.page.words import EQUAL, NONE, count, signed, table
 from fastsc.reproduction.records import Record
-from fastsc.reproduction.runner import Task
+from fastsc.reproduction.runner import Task, command_of
 from fastsc.reproduction.runner import words as typed
 from fastsc.reproduction.seeds import LEVEL, SeedEstimate, mean_over, prediction
 from fastsc.reproduction.study import Study
@@ -79,6 +79,10 @@ class Results:
     def of(self, name: str) -> list[Record]:
         """The records of an arm by seed."""
         return [record for (arm, _), record in sorted(self.runs.items()) if arm == name]
+
+    def command(self, name: str) -> str:
+        """The training of an arm's first seed as one types it: recipes may have changed since."""
+        return command_of(self.study, self.study.arms[name], self.of(name)[0].seed)
 
     def estimate(self, name: str, key: str) -> SeedEstimate:
         """A figure of an arm over its seeds."""
