@@ -132,3 +132,23 @@ def test_values_have_types_and_ranges() -> None:
         with pytest.raises(UserError, match=r"^f: ") as caught:
             read()
         assert len(str(caught.value)) < 150
+
+
+class Runs:
+    """Runs code where it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def test_arrays_that_are_pickles_are_not_unpickled(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", a=np.array([Runs(tmp_path / "ran")], object))
+    with np.load(tmp_path / "x.npz", allow_pickle=True) as arrays:
+        assert arrays["a"].shape == (1,)
+    (tmp_path / "ran").rmdir()  # so it would
+    with pytest.raises(UserError, match="the file"):
+        load_arrays(tmp_path / "x.npz", "the file", 10_000)
+    assert not (tmp_path / "ran").exists()

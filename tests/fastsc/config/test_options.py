@@ -28,7 +28,11 @@ from fastsc.errors import UserError
 def test_a_recipe_gives_its_values_and_the_command_line_wins() -> None:
     config = parse(["cifar100", "--data", "d"])
     assert (config.recipe, config.data.data) == ("cifar100", "d")
-    assert (config.data.pipeline, config.data.resolution, config.data.crop) == ("memory", 32, "reflect")
+    assert (config.data.pipeline, config.data.resolution, config.data.crop) == (
+        "memory",
+        32,
+        "reflect",
+    )
     assert (config.model.model, config.model.stem) == ("fastsc:resnet8w32", "cifar")
     assert config.data.flip
 

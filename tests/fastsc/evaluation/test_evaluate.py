@@ -9,6 +9,8 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
@@ -17,6 +19,8 @@ from PIL import Image
 
 from fastsc import evaluate, train
 from fastsc.evaluation import progress
+from fastsc.evaluation.models.sources import Source
+from fastsc.evaluation.run import _strengths
 from fastsc.pipelines import scan
 from fastsc.run.log import read_log
 from tests.fastsc.evaluation import tiny
@@ -208,6 +212,23 @@ def test_models_that_cannot_be_asked(
     assert "1 names for 2 models" in mistake(capsys, "a", "b", "--names", "x", *data)
     files = "--weights", "a.pt", "--weights", "b.pt"
     assert "2 files for 1 models" in mistake(capsys, "timm:resnet10t", *files, *data)
+
+
+def test_strengths_of_several_runs_are_said() -> None:
+    ours, stronger = (0.4, 0.4, 0.4, 0.1), (0.8, 0.8, 0.8, 0.2)
+    for trained, wanted, lines in (
+        ([ours, ours], ours, []),
+        ([stronger, stronger], stronger, ["strengths: 0.8 0.8 0.8 0.2"]),
+        ([None, stronger], stronger, ["strengths: 0.8 0.8 0.8 0.2"]),
+        ([ours, stronger], ours, [
+            "the runs were trained with different --strengths; these are the default's",
+            "strengths: 0.4 0.4 0.4 0.1",
+        ]),
+    ):  # fmt: skip
+        sources = [cast("Source", SimpleNamespace(strengths=strengths)) for strengths in trained]
+        said: list[str] = []
+        assert _strengths(sources, said.append) == wanted
+        assert said == lines
 
 
 @pytest.mark.usefixtures("no_page")
