@@ -263,6 +263,7 @@ def test_collapse_is_warned_of(image_folder: Path, tmp_path: Path) -> None:
         (["--paired-fraction", "1.5"], "at most 1"),
         (["--accumulate", "3"], "multiple of --accumulate"),
         (["--accumulate", "2", "--paired-fraction", "0.4"], "3 pairs"),
+        (["--accumulate", "4", "--paired-fraction", "0.75"], "take 1 (8 pairs)"),
         (["--ema", "1"], "--ema must be below 1"),
         (["--clip-grad", "0"], "--clip-grad must be above 0"),
         (["--ds-at", "layer9"], "layer"),
