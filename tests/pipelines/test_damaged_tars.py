@@ -354,3 +354,16 @@ def test_a_shard_that_is_replaced_while_it_is_opened(
         with pytest.raises(OSError, match="the shard has changed"):
             shard.read(4, 0)
     assert shard.read(4, 0) == b"AAAA"
+
+
+@pytest.mark.parametrize("form", [tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_cut_in_a_long_name(tmp_path: Path, form: int) -> None:
+    name = "cat/" + "x" * 150 + ".jpg"
+    with tarfile.open(tmp_path / "0.tar", "w", format=form) as tar:
+        for i in range(2):
+            entry = tarfile.TarInfo(f"{i}" if i == 0 else name)
+            tar.addfile(entry)
+    data = (tmp_path / "0.tar").read_bytes()
+    (tmp_path / "0.tar").write_bytes(data[: 2 * 512 + 100])
+    with pytest.raises(UserError, match="truncated: it ends in the name at byte 512"):
+        scan(tmp_path)
