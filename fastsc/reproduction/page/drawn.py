@@ -19,7 +19,7 @@ from fastsc.reproduction.claims import (
     number_of,
 )
 from fastsc.reproduction.page.results import Results
-from fastsc.reproduction.page.words import effect, seeds, signed
+from fastsc.reproduction.page.words import capitalized, effect, seeds, signed
 from fastsc.reproduction.records import Record
 from fastsc.training.alpha import TOLERANCE, near
 
@@ -54,11 +54,6 @@ def headline(s: Results) -> str:
         f"{capitalized(s.chosen)} leaves {100 * effect.estimate.value:.0f} % of plain training’s "
         f"movement, at {cost} of top-1 against the better baseline"
     )
-
-
-def capitalized(text: str) -> str:
-    """With a capital letter at its beginning, and what follows as it is."""
-    return text[:1].upper() + text[1:]
 
 
 def _plane(s: Results) -> Picture | None:

@@ -107,6 +107,11 @@ def enough(effect: Effect | Goal) -> str:
     return "" if n is None else f"; {count(n, 'seed')} would decide"
 
 
+def capitalized(text: str) -> str:
+    """With a capital letter at its beginning, and what follows as it is."""
+    return text[:1].upper() + text[1:]
+
+
 def count(n: int, noun: str) -> str:
     """1 seed, 3 seeds, 20,000 images."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"

@@ -7,6 +7,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from fastsc import evaluate
 
 NETS = """
@@ -78,3 +80,13 @@ def figures(out: Path) -> dict[str, float]:
 
 def asked(*words: object) -> int:
     return evaluate.main([str(word) for word in (*FAST, *words)])
+
+
+def mistake(capsys: pytest.CaptureFixture[str], *words: object) -> str:
+    """The one line of a call that ends with status 2 and writes nothing."""
+    assert asked(*words, "--out", "out") == 2
+    found = capsys.readouterr().err
+    assert found.startswith("fastsc.evaluate: ")
+    assert found.count("\n") == 1
+    assert not Path("out").exists()
+    return found
