@@ -64,6 +64,32 @@ def test_our_own_fault_is_not_caught() -> None:
         run_command("fastsc.x", raises(OSError("no file of anybody's")), [])
 
 
+def test_a_signal_while_the_handlers_are_being_set(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It counts as soon as all are: the work begins, and is interrupted."""
+    real, begun = signal.signal, []
+
+    def set_and_raise(number: int, handler: Any) -> Any:
+        before = real(number, handler)
+        if not begun:
+            begun.append("handlers")
+            signal.raise_signal(number)
+        return before
+
+    def work(words: list[str]) -> int:
+        begun.append("work")
+        time.sleep(10)
+        return 0
+
+    before = [signal.getsignal(number) for number in SIGNALS]
+    monkeypatch.setattr(signal, "signal", set_and_raise)
+    assert run_command("fastsc.x", work, [], status=75, stop=StopSignal("by {}")) == 75
+    assert begun == ["handlers", "work"]
+    assert capsys.readouterr().err == "fastsc.x: by SIGTERM\n"
+    assert [signal.getsignal(number) for number in SIGNALS] == before
+
+
 @pytest.mark.parametrize("number", SIGNALS)
 def test_a_signal_interrupts(number: signal.Signals, capsys: pytest.CaptureFixture[str]) -> None:
     outside = signal.getsignal(number)
