@@ -10,6 +10,7 @@ step/pair           pairs of N images, compiled, pooling and DS fused: the defau
 step/pair-separate  the same with pooling and DS each by itself
 step/pair-eager     the same without torch.compile
 step/pair-eager-…   that with one technique less: float32, NCHW memory, DS by eager torch
+step/pair-eager-front[-sq]  DS by eager torch and a front-end, with the cosine or the squared ratio
 """
 
 from __future__ import annotations
@@ -117,6 +118,8 @@ def variants(options: argparse.Namespace) -> dict[str, Callable[[], Bench]]:
         "single": make(n, **SINGLE, **compiled),
         "pair-eager-fp32": make(n, precision="fp32", **separate),
         "pair-eager-nchw": make(n, channels_last=False, **separate),
+        "pair-eager-front": make(n, front="rgb-luma-minmax", **separate),
+        "pair-eager-front-sq": make(n, front="rgb-luma-minmax", ds="sq", **separate),
     }
 
 

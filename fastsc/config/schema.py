@@ -166,10 +166,10 @@ class DataConfig:
 class MethodConfig:
     """Semantic continuity: loss = CE + alpha * DS(clean view, perturbed view)."""
 
-    # docs/reproduction.md compares the default with other settings, with its reasons. A cosine has
-    # no scale that could be shrunk; l2 at 1, the paper's plain reading, collapses the features, and
-    # so does a cosine at 100 from the first step: a weight that rises over the whole run leaves the
-    # early epochs to the cross-entropy.
+    # docs/reproduction-details.md sets the default beside other settings. A cosine has no scale
+    # that could be shrunk; l2 at 1, the paper's plain reading, collapses the features, and a cosine
+    # at 100 from the first step costs two fifths of top-1: a weight that rises over the whole run
+    # leaves the early epochs to the cross-entropy.
     alpha: float = option(30.0, low=0, high=1_000_000)
     """Weight of DS in the loss; 0 trains without it (DS is still logged). It belongs to the kind of
     DS: cosine bears 10 to 100, rising, sq 8 to 32, rising, relative about 1, l2 about 0.1; l2 at 1

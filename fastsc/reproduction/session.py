@@ -125,8 +125,8 @@ def open_session(
     study = study.changed(_options(study, more))
     if args.max_steps is not None:
         study = study.changed({"max_steps": args.max_steps})
-    default = study.config(study.arms[study.default], Path("DIR"), 0)
-    trial = args.limit_images is not None or default.optim.max_steps is not None
+    common = study.config(study.arms[study.reference], Path("DIR"), 0)
+    trial = args.limit_images is not None or common.optim.max_steps is not None
     data: Path = args.data
     if not data.is_dir():
         raise UserError(f"--data {data}: there is no such folder")
@@ -139,13 +139,13 @@ def open_session(
     blind = args.dry_run and not any((data / name).is_dir() for name in ("val", "test"))
     if blind:
         lines.append(f"{data} has no validation images: nothing counts as done")
-    larger = args.limit_images is None and _larger(study, default.data.pipeline, data, lines)
-    if study.held_out and (default.data.pipeline == "ffcv" or default.data.val != "auto"):
+    larger = args.limit_images is None and _larger(study, common.data.pipeline, data, lines)
+    if study.held_out and (common.data.pipeline == "ffcv" or common.data.val != "auto"):
         raise UserError(
             f"study {study.name} validates on training images that it holds out: leave --val and "
             "--pipeline ffcv out"
         )
-    if larger and default.data.val == "none":
+    if larger and common.data.val == "none":
         raise UserError("a study needs validation images: leave --val none out")
     if larger and args.dry_run and (args.out / "images" / "train").is_dir():
         data = args.out / "images"
@@ -169,11 +169,11 @@ def open_session(
         resources.enter_context(locked(args.out))
     if args.limit_images is not None:
         data, line = limited(data, args.out, args.limit_images)
-        study, smaller = _smaller_batch(study, default.optim.batch_size, args.limit_images)
+        study, smaller = _smaller_batch(study, common.optim.batch_size, args.limit_images)
         lines += [line, *smaller]
     elif larger and not args.dry_run:
         data, line = share(
-            data, args.out, study.images, val=default.data.val == "auto", held_out=study.held_out
+            data, args.out, study.images, val=common.data.val == "auto", held_out=study.held_out
         )
         lines.append(line)
     if trial:

@@ -59,21 +59,17 @@ class Evaluated:
         arms: By name.
         questions: Of `fastsc.evaluation.QUESTIONS`.
         seeds: Of each arm, the first so many.
-        images: Of a question, in place of the quick budget's. In YAML also a number, of each.
-        also: Further arms, of which these questions alone are asked.
+        images: Of a question, in place of the quick budget's.
     """
 
     arms: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
     seeds: int = 0
     images: Mapping[str, int] = field(default_factory=dict)
-    also: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def asked(self, arm: str, nth: int) -> tuple[str, ...]:
         """The questions about an arm's run of the nth seed, from 0; none about most."""
-        if not 0 <= nth < self.seeds:
-            return ()
-        return self.questions if arm in self.arms else self.also.get(arm, ())
+        return self.questions if arm in self.arms and 0 <= nth < self.seeds else ()
 
 
 @dataclass(frozen=True)
@@ -99,12 +95,14 @@ class Study:
             chosen; 0: all validation images.
         options: Of every arm, over the recipe's.
         epochs: E.
-        default: The arm that is recommended.
-        reference: Plain training, in whose units continuity is given.
+        reference: The arm that others are set beside; of a study with a default plain training, in
+            whose units continuity is given.
+        default: The arm whose claims are tested; empty: the arms are only set side by side.
         baselines: Arms of equal cost that a claim has to beat.
         augmentation: The one of them that sees the same views as the default.
         claimed: Further arms whose claims are tested -> the arms that they are tested against.
-        reason: Why the default is what it is; no results, which the page takes from the records.
+        reason: Why the default is what it is, or what the arms are set side by side for; no
+            results, which the page takes from the records.
         chosen: How it was chosen, which a reader of its verdicts has to know.
         arms: By name, in the order in which they are run.
         seeds: Of an arm that does not say how many.
@@ -123,11 +121,11 @@ class Study:
     recipe: str
     images: int
     epochs: int
-    default: str
     reference: str
-    baselines: tuple[str, ...]
-    augmentation: str
     arms: Mapping[str, Arm]
+    default: str = ""
+    baselines: tuple[str, ...] = ()
+    augmentation: str = ""
     seeds: int = 1
     first_seed: int = 0
     held_out: int = 0
@@ -262,12 +260,8 @@ def _shipped(name: str) -> str:
 
 
 def _evaluated(values: Mapping[str, Any]) -> Evaluated:
-    settings: dict[str, Any] = {
-        k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
-    }
-    if isinstance(images := settings.get("images"), int):
-        settings["images"] = dict.fromkeys(SIZED, images)
-    return Evaluated(**{**settings, "also": _lists(values.get("also", {}))})
+    lists: dict[str, Any] = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
+    return Evaluated(**{**values, **lists})
 
 
 def _lists(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -316,18 +310,18 @@ def _typed(value: Study | Arm | Evaluated | Rate, place: str) -> Fields:
 
 
 def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
-    if not study.baselines or min(study.epochs, study.images) < 1 or not study.arms:
-        wrong("baselines and arms must not be empty, and epochs and images be at least 1")
+    if min(study.epochs, study.images) < 1 or not study.arms:
+        wrong("arms must not be empty, and epochs and images be at least 1")
     for name in study.groups:
         if name not in GROUPS:
             wrong(f"groups has {name!r}, which is no part of the page{did_you_mean(name, GROUPS)}")
     referred: dict[str, Sequence[str]] = {
-        "default": (study.default,),
+        "default": (study.default,) if study.default else (),
         "reference": (study.reference,),
-        "augmentation": (study.augmentation,),
+        "augmentation": (study.augmentation,) if study.augmentation else (),
         "baselines": study.baselines,
         "quick": study.quick,
-        "evaluate": (*study.evaluate.arms, *study.evaluate.also),
+        "evaluate": study.evaluate.arms,
         "claimed": (*study.claimed, *chain(*study.claimed.values())),
         **study.groups,
     }
@@ -335,8 +329,16 @@ def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
         for name in names:
             if name not in study.arms:
                 wrong(f"{where} names {name!r}, which is no arm{did_you_mean(name, study.arms)}")
+    if study.default and study.augmentation not in study.baselines:
+        wrong("its default's claims are tested against baselines, one of them the augmentation")
+    tested = study.baselines, study.augmentation, study.claimed, study.quick
+    if not study.default and any(tested):
+        wrong("baselines, augmentation, claimed and quick are of a study with a default")
+    for name, against in {study.default: study.compared, **study.claimed}.items():
+        if study.default and (not against or name in against):
+            wrong(f"the claims of {name} must be tested against other arms")
     asked = study.evaluate
-    for question in chain(asked.questions, *asked.also.values()):
+    for question in asked.questions:
         if question not in QUESTIONS:
             wrong(f"evaluate asks {question!r}{did_you_mean(question, QUESTIONS)}")
     for question in asked.images:
@@ -363,6 +365,8 @@ def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
     for name in study.groups.get("target", ()):
         if study.config(study.arms[name], Path("DIR"), 0).method.ds_target is None:
             wrong(f"target names {name!r}, which has no ds_target")
-    for scale in study.scales:
-        scaled = study.scaled(scale)
-        scaled.config(scaled.arms[study.default], Path("DIR"), 0)
+    if study.default and not study.plain(study.reference):
+        wrong(f"reference names {study.reference!r}, which is no plain training")
+    for scaled in map(study.scaled, study.scales):
+        for arm in scaled.arms.values():
+            scaled.config(arm, Path("DIR"), 0)

@@ -82,27 +82,19 @@ def over_alpha(
     return draw(title, paint, height=2 * _PANEL)
 
 
-def trajectories(
-    panels: Sequence[Panel],
-    title: str,
-    *,
-    x: str = "step",
-    named: Mapping[str, Mapping[str, Any]] | None = None,
-) -> str:
+def trajectories(panels: Sequence[Panel], title: str) -> str:
     """Lines over steps, in one panel or more under one another.
 
     Args:
         panels: From top to bottom.
         title: The finding.
-        x: What the steps are.
-        named: What else the key explains: words and the style of a line.
     """
-    keys = dict(named or {})
+    keys: dict[str, Any] = {}
     if any(line.target is not None for panel in panels for line in panel.lines):
         keys["its target"] = {"color": COLORS["grey"], "linewidth": 1.3, "linestyle": DASHES}
 
     def paint(figure: Any) -> None:
-        axes = _panels(figure, [panel.y for panel in panels], x)
+        axes = _panels(figure, [panel.y for panel in panels], "step")
         for axis, panel in zip(axes, panels):
             axis.set_yscale("log" if panel.log else "linear")
             for place, line in enumerate(panel.lines):

@@ -107,7 +107,7 @@ def _write(folder: Path, studies: Sequence[Results], **more: object) -> Path:
     templates.globals.update(
         claims=CLAIMS, picture=picture, headline=headline, all=studies, image_words=image_words,
         studies=[s for s in studies if s.runs],
-        decided=[s for s in studies if s.runs and not s.study.held_out],
+        decided=[s for s in studies if s.runs and s.study.default],
         **{"docs": False, "trial": False, **more},
     )  # fmt: skip
     names = (PAGE, DETAILS, COMMANDS)

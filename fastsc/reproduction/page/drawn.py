@@ -102,10 +102,21 @@ def _alpha(s: Results) -> Picture | None:
     return Picture(title, svg)
 
 
-def _by_kind(s: Results) -> Picture | None:
+def _continuity(s: Results) -> Picture | None:
     """Figure 4: ds_relative under each perturbation alone."""
+    names = s.study.reference, *s.study.baselines, s.study.default
+    return _by_kind(s, names, s.chosen, "plain training")
+
+
+def _depth(s: Results) -> Picture | None:
+    """The same in another network: the first arm of the group has no constraint."""
+    names = s.group("depth", 2)
+    return _by_kind(s, names, s.label(names[-1]), s.label(names[0])) if names else None
+
+
+def _by_kind(s: Results, wanted: Sequence[str], ours: str, theirs: str) -> Picture | None:
+    """ds_relative by perturbation; the last arm against the first one, by these names."""
     kinds = [measure for measure in CLAIMS["continuity"] if measure.kind]
-    wanted = s.study.groups.get("depth") or (s.study.reference, *s.study.baselines, s.study.default)
     series = []
     for mark, name in zip(MARKS, s.present(wanted)):
         estimates = [s.estimate(name, measure.key) for measure in kinds]
@@ -114,11 +125,11 @@ def _by_kind(s: Results) -> Picture | None:
             series.append(fig.Series(_label(s, name, n), estimates, mark))
     if len(series) < 2:
         return None
-    effects = effects_of(s.runs, kinds, s.study.default, [s.study.reference])
+    effects = effects_of(s.runs, kinds, wanted[-1], wanted[:1])
     title = "ds_relative under each perturbation alone"
     if effects and effects[0].estimate.n > 1:
         falls = sum(claim.verdict == "holds" for claim in effects)
-        title = f"ds_relative is smaller with {s.chosen} than with plain training: shown for "
+        title = f"ds_relative is smaller with {ours} than with {theirs}: shown for "
         title += f"{falls} of {len(effects)} perturbations"
     return Picture(title, fig.by_perturbation(series, tuple(STRENGTHS), title, y=DS_AXIS))
 
@@ -176,9 +187,9 @@ def _effects(s: Results, *, ratios: bool) -> Picture | None:
     svg = fig.effects(
         sections,
         title,
-        f"default over {base}" if ratios else f"default less {base}, points",
+        f"{s.chosen} {'over' if ratios else 'less'} {base}{'' if ratios else ', points'}",
         ratios=ratios,
-        directions=("default better", "default worse") if ratios else ("smaller", "larger"),
+        directions=("better", "worse") if ratios else ("smaller", "larger"),
         write="{:.2f}".format if ratios else lambda value: signed(value, 1),
     )
     return Picture(title, svg)
@@ -189,14 +200,10 @@ def _targets(s: Results) -> Picture | None:
     records = [record for name in s.group("target", 1) for record in s.steered([name])[:1]]
     if not records:
         return None
-    targets = sorted({float(record.options["ds_target"]) for record in records})
-    starts = sorted({float(record.options["alpha"]) for record in records})
-    by_target, by_start = dict(zip(targets, MARKS)), dict(zip(starts, MARKS))
     ds, alphas, n_near = [], [], 0
-    for record in records:
-        target, start = float(record.options["ds_target"]), float(record.options["alpha"])
-        mark = replace(by_target[target], marker=by_start[start].marker)
-        ds.append(_line(record, "ds_relative", mark, target=target))
+    for place, record in enumerate(records):
+        target, mark = float(record.options["ds_target"]), MARKS[place % len(MARKS)]
+        ds.append(_line(record, "ds_relative", mark, s.label(record.arm), target))
         alphas.append(_line(record, "alpha", mark))
         n_near += near(number_of(record, RELATIVE.key), target)
     title = f"{n_near} of {len(records)} runs end within {100 * TOLERANCE:.0f} % of the "
@@ -205,10 +212,7 @@ def _targets(s: Results) -> Picture | None:
         fig.Panel("ds_relative of training batches", ds, log=True),
         fig.Panel("alpha", alphas, log=True),
     ]
-    named = {f"target {target:g}": {"color": mark.hex} for target, mark in by_target.items()}
-    for start, mark in by_start.items():
-        named[f"from alpha {start:g}"] = {"marker": mark.marker, "color": "grey", "ls": "none"}
-    return Picture(title, fig.trajectories(panels, title, named=named))
+    return Picture(title, fig.trajectories(panels, title))
 
 
 def _collapse(s: Results) -> Picture | None:
@@ -236,7 +240,8 @@ PICTURES: Mapping[str, Callable[[Results], Picture | None]] = {
     "effects-ratios": lambda s: _effects(s, ratios=True),
     "effects-points": lambda s: _effects(s, ratios=False),
     "alpha": _alpha,
-    "continuity": _by_kind,
+    "continuity": _continuity,
+    "depth": _depth,
     "bias": _colors,
     "target": _targets,
     "collapse": _collapse,

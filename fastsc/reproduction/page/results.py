@@ -110,9 +110,14 @@ class Results:
         for goal in goals:
             yield [goal.label, goal.estimate.n, words.effect(goal), verdicts[goal.verdict]]
 
-    def longer(self) -> list[str]:
-        """Baselines that train for more epochs than the others."""
-        return [f"`{arm}`" for arm in self.study.baselines if self.study.arms[arm].times > 1]
+    def others(self) -> Iterator[Row]:
+        """One row per further arm whose claims are tested: what still moves, and the price."""
+        for name, arms in self.study.claimed.items():
+            against = self.study.augmentation if self.study.augmentation in arms else arms[0]
+            found = [self.effect(measure, name, against) for measure in (RELATIVE, TOP1)]
+            cells = [words.judged(effect) for effect in found if effect is not None]
+            if cells:
+                yield [self.label(name), self.label(against), *cells]
 
     @property
     def setting(self) -> Record:
@@ -156,6 +161,11 @@ class Results:
                 self.relative(records),
             ]  # fmt: skip
 
+    def side_by_side(self) -> list[str]:
+        """Arms that train alike, the reference first: another network compares with its like."""
+        names = [name for name in self.present() if name not in self.study.groups.get("depth", ())]
+        return sorted(names, key=lambda name: name != self.study.reference)
+
     def compared(self, names: Sequence[str]) -> Iterator[Row]:
         """One row per arm: figures, and effects against the first one over common seeds."""
         base = names[0]
@@ -163,12 +173,12 @@ class Results:
             top1, records = self.estimate(name, TOP1.key), self.of(name)
             left = min(record.left for record in records)
             cells = [f"{self.label(name)} (`{name}`)", str(top1.n), words.percent(top1)]
+            cells.append(words.percent(self.estimate(name, "val/top1_perturbed")))
             cells += [self.relative(records), f"{100 * left:.0f} %"]
             for measure in (CHANGE, RELATIVE):
                 change = None if name == base else self.effect(measure, name, base)
                 cells.append(NONE if change is None else words.effect(change))
-                most = max(top1.n, self.estimate(base, TOP1.key).n)
-                if change is not None and change.estimate.n < most:
+                if change is not None and change.estimate.n < top1.n:
                     cells[-1] += f" in {count(change.estimate.n, 'common seed')}"
             yield cells
 
@@ -238,14 +248,6 @@ class Results:
             if record.options.get("ds_target") is not None
             and any(x is not None for x in record.curve["alpha"])
         ]  # fmt: skip
-
-    def start_costs(self, names: Sequence[str]) -> list[float]:
-        """Points by which top-1 of runs to the same target differs with their first alpha."""
-        by_target: dict[float, list[float]] = {}
-        for record in self.steered(names):
-            top1 = by_target.setdefault(float(record.options["ds_target"]), [])
-            top1.append(100 * claims.number_of(record, TOP1.key))
-        return sorted(max(top1) - min(top1) for top1 in by_target.values() if len(top1) > 1)
 
     def targets(self, names: Sequence[str]) -> Iterator[Row]:
         """One row per run: the target, where alpha began, went and ended, what was reached."""

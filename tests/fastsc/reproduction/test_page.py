@@ -197,6 +197,33 @@ def test_an_arm_without_common_seeds_is_not_collapsed(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+def test_a_study_without_a_default_sets_its_arms_side_by_side(tmp_path: Path) -> None:
+    alone = {"default": None, "baselines": None, "augmentation": None, "reference": "both"}
+    strong = {"label": "strong", "seeds": 2, "options": {"alpha": 300}}
+    l2 = {"label": "l2 at 1", "seeds": 1, "options": {"ds": "l2", "alpha": 1}}
+    target = {"label": "t", "seeds": 1, "options": {"ds_target": 0.1}}
+    groups = {"alpha": ["both", "default", "strong"], "depth": ["ce", "ce-2e"], "target": ["t"]}
+    arms = {**GRID["arms"], "strong": strong, "l2": l2, "t": target}
+    text = grid(**alone, reason="To see.", chosen="By the rule.", groups=groups, arms=arms)
+    study = parse_study(text, "small")
+    found = [replace(record, study="small") for record in FOUND.values()]
+    front = write_page(study, found, tmp_path, {})
+    text = whole(front)
+    section = text.partition("To see. Each arm is compared with the first row:")[2]
+    table = section.partition("By the rule.")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| ") and "---" not in line]
+    names = [re.findall(r"`([\w-]+)`", row)[0] for row in rows[1:]]
+    assert names == ["both", "default", "strong", "l2", "t"]  # another network is set aside
+    assert "×0.54" in rows[2]
+    for part in ("DS under each perturbation in another", "Accuracy and DS over", "The constraint"):
+        assert f"### {part}" in text
+    for part in ("All claims", "Accuracy\n", "A replication"):
+        assert f"### {part}" not in text
+    assert "No arm is tested here: they stand side by side" in front.read_text()
+    assert "goals for" not in text
+
+
+@pytest.mark.usefixtures("undrawn")
 def test_other_arms_have_claims_too(tmp_path: Path) -> None:
     study = parse_study(grid(claimed={"both": ["ce"]}), "small")
     found = [record for run, record in FOUND.items() if run[0] in study.arms]
@@ -244,20 +271,20 @@ def test_a_committed_replication_is_shown_and_is_no_seed_more(tmp_path: Path) ->
 
 @pytest.mark.usefixtures("undrawn")
 def test_another_scale_has_its_cost_by_a_published_rate(tmp_path: Path) -> None:
-    write_record(tmp_path / "runs" / "cifar100", made(load_study("cifar100"), "default", 0))
+    write_record(tmp_path / "runs" / "cifar100", made(load_study("cifar100"), "both", 100))
     write_docs(tmp_path / "runs", tmp_path / "docs")
     text = whole(tmp_path / "docs" / "reproduction.md")
     section = text.partition("with `--scale gpu`")[2].partition("##")[0]
     pairs = 25 * (50_000 // 128) * 128
     assert f"| `both` | 1 | – | {pairs:,} | {2 * pairs / 4565 / 60:.0f} min |" in section
-    assert f"| `ce-2e` | 1 | {2 * pairs:,} | – | {2 * pairs / 4565 / 60:.0f} min |" in section
+    assert f"| `front-sq` | 1 | – | {pairs:,} | {2 * pairs / 4565 / 60:.0f} min |" in section
 
 
 @pytest.mark.parametrize("other", [{"study": "colormnist"}, {"arm": "gone"}])
 def test_a_record_of_another_study_or_arm_is_named(other: dict[str, str], tmp_path: Path) -> None:
-    record = made(load_study("cifar100"), "default", 0)
+    record = made(load_study("cifar100"), "both", 0)
     write_record(tmp_path / "runs" / "cifar100", replace(record, **other))
-    with pytest.raises(UserError, match=rf"record of {other.get('arm', 'default')}-0 is of study"):
+    with pytest.raises(UserError, match=rf"record of {other.get('arm', 'both')}-0 is of study"):
         write_docs(tmp_path / "runs", tmp_path / "docs")
     assert not (tmp_path / "docs").exists()
 

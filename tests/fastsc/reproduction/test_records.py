@@ -148,6 +148,22 @@ def test_a_run_without_validation_has_no_record(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("column", "last", "fallen"),
+    [
+        ("between", 0.009, True),
+        ("between", 0.011, False),
+        ("effective_rank", 0.09, True),
+        ("effective_rank", 0.11, False),
+    ],
+)
+def test_features_at_one_point_or_on_one_line_have_collapsed(
+    column: str, last: float, fallen: bool
+) -> None:
+    curve = {**made(STUDY, "both", 0).curve, column: [0.5, None, 1.0, last]}
+    assert made(STUDY, "both", 0, curve=curve).collapsed is fallen
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"options": {}}, "alpha must be there"),
