@@ -37,14 +37,13 @@ class ViewBatchNorm2d(nn.BatchNorm2d):
 
     def forward(self, x: Tensor) -> Tensor:
         """x (N, C, H, W) -> the same shape and dtype."""
-        n = self.views.n_clean
-        two = self.training and n is not None and n < len(x)
-        views = [x[:n], x[n:]] if two else [x]
+        rows = self.views.rows_of(x) if self.training else None
+        views = [x] if rows is None else [x[: rows[0]], x[rows[0] :]]
         if self.training and self.sync and dist.is_initialized():
             out = self._over_all_ranks(views)
         else:
             out = [nn.BatchNorm2d.forward(self, view) for view in views]
-        return torch.cat(out) if two else out[0]
+        return out[0] if rows is None else torch.cat(out)
 
     def _over_all_ranks(self, views: list[Tensor]) -> list[Tensor]:
         """Each view normalized; what all have of the others goes in one tensor."""

@@ -118,6 +118,11 @@ class Represented(nn.Module):
             raise UserError(
                 f"--ds-at {self.at}: model {self.model.name} does not call it; name another module"
             )
+        if len(stage) != len(x):
+            raise UserError(
+                f"--ds-at {self.at}: its output has {len(stage)} rows for {len(x)} images, as of "
+                "windows or positions; name a module whose rows are images"
+            )
         return Outputs(features, logits, stage)
 
     def _keep(self, module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:

@@ -38,7 +38,7 @@ def test_split_is_two_forward_passes(m: int) -> None:
     plain, split, views = split_net()
     clean, perturbed = torch.rand(6, 3, 16, 16).double(), 3 * torch.rand(m, 3, 16, 16).double()
     a, b = plain(clean), plain(perturbed)
-    views.n_clean = 6
+    views.n_clean, views.n_rows = 6, 6 + m
     both = split(torch.cat([clean, perturbed]))
     torch.testing.assert_close(both, torch.cat([a, b]), rtol=1e-10, atol=1e-12)
     (a.square().sum() + b.sum()).backward()
@@ -55,7 +55,7 @@ def test_split_is_two_forward_passes(m: int) -> None:
 def test_joint_statistics_differ_from_split_ones() -> None:
     plain, split, views = split_net()
     x = torch.cat([torch.rand(4, 3, 16, 16), 3 * torch.rand(4, 3, 16, 16)]).double()
-    views.n_clean = 4
+    views.n_clean, views.n_rows = 4, 8
     assert not torch.allclose(plain(x), split(x), rtol=1e-2)
     plain.eval(), split.eval()
     split.load_state_dict(plain.state_dict())
@@ -66,8 +66,31 @@ def test_views_of_one_kind_are_one_batch() -> None:
     plain, split, views = split_net()
     x = torch.rand(4, 3, 16, 16).double()
     for n_clean in (None, 4):
-        views.n_clean = n_clean
+        views.n_clean, views.n_rows = n_clean, 4
         assert torch.equal(plain(x), split(x))
+
+
+def test_windows_of_an_image_are_of_its_view() -> None:
+    """Whose network cuts images into windows before a norm, which then sees these as rows."""
+
+    class Windows(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            four = x.unfold(2, 8, 8).unfold(3, 8, 8).permute(0, 2, 3, 1, 4, 5)
+            return self.norm(four.reshape(-1, 3, 8, 8))
+
+    views, plain = Views(), Windows().double()
+    split = copy.deepcopy(plain)
+    convert(split, NAME, views, split=True, sync=False, on_gpu=False)
+    clean, perturbed = torch.rand(6, 3, 16, 16).double(), 3 * torch.rand(2, 3, 16, 16).double()
+    expected = torch.cat([plain(clean), plain(perturbed)])
+    views.n_clean, views.n_rows = 6, 8
+    assert torch.equal(split(torch.cat([clean, perturbed])), expected)
+    for mine, theirs in zip(split.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-14)
 
 
 def test_a_norm_of_another_kind_is_refused() -> None:
@@ -191,6 +214,23 @@ def test_a_module_that_does_not_run_is_named() -> None:
     name = "encoder.layers.encoder_layer_0.self_attention.out_proj"
     with pytest.raises(UserError, match="does not call it"), torch.no_grad():
         Represented(model, name).eval()(torch.rand(1, 3, 32, 32))
+
+
+def test_a_stage_whose_rows_are_no_images_is_refused() -> None:
+    """Whose first axis is that of positions, as torch's encoder has it by default."""
+
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = nn.TransformerEncoderLayer(3, 1, 8, 0.0)
+            self.head = nn.Linear(3, 5)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.encoder(x.flatten(2).permute(2, 0, 1)).mean(0))
+
+    model = FeatureModel(Tokens(), "tokens", 5, 4)
+    with pytest.raises(UserError, match="encoder: its output has 16 rows for 2 images"):
+        Represented(model, "encoder").eval()(torch.rand(2, 3, 4, 4))
 
 
 def test_an_unknown_stage_is_named_with_near_ones() -> None:
