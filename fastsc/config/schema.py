@@ -232,11 +232,16 @@ class MethodConfig:
         return self.alpha == 0 and self.ce_views == "clean"
 
 
+def untagged(model: str) -> str:
+    """A model's name without the tag of weights that timm's may have: timm:resnet50.a1_in1k."""
+    return model.partition(".")[0] if model.startswith("timm:") else model
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """The classifier."""
 
-    model: str = option("resnet50", resume="elsewhere")
+    model: str = option("resnet50")
     """A torchvision name (resnet18, convnext_tiny, …), timm:NAME, or fastsc:resnet8wWIDTH, a small
     ResNet for CPUs (resnet11w…, resnet14w… are deeper), or module:function, which returns an
     nn.Module; with fresh weights, unless there is --init, which also names it."""
@@ -297,7 +302,8 @@ class OptimConfig:
     nesterov: bool = True
     """Nesterov's form of the momentum."""
     weight_decay: float = option(1e-4, low=0, high=1e30)
-    """On weights of convolutions and linear layers only."""
+    """On parameters of two dimensions and more: weights of convolutions and linear layers, and
+    tables as of positions; not on biases and norms."""
     label_smoothing: float = option(0.1, low=0, below=1)
     """Part of the target spread evenly over all classes, in [0, 1)."""
     schedule: Literal["cosine", "linear", "step", "constant"] = "cosine"
@@ -309,7 +315,8 @@ class OptimConfig:
     """Scale the gradient down to this Euclidean norm where it is longer. None: never."""
     ema: Number = option(None, above=0, below=1)
     """Decay, in (0, 1), of a running average of the weights, which is then what is validated and
-    exported. It starts as a plain average. None: no average."""
+    exported. It starts short, as timm's with warm-up, and reaches this decay later. None: no
+    average."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from fastsc.cli.console import printable
 from fastsc.config import TrainConfig
 from fastsc.config.rules import spelled
+from fastsc.config.schema import untagged
 from fastsc.errors import UserError
 from fastsc.loading.downloads import n_outputs
 from fastsc.loading.libraries import IMAGENET_CLASSES, Architecture, Net, imagenet_names, loaded
@@ -277,7 +278,7 @@ def _names(net: Net, n: int) -> tuple[str, ...]:
 def _same(theirs: object, wanted: object) -> bool:
     """Whether two values of a field are one, a tag of timm's weights aside."""
     if isinstance(theirs, str) and isinstance(wanted, str):
-        return theirs.partition(".")[0] == wanted.partition(".")[0]
+        return untagged(theirs) == untagged(wanted)
     return theirs == wanted
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from fastsc.cli.entry import MISTAKE
 from fastsc.config.recipes import load_recipe
 from fastsc.config.rules import spelled
-from fastsc.config.schema import TrainConfig, plain_options
+from fastsc.config.schema import TrainConfig, plain_options, untagged
 from fastsc.config.yaml_text import parse_yaml
 from fastsc.distributed.ranks import Ranks
 from fastsc.distributed.signals import EXIT_RESUMABLE
@@ -49,11 +49,10 @@ def kept(path: Path, config: TrainConfig) -> dict[str, Any]:
     return {}
 
 
-def as_begun(config: TrainConfig, begun: Path) -> TrainConfig:
-    """A resume's configuration with what the run had of its --init, less what was given anew."""
+def of_begun(config: TrainConfig, begun: Path) -> dict[str, Any]:
+    """What the run had of its --init, for a resume's configuration, less what was given anew."""
     then = load_recipe(str(begun)).flat()
-    fields = {name: then[name] for name in OF_SOURCE if name not in config.given}
-    return config.replace(**fields)
+    return {name: then[name] for name in OF_SOURCE if name not in config.given}
 
 
 def ended_for_good(log: Path) -> int:
@@ -99,7 +98,10 @@ def check_unchanged(then: dict[str, Any], now: dict[str, Any]) -> None:
     for key, rules in TrainConfig().rules().items():
         older = defaults[key] if rules.before is None else rules.before
         before = then.get(key, older)  # of an option that is younger than the checkpoint
-        if (rules.part, rules.resume) == ("science", "refused") and now[key] != before:
+        if (rules.part, rules.resume) != ("science", "refused"):
+            continue
+        # Weights are loaded over those that the tag of timm's names.
+        if (untagged(now[key]) != untagged(before)) if key == "model" else now[key] != before:
             raise UserError(
                 f"cannot resume: {spelled(key)} has changed ({before} then, {now[key]} now); "
                 "resume with what the run began with, or start a new one"

@@ -12,7 +12,7 @@ import torch
 
 from fastsc.cli.console import write_line
 from fastsc.cli.lock import locked
-from fastsc.cli.packages import installed
+from fastsc.cli.packages import installed, needed
 from fastsc.config import TrainConfig
 from fastsc.config.checks import check, check_packages
 from fastsc.datasets.folders import Data, open_data, verified
@@ -25,7 +25,7 @@ from fastsc.pipelines.disk import watched
 from fastsc.run import checkpoint
 from fastsc.run.folder import RunFolder
 from fastsc.run.reporter import Report
-from fastsc.run.resume import as_begun, check_same_options, ended_for_good, exported_step, kept
+from fastsc.run.resume import check_same_options, ended_for_good, exported_step, kept, of_begun
 from fastsc.run.writer import CheckpointWriter, NonFiniteError
 from fastsc.training.compiling import check_compiler, graphs_allowed
 from fastsc.training.fit import draw_back, fit, report_bad_images, save
@@ -90,6 +90,9 @@ def _train(
         config = config.replace(resume=True)
     with ranks.all_or_none():
         check_packages(config)
+        if config.method.objective == "self" and conclude is not None and config.data.val != "none":
+            for package in ("jinja2", "scipy", "matplotlib"):
+                needed(package, "the page of a repair (none with --val none)")
     with ranks.all_or_none():
         check_same_options(config, ranks)
         precision = pick_precision(config.run.precision, device)
@@ -104,7 +107,8 @@ def _train(
         ranks.on_main(lambda: _lock(resources, folder, ranks))
     if there and config.run.resume:
         config = config.replace(**ranks.broadcast(kept(folder.config, config)))
-    ended = ended_for_good(folder.log) if ranks.is_main and ranks.restarts else 0
+    with ranks.all_or_none():
+        ended = ended_for_good(folder.log) if ranks.is_main and ranks.restarts else 0
     if status := ranks.broadcast(ended):
         return status
     if device.type == "cpu":
@@ -171,8 +175,9 @@ def _begun_from(
         return config, None
     if ranks.broadcast(there and config.run.resume and bool(folder.saved_steps)):
         with ranks.all_or_none():
-            begun = as_begun(config, folder.config) if ranks.is_main else config
-        return ranks.broadcast(begun), None
+            begun = of_begun(config, folder.config) if ranks.is_main else {}
+        # Not the whole: where the data lie may be each machine's own.
+        return config.replace(**ranks.broadcast(begun)), None
     with ranks.local_first():
         source, config = open_source(config)
         check(config)
@@ -198,6 +203,7 @@ def _run(
             if fit(training, writer, report, stop) and draw_back(training, report, stop):
                 ranks.on_main(writer.wait)
                 ranks.on_main(lambda: _export(training, folder, report, conclude))
+                ranks.on_main(report.check)
                 status = 0
             else:
                 reason = f"stopped by {_signal_name(ranks, stop)}"
@@ -216,6 +222,14 @@ def _run(
     except (LostContactError, StalledError) as error:
         reason, status = str(error), EXIT_RESUMABLE
         raise
+    except torch.OutOfMemoryError as error:
+        reason = "".join(traceback.format_exception(error))
+        if not ranks.single_process:  # the others are in the middle of the step
+            raise
+        reason, status = f"step {training.step + 1} does not fit into the device's memory", 2
+        raise UserError(
+            f"{reason}: take a smaller --batch-size or --resolution, or --accumulate"
+        ) from None
     except BaseException as error:
         reason = "".join(traceback.format_exception(error))
         raise

@@ -214,6 +214,11 @@ class Training:
             if core.teacher is not None:
                 checkpoint.load_model_state(core.teacher.net, state["before"], source)
             self.loader.load_state_dict(state["pipeline"])
+            # Which kernel steps is this machine's affair; torch places the state as it wants it.
+            for group, own in zip(
+                state["optimizer"]["param_groups"], core.optimizer.param_groups, strict=True
+            ):
+                group.update({key: own[key] for key in ("fused", "foreach") if key in own})
             core.optimizer.load_state_dict(state["optimizer"])
             core.scaler.load_state_dict(state["scaler"])
             self.watch.load_state_dict(state["watch"])

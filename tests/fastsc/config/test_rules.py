@@ -59,6 +59,10 @@ def test_which_part_of_a_run_an_option_is_of() -> None:
         assert (rules[name].part, rules[name].resume) == ("science", "refused")
         with pytest.raises(UserError, match=f"cannot resume: --{name} has changed"):
             check_unchanged({**now, name: value}, now)
+    for name in ("timm:resnet18.a1_in1k", "timm:resnet18.a2_in1k"):
+        check_unchanged({**now, "model": name}, {**now, "model": "timm:resnet18"})
+    with pytest.raises(UserError, match=r"--model has changed \(nets\.a:net then, nets\.b:net now"):
+        check_unchanged({**now, "model": "nets.a:net"}, {**now, "model": "nets.b:net"})
     for name, value in {"epochs": 1, "pipeline": "cpu", "val_flip": True, "seed": 1}.items():
         assert rules[name].resume != "refused"
         check_unchanged({**now, name: value}, now)

@@ -6,8 +6,10 @@ import copy
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import timm
@@ -16,10 +18,14 @@ import torchvision
 from safetensors.torch import save_file
 from torch import nn
 
-from fastsc.config.recipes import load_recipe
+from fastsc.config.options import parse
+from fastsc.config.recipes import dump, load_recipe
 from fastsc.loading import libraries
 from fastsc.models.build import build_net
 from fastsc.run.checkpoint import load_safetensors
+from fastsc.run.folder import RunFolder
+from fastsc.run.resume import of_begun
+from fastsc.training.loop import _begun_from
 from tests.fastsc.runs import SMALL, events, run, weights
 from tests.fastsc.training.test_train_mistakes import mistake
 
@@ -357,3 +363,20 @@ def test_a_resume_does_without_the_source(image_folder: Path, tmp_path: Path, be
     (header,), (resumed,) = (events(tmp_path / "run", kind) for kind in ("header", "resume"))
     assert resumed["mean"] == header["mean"] == [0.5, 0.4, 0.3]
     assert resumed["init_hash"] == header["init_hash"]
+
+
+def test_a_resume_leaves_each_process_its_own_data(
+    image_folder: Path, tmp_path: Path, begun: Path
+) -> None:
+    """Another machine may have the images in another place."""
+    words = ["cifar100", "--data", str(image_folder), "--out", str(tmp_path), "--init", str(begun)]
+    mine = parse([*words, "--workers", "2"])
+    (tmp_path / "config.yaml").write_text(dump(parse(words).replace(data="/other", workers=8)))
+    ranks, folder = Mock(single_process=True, is_main=False), RunFolder(tmp_path)
+    main_ones = of_begun(mine, folder.config)
+    ranks.broadcast.side_effect = [True, main_ones]
+    ranks.all_or_none.return_value = nullcontext()
+    found, source = _begun_from(mine, folder, True, ranks)
+    assert source is None
+    assert found == mine.replace(**main_ones)
+    assert found.data.workers == 2

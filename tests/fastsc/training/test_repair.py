@@ -6,6 +6,7 @@ import json
 import math
 import os
 import shutil
+import sys
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -25,6 +26,7 @@ from fastsc.models.build import build_net
 from fastsc.repairing.page import FIGURES, Outcome, write_page
 from fastsc.run import checkpoint
 from fastsc.run.folder import RunFolder
+from fastsc.run.log import RunLog
 from fastsc.training.alpha import Keeper
 from fastsc.training.answers import divergence
 from fastsc.training.collapse import Spread
@@ -377,3 +379,40 @@ def test_a_run_among_the_images_is_refused(
 ) -> None:
     words = ["repair", "--data", str(flat), "--out", str(flat / "run"), *MODEL, "--init", init]
     assert "among the images" in mistake(capsys, words)
+
+
+@pytest.mark.parametrize("package", ["jinja2", "scipy", "matplotlib"])
+def test_what_the_page_needs_is_asked_for_before_training(
+    flat: Path,
+    init: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    package: str,
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)
+    out = tmp_path / "run"
+    assert repair(flat, out, *MODEL, "--init", init, "--epochs", "1") == 2
+    assert f"the page of a repair (none with --val none) needs {package}" in capsys.readouterr().err
+    assert not out.exists()
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_log_that_cannot_be_written_at_the_end_is_told(
+    flat: Path,
+    init: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    written = RunLog.event
+
+    def full(log: RunLog, kind: str, **fields: object) -> None:
+        if kind == "kept":
+            raise UserError("log.jsonl: No space left on device")
+        written(log, kind, **fields)
+
+    monkeypatch.setattr(RunLog, "event", full)
+    words = [*MODEL, "--init", init, "--epochs", "1", "--keep", "0.5"]
+    assert repair(flat, tmp_path / "run", *words) == 2
+    assert "log.jsonl: No space left on device" in capsys.readouterr().err

@@ -117,7 +117,7 @@ def test_checkpoint_that_does_not_fit(
     capsys.readouterr()
     words = ["imagenet", "--pipeline", "cpu", "--data", str(image_folder), "--out", str(out)]
     words += [*SMALL, "--resume"]
-    assert "another model" in mistake(capsys, [*words, "--model", "fastsc:resnet8w4"])
+    assert "--model has changed" in mistake(capsys, [*words, "--model", "fastsc:resnet8w4"])
     assert "--batch-size" in mistake(capsys, [*words, "--batch-size", "4"])
     assert "--seed" in mistake(capsys, [*words, "--seed", "1"])
     assert before == {p: p.stat().st_mtime_ns for p in out.rglob("*")}
@@ -149,3 +149,42 @@ def test_our_own_fault_is_in_the_log(
     reason = events(tmp_path / "run", "end")[-1]["reason"]
     assert "Traceback" in reason
     assert "planted" in reason
+
+
+@pytest.mark.parametrize(
+    ("environment", "said"),
+    [
+        ({"RANK": "x"}, "the environment has RANK=x, which is no number: start by torchrun"),
+        ({"WORLD_SIZE": "2", "RANK": "0"}, "MASTER_ADDR expected, but not set: start by torchrun"),
+    ],
+)
+def test_an_environment_that_is_no_launchers(
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    environment: dict[str, str],
+    said: str,
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    words = ["imagenet", "--pipeline", "cpu", "--data", str(image_folder)]
+    assert said in mistake(capsys, [*words, "--out", str(tmp_path / "run"), *SMALL])
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_that_does_not_fit_into_memory(
+    image_folder: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("fastsc.training.step.Step.train_step", full)
+    assert run(image_folder, tmp_path / "run") == 2
+    said = "fastsc.train: step 1 does not fit into the device's memory: take a smaller --batch-size"
+    assert capsys.readouterr().err.startswith(said)
+    (end,) = events(tmp_path / "run", "end")
+    assert (end["status"], end["reason"]) == (2, "step 1 does not fit into the device's memory")

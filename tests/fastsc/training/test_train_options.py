@@ -349,3 +349,17 @@ def test_the_number_of_pairs_is_that_of_the_whole_batch(image_folder: Path) -> N
         loader.close()
     with pytest.raises(UserError, match="is 5 pairs, which 2 ranks cannot share"):
         build("memory", image_folder / "train", batch_size=16, paired_fraction=0.3, **options)
+
+
+def test_a_resume_takes_this_machines_kernel_for_the_update(
+    image_folder: Path, tmp_path: Path
+) -> None:
+    """What a checkpoint's groups say of it is of the machine that wrote them."""
+    begun = training(image_folder, "--no-fused-optimizer")
+    state = begun.state_dict()
+    assert [group["fused"] for group in state["optimizer"]["param_groups"]] == [False, False]
+    resumed = training(image_folder)
+    resumed.load_state_dict(state, tmp_path)
+    assert [group["fused"] for group in resumed.core.optimizer.param_groups] == [True, True]
+    for trained in (begun, resumed):
+        trained.close()
