@@ -61,7 +61,7 @@ def load_recipe(recipe: str, *, plain: bool = False) -> TrainConfig:
 
     The result is not `check`ed: what the recipe leaves out (--data) comes from the command line.
     """
-    values, given = _shipped_values(recipe), frozenset[str]()
+    values, given, start = _shipped_values(recipe), frozenset[str](), TrainConfig()
     where, name = f"recipe {recipe}", recipe
     if values is None:
         path = Path(recipe)
@@ -76,8 +76,9 @@ def load_recipe(recipe: str, *, plain: bool = False) -> TrainConfig:
             )
         text = read_text(path, f"recipe {recipe}")
         where, name = recipe, path.stem
-        values, given = _with_base(text, where), frozenset(_read_yaml(text, where))
-    config = with_values(TrainConfig(), values, where)
+        inherited, values = _with_base(text, where)
+        start, given = with_values(start, inherited, where), frozenset(values)
+    config = with_values(start, values, where)
     config = config.replace(recipe=config.recipe or name, given=given)
     if plain:
         config = config.replace(**_PLAIN, recipe=f"{config.recipe.removesuffix('-plain')}-plain")
@@ -193,17 +194,17 @@ def _parsed(option: str, word: str, kind: Any) -> Any:
 # --- YAML ----------------------------------------------------------------------------------------
 
 
-def _with_base(text: str, where: str) -> dict[str, Any]:
-    """The values of a recipe's text over those of the shipped recipe that it names as its base."""
+def _with_base(text: str, where: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The values of the shipped recipe that a recipe's text names as its base, and its own."""
     values = _read_yaml(text, where)
     if (base := values.pop("base", None)) is None:
-        return values
+        return {}, values
     if (inherited := _shipped_values(str(base))) is None:
         raise UserError(
             f"{where}: base {shown(base)} is no recipe that ships with fastsc"
             f"{did_you_mean(str(base), recipe_names())}"
         )
-    return inherited | values
+    return inherited, values
 
 
 @cache  # a page of a study has hundreds of configurations
@@ -212,7 +213,8 @@ def _shipped_values(name: str) -> dict[str, Any] | None:
     base = name.removesuffix("-plain")
     if base not in recipe_names():
         return None
-    values = _with_base(_shipped(base), f"recipe {base}")
+    inherited, own = _with_base(_shipped(base), f"recipe {base}")
+    values = inherited | own
     return values if name == base else values | _PLAIN
 
 

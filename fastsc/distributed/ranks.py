@@ -31,17 +31,29 @@ _NETWORK = re.compile(
 )
 
 
+def _number(variable: str, default: int) -> int:
+    """Of torchrun's environment."""
+    text = os.environ.get(variable, str(default))
+    try:
+        return int(text)
+    except ValueError:
+        raise UserError(
+            f"the environment has {variable}={text}, which is no number: start by torchrun, or "
+            "unset it"
+        ) from None
+
+
 class Ranks:
     """This process among `world_size` of them; the main one writes and speaks for all."""
 
     def __init__(self) -> None:
-        self.rank = int(os.environ.get("RANK", "0"))
-        self.world_size = int(os.environ.get("WORLD_SIZE", "1"))
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0"))
-        self.local_world_size = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        self.rank = _number("RANK", 0)
+        self.world_size = _number("WORLD_SIZE", 1)
+        self.local_rank = _number("LOCAL_RANK", 0)
+        self.local_world_size = _number("LOCAL_WORLD_SIZE", 1)
         # torchrun's: how often it has started this job's processes anew, and would at most.
-        self.restarts = int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        self.max_restarts = int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0"))
+        self.restarts = _number("TORCHELASTIC_RESTART_COUNT", 0)
+        self.max_restarts = _number("TORCHELASTIC_MAX_RESTARTS", 0)
 
     @property
     def is_main(self) -> bool:

@@ -17,6 +17,8 @@ from datetime import timedelta
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
+from fastsc.errors import UserError, first_line
+
 _SECONDS_BETWEEN_LOOKS = 0.05
 
 
@@ -26,7 +28,10 @@ def store_of_this_life(timeout: timedelta) -> Iterator[tuple[dist.Store, int, in
 
     As torchrun's environment variables say; raises torch's DistError where nobody answers.
     """
-    store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    try:
+        store, rank, world_size = next(rendezvous("env://", timeout=timeout))
+    except ValueError as error:  # a variable of torchrun's is not there, or makes no sense
+        raise UserError(f"{first_line(error)}: start by torchrun, or unset WORLD_SIZE") from None
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         yield store, rank, world_size  # rank 0 has made it just now
         return

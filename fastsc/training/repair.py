@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from fastsc.config import STEERED_ALPHA
 from fastsc.errors import UserError
 from fastsc.jitter import ColorJitter
 from fastsc.kernels import ds
@@ -39,6 +40,7 @@ class Repaired(NamedTuple):
     after: float
 
 
+@torch.inference_mode(False)
 @torch.enable_grad()
 def repair(
     model: nn.Module,
@@ -69,7 +71,7 @@ def repair(
             tuples that begin with one. All of one size.
         held_out: Likewise; None: the images themselves.
         keep: Least agreement with the old answers, in (0, 1).
-        alpha: Weight of DS at the start, above 0.
+        alpha: Weight of DS at the start, in [0.001, 10,000].
         lr: The peak of the learning rate.
         epochs: Passes over the images, at least 1.
         strengths: Of brightness, contrast, saturation and hue.
@@ -82,8 +84,12 @@ def repair(
         ValueError: Images are not as above (an iterator has them once), or a number is out of its
             range.
     """
-    if not (0 < keep < 1 and alpha > 0 and lr > 0 and epochs >= 1):
-        raise ValueError("keep must lie in (0, 1), alpha and lr above 0, epochs be 1 at least")
+    low, high = STEERED_ALPHA
+    if not (0 < keep < 1 and low <= alpha <= high and lr > 0 and epochs >= 1):
+        raise ValueError(
+            f"keep must lie in (0, 1), alpha in [{low:g}, {high:g}], lr be above 0, and epochs be "
+            "1 at least"
+        )
     asked = images if held_out is None else held_out
     if isinstance(images, Iterator) or isinstance(asked, Iterator):
         what = "a list or a loader, no iterator"

@@ -101,6 +101,9 @@ def test_a_recipe_may_begin_from_a_shipped_one(tmp_path: Path) -> None:
     config = load_recipe(str(path))
     expected = load_recipe("rn50-88").replace(lr=0.2, recipe="mine")
     assert config == expected
+    # An alpha of the base's is its kind's, as on the command line.
+    path.write_text("base: colormnist\nds: sq\n")
+    assert load_recipe(str(path)).method.alpha == 16
     path.write_text("base: rn50-89\n")
     with pytest.raises(UserError, match="did you mean rn50-8"):
         load_recipe(str(path))

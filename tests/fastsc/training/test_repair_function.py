@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 import torch
@@ -54,6 +55,16 @@ def test_batches_of_any_form_give_the_same(batches: list[Tensor]) -> None:
         assert torch.equal(value, nets[1].state_dict()[key])
 
 
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_it_trains_where_gradients_are_off(batches: list[Tensor], mode: Any) -> None:
+    one, two = model(), model()
+    expected = fastsc.repair(one, batches, keep=0.5, epochs=1)
+    with mode():
+        assert fastsc.repair(two, batches, keep=0.5, epochs=1) == expected
+    for p, q in zip(one.parameters(), two.parameters(), strict=True):
+        assert torch.equal(p, q)
+
+
 def test_what_cannot_be_held_is_told(batches: list[Tensor]) -> None:
     net = model()
     before = copy.deepcopy(net.state_dict())
@@ -98,5 +109,7 @@ def test_mistakes(batches: list[Tensor]) -> None:
         fastsc.repair(model(), [batches[0].float()])
     with pytest.raises(ValueError, match="keep must"):
         fastsc.repair(model(), batches, keep=1.5)
+    with pytest.raises(ValueError, match=r"alpha in \[0\.001, 10000\]"):
+        fastsc.repair(model(), batches, alpha=1e6)
     with pytest.raises(UserError, match="no linear classifier"):
         fastsc.repair(nn.Sequential(nn.Conv2d(3, 4, 32), nn.Flatten()), batches)
