@@ -150,19 +150,23 @@ class History:
         """Training files that the log names as broken, up to the record's segment.
 
         Returns:
-            Name relative to the training folder -> whether it was so from the start and was left
+            Every name that it may have in an index -> whether it was so from the start and was left
             out of the index; the others had substitutes.
         """
         broken: dict[str, bool] = {}
         for segment in self.segments[: self.segments.index(record.segment) + 1]:
             root = TRAIN_BETON if segment.facts.get("pipeline") == "ffcv" else "train"
-            folder = Path(segment.facts.get("data") or "", root)
+            data = Path(segment.facts.get("data") or "")
+            folders = Path(data, root), data  # a repair's data need no folder train
             first = segment is self.segments[0]
             for event in segment.events[1:]:
                 # After the header come the results of the scan or --verify, then other lines.
                 first = first and event["event"] in ("bad_image", "rank")
-                if event["event"] == "bad_image" and (name := relative(event["path"], folder)):
-                    broken.setdefault(name, first)
+                if event["event"] == "bad_image":
+                    path = event["path"]
+                    for name in (path, *(relative(path, folder) for folder in folders)):
+                        if name is not None:
+                            broken.setdefault(name, first)
         return broken
 
 

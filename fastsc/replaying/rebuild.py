@@ -280,12 +280,13 @@ def _check_broken(
     """Raises UserError for a file that the run could decode; the others have their substitutes."""
     known = history.broken(record)
     for image in bad:
-        path = relative(image.path, index.root)
-        if ran.data.on_bad_image == "raise" or (record.certain and path not in known):
+        path = relative(image.path, index.root) or image.path
+        told = not known.keys().isdisjoint((path, image.path))
+        if ran.data.on_bad_image == "raise" or (record.certain and not told):
             raise UserError(
                 f"{image.path}: {image.reason}; the run could decode it: put it back as it was"
             )
-        if path not in known:
+        if not told:
             notes.append(f"{path} is broken here ({image.reason}), and not in the log")
 
 

@@ -197,6 +197,40 @@ def test_what_verify_left_out_stays_out(image_folder: Path, tmp_path: Path, seen
         assert_same(replayed(run, step, "--data", str(moved)), seen[step])
 
 
+@pytest.mark.parametrize("form", ["absolute", "relative", "moved"])
+def test_a_list_names_what_verify_left_out(
+    image_folder: Path, tmp_path: Path, seen: Seen, form: str
+) -> None:
+    data = Path(shutil.copytree(image_folder, tmp_path / "images"))
+    (data / "train" / "boat" / "hole.png").write_bytes(undecodable())
+    paths = sorted((data / "train").rglob("*.*"))
+    names = paths if form == "absolute" else [path.relative_to(data) for path in paths]
+    rows = [f"{name},{path.parent.name}" for name, path in zip(names, paths, strict=True)]
+    (data / "list.csv").write_text("\n".join(["path,label", *rows]))
+    run = trained(data / "list.csv", tmp_path / "run", "--on-bad-image", "skip", "--verify")
+    more: list[str] = []
+    if form == "moved":
+        data = data.rename(tmp_path / "moved")
+        more = ["--data", str(data / "list.csv")]
+    assert_same(replayed(run, 2, *more), seen[2])
+
+
+def test_a_repair_of_images_alone_names_what_verify_left_out(
+    image_folder: Path, tmp_path: Path, seen: Seen
+) -> None:
+    begun = trained(image_folder, tmp_path / "begun", "--max-steps", "1")
+    flat = tmp_path / "flat"
+    flat.mkdir()
+    for path in (image_folder / "train").rglob("*.jpg"):
+        shutil.copy(path, flat / f"{path.parent.name}-{path.name}")
+    for i in range(8):  # of which some are trained on
+        (flat / f"hole-{i}.png").write_bytes(undecodable())
+    words = ["repair", "--init", str(begun), "--data", str(flat), "--out", str(tmp_path / "run")]
+    words += ["--on-bad-image", "skip", "--verify", "--epochs", "1", "--batch-size", "8"]
+    assert train([*words, "--workers", "1", "--precision", "fp32", "--keep", "0.01"]) == 0
+    assert_same(replayed(tmp_path / "run", 1), seen[1])
+
+
 def test_a_loss_that_is_not_finite(
     image_folder: Path, tmp_path: Path, seen: Seen, capsys: pytest.CaptureFixture[str]
 ) -> None:
