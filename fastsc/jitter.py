@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,11 +89,11 @@ class ColorJitter(nn.Module):
         draws), then moved to `device`.
         """
         source = generator.device if generator is not None else torch.device("cpu")
-        u = torch.rand(n, 4, generator=generator, device=source)
-        rest = torch.rand(n, self.perturb.n_uniforms, generator=generator, device=source)
+        how: Any = {"generator": generator, "device": source, "dtype": torch.float32}
+        u, rest = torch.rand(n, 4, **how), torch.rand(n, self.perturb.n_uniforms, **how)
         low = [max(0.0, 1 - s) for s in self.strengths[:3]] + [-self.strengths[3]]
         high = [1 + s for s in self.strengths[:3]] + [self.strengths[3]]
-        lows, highs = torch.tensor([low, high], device=source)
+        lows, highs = torch.tensor([low, high], dtype=torch.float32, device=source)
         drawn = torch.cat([torch.lerp(lows, highs, u), rest], 1)
         return drawn.to(device if device is not None else source)
 

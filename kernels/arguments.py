@@ -44,7 +44,7 @@ def check_values(factors: Tensor) -> None:
         return
     # numpy, not torch: torch may wake its thread pool for these few numbers. Comparisons are
     # written so that a NaN, which compares false, fails too.
-    values = factors.detach().numpy()
+    values = factors.detach().float().numpy()
     gains, hue = values[:, :3], values[:, 3]
     gains_fit = gains.min() >= 0 and gains.max() <= MAX_GAIN
     if not (gains_fit and hue.min() >= -0.5 and hue.max() <= 0.5):
@@ -130,4 +130,6 @@ def scale_and_shift(
         raise ValueError(f"mean and std must be three finite floats, std > 0; got {mean}, {std}")
     scale = [1 / (255 * s) for s in std]
     shift = [-m / s for m, s in zip(mean, std, strict=True)]
-    return torch.tensor(scale, device=device), torch.tensor(shift, device=device)
+    # In float32, whatever torch's default is.
+    both = torch.tensor([scale, shift], dtype=torch.float32, device=device)
+    return both[0], both[1]

@@ -208,7 +208,8 @@ class Pipeline(ABC):
         """
         s = self.settings
         if self.device.type == "cpu":
-            pixels, factors = torch.zeros((1, 1, 1, 3), dtype=torch.uint8), torch.zeros((1, 4))
+            pixels = torch.zeros((1, 1, 1, 3), dtype=torch.uint8)
+            factors = torch.zeros((1, 4), dtype=torch.float32)
             views = self._pool.empty_views((2, 1, 1, 3), s.dtype)
             normalize(pixels, s.mean, s.std, dtype=s.dtype, out=views[:1])
             if s.paired:
@@ -315,6 +316,8 @@ def _device(name: torch.device | str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(f"device must be cpu, cuda or cuda:N, not {name!r}") from None
+    if device.type not in ("cpu", "cuda"):
+        raise UserError(f"device must be cpu, cuda or cuda:N, not {name!r}")
     if str(device) == "cuda":  # DALI wants a number
         return torch.device("cuda", torch.cuda.current_device())
     return device

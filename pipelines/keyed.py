@@ -69,7 +69,7 @@ def named(seed: int, epoch: int, name: str, n: int, k: int) -> NDArray[np.float3
     The name's hash is part of the key, so that what other names draw does not move it. k is at most
     128; each number has 24 random bits.
     """
-    own = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") ^ seed
+    own = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") ^ int(seed)
     columns = [raw(own, epoch, Stream.NAMED + column, n) >> np.uint64(40) for column in range(k)]
     if not columns:
         return np.empty((n, 0), np.float32)

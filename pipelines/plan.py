@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal, get_args
 
 import numpy as np
@@ -22,6 +23,8 @@ from fastsc.pipelines.threads import default_workers
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+MAX_TIMEOUT = 604_800  # a week, in seconds
 
 Crop = Literal["rrc", "pad", "reflect", "none"]
 OnBadImage = Literal["raise", "skip"]
@@ -114,6 +117,12 @@ class Settings:
         ):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise UserError(f"{name} must be a whole number of at least 1, not {value!r}")
+        for name, n in (("rank", self.rank), ("world_size", self.world_size)):
+            if not _is_whole(n):
+                raise UserError(f"{name} must be a whole number, not {n!r}")
+        for name in ("timeout", "decode_hardware", "val_crop", "train_crop", "paired_fraction"):
+            if not _is_finite(number := getattr(self, name)):
+                raise UserError(f"{name} must be a finite number, not {number!r}")
         for name, known in (
             ("crop", get_args(Crop)),
             ("on_bad_image", get_args(OnBadImage)),
@@ -124,17 +133,25 @@ class Settings:
             if (choice := getattr(self, name)) not in known:
                 choices = ", ".join(map(str, known))
                 raise UserError(f"{name} must be one of {choices}, not {choice!r}")
-        if self.seed % 1 or not 0 <= self.seed < 2**64:
+        if self.crop == "reflect" and self.resolution <= keyed.PAD:
+            raise UserError(
+                f"crop reflect mirrors {keyed.PAD} pixels, which resolution {self.resolution} has "
+                "not; take 5 at least"
+            )
+        if not _is_whole(self.seed) or not 0 <= self.seed < 2**64:
             raise UserError(f"seed must be a whole number from 0 to 2**64 - 1, not {self.seed}")
-        if len(self.strengths) != 4 or not all(math.isfinite(x) and x >= 0 for x in self.strengths):
+        four = isinstance(self.strengths, Sequence) and len(self.strengths) == 4
+        if not four or not all(_is_finite(x) and x >= 0 for x in self.strengths):
             raise UserError(f"strengths must be four numbers of at least 0, not {self.strengths}")
         if max(self.strengths) > MAX_GAIN - 1:
             raise UserError(f"strengths must be at most {MAX_GAIN - 1:,.0f}, not {self.strengths}")
         if self.strengths[3] > 0.5:
             raise UserError(f"the strength of hue must be at most 0.5, not {self.strengths[3]}")
         _ = self.perturbations
-        if not self.timeout > 0:
-            raise UserError(f"timeout must be above 0 seconds, not {self.timeout}")
+        if not 0 < self.timeout <= MAX_TIMEOUT:
+            raise UserError(
+                f"timeout must be above 0 and at most {MAX_TIMEOUT:,} seconds, not {self.timeout}"
+            )
         if not 0 <= self.decode_hardware <= 1:
             raise UserError(f"decode_hardware must lie in [0, 1], not {self.decode_hardware}")
         for name in ("val_crop", "train_crop", "paired_fraction"):
@@ -263,3 +280,11 @@ def local_batches(plan: Plan, settings: Settings, start: int) -> list[NDArray[np
         for at in range(start * size, stop, size)
     )
     return [share for share in shares if len(share)]
+
+
+def _is_whole(value: object) -> bool:
+    return not isinstance(value, bool) and isinstance(value, Integral)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, Real) and math.isfinite(value)

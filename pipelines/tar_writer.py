@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+import numpy as np
 from PIL import Image
 
 from fastsc.pipelines.arrow import Row, RowError, checked
@@ -28,6 +29,7 @@ from fastsc.pipelines.scaled import decode_to_shrink, shrunk
 from fastsc.pipelines.shards import contents, opened, shards_of
 from fastsc.pipelines.tar import BLOCK
 from fastsc.pipelines.threads import default_workers, in_order
+from fastsc.pipelines.walk import is_system
 
 TIMEOUT = 120.0  # seconds for one image
 _END = bytes(2 * BLOCK)
@@ -109,6 +111,11 @@ def write_tars(
                 f"{index.root}: {name} does not lie in a folder of its class, "
                 f"{index.classes[target]}, and a tar could not tell it"
             )
+        if any(part in ("", ".", "..") or is_system(part) for part in name.split("/")):
+            raise UserError(
+                f"{index.root}: a tar would not give {name} back, since who reads it passes over "
+                "such names; rename it"
+            )
     decode, skipped = pick()[1], dict[int, str]()
 
     def read(i: int) -> File | str:
@@ -139,6 +146,13 @@ def write_tars(
     made = tracked(files, title, len(index)) if title else files
     with closing(files):
         _pack(folder, shard_size, made, skip)
+    written = np.ones(len(index), np.bool_)
+    written[list(skipped)] = False
+    for label in np.setdiff1d(index.targets, index.targets[written]):
+        raise UserError(
+            f"{index.root}: none of the images of class {index.classes[label]} can be written, and "
+            "the next class would have its number; mend them, or remove its folder"
+        )
     return skipped
 
 

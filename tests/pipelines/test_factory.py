@@ -12,7 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from fastsc.pipelines import UserError, build, keyed, scan
+from fastsc.jitter import ColorJitter
+from fastsc.kernels import normalize
+from fastsc.kernels.arguments import scale_and_shift
+from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD, PairBatch, UserError, build, keyed, scan
 from fastsc.pipelines.memory import MemoryPipeline
 from fastsc.pipelines.plan import Settings
 from tests.pipelines.conftest import encoded, photograph
@@ -32,6 +35,15 @@ from tests.pipelines.conftest import encoded, photograph
         ({"seed": -1}, "seed"),
         ({"seed": 2**64}, "seed"),
         ({"seed": 1.5}, "seed"),
+        ({"seed": 3.0}, "seed"),
+        ({"resolution": 4, "crop": "reflect"}, "crop reflect mirrors 4 pixels"),
+        ({"strengths": 0.4}, "four numbers"),
+        ({"val_crop": "x"}, "val_crop must be a finite number"),
+        ({"timeout": float("inf")}, "timeout must be a finite number"),
+        ({"timeout": 1e9}, "timeout must be above 0 and at most 604,800"),
+        ({"rank": 0.5}, "rank must be a whole number"),
+        ({"world_size": "2"}, "world_size must be a whole number"),
+        ({"device": "meta"}, "device must be cpu, cuda"),
         ({"strengths": (0.4, 0.4, 0.4)}, "four numbers"),
         ({"strengths": (0.4, float("nan"), 0.4, 0.1)}, "four numbers"),
         ({"strengths": (0.4, 0.4, 0.4, 0.6)}, "hue"),
@@ -52,6 +64,44 @@ def test_mistakes(image_folder: Path, wrong: dict[str, Any], said: str) -> None:
     options = {"pipeline": "cpu", "batch_size": 4, "resolution": 32} | wrong
     with pytest.raises(UserError, match=said):
         build(options.pop("pipeline"), image_folder / "train", **options)
+
+
+def test_numbers_of_numpy_are_numbers(image_folder: Path) -> None:
+    def batch(seed: Any, strength: Any) -> PairBatch:
+        options = {"seed": seed, "strengths": (strength, 0.4, 0.4, 0.1), "perturb": ("gamma",)}
+        loader = build("cpu", image_folder / "train", batch_size=4, resolution=16, **options)
+        first = next(iter(loader))
+        loader.close()
+        return first
+
+    ours, theirs = batch(np.int64(3), np.float64(0.5)), batch(3, 0.5)
+    assert torch.equal(ours.perturbed, theirs.perturbed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_torchs_default_dtype_changes_nothing(image_folder: Path, dtype: torch.dtype) -> None:
+    def drawn() -> list[torch.Tensor]:
+        scale_and_shift.cache_clear()
+        loader = build("cpu", image_folder / "train", batch_size=4, resolution=16)
+        batch = next(iter(loader))
+        loader.close()
+        assert batch.perturbed is not None
+        images = torch.arange(192, dtype=torch.uint8).view(1, 8, 8, 3)
+        jitter = ColorJitter(0.4, 0.4, 0.4, 0.1)
+        factors = jitter.sample(1, torch.Generator().manual_seed(0))
+        views = normalize(images, IMAGENET_MEAN, IMAGENET_STD, impl="reference")
+        return [batch.clean, batch.perturbed, factors, views]
+
+    expected = drawn()
+    torch.set_default_dtype(dtype)
+    try:
+        found = drawn()
+    finally:
+        torch.set_default_dtype(torch.float32)
+        scale_and_shift.cache_clear()
+    for ours, theirs in zip(found, expected, strict=True):
+        assert ours.dtype == theirs.dtype
+        assert torch.equal(ours, theirs)
 
 
 def test_every_option_is_in_the_signature_and_in_the_help() -> None:

@@ -50,6 +50,16 @@ def test_labels_in_json(tmp_path: Path) -> None:
         scan(tmp_path, label_key="wnid")
 
 
+def test_half_of_a_character_is_no_label(tmp_path: Path) -> None:
+    """Which JSON can escape, and no hash of the index takes."""
+    files = {"0.json": b'{"label": "\\ud800bad"}', "0.jpg": PHOTO, "1.cls": b"ray", "1.jpg": PHOTO}
+    write(tmp_path / "0.tar", files)
+    index = scan(tmp_path)
+    assert index.classes == ("ray",)
+    assert "neither a number from 0 on nor a name" in index.faults[0].reason
+    assert len(index.hash) == 16
+
+
 def test_a_number_in_quotes_is_a_number(tmp_path: Path) -> None:
     files = {"0.json": b'{"label": "12"}', "0.jpg": PHOTO, "1.cls": b"2", "1.jpg": PHOTO}
     write(tmp_path / "0.tar", files)
