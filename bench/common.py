@@ -222,8 +222,9 @@ def print_table(
 ) -> None:
     """Print the rows.
 
-    `baselines` maps what stands in a name before its last "-", or else before its first "/", to the
-    row that its ratios refer to; `columns` are further ones: by heading, texts by the row's name.
+    `baselines` maps what stands in a name before its last "-" or its last "/", or else before its
+    first "/", to the row that its ratios refer to; `columns` are further ones: by heading, texts by
+    the row's name.
     """
     columns, baselines = columns or {}, baselines or {}
     rows = list(rows)
@@ -234,8 +235,9 @@ def print_table(
         if isinstance(row, Skipped):
             lines.append([row.name, "skipped", *[""] * (len(lines[0]) - 2)])
             continue
-        stem, group = row.name.rsplit("-", 1)[0], row.name.split("/")[0]
-        base = by_name.get(baselines.get(stem, baselines.get(group, "")))
+        stems = row.name.rsplit("-", 1)[0], row.name.rsplit("/", 1)[0], row.name.split("/")[0]
+        known = (baselines[stem] for stem in stems if stem in baselines)
+        base = by_name.get(next(known, ""))
         ratio = ""
         if isinstance(base, Result) and base.unit == row.unit:
             faster = row.median / base.median

@@ -112,7 +112,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--row", choices=ROWS, help="this row, in this process")
     options = parser.parse_args(arguments)
     if options.row:
-        files = sorted(options.folder.rglob("*.jpg"))[:IMAGES]
+        files = sorted(
+            path for path in options.folder.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg")
+        )[:IMAGES]
+        if not files:
+            parser.error(f"{options.folder}: no JPEGs in it")
         print(json.dumps(ROWS[options.row](files, options.device)))
         return 0
     rows: list[dict[str, Any]] = []

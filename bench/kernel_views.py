@@ -1,4 +1,4 @@
-"""pair_view and its peers as cases for `bench.kernels`, each checked against the oracle first."""
+"""pair_view and peers as cases for `bench.kernels`; ours and torchvision are checked first."""
 
 import functools
 import importlib.util

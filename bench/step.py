@@ -52,7 +52,6 @@ PEAK_TFLOPS = {"H200": 989.4, "H100": 989.4, "A100": 311.9}
 RESNET50_FLOPS = 2 * 3 * 4.09e9
 STEPS_A_CALL = 5
 
-PAIRED: dict[str, Any] = {}
 SINGLE: dict[str, Any] = {"alpha": 0.0, "ce_views": "clean"}
 
 

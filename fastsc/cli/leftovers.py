@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
+from fastsc.cli.lock import NAME
 from fastsc.errors import UserError
 
 TRIES = 10
@@ -90,13 +91,16 @@ def remove_stale(paths: Iterable[Path]) -> None:
 
 
 def require_free(out: Path) -> None:
-    """Raises UserError where something is in a folder that is to be made."""
+    """Raises UserError where something is in a folder that is to be made.
+
+    The lock of a command that was killed there is nothing.
+    """
     if out.name in ("", "..") or out.resolve() == Path.cwd():
         raise UserError(f"--out {out}: is where you are, or above; name a folder in it")
     try:
         if out.is_symlink() or (out.exists() and not out.is_dir()):
             raise UserError(f"--out {out}: is no folder; name another")
-        if out.is_dir() and any(out.iterdir()):
+        if out.is_dir() and any(path.name != NAME for path in out.iterdir()):
             raise UserError(f"--out {out}: is not empty; name another folder")
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import zipfile
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 
 from fastsc.datasets.photographs import packaged
 from fastsc.errors import UserError
+from fastsc.pipelines.reading import load_arrays
 
 CLASSES = 10
 MIN_PER_CLASS = 10  # in each part: fewer cannot be split into training, validation and test
@@ -27,11 +27,7 @@ SIDE = 28
 # MNIST's own names, and the ones that some downloads have.
 IDX_NAMES = ("{part}-{what}-idx{dims}-ubyte", "{part}-{what}.idx{dims}-ubyte")
 
-# What numpy throws at a damaged .npz; TypeError: an .npy under another name; NotImplementedError: a
-# compression that zipfile does not read.
-BROKEN = (
-    OSError, EOFError, ValueError, TypeError, NotImplementedError, zlib.error, zipfile.BadZipFile,
-)  # fmt: skip
+MOST_BYTES = 2**32  # of an archive's arrays; MNIST's are 55 MB
 
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
@@ -152,14 +148,11 @@ def _read_idx_file(folder: Path, part: str, what: str, dims: int) -> Images:
 
 def _read_npz(path: Path) -> list[Part]:
     known = (("x_train", "y_train"), ("x_test", "y_test"))
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            for pairs in (known, (("images", "labels"),)):
-                if all(name in arrays for pair in pairs for name in pair):
-                    return [(arrays[images], arrays[labels]) for images, labels in pairs]
-            names = ", ".join(arrays.files) or "nothing"
-    except BROKEN:
-        raise UserError(f"--digits {path}: cannot be read as an .npz of plain arrays") from None
+    arrays = load_arrays(path, f"--digits {path}", MOST_BYTES)
+    for pairs in (known, (("images", "labels"),)):
+        if all(name in arrays for pair in pairs for name in pair):
+            return [(arrays[images], arrays[labels]) for images, labels in pairs]
+    names = ", ".join(arrays) or "nothing"
     raise UserError(
         f"--digits {path}: needs x_train, y_train, x_test, y_test, or images, labels; has {names}"
     )

@@ -86,11 +86,7 @@ def _open_unlabelled(config: DataConfig, root: Path) -> Data:
     if path is not None:
         val, _ = scan_any(path, config.label_key, strays=True)
         val.require(config.on_bad_image)
-        if (n := len(val.usable)) < HELD_OUT_LEAST:
-            raise UserError(
-                f"{val.root}: a repair needs two held-out images at least, and there is {n}; name "
-                "more with --val"
-            )
+        require_held_out(val)
         return Data(_less(index, val, root), val)
     # By a key that no --seed changes: what one run held out, another must not learn from.
     order = keyed.order(keyed.VALIDATION_SEED, keyed.VALIDATION_EPOCH, index.usable, len(index))
@@ -98,6 +94,15 @@ def _open_unlabelled(config: DataConfig, root: Path) -> Data:
     if len(order) <= n:
         raise UserError(f"--data {root}: {len(order)} images are too few to hold a tenth out")
     return Data(index.part(np.sort(order[n:])), index.part(np.sort(order[:n])))
+
+
+def require_held_out(val: Index) -> None:
+    """Raises UserError where a repair cannot say what it has come to."""
+    if (n := len(val.usable)) < HELD_OUT_LEAST:
+        raise UserError(
+            f"{val.root}: a repair needs two held-out images at least, and there is {n}; name more "
+            "with --val"
+        )
 
 
 def _less(index: Index, val: Index, root: Path) -> Index:

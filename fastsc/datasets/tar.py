@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastsc.cli.leftovers import claimed, require_free
+from fastsc.cli.leftovers import claimed, remove_stale, require_free
 from fastsc.cli.lock import locked
 from fastsc.cli.packages import needed
 from fastsc.cli.parser import add_exact_decode, add_image_folder, folder_name, workers
@@ -80,6 +80,7 @@ def run(args: argparse.Namespace) -> str:
         UserError: A mistake in the options, the data or the place; nothing is left.
     """
     _check(args)
+    remove_stale(args.out.glob(".tars.*.tmp"))
     require_free(args.out)
     from fastsc.pipelines.tar_writer import Shrink
 

@@ -15,7 +15,7 @@ from fastsc.cli.lock import locked
 from fastsc.cli.packages import installed, needed
 from fastsc.config import TrainConfig
 from fastsc.config.checks import check, check_packages
-from fastsc.datasets.folders import Data, open_data, verified
+from fastsc.datasets.folders import Data, open_data, require_held_out, verified
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.distributed.ranks import Ranks
 from fastsc.distributed.signals import EXIT_RESUMABLE, STOPPING, StopSignal
@@ -120,6 +120,9 @@ def _train(
     ranks.assert_equal("the validation images", None if data.val is None else data.val.hash)
     if config.data.verify:
         data = verified(data, config.data, ranks)
+        if config.method.objective == "self" and data.val is not None:
+            with ranks.all_or_none():
+                require_held_out(data.val)
     with ranks.all_or_none():
         training = Training(config, data, device, precision, ranks, source)
     config = training.config

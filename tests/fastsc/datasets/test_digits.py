@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import io
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -141,7 +143,11 @@ def test_labels_in_the_place_of_images_are_refused(tmp_path: Path) -> None:
         (TRAIN[0][:, :7], TRAIN[1], "at least 8 pixels"),
         (TRAIN[0][:95], TRAIN[1][:95], "at least 10 of each class"),
         (TRAIN[0][:0], TRAIN[1][:0], "at least 10 of each class"),
-        (np.array([{}, 1], object), TRAIN[1], "cannot be read"),  # would be a pickle
+        (
+            np.array([{}, 1], object),
+            TRAIN[1],
+            "Object arrays cannot be loaded",
+        ),  # would be a pickle
     ],
 )
 def test_arrays_that_are_no_digits_are_refused(
@@ -160,8 +166,15 @@ def test_other_sources_are_refused(tmp_path: Path) -> None:
     np.savez(path, x_train=TRAIN[0], y_train=TRAIN[1], x_test=TEST[0][:, :8], y_test=TEST[1])
     assert "differ in size" in refused(path)
     path.write_bytes(path.read_bytes()[:300])
-    assert "cannot be read" in refused(path)
+    assert "File is not a zip file" in refused(path)
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (10**15,)}
+    )
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+    assert "does not fit into memory" in refused(path)
     np.save(tmp_path / "digits.npy", TRAIN[0])
     assert "neither" in refused(tmp_path / "digits.npy")
     (tmp_path / "digits.npy").rename(path)
-    assert "cannot be read" in refused(path)
+    assert "File is not a zip file" in refused(path)

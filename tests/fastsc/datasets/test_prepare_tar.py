@@ -109,6 +109,39 @@ def test_mistakes(
     assert sorted(os.listdir()) == ["a-file", "data"]
 
 
+def test_what_a_killed_run_left_is_removed(data: Path, tmp_path: Path) -> None:
+    out = tmp_path / "tars"
+    (out / ".tars.1.tmp" / "train").mkdir(parents=True)
+    (out / ".lock").write_text("{}")
+    assert pack(data, out) == 0
+    assert sorted(os.listdir(out)) == ["train", "val"]
+
+
+def test_a_class_of_which_nothing_can_be_shrunk_is_named(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for path in (data / "train" / "boat").iterdir():
+        path.unlink()
+    (data / "train" / "boat" / "hole.png").write_bytes(undecodable())
+    words = ["--resize", "16", "--on-bad-image", "skip"]
+    said = mistake(capsys, "tar", "--data", data, "--out", tmp_path / "out", *words)
+    assert "none of the images of class boat can be written" in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["boat/../boat/0.jpg", "boat/.0.jpg", "boat/./0.jpg"])
+def test_names_that_no_reader_gives_back_are_refused(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    for file in ("0.jpg", ".0.jpg"):
+        (data / "train" / "boat" / file).write_bytes(encoded(photograph(1, (16, 16))))
+    (data / "train" / "list.csv").write_text(f"path,label\n{name},boat\n")
+    listed = data / "train" / "list.csv"
+    said = mistake(capsys, "tar", "--data", listed, "--out", tmp_path / "out", "--val", "none")
+    assert f"a tar would not give {name} back" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_broken_images_stop_it_or_are_packed_as_they_are(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -35,6 +35,7 @@ from tests.fastsc.distributed.test_ranks import ranked, single
 from tests.fastsc.runs import events, same_weights, weights
 from tests.fastsc.training.repairs import MODEL, repair
 from tests.fastsc.training.test_train_mistakes import mistake
+from tests.pipelines.conftest import undecodable
 
 pytestmark = [pytest.mark.usefixtures("forked"), pytest.mark.heavy]
 
@@ -379,6 +380,19 @@ def test_a_run_among_the_images_is_refused(
 ) -> None:
     words = ["repair", "--data", str(flat), "--out", str(flat / "run"), *MODEL, "--init", init]
     assert "among the images" in mistake(capsys, words)
+
+
+def test_held_out_images_are_counted_once_they_are_decoded(
+    flat: Path, init: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    val = tmp_path / "val"
+    val.mkdir()
+    shutil.copy(next(flat.iterdir()), val)
+    (val / "hole.png").write_bytes(undecodable())
+    words = [*MODEL, "--init", init, "--val", str(val), "--verify", "--on-bad-image", "skip"]
+    assert repair(flat, tmp_path / "run", *words) == 2
+    assert "a repair needs two held-out images at least, and there is 1" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("package", ["jinja2", "scipy", "matplotlib"])
