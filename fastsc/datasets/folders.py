@@ -61,6 +61,11 @@ def open_data(config: DataConfig, *, labels: bool = True) -> Data:
         train_path = part
     else:
         raise UserError(f"--data {root}: has no {_hint(root)}")
+    if config.label_key is not None and (is_beton or not shards_of(train_path)):
+        raise UserError(
+            f"--label-key names a field beside the images of tars, and {train_path} has none: "
+            "leave it out"
+        )
     val_path = _val_beton(config, root) if is_beton else _val_folder(config, root)
     train = opened(train_path)
     train.require(config.on_bad_image)

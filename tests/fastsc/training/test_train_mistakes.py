@@ -35,6 +35,7 @@ def mistake(capsys: pytest.CaptureFixture[str], words: list[str]) -> str:
         (["--resolution", "7.5"], "--resolution"),
         (["--val", "nowhere"], "--val none"),
         (["--num-classes", "3"], "--num-classes 3"),
+        (["--label-key", "species"], "--label-key names a field beside the images of tars"),
         (["--resume"], "--out"),
     ],
 )
