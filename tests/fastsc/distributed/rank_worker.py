@@ -122,7 +122,7 @@ def check_batch_norm(ranks: Ranks, generator: torch.Generator) -> None:
     expected = [functional.silu(one(view)).pow(3) for view in ones]
     sum(out.sum() for out in expected).backward()  # type: ignore[union-attr]
     shares = [view[r::w].clone().requires_grad_() for view in views]
-    shared.n_clean = n
+    shared.n_clean, shared.n_rows = n, 2 * n
     found = functional.silu(own(torch.cat(shares))).pow(3)
     found.sum().backward()
     for out, want in zip(found.chunk(2), expected, strict=True):
