@@ -11,9 +11,9 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 
-from fastsc.cli.lock import NAME
 from fastsc.errors import UserError
 
+LOCK = ".lock"  # of `lock.locked`, which a killed process leaves
 TRIES = 10
 
 
@@ -100,7 +100,7 @@ def require_free(out: Path) -> None:
     try:
         if out.is_symlink() or (out.exists() and not out.is_dir()):
             raise UserError(f"--out {out}: is no folder; name another")
-        if out.is_dir() and any(path.name != NAME for path in out.iterdir()):
+        if out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
             raise UserError(f"--out {out}: is not empty; name another folder")
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):

@@ -13,11 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from fastsc.cli.leftovers import LOCK
 from fastsc.errors import UserError
 from fastsc.pipelines.disk import doing
 from fastsc.pipelines.reading import require_file_or_nothing
 
-NAME = ".lock"
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)
 _HOLDER_BYTES = 1000
 
@@ -58,7 +58,7 @@ def _made(folder: Path) -> Iterator[None]:
 
 
 def _locked(folder: Path, patience: float) -> Iterator[None]:
-    path, until = folder / NAME, time.monotonic() + patience
+    path, until = folder / LOCK, time.monotonic() + patience
     require_file_or_nothing(path)
     while (file := _taken(path)) is None:
         if time.monotonic() >= until:

@@ -334,8 +334,8 @@ def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
     tested = study.baselines, study.augmentation, study.claimed, study.quick
     if not study.default and any(tested):
         wrong("baselines, augmentation, claimed and quick are of a study with a default")
-    for name, against in {study.default: study.compared, **study.claimed}.items():
-        if study.default and (not against or name in against):
+    for name, against in study.claimed.items():
+        if not against or name in against:
             wrong(f"the claims of {name} must be tested against other arms")
     asked = study.evaluate
     for question in asked.questions:
@@ -365,8 +365,6 @@ def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
     for name in study.groups.get("target", ()):
         if study.config(study.arms[name], Path("DIR"), 0).method.ds_target is None:
             wrong(f"target names {name!r}, which has no ds_target")
-    if study.default and not study.plain(study.reference):
-        wrong(f"reference names {study.reference!r}, which is no plain training")
     for scaled in map(study.scaled, study.scales):
         for arm in scaled.arms.values():
             scaled.config(arm, Path("DIR"), 0)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from fastsc.cli.lock import NAME as LOCK
+from fastsc.cli.leftovers import LOCK
 from fastsc.cli.parser import MAX_FOLDERS
 from fastsc.config import TrainConfig
 from fastsc.config.recipes import dump

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from fastsc.cli.lock import NAME, locked
+from fastsc.cli.leftovers import LOCK
+from fastsc.cli.lock import locked
 from fastsc.errors import UserError
 from fastsc.run.folder import RunFolder
 from tests.fastsc.runs import run, start, wait_for_step
@@ -71,7 +72,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path: Path) -> None:
 def test_it_leaves_no_folder_that_it_made_and_nobody_filled(tmp_path: Path) -> None:
     folder = tmp_path / "a" / "b"
     with locked(folder):
-        assert [path.name for path in folder.iterdir()] == [NAME]
+        assert [path.name for path in folder.iterdir()] == [LOCK]
     assert list(tmp_path.iterdir()) == []
     with locked(folder):
         (folder / "result").touch()
@@ -105,7 +106,7 @@ def test_a_refused_lock_leaves_the_others_files(
     try:
         assert run(image_folder, out) == 2
         assert "another run is at work" in capsys.readouterr().err
-        assert [path.name for path in out.iterdir()] == [NAME]
+        assert [path.name for path in out.iterdir()] == [LOCK]
     finally:
         process.kill()
         process.wait()
@@ -142,7 +143,7 @@ def test_a_resume_reads_nothing_before_it_has_the_lock(
 def test_a_lock_whose_file_was_taken_away_is_none(tmp_path: Path) -> None:
     """A run that could not begin removes its files, and another waits for its lock."""
     process = held_by_another(tmp_path)
-    (tmp_path / NAME).unlink()
+    (tmp_path / LOCK).unlink()
     with locked(tmp_path):  # of the new file
         with pytest.raises(UserError, match="another run is at work"), locked(tmp_path):
             pass
@@ -165,7 +166,7 @@ def test_a_log_that_is_moved_away_lifts_no_lock(image_folder: Path, tmp_path: Pa
         assert first.wait(60) == 75
     finally:
         first.kill()
-    assert not (out / NAME).exists()
+    assert not (out / LOCK).exists()
 
 
 @pytest.mark.parametrize("resume", [[], ["--resume"]])
@@ -176,7 +177,7 @@ def test_a_run_that_was_killed_as_it_began(
     out = tmp_path / "run"
     out.mkdir()
     (out / "log.jsonl").touch()
-    (out / NAME).write_text("{}")
+    (out / LOCK).write_text("{}")
     (out / "config.part").write_text("recipe: im")
     assert run(image_folder, out, "--max-steps", "1", "--val", "none", *resume) == 0
 
@@ -228,4 +229,4 @@ def test_every_command_that_writes_a_folder_holds_it(
         said = capsys.readouterr().err
         assert said.count("\n") == 1
         assert f"another run is at work there ({NAME_OF_THIS}, process {os.getpid()} on " in said
-        assert [path.name for path in out.iterdir()] == [NAME]
+        assert [path.name for path in out.iterdir()] == [LOCK]

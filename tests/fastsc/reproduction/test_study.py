@@ -111,8 +111,6 @@ def test_seeds_begin_where_the_study_says() -> None:
         ({"augmentation": None}, "claims are tested against baselines"),
         ({"default": None}, "are of a study with a default"),
         ({"augmentation": "ce"}, "baselines, one of them the augmentation"),
-        ({"reference": "both"}, "reference names 'both', which is no plain training"),
-        ({"baselines": ["default", "both"]}, "claims of default must be tested against other arms"),
         ({"claimed": {"both": []}}, "the claims of both must be tested against other arms"),
         ({"claimed": {"both": ["ce", "both"]}}, "claims of both must be tested against other arms"),
         (
