@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Literal, get_args
@@ -140,7 +140,7 @@ class Settings:
             )
         if not _is_whole(self.seed) or not 0 <= self.seed < 2**64:
             raise UserError(f"seed must be a whole number from 0 to 2**64 - 1, not {self.seed}")
-        four = isinstance(self.strengths, Sequence) and len(self.strengths) == 4
+        four = hasattr(self.strengths, "__len__") and len(self.strengths) == 4
         if not four or not all(_is_finite(x) and x >= 0 for x in self.strengths):
             raise UserError(f"strengths must be four numbers of at least 0, not {self.strengths}")
         if max(self.strengths) > MAX_GAIN - 1:

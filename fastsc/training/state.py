@@ -216,7 +216,7 @@ class Training:
             self.loader.load_state_dict(state["pipeline"])
             # Which kernel steps is this machine's affair; torch places the state as it wants it.
             for group, own in zip(
-                state["optimizer"]["param_groups"], core.optimizer.param_groups, strict=True
+                state["optimizer"]["param_groups"], core.optimizer.param_groups, strict=False
             ):
                 group.update({key: own[key] for key in ("fused", "foreach") if key in own})
             core.optimizer.load_state_dict(state["optimizer"])
