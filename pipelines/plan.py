@@ -133,16 +133,21 @@ class Settings:
             if (choice := getattr(self, name)) not in known:
                 choices = ", ".join(map(str, known))
                 raise UserError(f"{name} must be one of {choices}, not {choice!r}")
-        if self.crop == "reflect" and self.resolution <= keyed.PAD:
+        if self.train and self.crop == "reflect" and self.resolution <= keyed.PAD:
             raise UserError(
                 f"crop reflect mirrors {keyed.PAD} pixels, which resolution {self.resolution} has "
                 "not; take 5 at least"
             )
         if not _is_whole(self.seed) or not 0 <= self.seed < 2**64:
             raise UserError(f"seed must be a whole number from 0 to 2**64 - 1, not {self.seed}")
-        four = hasattr(self.strengths, "__len__") and len(self.strengths) == 4
-        if not four or not all(_is_finite(x) and x >= 0 for x in self.strengths):
-            raise UserError(f"strengths must be four numbers of at least 0, not {self.strengths}")
+        object.__setattr__(self, "seed", int(self.seed))
+        four = f"strengths must be four numbers of at least 0, not {self.strengths}"
+        try:
+            object.__setattr__(self, "strengths", tuple(map(float, self.strengths)))  # of an array
+        except (TypeError, ValueError):
+            raise UserError(four) from None
+        if len(self.strengths) != 4 or not all(_is_finite(x) and x >= 0 for x in self.strengths):
+            raise UserError(four)
         if max(self.strengths) > MAX_GAIN - 1:
             raise UserError(f"strengths must be at most {MAX_GAIN - 1:,.0f}, not {self.strengths}")
         if self.strengths[3] > 0.5:

@@ -12,7 +12,7 @@ import math
 import os
 import stat
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -185,7 +185,10 @@ def _inside(value: Any) -> Iterable[Any]:
 
 
 def load_arrays(
-    file: BinaryIO | str | os.PathLike[str], place: str, most: int
+    file: BinaryIO | str | os.PathLike[str],
+    place: str,
+    most: int,
+    only: Collection[str] | None = None,
 ) -> dict[str, NDArray[Any]]:
     """The arrays of an .npz, without pickles.
 
@@ -193,6 +196,7 @@ def load_arrays(
         file: It, or its path.
         place: What a UserError calls it.
         most: Bytes that all arrays together may have: a small archive can claim any size.
+        only: The names of those that are read; None: all.
 
     Raises:
         UserError: It is no such archive, or its arrays are larger.
@@ -203,9 +207,9 @@ def load_arrays(
             claimed = sum(entry.file_size for entry in archive.infolist())
             if claimed > most:
                 raise ValueError(f"its arrays take {claimed:,} bytes, and {most:,} at most")
-            return {
-                name.removesuffix(".npy"): _array(archive.read(name)) for name in archive.namelist()
-            }
+            names = {name.removesuffix(".npy"): name for name in archive.namelist()}
+            wanted = names if only is None else [name for name in names if name in only]
+            return {name: _array(archive.read(names[name])) for name in wanted}
 
 
 def _array(content: bytes) -> NDArray[Any]:

@@ -6,7 +6,7 @@ import errno
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -90,17 +90,14 @@ def remove_stale(paths: Iterable[Path]) -> None:
                 os.close(file)
 
 
-def require_free(out: Path) -> None:
-    """Raises UserError where something is in a folder that is to be made.
-
-    The lock of a command that was killed there is nothing.
-    """
+def require_free(out: Path, *, but: Collection[str] = ()) -> None:
+    """Raises UserError where something is in a folder that is to be made, `but` these names."""
     if out.name in ("", "..") or out.resolve() == Path.cwd():
         raise UserError(f"--out {out}: is where you are, or above; name a folder in it")
     try:
         if out.is_symlink() or (out.exists() and not out.is_dir()):
             raise UserError(f"--out {out}: is no folder; name another")
-        if out.is_dir() and any(path.name != LOCK for path in out.iterdir()):
+        if out.is_dir() and any(path.name not in but for path in out.iterdir()):
             raise UserError(f"--out {out}: is not empty; name another folder")
     except (OSError, ValueError) as error:
         if isinstance(error, UserError):

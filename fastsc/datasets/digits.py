@@ -147,12 +147,13 @@ def _read_idx_file(folder: Path, part: str, what: str, dims: int) -> Images:
 
 
 def _read_npz(path: Path) -> list[Part]:
-    known = (("x_train", "y_train"), ("x_test", "y_test"))
-    arrays = load_arrays(path, f"--digits {path}", MOST_BYTES)
-    for pairs in (known, (("images", "labels"),)):
+    forms = (("x_train", "y_train"), ("x_test", "y_test")), (("images", "labels"),)
+    wanted = {name for pairs in forms for pair in pairs for name in pair}
+    arrays = load_arrays(path, f"--digits {path}", MOST_BYTES, wanted)
+    for pairs in forms:
         if all(name in arrays for pair in pairs for name in pair):
             return [(arrays[images], arrays[labels]) for images, labels in pairs]
-    names = ", ".join(arrays) or "nothing"
+    names = ", ".join(arrays) or "none of them"
     raise UserError(
         f"--digits {path}: needs x_train, y_train, x_test, y_test, or images, labels; has {names}"
     )

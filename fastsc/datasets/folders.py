@@ -61,11 +61,6 @@ def open_data(config: DataConfig, *, labels: bool = True) -> Data:
         train_path = part
     else:
         raise UserError(f"--data {root}: has no {_hint(root)}")
-    if config.label_key is not None and (is_beton or not shards_of(train_path)):
-        raise UserError(
-            f"--label-key names a field beside the images of tars, and {train_path} has none: "
-            "leave it out"
-        )
     val_path = _val_beton(config, root) if is_beton else _val_folder(config, root)
     train = opened(train_path)
     train.require(config.on_bad_image)
@@ -99,6 +94,15 @@ def _open_unlabelled(config: DataConfig, root: Path) -> Data:
     if len(order) <= n:
         raise UserError(f"--data {root}: {len(order)} images are too few to hold a tenth out")
     return Data(index.part(np.sort(order[n:])), index.part(np.sort(order[:n])))
+
+
+def check_label_key(config: DataConfig, data: Data) -> None:
+    """Raises UserError where --label-key names a field of nothing."""
+    if config.label_key is not None and not any(getattr(part, "members", None) for part in data):
+        raise UserError(
+            f"--label-key names a field beside the images of tars, and {config.data} has none: "
+            "leave it out"
+        )
 
 
 def require_held_out(val: Index) -> None:

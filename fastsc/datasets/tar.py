@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fastsc.cli.leftovers import claimed, remove_stale, require_free
+from fastsc.cli.leftovers import LOCK, claimed, remove_stale, require_free
 from fastsc.cli.lock import locked
 from fastsc.cli.packages import needed
 from fastsc.cli.parser import add_exact_decode, add_image_folder, folder_name, workers
@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> str:
     """
     _check(args)
     remove_stale(args.out.glob(".tars.*.tmp"))
-    require_free(args.out)
+    require_free(args.out, but=(LOCK,))
     from fastsc.pipelines.tar_writer import Shrink
 
     shrink = Shrink(args.resize, args.quality or 90, args.exact_decode) if args.resize else None
@@ -148,11 +148,25 @@ def _of_folder(args: argparse.Namespace) -> dict[str, _Write]:
 
     def write(index: Index, *to: Any, **options: Any) -> tuple[int, list[str]]:
         skipped = write_tars(index, *to, **options)
+        if index is data.train:
+            _require_classes(index, skipped)
         lines = [f"{index.path(i)} ({why})" for i, why in sorted(skipped.items())]
         return len(index) - len(lines), lines
 
     indices = zip(data._fields, data, strict=True)
     return {name: partial(write, index) for name, index in indices if index is not None}
+
+
+def _require_classes(train: Index, skipped: dict[int, str]) -> None:
+    """Raises UserError where a class is lost: those behind it would get other numbers."""
+    import numpy as np
+
+    written = np.delete(train.targets, list(skipped))
+    for label in np.setdiff1d(train.targets, written):
+        raise UserError(
+            f"{train.root}: none of the images of class {train.classes[label]} can be written; "
+            "mend them, or remove its folder"
+        )
 
 
 def _of_hugging_face(args: argparse.Namespace) -> dict[str, _Write]:

@@ -15,11 +15,17 @@ from fastsc.cli.lock import locked
 from fastsc.cli.packages import installed, needed
 from fastsc.config import TrainConfig
 from fastsc.config.checks import check, check_packages
-from fastsc.datasets.folders import Data, open_data, require_held_out, verified
+from fastsc.datasets.folders import (
+    Data,
+    check_label_key,
+    open_data,
+    require_held_out,
+    verified,
+)
 from fastsc.distributed.devices import keep_memory, pick_device, pick_precision
 from fastsc.distributed.ranks import Ranks
 from fastsc.distributed.signals import EXIT_RESUMABLE, STOPPING, StopSignal
-from fastsc.errors import LostContactError, PeerError, StalledError, UserError
+from fastsc.errors import LostContactError, PeerError, StalledError, UserError, first_line
 from fastsc.loading.source import Source, open_source
 from fastsc.pipelines.disk import watched
 from fastsc.run import checkpoint
@@ -90,7 +96,8 @@ def _train(
         config = config.replace(resume=True)
     with ranks.all_or_none():
         check_packages(config)
-        if config.method.objective == "self" and conclude is not None and config.data.val != "none":
+        concludes = ranks.is_main and conclude is not None and config.data.val != "none"
+        if config.method.objective == "self" and concludes:
             for package in ("jinja2", "scipy", "matplotlib"):
                 needed(package, "the page of a repair (none with --val none)")
     with ranks.all_or_none():
@@ -116,6 +123,7 @@ def _train(
     config, source = _begun_from(config, folder, there, ranks)
     with ranks.local_first():
         data = open_data(config.data, labels=config.method.objective == "labels")
+        check_label_key(config.data, data)
     ranks.assert_equal("the training images", data.train.hash)
     ranks.assert_equal("the validation images", None if data.val is None else data.val.hash)
     if config.data.verify:
@@ -204,6 +212,7 @@ def _run(
         with ranks.contact():
             introduce(training, report, saved)
             if fit(training, writer, report, stop) and draw_back(training, report, stop):
+                ranks.on_main(report.check)  # before there are weights, which nothing follows
                 ranks.on_main(writer.wait)
                 ranks.on_main(lambda: _export(training, folder, report, conclude))
                 ranks.on_main(report.check)
@@ -227,12 +236,14 @@ def _run(
         raise
     except torch.OutOfMemoryError as error:
         reason = "".join(traceback.format_exception(error))
-        if not ranks.single_process:  # the others are in the middle of the step
+        at_once = training.step == 0 and not training.finished
+        if not at_once or not ranks.single_process:  # whose others are in the middle of the step
             raise
-        reason, status = f"step {training.step + 1} does not fit into the device's memory", 2
+        status = 2
         raise UserError(
-            f"{reason}: take a smaller --batch-size or --resolution, or --accumulate"
-        ) from None
+            f"the first step does not fit into memory ({first_line(error)}); take a smaller "
+            "--batch-size or --resolution, or --accumulate"
+        ) from error
     except BaseException as error:
         reason = "".join(traceback.format_exception(error))
         raise

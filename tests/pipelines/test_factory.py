@@ -38,6 +38,7 @@ from tests.pipelines.conftest import encoded, photograph
         ({"seed": 3.0}, "seed"),
         ({"resolution": 4, "crop": "reflect"}, "crop reflect mirrors 4 pixels"),
         ({"strengths": 0.4}, "four numbers"),
+        ({"strengths": np.array(0.4)}, "four numbers"),
         ({"val_crop": "x"}, "val_crop must be a finite number"),
         ({"timeout": float("inf")}, "timeout must be a finite number"),
         ({"timeout": 1e9}, "timeout must be above 0 and at most 604,800"),
@@ -75,6 +76,9 @@ def test_numbers_of_numpy_are_numbers(image_folder: Path) -> None:
         return first
 
     ours, theirs = batch(np.int64(3), np.float64(0.5)), batch(3, 0.5)
+    settings = Settings(batch_size=4, resolution=16, seed=np.int64(3), strengths=np.full(4, 0.5))
+    assert type(settings.seed) is int
+    assert settings.strengths == (0.5, 0.5, 0.5, 0.5)
     assert torch.equal(ours.perturbed, theirs.perturbed)
 
 

@@ -143,11 +143,7 @@ def test_labels_in_the_place_of_images_are_refused(tmp_path: Path) -> None:
         (TRAIN[0][:, :7], TRAIN[1], "at least 8 pixels"),
         (TRAIN[0][:95], TRAIN[1][:95], "at least 10 of each class"),
         (TRAIN[0][:0], TRAIN[1][:0], "at least 10 of each class"),
-        (
-            np.array([{}, 1], object),
-            TRAIN[1],
-            "Object arrays cannot be loaded",
-        ),  # would be a pickle
+        (np.array([{}, 1], object), TRAIN[1], "Object arrays cannot be loaded"),
     ],
 )
 def test_arrays_that_are_no_digits_are_refused(
@@ -156,6 +152,13 @@ def test_arrays_that_are_no_digits_are_refused(
     path = tmp_path / "digits.npz"
     np.savez(path, images=images, labels=labels)
     assert part in refused(path)
+
+
+def test_what_else_is_in_an_archive_is_not_read(tmp_path: Path) -> None:
+    """Names of classes as objects, which would be a pickle, say."""
+    path = tmp_path / "digits.npz"
+    np.savez(path, images=TRAIN[0], labels=TRAIN[1], names=np.array(["zero", None], object))
+    assert len(read_digits(path).images) == len(TRAIN[0])
 
 
 def test_other_sources_are_refused(tmp_path: Path) -> None:

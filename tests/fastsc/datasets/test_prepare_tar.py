@@ -129,6 +129,18 @@ def test_a_class_of_which_nothing_can_be_shrunk_is_named(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_class_that_validation_loses_moves_no_number(data: Path, tmp_path: Path) -> None:
+    for path in (data / "val" / "boat").iterdir():
+        path.unlink()
+    (data / "val" / "boat" / "hole.png").write_bytes(undecodable())
+    out = tmp_path / "out"
+    assert pack(data, out, "--resize", "16", "--on-bad-image", "skip") == 0
+    classes = scan(out / "train").classes
+    assert classes == scan(data / "train").classes
+    ours, theirs = (scan(folder / "val", classes=classes) for folder in (out, data))
+    assert set(ours.targets) == set(theirs.targets) - {classes.index("boat")}
+
+
 @pytest.mark.parametrize("name", ["boat/../boat/0.jpg", "boat/.0.jpg", "boat/./0.jpg"])
 def test_names_that_no_reader_gives_back_are_refused(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str

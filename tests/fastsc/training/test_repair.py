@@ -428,5 +428,10 @@ def test_a_log_that_cannot_be_written_at_the_end_is_told(
 
     monkeypatch.setattr(RunLog, "event", full)
     words = [*MODEL, "--init", init, "--epochs", "1", "--keep", "0.5"]
-    assert repair(flat, tmp_path / "run", *words) == 2
+    out = tmp_path / "run"
+    assert repair(flat, out, *words) == 2
     assert "log.jsonl: No space left on device" in capsys.readouterr().err
+    assert not events(out, "kept")
+    monkeypatch.undo()
+    assert repair(flat, out, *words, "--resume") == 0
+    assert len(events(out, "kept")) == 1

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from fastsc.train import main
+from fastsc.training.step import Step
 from tests.fastsc.runs import SMALL, events, run
 
 
@@ -185,7 +187,26 @@ def test_a_step_that_does_not_fit_into_memory(
 
     monkeypatch.setattr("fastsc.training.step.Step.train_step", full)
     assert run(image_folder, tmp_path / "run") == 2
-    said = "fastsc.train: step 1 does not fit into the device's memory: take a smaller --batch-size"
-    assert capsys.readouterr().err.startswith(said)
+    said = "the first step does not fit into memory (CUDA out of memory); take a smaller --batch"
+    assert capsys.readouterr().err.startswith(f"fastsc.train: {said}")
     (end,) = events(tmp_path / "run", "end")
-    assert (end["status"], end["reason"]) == (2, "step 1 does not fit into the device's memory")
+    assert end["status"] == 2
+    assert "Traceback" in end["reason"]
+
+
+def test_a_later_step_that_does_not_fit_is_no_mistake(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where another process takes the memory: a launcher starts the run anew."""
+    step = Step.train_step
+
+    def full(self: Step, *words: Any, **more: Any) -> Any:
+        if self.step == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return step(self, *words, **more)
+
+    monkeypatch.setattr(Step, "train_step", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        run(image_folder, tmp_path / "run")
+    (end,) = events(tmp_path / "run", "end")
+    assert end["status"] == 1
