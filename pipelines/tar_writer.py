@@ -155,6 +155,7 @@ def write_table(
     *,
     shrink: Shrink | None = None,
     on_bad_image: OnBadImage = "raise",
+    every_class: bool = False,
     workers: int | None = None,
     title: str | None = None,
 ) -> tuple[int, list[str]]:
@@ -164,21 +165,26 @@ def write_table(
         table: What to write.
         folder: Where to; made here.
         shard_size, shrink, on_bad_image, workers, title: As there.
+        every_class: Refuse to leave out all rows of a class: training numbers the classes by what
+            is in its tars, and those behind it would get other numbers.
 
     Returns:
         How many there are; and of each row that is no image of a class, which it is and why.
 
     Raises:
         UserError: There is such a row and on_bad_image is "raise", or no other; a file is damaged;
-            the tars cannot be written, or do not read back.
+            a class would be lost; the tars cannot be written, or do not read back.
     """
     decode, skipped = pick()[1], list[str]()
     keys = Keys(table.columns, str(table.files[0]))
+    there, kept = set[str](), set[str]()  # class folders
 
     def keyed() -> Iterator[tuple[Path, Row, str | RowError]]:
         for path, row in table.rows():
             try:
-                yield path, row, keys(row)
+                key = keys(row)
+                there.add(key.split("/")[0])
+                yield path, row, key
             except RowError as error:
                 yield path, row, error
 
@@ -199,6 +205,12 @@ def write_table(
                 f"{reason}; mend or remove it, or leave such rows out with --on-bad-image skip"
             )
 
+    def noted(files: Iterable[File | str]) -> Iterator[File | str]:
+        for file in files:
+            if not isinstance(file, str):
+                kept.add(file[0].split("/")[0])
+            yield file
+
     files = in_order(
         read,
         keyed(),
@@ -209,9 +221,14 @@ def write_table(
     )
     made = tracked(files, title, table.n) if title else files
     with closing(files):
-        n = _pack(folder, shard_size, made, skip)
+        n = _pack(folder, shard_size, noted(made), skip)
     if not n:
         raise UserError(f"{table.files[0]}: none of its {table.n} rows can be used")
+    if every_class and (lost := sorted(there - kept)):
+        raise UserError(
+            f"{table.files[0].parent}: none of the rows of class {lost[0]} can be written; mend "
+            "them, or remove them"
+        )
     return n, skipped
 
 

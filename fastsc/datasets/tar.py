@@ -185,7 +185,8 @@ def _of_hugging_face(args: argparse.Namespace) -> dict[str, _Write]:
             more = "" if name == "train" else ", -val or -test; --val none packs none"
             file = "train" if name == "train" else "validation"
             raise UserError(f"--data {args.data}: has no data/{file}-*.parquet{more}")
-        parts[name] = partial(write_table, Table(files, args.label_column))
+        table = Table(files, args.label_column)
+        parts[name] = partial(write_table, table, every_class=name == "train")
     return parts
 
 

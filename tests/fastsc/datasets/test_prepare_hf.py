@@ -124,6 +124,18 @@ def test_a_row_that_is_no_image_of_a_class(
     assert not index.bad_images()
 
 
+def test_a_class_of_which_no_row_is_an_image_is_named(
+    small: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of the tars the next class would have its number."""
+    content = table([image(0), {"bytes": b"", "path": None}, image(2)], [0, 1, 2], ["a", "b", "c"])
+    write(small / "data" / "train-0.parquet", content)
+    write(small / "data" / "validation-0.parquet", table([image(2)], [2], ["a", "b", "c"]))
+    words = ["tar", "--data", f"hf:{small}", "--out", tmp_path / "out", "--on-bad-image", "skip"]
+    assert "data: none of the rows of class b can be written" in mistake(capsys, *words)
+    assert not (tmp_path / "out").exists()
+
+
 def test_shrunk_while_packed(small: Path, tmp_path: Path) -> None:
     assert pack(Path(f"hf:{small}"), tmp_path / "out", "--resize", "32", "--val", "none") == 0
     index = scan(tmp_path / "out" / "train")
