@@ -26,7 +26,9 @@ import json
 import math
 import os
 import shutil
+from contextlib import ExitStack
 from enum import IntEnum
+from glob import escape
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -34,10 +36,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from fastsc.cli.leftovers import require_free
+from fastsc.cli.leftovers import claimed, remove_stale, require_free
 from fastsc.cli.parser import folder_name
 from fastsc.datasets.digits import CLASSES, PACKAGED, Digits, Labels, read_digits
-from fastsc.datasets.photographs import free_name
 from fastsc.errors import UserError
 from fastsc.pipelines import keyed
 from fastsc.pipelines.progress import MIN_FILES, tracked
@@ -145,31 +146,30 @@ def prepare(
         raise UserError(f"--correlation must be a number from 0 to 1, not {correlation:g}")
     if not 0 <= seed < 2**63:
         raise UserError(f"--seed must be from 0 to 2**63 - 1, not {seed}")
+    # Next to it, since a rename is whole only within one file system; but a mount point, whose name
+    # nothing else can take, is filled, the metadata last.
+    mounted = os.path.ismount(out)
+    unfinished = (out if mounted else out.parent) / f".{out.name}.{os.getpid()}.part"
+    remove_stale(unfinished.parent.glob(f".{escape(out.name)}.*.part"))
     require_free(out)
     original = read_digits(digits)
     splits = split_and_color(original.labels, original.n_train, correlation, seed)
     metadata = describe(original, splits, correlation, seed)
-    unfinished = None
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        # Next to it, since a rename is whole only within one file system; but a mount point, whose
-        # name nothing else can take, is filled, the metadata last.
-        mounted = os.path.ismount(out)
-        name = f".{out.name}-{os.getpid()}"
-        unfinished = free_name(out / name if mounted else out.with_name(name))
-        write_images(unfinished, original, splits)
-        text = json.dumps(metadata, indent=1) + "\n"
-        (unfinished / METADATA).write_text(text, encoding="utf-8")
-        if mounted:
-            for part in sorted(unfinished.iterdir(), key=lambda path: path.name == METADATA):
-                part.rename(out / part.name)
-        else:
-            unfinished.rename(out)
+        with claimed(unfinished, folder=True), ExitStack() as rollback:
+            # No longer there after the rename.
+            rollback.callback(shutil.rmtree, unfinished, ignore_errors=True)
+            write_images(unfinished, original, splits)
+            text = json.dumps(metadata, indent=1) + "\n"
+            (unfinished / METADATA).write_text(text, encoding="utf-8")
+            if mounted:
+                for part in sorted(unfinished.iterdir(), key=lambda path: path.name == METADATA):
+                    part.rename(out / part.name)
+            else:
+                unfinished.rename(out)
     except OSError as error:
         raise UserError(f"--out {out}: cannot be written ({error.strerror})") from None
-    finally:
-        if unfinished is not None:  # no longer there after the rename
-            shutil.rmtree(unfinished, ignore_errors=True)
     return metadata
 
 

@@ -9,11 +9,15 @@ from __future__ import annotations
 import importlib.util
 import math
 import os
+import shutil
+from contextlib import ExitStack
+from glob import escape
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from fastsc.cli.leftovers import claimed, remove_stale
 from fastsc.errors import UserError
 
 # Class, package, file inside the package.
@@ -51,18 +55,21 @@ def write_photographs(folder: Path) -> Path:
     sources = [(name, packaged(package, file)) for name, package, file in PHOTOGRAPHS]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = free_name(folder.with_name(f".{folder.name}-{os.getpid()}"))
-        for key, (name, source) in enumerate(sources):
-            with Image.open(source) as image:
-                photograph = image.convert("RGB")
-            for split_key, (split, n) in enumerate(PER_CLASS.items()):
-                (unfinished / split / name).mkdir(parents=True)
-                rng = np.random.default_rng([SEED, split_key, key])
-                for i in range(n):
-                    file = unfinished / split / name / f"{i:02d}.jpg"
-                    random_crop(photograph, rng).save(file, quality=JPEG_QUALITY)
-        (unfinished / MARKER).touch()
-        unfinished.rename(folder)
+        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+        remove_stale(folder.parent.glob(f".{escape(folder.name)}.*.part"))
+        with claimed(unfinished, folder=True), ExitStack() as rollback:
+            rollback.callback(shutil.rmtree, unfinished, ignore_errors=True)
+            for key, (name, source) in enumerate(sources):
+                with Image.open(source) as image:
+                    photograph = image.convert("RGB")
+                for split_key, (split, n) in enumerate(PER_CLASS.items()):
+                    (unfinished / split / name).mkdir(parents=True)
+                    rng = np.random.default_rng([SEED, split_key, key])
+                    for i in range(n):
+                        file = unfinished / split / name / f"{i:02d}.jpg"
+                        random_crop(photograph, rng).save(file, quality=JPEG_QUALITY)
+            (unfinished / MARKER).touch()
+            unfinished.rename(folder)
     except OSError as error:
         raise UserError(f"cannot write {folder}: {error.strerror}; choose another --out") from None
     return folder

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -223,6 +224,22 @@ def test_prepare_leaves_a_users_folder_alone(source: Path, tmp_path: Path) -> No
     with pytest.raises(UserError, match="not empty"):
         prepare(tmp_path, 0.9, source)
     assert [path.name for path in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.parametrize("mounted", [False, True])
+def test_what_a_killed_run_left_is_removed(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mounted: bool
+) -> None:
+    """Also of this number: containers begin anew to count their processes."""
+    monkeypatch.setattr(os.path, "ismount", lambda path: mounted)
+    out = tmp_path / "digits"
+    out.mkdir()
+    for number in (1, os.getpid()):
+        left = (out if mounted else tmp_path) / f".digits.{number}.part"
+        (left / "train" / "0").mkdir(parents=True)
+    prepare(out, 0.9, source)
+    assert sorted(os.listdir(out)) == sorted([*SPLITS, METADATA])
+    assert os.listdir(tmp_path) == ["digits"]
 
 
 def test_a_default_run_has_the_documented_sizes(tmp_path: Path) -> None:

@@ -60,10 +60,12 @@ def test_photographs_are_the_same_bytes_every_time_and_kept(
 ) -> None:
     assert len({path.read_bytes() for path in photos.rglob("*.jpg")}) == 320  # no crop twice
     monkeypatch.setattr(photographs, "PER_CLASS", {"train": 3, "val": 1})
+    (tmp_path / f".photos.{os.getpid()}.part" / "train" / "cat").mkdir(parents=True)  # of a kill
     again = write_photographs(tmp_path / "photos")
     names = [str(p.relative_to(again)) for p in again.rglob("*.jpg")]
     same, different, failed = filecmp.cmpfiles(photos, again, names, shallow=False)
     assert (len(same), different, failed) == (40, [], [])
+    assert os.listdir(tmp_path) == ["photos"]
 
     (again / "train" / "cat" / "00.jpg").unlink()
     assert write_photographs(again) == again
