@@ -18,7 +18,7 @@ import numpy as np
 from fastsc.pipelines.decode import header_parser
 from fastsc.pipelines.disk import doing
 from fastsc.pipelines.errors import UserError, first_line
-from fastsc.pipelines.fields import shown
+from fastsc.pipelines.fields import is_text, shown
 from fastsc.pipelines.files import Held, Members
 from fastsc.pipelines.headers import Header, read_header
 from fastsc.pipelines.index import Index
@@ -84,7 +84,9 @@ def columns_of(features: Mapping[str, Any], schema: Any, label: str | None, plac
         raise UserError(f"{place}: {said}; --label-column names one of: {there}")
     names = feature(features.get(column)).get("names")
     if names is not None:
-        is_list = isinstance(names, list) and all(isinstance(name, str) for name in names)
+        is_list = isinstance(names, list) and all(
+            isinstance(name, str) and is_text(name) for name in names
+        )
         if not is_list or len(set(names)) < len(names):
             raise UserError(f"{place}: the class names of its column {column} are {shown(names)}")
     return Columns(image, column, None if names is None else tuple(names))

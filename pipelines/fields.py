@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 import reprlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NoReturn, TypeGuard
@@ -99,6 +100,15 @@ def is_number(value: object) -> TypeGuard[float]:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return False
     return abs(value) <= 1e308  # of whole numbers Python knows larger ones than of floats
+
+
+def is_text(value: str) -> bool:
+    """JSON can escape half of a character, which no file's name and no hash takes."""
+    try:
+        os.fsencode(value)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def shown(value: object) -> str:

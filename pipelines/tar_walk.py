@@ -8,7 +8,7 @@ from array import array
 from dataclasses import dataclass, field
 
 from fastsc.pipelines.disk import doing
-from fastsc.pipelines.fields import shown
+from fastsc.pipelines.fields import is_text, shown
 from fastsc.pipelines.files import Shard
 from fastsc.pipelines.lists import MAX_LABEL
 from fastsc.pipelines.reading import MAX_TEXT, parse_line
@@ -107,18 +107,9 @@ def _label(
             )
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_LABEL:
         return value
-    if isinstance(value, str) and value and _is_text(value):
+    if isinstance(value, str) and value and is_text(value):
         return value
     return TarError(f"its label is {shown(value)}, and neither a number from 0 on nor a name")
-
-
-def _is_text(value: str) -> bool:
-    """JSON can escape half of a character, which no file's name and no hash takes."""
-    try:
-        os.fsencode(value)
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _is_number(text: str) -> bool:

@@ -88,6 +88,7 @@ def test_which_columns_are_read() -> None:
         (None, {"image": "image", "id": pa.int64()}, "no telling which column is the label; --la"),
         ("lable", {"image": "image", "label": ["x"]}, "no column lable; --label-column names one"),
         (None, {"image": "image", "label": ["x", "x"]}, "the class names of its column label are"),
+        (None, {"image": "image", "label": ["\ud800"]}, "the class names of its column label are"),
     ],
 )
 def test_columns_that_are_not_clear(label: str | None, kinds: dict[str, Any], said: str) -> None:
