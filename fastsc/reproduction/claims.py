@@ -93,6 +93,10 @@ CLAIMS: dict[str, tuple[Measure, ...]] = {
         _share("robustness/accuracy/worst/linf/1", "right under attacks, linf 1/255"),
         _share("robustness/accuracy/worst/l2/0.5", "right under attacks, RMS 0.5/255"),
     ),
+    "shifts": (
+        _share("shifts/accuracy/corruptions", "right under corruptions"),
+        _share("shifts/accuracy/colour", "right under color casts"),
+    ),
     "explanations": tuple(
         _share(f"explanations/rank/{method}/kept", f"{name}, rank correlation of both views × 100")
         for method, name in (

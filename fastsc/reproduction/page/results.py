@@ -30,6 +30,7 @@ PAPER = {  # what it claims, by question
     "neighbours": "an image's views lie close together (figures 1 and 2)",
     "gradients": "the network is smoother in its input",
     "robustness": "attacks succeed less often",
+    "shifts": "no claim of its: other shifts are borne better, too",
     "explanations": "explanations agree",
     "transfer": "features transfer better",
     "bias": "it relies less on colors that lie",
