@@ -5,4 +5,6 @@ leaves a record: one small JSON file that holds everything a table or a figure s
 records of this project's own runs are committed; the page is made of records alone.
 """
 
-STUDIES = ("cifar100", "cifar100-choice", "cifar100-options", "colormnist", "imagenet")
+STUDIES = (
+    "cifar100", "cifar100-deep", "cifar100-choice", "cifar100-options", "colormnist", "imagenet",
+)  # fmt: skip
