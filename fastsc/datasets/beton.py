@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> str:
     targets = [args.out / name for name in (TRAIN_BETON, VAL_BETON)]
     _require_free(args.out, targets, args)
     from fastsc.config import DataConfig
-    from fastsc.datasets.folders import open_data
+    from fastsc.datasets.folders import check_label_key, open_data
     from fastsc.pipelines.beton import require_ffcv
     from fastsc.pipelines.beton_writer import BetonOptions
 
@@ -76,6 +76,7 @@ def run(args: argparse.Namespace) -> str:
             on_bad_image=args.on_bad_image,
         )
     )
+    check_label_key(args.label_key, args.data, data)
     indices = [index for index in data if index is not None]
     options = BetonOptions(
         args.resolution or None, args.quality, args.jpeg_share, args.exact_decode

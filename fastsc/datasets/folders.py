@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache, partial
 from itertools import islice
 from pathlib import Path
@@ -96,12 +96,14 @@ def _open_unlabelled(config: DataConfig, root: Path) -> Data:
     return Data(index.part(np.sort(order[n:])), index.part(np.sort(order[:n])))
 
 
-def check_label_key(config: DataConfig, data: Data) -> None:
+def check_label_key(
+    label_key: str | None, data: str | os.PathLike[str], parts: Iterable[Index | None]
+) -> None:
     """Raises UserError where --label-key names a field of nothing."""
-    if config.label_key is not None and not any(getattr(part, "members", None) for part in data):
+    if label_key is not None and not any(getattr(part, "members", None) for part in parts):
         raise UserError(
-            f"--label-key names a field beside the images of tars, and {config.data} has none: "
-            "leave it out"
+            f"--label-key names a field beside the images of tars, and {data} has none: leave it "
+            "out"
         )
 
 

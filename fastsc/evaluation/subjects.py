@@ -12,6 +12,7 @@ import torch
 
 from fastsc.cli.console import printable
 from fastsc.datasets.colormnist import colormnist_splits
+from fastsc.datasets.folders import check_label_key
 from fastsc.distributed.devices import DTYPES, Precision
 from fastsc.errors import UserError
 from fastsc.evaluation.data import Split
@@ -49,7 +50,12 @@ class AuxiliaryData(NamedTuple):
 
 
 def auxiliary_data(options: Options, split: Split) -> AuxiliaryData:
-    """Indexes it; a UserError where another data set is asked for that cannot be had."""
+    """Indexes it.
+
+    Raises:
+        UserError: Another data set is asked for that cannot be had; or a field of labels, of
+            neither's tars.
+    """
     other, folders = options.transfer_data, colormnist_splits(options.data)
     if other is None and options.fine_tune:
         raise UserError("--fine-tune is for another data set; name it with --transfer-data DIR")
@@ -58,6 +64,8 @@ def auxiliary_data(options: Options, split: Split) -> AuxiliaryData:
         transfer = transfer_splits(
             other, options.seed, options.on_bad_image, options.pipeline, options.label_key
         )
+    parts = split.index, *(transfer or ())
+    check_label_key(options.label_key, options.data, parts)
     colors = None
     if folders is not None:
         classes = split.index.classes

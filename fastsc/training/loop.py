@@ -123,7 +123,7 @@ def _train(
     config, source = _begun_from(config, folder, there, ranks)
     with ranks.local_first():
         data = open_data(config.data, labels=config.method.objective == "labels")
-        check_label_key(config.data, data)
+        check_label_key(config.data.label_key, config.data.data, data)
     ranks.assert_equal("the training images", data.train.hash)
     ranks.assert_equal("the validation images", None if data.val is None else data.val.hash)
     if config.data.verify:

@@ -85,6 +85,7 @@ def test_refuses_to_overwrite_without_force(
         (["--resolution", "-1"], "--resolution must be 0 or from 8 to 65535, not -1"),
         (["--resolution", "70000"], "--resolution must be 0 or from 8 to 65535, not 70000"),
         (["--workers", "0"], "--workers must be from 1 to 1024, not 0"),
+        (["--label-key", "x"], "--label-key names a field beside the images of tars"),
         (["--val", "nowhere"], "--val nowhere: no such folder"),
         (["--val", ""], "--val is empty"),
         (["--data", "nowhere"], "--data nowhere: no such folder"),

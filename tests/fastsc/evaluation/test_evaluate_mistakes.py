@@ -70,6 +70,8 @@ def test_data_and_questions_that_do_not_fit(
 ) -> None:
     model = f"{nets}:small"
     assert "no such folder" in mistake(capsys, model, "--data", "nowhere")
+    said = mistake(capsys, model, "--data", image_folder, "--label-key", "species")
+    assert f"--label-key names a field beside the images of tars, and {image_folder}" in said
     one_each = Path("one")
     for name in ("a", "b"):
         (one_each / name).mkdir(parents=True)
