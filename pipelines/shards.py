@@ -158,7 +158,8 @@ def contents(
         progress: Show a bar on a terminal while many are read.
 
     Raises:
-        UserError: They hold no image, or labels that are numbers here and names there.
+        UserError: They hold no image, or labels that are numbers here and names there; or there is
+            a `label_key`, and their images lie in class folders.
     """
     class_names = _class_names(root)
     digest = hashlib.sha256(json.dumps([label_key, class_names, VERSION]).encode())
@@ -171,7 +172,7 @@ def contents(
     if use_cache and (stored := _load(root, key, most, shards)) is not None:
         return stored
     walked, is_passing = _walk_all(root, shards, label_key, progress)
-    made = _sorted(root, shards, walked, class_names)
+    made = _sorted(root, shards, walked, label_key, class_names)
     if use_cache and not is_passing:
         _store(root, key, made)
     return made
@@ -219,12 +220,21 @@ def _walk_all(
 
 
 def _sorted(
-    root: Path, shards: tuple[Shard, ...], walked: Walked, class_names: list[str] | None
+    root: Path,
+    shards: tuple[Shard, ...],
+    walked: Walked,
+    label_key: str | None,
+    class_names: list[str] | None,
 ) -> Contents:
     """The rows with their classes, in the order in which a folder has them."""
     faults, labels, kept = list(walked.faults), list[Label](), list[int]()
     first: dict[str, int] = {}
     beside = _labels_beside(walked, shards)
+    if beside is None and label_key is not None and walked.names:
+        raise UserError(
+            f"{root}: --label-key names a field beside the images of tars, and few or none of its "
+            "images have one: leave it out"
+        )
     parts, unclear = (set[int](), set[int]()) if beside is None else companions(walked)
     hidden = list(walked.hidden)
     for row, name in enumerate(walked.names):

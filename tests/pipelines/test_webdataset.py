@@ -50,6 +50,15 @@ def test_labels_in_json(tmp_path: Path) -> None:
         scan(tmp_path, label_key="wnid")
 
 
+@pytest.mark.parametrize("name", ["0.cls", "cat/0.json", "README"])
+def test_a_field_beside_no_image_is_refused(tmp_path: Path, name: str) -> None:
+    folder = "" if name == "0.cls" else "cat/"
+    files = {name: b'{"species": "dog"}', **{f"{folder}{i}.jpg": PHOTO for i in range(3)}}
+    write(tmp_path / "0.tar", files)
+    with pytest.raises(UserError, match=r"^[^\n]* and few or none of its images have one: leave"):
+        scan(tmp_path, label_key="species")
+
+
 def test_half_of_a_character_is_no_label(tmp_path: Path) -> None:
     """Which JSON can escape, and no hash of the index takes."""
     files = {"0.json": b'{"label": "\\ud800bad"}', "0.jpg": PHOTO, "1.cls": b"ray", "1.jpg": PHOTO}
