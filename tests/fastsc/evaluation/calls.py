@@ -11,7 +11,7 @@ import pytest
 
 from fastsc import evaluate
 
-NETS = """
+NETS = '''
 import torch
 from torch import nn
 from fastsc.models.smallnets import SmallResNet
@@ -19,6 +19,17 @@ from fastsc.models.smallnets import SmallResNet
 def small(seed=0, n=4):
     torch.manual_seed(seed)
     return SmallResNet(8, n)
+
+def smooth():
+    """Without kinks, at which a rounding, and so a batch, would choose between gradients."""
+    net = small()
+    for block in list(net.modules()):
+        for name, layer in list(block.named_children()):
+            if isinstance(layer, nn.ReLU):
+                setattr(block, name, nn.SiLU())
+            if isinstance(layer, nn.MaxPool2d):
+                setattr(block, name, nn.AvgPool2d(layer.kernel_size))
+    return net
 
 def other():
     return small(1)
@@ -49,7 +60,7 @@ def collapsed():
         if isinstance(layer, nn.BatchNorm2d):
             layer.weight.data.zero_()
     return net
-"""
+'''
 
 
 FAST = ("--resolution", "32", "--resize", "36", "--images", "4", "--workers", "1")

@@ -129,7 +129,7 @@ def test_a_second_call_looks_at_no_image_and_the_memory_budget_changes_no_figure
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    command = f"{nets}:small", "--data", few_images, "--images", "2"
+    command = f"{nets}:smooth", "--data", few_images, "--images", "2"
     assert asked(*command, "--out", "large", "--memory-budget", "1000") == 0
     assert "--memory-budget" not in capsys.readouterr().out
     assert asked(*command, "--out", "small", "--memory-budget", "1e-3") == 0
