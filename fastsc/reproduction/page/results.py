@@ -116,8 +116,8 @@ class Results:
         for name, arms in self.study.claimed.items():
             against = self.study.augmentation if self.study.augmentation in arms else arms[0]
             found = [self.effect(measure, name, against) for measure in (RELATIVE, TOP1)]
-            cells = [words.judged(effect) for effect in found if effect is not None]
-            if cells:
+            if any(found):
+                cells = (NONE if effect is None else words.judged(effect) for effect in found)
                 yield [self.label(name), self.label(against), *cells]
 
     @property

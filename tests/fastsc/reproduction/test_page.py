@@ -231,6 +231,20 @@ def test_other_arms_have_claims_too(tmp_path: Path) -> None:
     assert "| top-1 ↑ | 56.1 ± 7.1 | 51.7 ± 7.1 | +4.4" in section
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_further_arm_that_collapsed_keeps_its_columns(tmp_path: Path) -> None:
+    """Its top-1 must not stand under ds_relative, which it has not."""
+    study = parse_study(grid(claimed={"ce-2e": ["both"]}), "small")
+    fallen = {**FOUND["ce-2e", 0].curve, "effective_rank": [20.0] * 19 + [1.0]}
+    found = [
+        replace(record, curve=fallen) if arm == "ce-2e" else record
+        for (arm, _), record in FOUND.items()
+        if arm in study.arms
+    ]
+    text = write_page(study, found, tmp_path, {}).read_text()
+    assert "| CE, 2E | both | – | −2.2 (−2.2 to −2.2 at 90 %): does not hold |" in text
+
+
 def test_changed_code_is_said_to_be(tmp_path: Path) -> None:
     commit = f"{'a' * 40}-dirty"
     record = made(STUDY, "both", 0)
