@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -101,8 +102,12 @@ def load_model_state(net: nn.Module, state: Mapping[str, Tensor], source: str | 
             as tensors that are sparse, quantized or without data, with torch's reason.
     """
     check_model_state(net, state, source)
+    known = OrderedDict(state)
+    # Of which version a module's tensors are stands beside them, where no file of ours has it, and
+    # MNASNet's loads nothing without. Names and shapes are this version's.
+    known._metadata = net.state_dict()._metadata  # type: ignore[attr-defined]
     try:
-        net.load_state_dict(dict(state))
+        net.load_state_dict(known)
     except Exception as error:  # noqa: BLE001, a module's set_extra_state can raise anything
         # torch's own first line names the class alone.
         reason = str(error).partition("Error(s) in loading state_dict for ")[2].partition("\n")[2]

@@ -248,6 +248,13 @@ def test_state_of_another_model_is_refused_with_what_differs() -> None:
     assert all(torch.equal(v, good[k]) for k, v in net.state_dict().items())
 
 
+def test_a_network_that_asks_for_its_version_loads() -> None:
+    """A file of tensors says of none; torchvision's MNASNets do not load without."""
+    net, other = (torchvision.models.mnasnet0_5(num_classes=3) for _ in range(2))
+    load_model_state(net, dict(other.state_dict()), "w")
+    assert all(torch.equal(v, other.state_dict()[k]) for k, v in net.state_dict().items())
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")  # quantized tensors are deprecated
 def test_tensors_that_torch_does_not_copy_are_refused_with_its_reason() -> None:
     net = torch.nn.Linear(3, 2)
