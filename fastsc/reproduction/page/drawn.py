@@ -104,7 +104,7 @@ def _alpha(s: Results) -> Picture | None:
 
 def _continuity(s: Results) -> Picture | None:
     """Figure 4: ds_relative under each perturbation alone."""
-    names = s.study.reference, *s.study.baselines, s.study.default
+    names = *s.study.compared, s.study.default
     return _by_kind(s, names, s.chosen, "plain training")
 
 
@@ -118,11 +118,11 @@ def _by_kind(s: Results, wanted: Sequence[str], ours: str, theirs: str) -> Pictu
     """ds_relative by perturbation; the last arm against the first one, by these names."""
     kinds = [measure for measure in CLAIMS["continuity"] if measure.kind]
     series = []
-    for mark, name in zip(MARKS, s.present(wanted)):
+    for place, name in enumerate(s.present(wanted)):
         estimates = [s.estimate(name, measure.key) for measure in kinds]
         n = max(estimate.n for estimate in estimates)
         if n:
-            series.append(fig.Series(_label(s, name, n), estimates, mark))
+            series.append(fig.Series(_label(s, name, n), estimates, _mark(place)))
     if len(series) < 2:
         return None
     effects = effects_of(s.runs, kinds, wanted[-1], wanted[:1])
@@ -140,9 +140,8 @@ def _colors(s: Results) -> Picture | None:
     series = []
     for place, name in enumerate(s.present(s.study.groups.get("colours", ()))):
         estimates = [s.estimate(name, f"bias/accuracy/{folder}").times(100) for folder in folders]
-        mark = replace(MARKS[place % len(MARKS)], filled=place < len(MARKS))
         if all(math.isfinite(estimate.value) for estimate in estimates):
-            series.append(fig.Series(_label(s, name, estimates[0].n), estimates, mark))
+            series.append(fig.Series(_label(s, name, estimates[0].n), estimates, _mark(place)))
     if len(series) < 2:
         return None
     measure = Measure("bias/accuracy/random", "", "higher", "difference")
@@ -202,7 +201,7 @@ def _targets(s: Results) -> Picture | None:
         return None
     ds, alphas, n_near = [], [], 0
     for place, record in enumerate(records):
-        target, mark = float(record.options["ds_target"]), MARKS[place % len(MARKS)]
+        target, mark = float(record.options["ds_target"]), _mark(place)
         ds.append(_line(record, "ds_relative", mark, s.label(record.arm), target))
         alphas.append(_line(record, "alpha", mark))
         n_near += near(number_of(record, RELATIVE.key), target)
@@ -225,7 +224,7 @@ def _collapse(s: Results) -> Picture | None:
         f"Features collapse with {'; '.join(fallen)}" if fallen else "No arm’s features collapse"
     )
     between, rank = (
-        [_line(record, column, mark, s.label(record.arm)) for record, mark in zip(records, MARKS)]
+        [_line(record, column, _mark(i), s.label(record.arm)) for i, record in enumerate(records)]
         for column in ("between", "effective_rank")
     )
     panels = [
@@ -246,6 +245,11 @@ PICTURES: Mapping[str, Callable[[Results], Picture | None]] = {
     "target": _targets,
     "collapse": _collapse,
 }
+
+
+def _mark(place: int) -> fig.Mark:
+    """Of the arm in a place: however many there are, none is left out."""
+    return replace(MARKS[place % len(MARKS)], filled=place < len(MARKS))
 
 
 def _point(s: Results, name: str) -> fig.Point:

@@ -177,6 +177,19 @@ def test_a_collapse_is_named(tmp_path: Path) -> None:
     assert "![No arm’s features collapse]" in page(tmp_path)
 
 
+def test_a_figure_has_all_its_arms(tmp_path: Path) -> None:
+    """There are fewer marks, and the arm that the title is about is the last one."""
+    more = {f"b{i}": {"label": f"B{i}", "seeds": 2, "options": {"alpha": 0}} for i in range(5)}
+    grown = {"arms": {**GRID["arms"], **more}, "baselines": ["ce-2e", "both", *more]}
+    study = parse_study(grid(**grown, groups={"collapse": list(grown["arms"])}), "small")
+    figures = {"continuity/ds_relative/hue/0.1": 0.3}
+    found = [made(study, arm, 0, figures=figures) for arm in study.arms]
+    write_page(study, found, tmp_path, {})
+    for name, n in (("continuity", " (n = 1)"), ("collapse", "")):
+        words = texts((tmp_path / "reproduction" / f"small-{name}.svg").read_text())
+        assert {f"{arm.label}{n}" for arm in study.arms.values()} <= {*words}
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_the_default_is_named_with_its_reason(tmp_path: Path) -> None:
     study = parse_study(grid(reason="Because."), "small")
