@@ -25,9 +25,9 @@ from fastsc.pipelines.reading import blamed, read_text
 from fastsc.reproduction import STUDIES
 
 Options = Mapping[str, Any]
-NAME = re.compile(r"[\w.-]+")
+# Of an arm: a file is called so, and a command takes what begins with - for an option of its own.
+NAME = re.compile(r"\w[\w.-]{,99}")
 MAX_SEEDS = 10_000  # of an arm
-LISTS = ("baselines", "quick", "quick_seeds")
 OWN = {"data", "out", "resume", "seed", "val"}  # of a run, which no arm can name
 GROUPS = ("alpha", "depth", "target", "collapse", "longer", "colours")
 
@@ -176,7 +176,7 @@ class Study:
 
     def changed(self, options: Options) -> Study:
         """The study with other options for every arm; `epochs` is E."""
-        epochs = int(options.get("epochs", self.epochs))
+        epochs = options.get("epochs", self.epochs)
         return replace(self, options={**self.options, **options}, epochs=epochs)
 
     def scaled(self, name: str) -> Study:
@@ -185,7 +185,7 @@ class Study:
             known = ", ".join(self.scales) or "none"
             raise UserError(f"--scale {name}: study {self.name} has {known}")
         options = dict(self.scales[name])
-        images, about = int(options.pop("images", self.images)), options.pop("about", self.about)
+        images, about = options.pop("images", self.images), options.pop("about", self.about)
         return replace(self.changed(options), images=images, about=about)
 
 
@@ -216,28 +216,23 @@ def parse_study(text: str, name: str) -> Study:
     def wrong(what: str) -> NoReturn:
         raise UserError(what if what.startswith("study ") else f"study {name}: {what}")
 
-    values = parse_yaml(text, f"study {name}")
+    place = f"study {name}"
+    values = parse_yaml(text, place)
     if not isinstance(values, dict):
         wrong("must hold lines of `key: value`")
-    known = {f.name for f in fields(Study)} - {"name"}
-    for key in values:
-        if key not in known:
-            wrong(f"unknown key {shown(key)}{did_you_mean(str(key), known)}")
-    for key in (f.name for f in fields(Study) if f.default is f.default_factory is MISSING):
-        if key not in values and key != "name":
-            wrong(f"has no {key}")
-    with blamed(f"study {name}"):
+    with blamed(place):
+        said = _said_of(Study, values, place, {"name"})
         study = Study(
-            name=name,
             **{
-                **values,
-                **{key: int(values[key]) for key in ("epochs", "images")},
-                **{key: tuple(values[key]) for key in LISTS if key in values},
-                "arms": _arms(values["arms"], values.get("seeds", 1)),
-                "groups": _lists(values.get("groups", {})),
-                "claimed": _lists(values.get("claimed", {})),
-                "evaluate": _evaluated(values.get("evaluate", {})),
-                "rates": tuple(Rate(**rate) for rate in values.get("rates", ())),
+                **said,
+                "name": name,
+                "arms": _arms(values["arms"], values.get("seeds", 1), place),
+                "groups": _lists(values.get("groups", {}), f"{place}: groups"),
+                "claimed": _lists(values.get("claimed", {}), f"{place}: claimed"),
+                "evaluate": Evaluated(
+                    **_said_of(Evaluated, values.get("evaluate", {}), f"{place}: evaluate")
+                ),
+                "rates": _rates(values.get("rates", []), f"{place}: rates"),
             },
         )
         _check_values(study)
@@ -245,45 +240,83 @@ def parse_study(text: str, name: str) -> Study:
     return study
 
 
-def _arms(values: Mapping[str, Mapping[str, Any]], seeds: int) -> dict[str, Arm]:
+def _said_of(
+    kind: type[Study | Arm | Evaluated | Rate],
+    values: object,
+    place: str,
+    own: Collection[str] = (),
+) -> dict[str, Any]:
+    """What a file says of its fields, lists as tuples: of known ones, and of all that it needs.
+
+    own: Fields that are not the file's to name, or not here.
+    """
+    of, named = Fields(values, place), [f for f in fields(kind) if f.name not in own]
+    known = [f.name for f in named]
+    for key in of.values:
+        if key not in known:
+            raise UserError(f"{place}: unknown key {shown(key)}{did_you_mean(key, known)}")
+    for f in named:
+        if f.default is f.default_factory is MISSING and f.name not in of.values:
+            raise UserError(f"{place}: has no {f.name}")
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in of.values.items()}
+
+
+def _arms(values: object, seeds: int, place: str) -> dict[str, Arm]:
     """Those without a label are the common ones, whatever else they say."""
     common = parse_yaml(_shipped("common"), "common arms")
-    arms = {
-        str(name): arm if "label" in arm else {**common.get(name, {}), **arm}
-        for name, arm in values.items()
-    }
-    return {name: Arm(**{"name": name, "seeds": seeds, **arm}) for name, arm in arms.items()}
+    of, arms = Fields(values, f"{place}: arms"), dict[str, Arm]()
+    for name in of.values:
+        if not NAME.fullmatch(name):
+            raise UserError(
+                f"{place}: arm {shown(name)}: a name is up to 100 letters, digits, _, - and ., and "
+                "begins with none of the last two"
+            )
+        arm = of.inner(name).values
+        arm = {"seeds": seeds, **({} if "label" in arm else common.get(name, {})), **arm}
+        arms[name] = Arm(name=name, **_said_of(Arm, arm, f"{place}: arm {name}", {"name"}))
+    return arms
+
+
+def _rates(values: object, place: str) -> tuple[Rate, ...]:
+    if not isinstance(values, list):
+        raise UserError(f"{place} must be a list, not {shown(values)}")
+    return tuple(Rate(**_said_of(Rate, rate, place)) for rate in values)
 
 
 def _shipped(name: str) -> str:
     return (resources.files("fastsc.reproduction") / "studies" / f"{name}.yaml").read_text()
 
 
-def _evaluated(values: Mapping[str, Any]) -> Evaluated:
-    lists: dict[str, Any] = {k: tuple(v) for k, v in values.items() if isinstance(v, list)}
-    return Evaluated(**{**values, **lists})
-
-
-def _lists(values: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
-    return {key: tuple(names) for key, names in values.items()}
+def _lists(values: object, place: str) -> dict[str, tuple[str, ...]]:
+    of = Fields(values, place)
+    return {key: of.texts(key) for key in of.values}
 
 
 def _check_values(study: Study) -> None:
     """Raises UserError for a value of another type than its field's, or beyond any study."""
     place = f"study {study.name}"
     of_study = _typed(study, place)
-    of_study.whole("images", high=MAX_IMAGES)
+    of_study.whole("images", 1, MAX_IMAGES)
     of_study.whole("held_out", high=MAX_IMAGES)
     of_study.whole("first_seed", high=MAX_SEED - MAX_SEEDS)
-    of_study.whole("epochs", high=MAX_EPOCHS)
+    of_study.whole("epochs", 1, MAX_EPOCHS)
+    for key in ("title", "about"):
+        _one_line(of_study, key)
+    of_scales = of_study.inner("scales")
     for name in study.scales:
-        Fields(study.scales, f"{place}: scales").inner(str(name))
-    for name in study.groups:
-        Fields(study.groups, f"{place}: groups").texts(str(name))
+        of_scale = of_scales.inner(name)
+        for key, high in (("images", MAX_IMAGES), ("epochs", MAX_EPOCHS)):
+            if key in of_scale.values:
+                of_scale.whole(key, 1, high)
+        if "about" in of_scale.values:
+            _one_line(of_scale, "about")
+    if not isinstance(study.quick_seeds, tuple):
+        of_study.wrong("quick_seeds", "a list of whole numbers")
     for seed in study.quick_seeds:
         Fields({"quick_seeds": seed}, place).whole("quick_seeds", high=MAX_SEED)
     for arm in study.arms.values():
         of_arm = _typed(arm, f"{place}: arm {arm.name}")
+        _one_line(of_arm, "label")
         of_arm.whole("seeds", 1, MAX_SEEDS)
         of_arm.number("times", 0, MAX_EPOCHS)
     asked = _typed(study.evaluate, f"{place}: evaluate")
@@ -293,6 +326,13 @@ def _check_values(study: Study) -> None:
         of_images.whole(question, 1, MAX_IMAGES)
     for rate in study.rates:
         _typed(rate, f"{place}: rates").number("images_per_s", 1e-9, 1e12)
+
+
+def _one_line(of: Fields, key: str) -> None:
+    """A text that stands in a table, a heading or a key of a figure."""
+    text = of.text(key)
+    if text.splitlines() != [text]:
+        of.wrong(key, "one line of text")
 
 
 def _typed(value: Study | Arm | Evaluated | Rate, place: str) -> Fields:
@@ -310,11 +350,12 @@ def _typed(value: Study | Arm | Evaluated | Rate, place: str) -> Fields:
 
 
 def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
-    if min(study.epochs, study.images) < 1 or not study.arms:
-        wrong("arms must not be empty, and epochs and images be at least 1")
+    if not study.arms:
+        wrong("arms must not be empty")
     for name in study.groups:
         if name not in GROUPS:
-            wrong(f"groups has {name!r}, which is no part of the page{did_you_mean(name, GROUPS)}")
+            nearest = did_you_mean(name, GROUPS)
+            wrong(f"groups has {shown(name)}, which is no part of the page{nearest}")
     referred: dict[str, Sequence[str]] = {
         "default": (study.default,) if study.default else (),
         "reference": (study.reference,),
@@ -328,22 +369,27 @@ def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
     for where, names in referred.items():
         for name in names:
             if name not in study.arms:
-                wrong(f"{where} names {name!r}, which is no arm{did_you_mean(name, study.arms)}")
+                wrong(
+                    f"{where} names {shown(name)}, which is no arm{did_you_mean(name, study.arms)}"
+                )
     if study.default and study.augmentation not in study.baselines:
         wrong("its default's claims are tested against baselines, one of them the augmentation")
     tested = study.baselines, study.augmentation, study.claimed, study.quick
     if not study.default and any(tested):
         wrong("baselines, augmentation, claimed and quick are of a study with a default")
-    for name, against in study.claimed.items():
+    claimed = {study.default: study.compared} if study.default else {}
+    for name, against in (*claimed.items(), *study.claimed.items()):
         if not against or name in against:
             wrong(f"the claims of {name} must be tested against other arms")
+    if study.quick and not study.quick_seeds:
+        wrong("quick needs quick_seeds: a replication has seeds of its own")
     asked = study.evaluate
     for question in asked.questions:
         if question not in QUESTIONS:
-            wrong(f"evaluate asks {question!r}{did_you_mean(question, QUESTIONS)}")
+            wrong(f"evaluate asks {shown(question)}{did_you_mean(question, QUESTIONS)}")
     for question in asked.images:
         if question not in SIZED:
-            wrong(f"evaluate.images names {question!r}{did_you_mean(question, SIZED)}")
+            wrong(f"evaluate.images names {shown(question)}{did_you_mean(question, SIZED)}")
     try:
         load_recipe(study.recipe)
     except UserError as error:
@@ -357,11 +403,11 @@ def _check(study: Study, wrong: Callable[[str], NoReturn]) -> None:
         for option in own & options.keys():
             wrong(f"{where}: every run gets its {option} from the study; leave it out")
     for arm in study.arms.values():
-        if not NAME.fullmatch(arm.name):
-            wrong(f"arm {arm.name!r}: a name is letters, digits, - and .")
         if not arm.times > 0:
             wrong(f"arm {arm.name}: times must be a number above 0")
         study.config(arm, Path("DIR"), 0)
+    if study.default and not study.plain(study.reference):
+        wrong(f"reference {study.reference} is no plain training: alpha 0 and ce_views clean")
     for name in study.groups.get("target", ()):
         if study.config(study.arms[name], Path("DIR"), 0).method.ds_target is None:
             wrong(f"target names {name!r}, which has no ds_target")
