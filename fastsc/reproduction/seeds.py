@@ -67,14 +67,16 @@ def difference_over(a: Sequence[float], b: Sequence[float]) -> SeedEstimate:
 
 
 def ratio_over(a: Sequence[float], b: Sequence[float]) -> SeedEstimate:
-    """The geometric mean of a / b, seed by seed; NaN where one of them is not above 0."""
+    """The geometric mean of a / b, seed by seed; NaN where one of them, or a ratio, is not a number
+    above 0."""
     assert len(a) == len(b), "arms are paired by seed"
-    if any(not (x > 0 and y > 0) for x, y in zip(a, b)):
+    if any(not (x > 0 and y > 0 and 0 < x / y < math.inf) for x, y in zip(a, b)):
         return SeedEstimate(NAN, NAN, NAN, len(a))
     logs = mean_over([math.log(x / y) for x, y in zip(a, b)])
-    ends = (logs.value, logs.low, logs.high)
-    value, low, high = (math.exp(end) for end in ends)
-    return SeedEstimate(value, low, high, logs.n, math.exp(logs.lower), math.exp(logs.upper))
+    ends = (logs.value, logs.low, logs.high, logs.lower, logs.upper)
+    with np.errstate(over="ignore"):  # of few seeds far apart an end may be beyond every float
+        value, low, high, lower, upper = (float(np.exp(end)) for end in ends)
+    return SeedEstimate(value, low, high, logs.n, lower, upper)
 
 
 def verdict_below(effect: SeedEstimate, bound: float) -> Verdict:

@@ -43,7 +43,7 @@ class Picture:
 def headline(s: Results) -> str:
     """What the default reaches against plain training and the better baseline; empty if unknown."""
     effect = s.effect(RELATIVE, s.study.default, s.study.reference)
-    if effect is None or effect.estimate.n < 2:
+    if effect is None or effect.estimate.n < 2 or math.isnan(effect.estimate.value):
         return ""
     cost = "an unknown cost"
     top1 = effects_of(s.runs, [TOP1], s.study.default, s.study.baselines)

@@ -164,6 +164,18 @@ def test_what_is_undecided_says_how_many_seeds_would_decide(tmp_path: Path) -> N
     assert all(re.search(r"; \d+ seeds would decide\.$", line) for line in lines), lines
 
 
+def test_what_has_no_ratio_or_no_end_of_one_makes_a_page(tmp_path: Path) -> None:
+    """A perturbation of strength 0 moves nothing; and two seeds can be any distance apart."""
+    for values, said in (([0.0, 0.0], "| 2 | – | undecided |"), ([1e-300, 1.0], "(0.00 to inf)")):
+        found = {
+            key: made(STUDY, *key, ds_relative=values[key[1]] if key[0] == "default" else 0.5)
+            for key in FOUND
+        }
+        text = page(tmp_path, found)
+        assert said in text
+        assert "nan" not in text
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_a_collapse_is_named(tmp_path: Path) -> None:
     fallen = made(STUDY, "l2", 0, top1=0.01)

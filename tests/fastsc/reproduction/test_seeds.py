@@ -139,6 +139,16 @@ def test_seeds_of_a_ratio_are_of_its_logarithm() -> None:
     assert seeds_to_decide(ratio_over(ratios, [1.0] * 4), 0.9, log=True) == plain
 
 
+def test_an_interval_of_ratios_may_have_no_end() -> None:
+    found = ratio_over([1e-300, 1.0], [1.0, 1.0])
+    assert (found.low, found.high) == (0, math.inf)
+    assert verdict_below(found, 1) == "not shown"
+    assert seeds_to_decide(found, 1, log=True) is None
+    none = ratio_over([5e-324, 5e-324], [1e300, 1e308])
+    assert math.isnan(none.value)
+    assert seeds_to_decide(none, 1, log=True) is None
+
+
 def test_what_no_number_of_seeds_decides() -> None:
     assert seeds_to_decide(mean_over([0.5, 0.5]), 0.5) is None  # they do not differ
     assert seeds_to_decide(mean_over([-1.0, 1.0001]), 0.0) is None  # beyond any study
