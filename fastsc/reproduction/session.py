@@ -165,6 +165,16 @@ def open_session(
             )
     if args.limit_images is not None and args.dry_run:
         raise UserError("--dry-run counts the whole study: leave --limit-images out")
+    sweep = Sweep(
+        study=study,
+        data=data,
+        out=args.out,
+        known=[] if known is None else [known],
+        jobs=args.jobs,
+        transfer=args.transfer_data,
+        trial=trial,
+    )
+    sweep.tasks(arms, seeds, blind=True)  # tells of a seed or a record that is none
     if not args.dry_run:
         resources.enter_context(locked(args.out))
     if args.limit_images is not None:
@@ -178,15 +188,7 @@ def open_session(
         lines.append(line)
     if trial:
         lines.append("a trial: its figures are no result, and its page says so")
-    sweep = Sweep(
-        study=study,
-        data=data,
-        out=args.out,
-        known=[] if known is None else [known],
-        jobs=args.jobs,
-        transfer=args.transfer_data,
-        trial=trial,
-    )
+    sweep.study, sweep.data = study, data
     tasks = sweep.tasks(arms, seeds, blind=blind)
     return Session(sweep, tasks, known, args.quick, lines)
 

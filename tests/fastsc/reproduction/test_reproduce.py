@@ -145,6 +145,18 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     assert not (tmp_path / "out").exists()
 
 
+def test_what_is_no_seed_or_no_record_is_told_before_links_are_made(
+    small: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    small.write_text(small.read_text().replace("images: 32", "images: 16"))
+    (tmp_path / "known").mkdir()
+    (tmp_path / "known" / "x.json").write_text("{}")
+    for more in (["--seeds", str(2**63)], ["--known", str(tmp_path / "known")]):
+        assert reproduce.main(words(small, image_folder, tmp_path, *more)) == 2
+        assert capsys.readouterr().err.count("\n") == 1
+        assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("command", "message"),
     [
