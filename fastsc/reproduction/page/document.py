@@ -6,8 +6,10 @@ import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from glob import escape
 from inspect import isfunction
 from pathlib import Path
+from urllib.parse import quote
 
 from fastsc.cli.packages import needed
 from fastsc.errors import UserError
@@ -83,6 +85,11 @@ def write_page(
     return _write(out, [Results(study, runs, runs, known)], command=command, trial=trial)
 
 
+def _named(study: Study) -> str:
+    """As one types it: a study that does not ship is its file."""
+    return study.name if study.name in STUDIES else shlex.quote(f"{study.name}.yaml")
+
+
 def _write(folder: Path, studies: Sequence[Results], **more: object) -> Path:
     """The page, its commands and its figures."""
     needed("jinja2", "the page")
@@ -96,7 +103,7 @@ def _write(folder: Path, studies: Sequence[Results], **more: object) -> Path:
         if drawn is None:
             return ""
         figures[f"{s.study.name}-{name}.svg"] = drawn.svg
-        return f"![{drawn.title}](reproduction/{s.study.name}-{name}.svg)"
+        return f"![{drawn.title}](reproduction/{quote(f'{s.study.name}-{name}.svg')})"
 
     loader = jinja2.PackageLoader("fastsc.reproduction", "page")
     templates = jinja2.Environment(
@@ -106,6 +113,7 @@ def _write(folder: Path, studies: Sequence[Results], **more: object) -> Path:
     templates.filters.update({name: f for name, f in vars(words).items() if isfunction(f)})
     templates.globals.update(
         claims=CLAIMS, picture=picture, headline=headline, all=studies, image_words=image_words,
+        named=_named,
         studies=[s for s in studies if s.runs],
         decided=[s for s in studies if s.runs and s.study.default],
         **{"docs": False, "trial": False, **more},
@@ -115,7 +123,7 @@ def _write(folder: Path, studies: Sequence[Results], **more: object) -> Path:
     for name, text in texts.items():
         write_text(folder / name, re.sub(r"\n{3,}|\n+(?=##)", "\n\n", text).strip() + "\n")
     for s in studies:  # of an earlier page, with other parts
-        for path in (folder / "reproduction").glob(f"{s.study.name}-*.svg"):
+        for path in (folder / "reproduction").glob(f"{escape(s.study.name)}-*.svg"):
             if path.name not in figures:
                 path.unlink()
     for name, svg in figures.items():

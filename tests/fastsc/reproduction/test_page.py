@@ -164,6 +164,16 @@ def test_what_is_undecided_says_how_many_seeds_would_decide(tmp_path: Path) -> N
     assert all(re.search(r"; \d+ seeds would decide\.$", line) for line in lines), lines
 
 
+@pytest.mark.usefixtures("undrawn")
+def test_a_study_of_ones_own_is_named_by_its_file(tmp_path: Path) -> None:
+    """As one types it; and no link ends at a blank."""
+    study = parse_study(grid(), "my study")
+    found = [record for run, record in FOUND.items() if run[0] in study.arms]
+    text = whole(write_page(study, found, tmp_path, {}))
+    assert "python -m fastsc.reproduce 'my study.yaml' --data DIR --out OUT " in text
+    assert "(reproduction/my%20study-plane.svg)" in text
+
+
 def test_what_has_no_ratio_or_no_end_of_one_makes_a_page(tmp_path: Path) -> None:
     """A perturbation of strength 0 moves nothing; and two seeds can be any distance apart."""
     for values, said in (([0.0, 0.0], "| 2 | – | undecided |"), ([1e-300, 1.0], "(0.00 to inf)")):
