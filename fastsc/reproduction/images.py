@@ -9,6 +9,7 @@ from pathlib import Path
 
 from fastsc.errors import UserError
 from fastsc.pipelines import Index, scan
+from fastsc.pipelines.index import part_of
 
 
 def share(
@@ -64,9 +65,9 @@ def limited(data: Path, out: Path, n: int) -> tuple[Path, str]:
 
 def _opened(data: Path) -> tuple[Index, Index | None]:
     """Training images, and those of validation where there are any."""
-    if not (data / "train").is_dir():
+    if (part := part_of(data, "train")) is None:
         raise UserError(f"--data {data}: has no folder train")
-    train = scan(data / "train")
+    train = scan(part)
     if train.members is not None:
         raise UserError(f"--data {data}: tars; files are linked here, so unpack them")
     folder = next((data / name for name in ("val", "test") if (data / name).is_dir()), None)

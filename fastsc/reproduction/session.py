@@ -18,6 +18,7 @@ from fastsc.datasets.colormnist import CORRELATION, prepared
 from fastsc.errors import UserError
 from fastsc.pipelines import scan
 from fastsc.pipelines.fields import did_you_mean
+from fastsc.pipelines.index import part_of
 from fastsc.reproduction.cost import cost_table, speeds_of
 from fastsc.reproduction.images import limited, share
 from fastsc.reproduction.page.document import write_page
@@ -195,9 +196,10 @@ def open_session(
 
 def _larger(study: Study, pipeline: str, data: Path, lines: list[str]) -> bool:
     """Whether the folder has more training images than the study means; of fewer a line tells."""
-    if pipeline == "ffcv" or not (data / "train").is_dir():
+    part = part_of(data, "train")
+    if pipeline == "ffcv" or part is None:
         return False  # an FFCV dataset is taken as it is; opening it reports what is missing
-    n = len(scan(data / "train").usable)
+    n = len(scan(part).usable)
     if n < study.images:
         lines.append(
             f"{n:,} training images, and the study means {study.images:,}: other runs than the "

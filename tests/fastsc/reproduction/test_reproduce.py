@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -143,6 +144,21 @@ def test_a_mistake_is_one_line_and_nothing_is_written(
     assert said.err.count("\n") == 1
     assert message in said.err
     assert not (tmp_path / "out").exists()
+
+
+def test_more_images_in_tars_are_not_all_taken(
+    small: Path, image_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Those next to each other, too, which lie in no folder train."""
+    small.write_text(small.read_text().replace("images: 32", "images: 16"))
+    (tmp_path / "tars").mkdir()
+    for part in ("train", "val"):
+        with tarfile.open(tmp_path / "tars" / f"{part}-000.tar", "w") as tar:
+            tar.add(image_folder / part, ".")
+    for more in ([], ["--limit-images", "4"]):
+        assert reproduce.main(words(small, tmp_path / "tars", tmp_path, *more)) == 2
+        assert "tars; files are linked here, so unpack them" in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
 
 
 def test_what_is_no_seed_or_no_record_is_told_before_links_are_made(
