@@ -176,8 +176,8 @@ class _Workers:
         self.sweep, self.total, self.say = sweep, total, say
         self.began, self.n_done, self.lock = time.monotonic(), 0, threading.Lock()
         self.children, self.stopping = Children(), False
-        cores = len(os.sched_getaffinity(0))
-        self._environment = {"OMP_NUM_THREADS": str(max(1, cores // sweep.jobs)), **os.environ}
+        cores, at_once = len(os.sched_getaffinity(0)), max(1, min(sweep.jobs, total))
+        self._environment = {"OMP_NUM_THREADS": str(max(1, cores // at_once)), **os.environ}
 
     def do(self, task: Task) -> None:
         """Training, record, evaluation; what is there is not done again."""

@@ -128,6 +128,26 @@ def test_a_lost_record_is_made_from_the_run(done: Sweep) -> None:
     assert logs(done) == before  # the training found itself finished
 
 
+def test_the_cores_are_shared_by_what_runs(
+    image_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not by jobs that have nothing to do."""
+    threads = list[str]()
+
+    def run(self: object, words: list[str], env: dict[str, str], **_: object) -> object:
+        threads.append(env["OMP_NUM_THREADS"])
+        raise InterruptedError
+
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(6))
+    monkeypatch.setattr("fastsc.cli.children.Children.run", run)
+    for jobs in (1, 2, 8):
+        sweep = Sweep(study(), image_folder, tmp_path, jobs=jobs)
+        with pytest.raises(FailedError):
+            sweep.run(sweep.tasks(["both"]), lambda line: None)
+    assert threads == ["6", "6", "6"]
+
+
 def test_a_failure_has_the_trainings_words_and_the_others_go_on(
     image_folder: Path, tmp_path: Path
 ) -> None:
