@@ -21,6 +21,7 @@ from pathlib import Path
 from fastsc.cli.children import Children
 from fastsc.cli.leftovers import in_use, remove_stale
 from fastsc.diagnostics.catalog import Probe, Result
+from fastsc.errors import UserError
 
 PREFIX = "fastsc-doctor-"
 YOUNG = 60.0  # seconds, for a folder to be locked after it was made
@@ -56,9 +57,17 @@ def examine(wanted: Sequence[Probe], tell: Callable[[Result], None] | None = Non
 
 
 def _old_folders() -> list[Path]:
-    """The folders of other doctors, but for one that may not have been locked yet."""
+    """The folders of other doctors, but for one that may not have been locked yet.
+
+    Raises:
+        UserError: No folder for temporary files can be written, as on a disk that is full.
+    """
     folders, now = list[Path](), time.time()
-    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    try:
+        place = Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise UserError(f"{error.strerror}; TMPDIR=FOLDER takes another") from None
+    for path in place.glob(f"{PREFIX}*"):
         with suppress(OSError):  # it has been removed in the meantime
             if now - path.stat().st_mtime > YOUNG:
                 folders.append(path)

@@ -200,6 +200,18 @@ def test_json_mistakes_are_one_line_before_anything_is_tried(
     assert list(tmp_path.iterdir()) == [pipe]
 
 
+def test_without_a_folder_for_temporary_files(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A disk that is full or read-only: the doctor is who is asked then."""
+    monkeypatch.setattr("tempfile.tempdir", None)
+    monkeypatch.setattr("tempfile._candidate_tempdir_list", lambda: ["/proc"])
+    assert doctor.main([]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("fastsc.doctor: No usable temporary directory")
+    assert said.endswith("; TMPDIR=FOLDER takes another\n")
+
+
 def test_json_into_a_pipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "examine", lambda *_: [])
     monkeypatch.setattr(command, "advice", lambda _: [])
