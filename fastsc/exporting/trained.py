@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def load_trained(model: str) -> Trained:
     try:
         source = load_source(model)
     except UserError as error:
-        line = str(error).partition("; if it is another's")[0]  # an evaluation's advice
+        # Without an evaluation's advice, which has options of its own.
+        line = re.split("; if it is another's|; name it:", str(error))[0]
         raise UserError(f"{line}; RUN is a run's folder or its weights.safetensors") from None
     classifier, architecture = source.classifier, source.architecture
     assert architecture is not None  # of a file of ours

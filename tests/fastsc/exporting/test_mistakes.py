@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from fastsc.export import main
+from fastsc.run.checkpoint import export_safetensors, read_metadata
 from tests.fastsc.exporting.conftest import Run
 
 pytestmark = pytest.mark.heavy
@@ -116,6 +117,18 @@ def test_a_network_that_timm_does_not_have(
     line = wrong(tmp_path, [str(run), "--to", str(tmp_path / "hub")], capsys)
     assert said in line
     assert "FILE.onnx" in line
+
+
+def test_a_network_of_ones_own_code(
+    make_run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An evaluation takes it by its function, and says so; an export has no such option."""
+    file = make_run() / "weights.safetensors"
+    metadata = {**read_metadata(file).values, "architecture": "mine:build"}
+    export_safetensors(file, torch.nn.Linear(3, 5), metadata)
+    line = wrong(tmp_path, [str(file), "--to", str(tmp_path / "m.onnx")], capsys)
+    assert "its network is mine:build, whose code no file has run; RUN is a run's" in line
+    assert "--weights" not in line
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
