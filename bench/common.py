@@ -293,6 +293,8 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
         parser.error("--rounds must be at least 1")
     if options.json is not None and not options.json.absolute().parent.is_dir():
         parser.error(f"--json: there is no folder {options.json.parent}; make it first")
+    if options.json is not None and options.json.is_dir():
+        parser.error(f"--json: {options.json} is a folder; name a file")
     try:
         options.device = torch.device(options.device)
     except RuntimeError:

@@ -157,6 +157,7 @@ def test_report_writes_the_file(tmp_path: Path, capsys) -> None:
     [
         (["--rounds", "0"], "at least 1"),
         (["--json", "/nowhere/at/all.json"], "no folder"),
+        (["--json", "/"], "/ is a folder"),
         (["--device", "warp"], "no device"),
     ],
 )
