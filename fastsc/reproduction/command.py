@@ -22,8 +22,13 @@ nothing: it makes docs/reproduction.md and its figures anew from the committed r
 
 def run(words: list[str]) -> int:
     """Parses the options and runs the study; returns the exit status."""
-    cut = words.index("--") if "--" in words else len(words)
-    return _run(_parser().parse_args(words[:cut]), words[cut + 1 :])
+    cut, parser = words.index("--") if "--" in words else len(words), _parser()
+    args = parser.parse_args(words[:cut])
+    if args.study == "page":
+        named = {key for key, value in vars(args).items() if value != parser.get_default(key)}
+        if cut < len(words) or named - {"study", "out"}:
+            raise UserError("page is made of the committed records: it has no option but --out")
+    return _run(args, words[cut + 1 :])
 
 
 def _parser() -> Parser:

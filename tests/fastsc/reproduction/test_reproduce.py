@@ -181,6 +181,8 @@ def test_what_is_no_seed_or_no_record_is_told_before_links_are_made(
         ("cifar100 --data D", "--out is missing"),
         ("cifar100 --data nowhere --out O", "--data nowhere: there is no such folder"),
         ("cifar100 --data . --out ./O", "lies in --data, among the images"),
+        ("page --known D", "page is made of the committed records"),
+        ("page -- --lr 1", "page is made of the committed records"),
         ("", "STUDY"),
     ],
 )
