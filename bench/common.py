@@ -8,20 +8,19 @@ synchronized inside the timed region. What is compared is the ratio within one r
 import argparse
 import json
 import math
-import os
 import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from importlib import metadata as packages
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from fastsc.run.environment import commit, hardware, version_of
 
 PACKAGES = (
     "torch",
@@ -142,57 +141,22 @@ def measure(
 # --- where and with what -------------------------------------------------------------------------
 
 
-def cpu_model() -> str:
-    """The processor's name as the kernel gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def git_commit() -> str | None:
-    """The checkout's commit, with "+changes" where tracked files differ; None outside git."""
-
-    def git(*command: str) -> str:
-        folder = Path(__file__).parent
-        done = subprocess.run(
-            ["git", *command], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        )
-        return done.stdout.strip()
-
-    try:
-        changed = git("status", "--porcelain", "--untracked-files=no")
-        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
 def describe(device: torch.device | None = None) -> dict[str, Any]:
     """The metadata of a results file: hardware, versions, date, command, commit, threads."""
-    versions = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            versions[package] = packages.version(package)
-        except packages.PackageNotFoundError:
-            continue
+    found = {package: version_of(package) for package in PACKAGES}
     on_gpu = device is not None and device.type == "cuda"
+    machine = hardware()
     return {
         "hardware": {
-            "cpu": cpu_model(),
-            "cores": _cores(),
+            "cpu": machine["cpu"],
+            "cores": machine["cores"],
             "gpu": torch.cuda.get_device_name(device) if on_gpu else None,
         },
-        "versions": versions,
+        "versions": {"python": platform.python_version()}
+        | {package: version for package, version in found.items() if version is not None},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": " ".join(["python", *sys.orig_argv[1:]]),
-        "commit": git_commit(),
+        "commit": commit(),
         "device": str(device or "cpu"),
         "threads": torch.get_num_threads(),
     }
@@ -307,10 +271,7 @@ def parse(parser: argparse.ArgumentParser, arguments: Sequence[str] | None) -> a
 def write_early(rows: Sequence[Row], options: argparse.Namespace, extra: dict[str, Any]) -> None:
     """Writes `--json` with the rows so far: whoever runs out of time has these."""
     if options.json is not None:
-        metadata = describe(options.device) | extra | {"early": True}
-        part = options.json.with_suffix(".part")
-        part.write_text(to_json(rows, metadata))
-        part.replace(options.json)
+        _write(options.json, rows, describe(options.device) | extra | {"early": True})
 
 
 def report(
@@ -325,9 +286,15 @@ def report(
 ) -> None:
     """Print the table and write `--json`, with `extra` in the metadata and `more` rows."""
     metadata = describe(options.device) | (extra or {})
-    hardware = metadata["hardware"]
-    where = hardware["gpu"] or f"{hardware['cpu']}, {hardware['cores']} cores"
+    machine = metadata["hardware"]
+    where = machine["gpu"] or f"{machine['cpu']}, {machine['cores']} cores"
     print_table(rows, f"{title} · {where} · threads {metadata['threads']}", baselines, columns)
     if options.json is not None:
-        options.json.write_text(to_json([*rows, *more], metadata))
+        _write(options.json, [*rows, *more], metadata)
         print(f"wrote {options.json}")
+
+
+def _write(path: Path, rows: Sequence[Row], metadata: dict[str, Any]) -> None:
+    part = path.with_suffix(".part")
+    part.write_text(to_json(rows, metadata))
+    part.replace(path)
