@@ -26,8 +26,8 @@ from fastsc.models.build import build_net
 from fastsc.pipelines import IMAGENET_MEAN, IMAGENET_STD
 from fastsc.replaying.history import History
 from fastsc.replaying.rebuild import ReplayOptions, rebuild
+from fastsc.reproduction.grid import load_study
 from fastsc.reproduction.records import read_record
-from fastsc.reproduction.study import load_study
 from fastsc.run.log import read_log
 from tests.fuzzing import changed, damaged, fuzzed, reads, text_of
 

@@ -20,11 +20,12 @@ from fastsc.pipelines import scan
 from fastsc.pipelines.fields import did_you_mean
 from fastsc.pipelines.index import part_of
 from fastsc.reproduction.cost import cost_table, speeds_of
+from fastsc.reproduction.grid import load_study
 from fastsc.reproduction.images import limited, share
 from fastsc.reproduction.page.document import write_page
 from fastsc.reproduction.records import Record, all_records
 from fastsc.reproduction.runner import FailedError, Sweep, Task, check_out
-from fastsc.reproduction.study import Study, load_study
+from fastsc.reproduction.study import Study
 
 SMALLEST_BATCH = 2
 Say = Callable[[str], object]

@@ -16,12 +16,13 @@ from fastsc.errors import UserError
 from fastsc.evaluation.results.store import write_text
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.claims import CLAIMS, Records
+from fastsc.reproduction.grid import load_study
 from fastsc.reproduction.page import words
 from fastsc.reproduction.page.drawn import PICTURES, headline
 from fastsc.reproduction.page.results import Results
 from fastsc.reproduction.records import Record, read_records, run_name
 from fastsc.reproduction.runner import image_words
-from fastsc.reproduction.study import Study, load_study
+from fastsc.reproduction.study import Study
 
 PAGE, DETAILS = "reproduction.md", "reproduction-details.md"
 COMMANDS = "reproduction-commands.md"

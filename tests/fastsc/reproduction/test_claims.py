@@ -16,7 +16,7 @@ from fastsc.reproduction.claims import (
     number_of,
     value_of,
 )
-from fastsc.reproduction.study import parse_study
+from fastsc.reproduction.grid import parse_study
 from tests.fastsc.reproduction.made import made, runs
 from tests.fastsc.reproduction.test_study import grid
 

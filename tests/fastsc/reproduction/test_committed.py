@@ -15,9 +15,9 @@ from fastsc.config.rules import option
 from fastsc.reproduction import STUDIES
 from fastsc.reproduction.claims import CLAIMS
 from fastsc.reproduction.command import DOCS, RECORDS
+from fastsc.reproduction.grid import load_study
 from fastsc.reproduction.page.document import AGAIN, COMMANDS, DETAILS, PAGE, write_docs
 from fastsc.reproduction.records import Record, all_records, key_of, read_records, science
-from fastsc.reproduction.study import load_study
 from tests.fastsc.reproduction.test_page import IMAGE, texts
 
 pytestmark = pytest.mark.heavy

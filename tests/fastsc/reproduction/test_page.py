@@ -13,10 +13,10 @@ import pytest
 from fastsc import reproduce
 from fastsc.errors import UserError
 from fastsc.reproduction import STUDIES, command
+from fastsc.reproduction.grid import load_study, parse_study
 from fastsc.reproduction.page import document
 from fastsc.reproduction.page.document import write_docs, write_page
 from fastsc.reproduction.records import write_record
-from fastsc.reproduction.study import load_study, parse_study
 from tests.fastsc.reproduction.made import made, runs
 from tests.fastsc.reproduction.test_study import GRID, grid
 

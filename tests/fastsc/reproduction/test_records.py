@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from fastsc.errors import UserError
+from fastsc.reproduction.grid import parse_study
 from fastsc.reproduction.records import (
     CURVE_POINTS,
     key_of,
@@ -18,7 +19,6 @@ from fastsc.reproduction.records import (
     science,
     write_record,
 )
-from fastsc.reproduction.study import parse_study
 from tests.fastsc.reproduction.made import MADE, made
 from tests.fastsc.reproduction.test_study import grid
 

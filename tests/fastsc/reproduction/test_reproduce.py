@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from fastsc import reproduce
+from fastsc.reproduction.grid import load_study
 from fastsc.reproduction.records import write_record
-from fastsc.reproduction.study import load_study
 from tests.fastsc.reproduction.made import made
 from tests.fastsc.reproduction.test_page import whole
 from tests.fastsc.reproduction.test_runner import ARMS, OPTIONS

@@ -16,9 +16,9 @@ import torch
 
 from fastsc import reproduce
 from fastsc.errors import UserError
+from fastsc.reproduction.grid import parse_study
 from fastsc.reproduction.records import read_records
 from fastsc.reproduction.runner import FailedError, Sweep
-from fastsc.reproduction.study import parse_study
 from fastsc.run.checkpoint import load_safetensors
 from fastsc.run.log import read_log
 from tests.fastsc.reproduction.test_study import GRID, grid

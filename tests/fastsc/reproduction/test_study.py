@@ -11,8 +11,8 @@ from fastsc.config.options import parse
 from fastsc.config.schema import plain_options
 from fastsc.errors import UserError
 from fastsc.reproduction import STUDIES
+from fastsc.reproduction.grid import load_study, parse_study
 from fastsc.reproduction.runner import words
-from fastsc.reproduction.study import load_study, parse_study
 
 pytestmark = pytest.mark.heavy
 
