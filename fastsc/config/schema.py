@@ -25,31 +25,20 @@ from fastsc.config.rules import (
 )
 
 
+def _tyro(name: str, **how: object) -> object:
+    """tyro's mark on a field; nothing where the command line's parser is missing."""
+    try:
+        from tyro import conf
+    except ModuleNotFoundError:
+        return None
+    mark: Any = getattr(conf, name)
+    return mark(**how) if how else mark
+
+
 def _shown(metavar: str, *, required: bool = False) -> object:
-    """How tyro shows a field in --help: as nothing, where the command line's parser is missing."""
-    try:
-        from tyro.conf import arg
-    except ModuleNotFoundError:
-        return None
-    return arg(metavar=metavar, help_behavior_hint="(required)" if required else None)
-
-
-def _positional() -> object:
-    """tyro's mark of an argument without an option's name in front."""
-    try:
-        from tyro.conf import Positional
-    except ModuleNotFoundError:
-        return None
-    return Positional
-
-
-def _hidden() -> object:
-    """tyro's mark of a field that is no option."""
-    try:
-        from tyro.conf import SuppressFixed
-    except ModuleNotFoundError:
-        return None
-    return SuppressFixed
+    """How a field is shown in --help."""
+    hint = "(required)" if required else None
+    return _tyro("arg", metavar=metavar, help_behavior_hint=hint)
 
 
 Dir = Annotated[str, _shown("DIR")]
@@ -395,7 +384,7 @@ SECTIONS = ("data", "method", "model", "optim", "run")
 class TrainConfig:
     """All of a training run. `config.optim.lr`, or `config.flat()["lr"]`."""
 
-    recipe: Annotated[str, _positional(), _shown("RECIPE", required=True)] = option(
+    recipe: Annotated[str, _tyro("Positional"), _shown("RECIPE", required=True)] = option(
         "", part="local"
     )
     """A recipe by name (--list-recipes prints them) or a path to a YAML file of the same fields,
@@ -405,7 +394,9 @@ class TrainConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     run: RunConfig = field(default_factory=RunConfig)
-    given: Annotated[frozenset[str], _hidden()] = field(default=frozenset(), compare=False)
+    given: Annotated[frozenset[str], _tyro("SuppressFixed")] = field(
+        default=frozenset(), compare=False
+    )
     """Fields that a user named, on the command line, in Python or in a recipe of theirs: what is
     known of --init does not win over these."""
 

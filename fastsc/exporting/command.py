@@ -41,11 +41,9 @@ def run(words: list[str]) -> int:
     else:
         from fastsc.exporting.program import Input, write_program
 
-        form: Input = (
-            "uint8"
-            if args.input == "uint8"
-            else ("unit" if args.with_normalization else "normalized")
-        )
+        form: Input = "unit" if args.with_normalization else "normalized"
+        if args.input == "uint8":
+            form = "uint8"
         lines = write_program(target, load_trained(args.model), form)
     write_line("\n".join(lines))
     return 0
