@@ -7,6 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from fastsc.errors import UserError, first_line
 from fastsc.evaluation.models.classifier import Classifier
@@ -111,28 +112,35 @@ def _in_float32(
     loaded: Net, model: str, options: ModelOptions
 ) -> tuple[Classifier, tuple[str, ...]]:
     """A classifier with its weights in float32, or as they are where its forward casts to these."""
-    tensors = (*loaded.net.parameters(), *loaded.net.buffers())
-    others = [
-        (tensor, tensor.detach().clone())
-        for tensor in tensors
+    others = {
+        name: tensor.detach().clone()
+        for name, tensor in _tensors(loaded.net).items()
         if tensor.is_floating_point() and tensor.dtype != torch.float32 and not tensor.is_meta
-    ]
+    }
     loaded.net.float()
     try:
         return _classifier(loaded, model, options), ()
     except UserError:
         if not others:
             raise
-        for tensor, before in others:
-            tensor.data = before
+        # By name: `float` changed the parameters, but put others in the place of the buffers.
+        tensors = _tensors(loaded.net)
+        for name, before in others.items():
+            tensors[name].data = before
         try:
             classifier = _classifier(loaded, model, options)
         except UserError:
             loaded.net.float()
         else:
-            dtype = str(others[0][1].dtype).removeprefix("torch.")
+            dtype = str(next(iter(others.values())).dtype).removeprefix("torch.")
             return classifier, (f"its weights stay in {dtype}, which its forward casts to",)
         raise
+
+
+def _tensors(net: nn.Module) -> dict[str, Tensor]:
+    """Parameters and buffers, those that modules share by each of their names."""
+    parameters = net.named_parameters(remove_duplicate=False)
+    return {**dict(parameters), **dict(net.named_buffers(remove_duplicate=False))}
 
 
 def _classifier(loaded: Net, model: str, options: ModelOptions) -> Classifier:

@@ -99,6 +99,14 @@ class Brain(Net):
     def forward(self, x):
         return super().forward(x.bfloat16())
 
+class NormedBrain(Brain):  # beside bfloat16 weights its statistics may not be float32
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(3).bfloat16()
+        nn.init.constant_(self.norm.running_mean, 0.5)
+    def forward(self, x):
+        return super().forward(self.norm(x.bfloat16()))
+
 class Double(Net):
     def __init__(self):
         super().__init__()
@@ -203,9 +211,9 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 X = torch.rand(5, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 SMALL = {"resolution": 32, "resize": 32}
 ANSWERS = [
-    "Net", "Named", "Probabilities", "Brain", "Double", "WideAnswer", "NarrowAnswer", "Masked",
-    "Extra", "Views", "Undifferentiated", "InPlace", "Arrays", "quantized", "partly_scripted",
-    "parallel", "Squeezed", "Subclass", "ByName",
+    "Net", "Named", "Probabilities", "Brain", "NormedBrain", "Double", "WideAnswer",
+    "NarrowAnswer", "Masked", "Extra", "Views", "Undifferentiated", "InPlace", "Arrays",
+    "quantized", "partly_scripted", "parallel", "Squeezed", "Subclass", "ByName",
 ]  # fmt: skip
 
 
