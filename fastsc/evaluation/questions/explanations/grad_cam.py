@@ -142,7 +142,8 @@ def grad_cam(
                 logits = explained(images[rows])[1]
                 chosen = logits.gather(1, targets[rows, None]).sum()
             (grad,) = torch.autograd.grad(chosen, kept[0])
-            weight = layer.grid(grad).mean((2, 3), keepdim=True)
-            cam = (weight * layer.grid(kept[0].detach())).sum(1, keepdim=True).relu()
+            # A network may work in bfloat16 inside.
+            slope, output = (layer.grid(x).float() for x in (grad, kept[0].detach()))
+            cam = (slope.mean((2, 3), keepdim=True) * output).sum(1, keepdim=True).relu()
             maps.append(F.interpolate(cam, images.shape[2:], mode="bilinear")[:, 0])
     return torch.cat(maps)

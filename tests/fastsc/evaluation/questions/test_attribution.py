@@ -144,6 +144,18 @@ def test_grad_cam_of_resnet_is_captums() -> None:
     torch.testing.assert_close(found, expected[:, 0], atol=1e-4, rtol=1e-4)
 
 
+def test_grad_cam_of_a_network_that_works_in_bfloat16_is_float32() -> None:
+    net, narrow = explained(convolutional()), convolutional().bfloat16()
+    narrow.register_forward_pre_hook(lambda _, args: (args[0].bfloat16(),))
+    x, targets = some(6)
+    layer = find_layer(net)
+    assert layer is not None
+    found = grad_cam(explained(narrow), layer, x, targets, at_once=4)
+    assert found.dtype == torch.float32  # numpy has no bfloat16
+    expected = grad_cam(net, layer, x, targets, at_once=4)
+    torch.testing.assert_close(found, expected, atol=0.05 * float(expected.max()), rtol=0.05)
+
+
 class Laid(nn.Module):
     """One function whose last map `mark` sees in any layout."""
 
