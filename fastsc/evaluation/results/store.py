@@ -24,6 +24,7 @@ from fastsc.pipelines.reading import finite, load_arrays
 from fastsc.run.checkpoint import write_atomically
 
 MAX_PART = 2**34  # bytes of a part's arrays
+MAX_NAME = 200  # bytes of a model's folder: most disks take 255, with what tells it from others
 _SEAL = "seal"  # the name of an array that no part has
 FORMAT = 2  # part of every key: raise it when a part's arrays change their meaning
 
@@ -90,6 +91,7 @@ class Store:
         folders: list[str] = []
         for model in evaluation.models:
             name = re.sub(r"[^\w.-]+", "-", model.name).strip(".-") or "model"
+            name = name.encode()[:MAX_NAME].decode(errors="ignore")
             taken = {folder.casefold() for folder in folders}
             while f"rows/{name}".casefold() in taken:
                 name += "-2"

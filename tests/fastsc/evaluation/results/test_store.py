@@ -177,6 +177,15 @@ def test_names_become_folders_that_do_not_meet(tmp_path: Path) -> None:
     assert folders == ["rows/up", "rows/a-b", "rows/a-b-2", "rows/A-B-2-2", "rows/model"]
 
 
+def test_long_names_become_folders_that_a_disk_takes(tmp_path: Path) -> None:
+    # Letters of one, two and three bytes, and two names with one beginning.
+    names = ("a" * 300, "a" * 301, "é" * 300, "模" * 300)
+    folders = Store(tmp_path).folders(evaluation(*names))
+    for folder in folders:
+        (tmp_path / folder).mkdir(parents=True)
+    assert len(set(folders)) == len(names)
+
+
 @pytest.mark.parametrize("how", ["another part's", "an older fastsc's", "a pipe"])
 def test_what_is_not_this_part_is_computed_anew(how: str, tmp_path: Path) -> None:
     compute = Counted()
