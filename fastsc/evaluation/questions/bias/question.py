@@ -194,7 +194,7 @@ def _measures(tables: dict[str, Rows], kinds: Sequence[str]) -> Iterator[Measure
         for kind in kinds:
             yield Measure(Name("axis", kind), "ratio", "axes", (f"moved/{kind}", "between"))
         for kind in kinds:
-            yield Measure(Name("axis_flips", kind), "mean", "axes", (f"flipped/{kind}",))
+            yield Measure(Name("axis_flips", kind), "rate", "axes", (f"flipped/{kind}",))
 
 
 def _examples(

@@ -171,7 +171,7 @@ def robustness(
         tables={**tables, "photometric": photo},
         measures=(
             *measures,
-            Measure(Name("photometric", "random"), "mean", "photometric", ("photometric_random",)),
+            Measure(Name("photometric", "random"), "rate", "photometric", ("photometric_random",)),
             Measure(Name("photometric", "worst"), "share", "photometric", ("photometric_worst",)),
         ),
         examples=tuple(_examples(model, photo, clean["correct"], right)),

@@ -269,14 +269,14 @@ def _measures(groups: Groups, severities: tuple[int, ...]) -> tuple[Measure, ...
     unions = _unions(groups)
     measures = [Measure(Name("accuracy", "clean"), "share", "images", ("correct",))]
     measures += [
-        Measure(Name("accuracy", at), "mean", "images", (f"correct/{at}",)) for at in unions
+        Measure(Name("accuracy", at), "rate", "images", (f"correct/{at}",)) for at in unions
     ]
     moved = [Name("moved", at) for at in unions]
     for kind in (kind for kinds in groups.values() for kind in kinds):
         cases = (case_of(kind, level) for level in severities_of(kind, severities))
         right = [Name("correct", *case) for case in cases]
         if kind not in WITHOUT_DEGREES:
-            measures.append(Measure(Name("accuracy", kind), "mean", "images", (f"correct/{kind}",)))
+            measures.append(Measure(Name("accuracy", kind), "rate", "images", (f"correct/{kind}",)))
         measures += [
             Measure(at._replace(family="accuracy"), "share", "images", (str(at),)) for at in right
         ]

@@ -256,6 +256,8 @@ def test_what_is_shown(noisy: Pipeline) -> None:
     assert "by 9 in logits" in found.examples[0].lines[0]
     assert found["photometric/worst"].value == pytest.approx(4 / 9)
     assert found["photometric/random"].value == pytest.approx(0.5)
+    statistics = {measure.name: measure.statistic for measure in found.measures}
+    assert statistics["photometric/random"] == "rate"  # where all are right, the next may not be
 
 
 def test_nothing_is_known_to_be_right(noisy: Pipeline) -> None:

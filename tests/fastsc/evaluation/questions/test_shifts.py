@@ -189,6 +189,17 @@ def test_where_nothing_is_shifted_nothing_moves(
         assert found[measure.name].value == pytest.approx(same, abs=1e-12), measure.name
 
 
+def test_what_is_always_right_is_not_certain(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "shift", lambda pixels, *_, **__: pixels)
+    model, images = flat(), loader(tmp_path)
+    predicted = shifts(model, images, n=None).tables["images"].columns["predicted"]
+    found = shifts(model, images, labels=predicted, n=None)
+    for name in ("accuracy/clean", "accuracy/fog/3", "accuracy/fog", "accuracy/all"):
+        assert found[name].low < 1 == found[name].value, name
+
+
 def test_only_images_with_a_right_output_are_looked_at(tmp_path: Path) -> None:
     data, model = loader(tmp_path), flat()
     labels = np.array([2, -1, 0, -1, 1])

@@ -54,7 +54,7 @@ def answer(
             columns[f"flipped/{kind}"] = rng.binomial(2, 0.3, n) / 2
             measures += [
                 Measure(Name("axis", kind), "ratio", "axes", (f"moved/{kind}", "between")),
-                Measure(Name("axis_flips", kind), "mean", "axes", (f"flipped/{kind}",)),
+                Measure(Name("axis_flips", kind), "rate", "axes", (f"flipped/{kind}",)),
             ]
         tables["axes"] = rows(n, **columns)
         for place, name in enumerate(CLASSES):
