@@ -62,8 +62,9 @@ def find_stages(model: Classifier) -> tuple[str, ...]:
     """Names of the modules that are a network's stages, in the order of their definition.
 
     The network is opened from the outside: as long as one part holds most of the weights and has
-    no sibling of its kind (`features`, `blocks`, `encoder.layers`), its parts take its place. The
-    head, which holds the classifier's layers, is not a stage; nor is what has no weights.
+    no sibling of its kind (`features`, `blocks`, `encoder.layers`), its parts take its place; so do
+    the network's where a module around it has no others. The head, which holds the classifier's
+    layers, is not a stage; nor is what has no weights.
     """
     net = model.net
     heads = probe(net, model.name, model.preprocessing.resolution).heads
@@ -71,11 +72,11 @@ def find_stages(model: Classifier) -> tuple[str, ...]:
 
 
 def _open(module: nn.Module, prefix: str, heads: set[nn.Module]) -> Iterator[str]:
-    parts = {
-        name: part
-        for name, part in module.named_children()
-        if _size(part) and heads.isdisjoint(part.modules())
-    }
+    weighty = {name: part for name, part in module.named_children() if _size(part)}
+    parts = {name: part for name, part in weighty.items() if heads.isdisjoint(part.modules())}
+    if not parts:  # around a whole network, to normalize its images say
+        for name, part in weighty.items():
+            yield from _open(part, f"{prefix}{name}.", heads)
     total = sum(map(_size, parts.values()))
     largest = max(parts, key=lambda name: _size(parts[name]), default="")
     for name, part in parts.items():

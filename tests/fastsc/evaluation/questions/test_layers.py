@@ -76,6 +76,26 @@ def test_a_list_of_blocks_is_opened_for_it_is_never_called() -> None:
     assert find_stages(tiny.classifier(Blocks())) == ("stem", "blocks.0", "blocks.1", "blocks.2")
 
 
+def test_a_network_in_another_module_has_its_own_stages() -> None:
+    class Centered(nn.Module):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+            self.register_buffer("mean", torch.full((3, 1, 1), 0.5))
+
+        def forward(self, x: Tensor) -> Tensor:
+            logits: Tensor = self.net(x - self.mean)
+            return logits
+
+    net = build_model("fastsc:resnet8w8", 4, "cifar", SIDE).net
+    wrapped = nn.Sequential(nn.Identity(), Centered(net))
+    model = Classifier(wrapped, "wrapped", Preprocessing(SIDE, SIDE))
+    within = ("conv1", "layer1", "layer2", "layer3")
+    assert find_stages(model) == tuple(f"1.net.{name}" for name in within)
+    # The last layer alone has none.
+    assert find_stages(tiny.classifier(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)))) == ()
+
+
 def test_distances_are_those_of_averaged_maps(image_folder: Path) -> None:
     torch.manual_seed(0)
     net = build_model("fastsc:resnet8w8", 4, "cifar", SIDE).net
