@@ -33,8 +33,7 @@ TINY = {"model": "fastsc:resnet8w8", "resolution": 16, "batch_size": 8, "workers
         "precision": "fp32", "crop": "none", "device": "cpu"}  # fmt: skip
 STUDY = {
     "title": "One run", "about": "a few images", "recipe": "cifar100", "images": 32, "epochs": 1,
-    "default": "default", "reference": "default", "baselines": ["default"],
-    "augmentation": "default",
+    "reference": "default",
     "arms": {"default": {"label": "default", "seeds": 1, "options": {}}}, "options": TINY,
 }  # fmt: skip
 
